@@ -1,0 +1,60 @@
+"""pixelwise: image segmentation, every system of the field under one interface.
+
+>>> import pixelwise as pw
+>>> model = pw.build("pspnet", 11, encoder="tiny")
+>>> type(model).__name__
+'PSPNet'
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from .types import (
+    Batch as Batch,
+    ClassTable as ClassTable,
+    DenseLogits as DenseLogits,
+    LabelMap as LabelMap,
+    Sample as Sample,
+)
+
+if TYPE_CHECKING:
+    from .catalogue import build as build, describe as describe, list_models as list_models
+    from .checkpoint import Checkpoint as Checkpoint, load as load, save as save
+    from .data import DataSplits as DataSplits, open_data as open_data
+    from .losses import Criterion as Criterion
+    from .predict import Predictor as Predictor, evaluate as evaluate
+    from .train import TrainResult as TrainResult, train as train
+
+__version__ = "0.1.0"
+
+# `import pixelwise` must cost next to nothing beside `import torch`: these are imported when first used.
+_LAZY = {
+    "build": "catalogue",
+    "describe": "catalogue",
+    "list_models": "catalogue",
+    "Checkpoint": "checkpoint",
+    "load": "checkpoint",
+    "save": "checkpoint",
+    "DataSplits": "data",
+    "open_data": "data",
+    "Criterion": "losses",
+    "Predictor": "predict",
+    "evaluate": "predict",
+    "TrainResult": "train",
+    "train": "train",
+}
+_SUBMODULES = ("algorithms", "data", "decode", "draw", "encoders", "layers", "losses", "metrics", "models", "ops")
+
+__all__ = ["Batch", "ClassTable", "DenseLogits", "LabelMap", "Sample", "__version__", *_LAZY]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    if name in _SUBMODULES:
+        return importlib.import_module(f".{name}", __name__)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*__all__, *_SUBMODULES])

@@ -1,0 +1,43 @@
+"""Encoders: a pyramid of feature maps from an image."""
+
+from collections.abc import Sequence
+
+from ..types import STAGES
+from .base import Encoder as Encoder
+from .timm import StemPolicy as StemPolicy
+from .timm import TimmEncoder as TimmEncoder
+from .tiny import Tiny as Tiny
+
+
+def make_encoder(
+    encoder: str | Encoder,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    output_stride: int = 32,
+    stages: Sequence[str] | None = None,
+    stem: StemPolicy = "repeat",
+) -> Encoder:
+    """An encoder by name ("tiny", or any timm backbone), or `encoder` itself if it fits.
+
+    The arguments are those of `TimmEncoder`; an encoder that is given ready-made keeps its own.
+
+    Raises:
+        ValueError: see `TimmEncoder`; or if a given encoder lacks a stage or has other channels.
+    """
+    if isinstance(encoder, Encoder):
+        if missing := [stage for stage in stages or () if stage not in encoder.stages]:
+            raise ValueError(f"the encoder must give {', '.join(stages or ())}: it lacks {missing[0]}")
+        if encoder.in_channels != in_channels:
+            raise ValueError(f"the encoder takes {encoder.in_channels} channels, not {in_channels}")
+        return encoder
+    if encoder == "tiny":
+        return Tiny(in_channels=in_channels, output_stride=output_stride, stages=stages or STAGES)
+    return TimmEncoder(
+        encoder,
+        in_channels=in_channels,
+        pretrained=pretrained,
+        output_stride=output_stride,
+        stages=stages,
+        stem=stem,
+    )

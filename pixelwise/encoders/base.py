@@ -1,0 +1,31 @@
+"""What every encoder promises."""
+
+from abc import ABC, abstractmethod
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..types import Features, PerStage
+
+
+class Encoder(nn.Module, ABC):
+    """Image in [0, 1] -> feature maps.
+
+    An encoder holds only what its stages need: a stage nobody asked for, and all behind the last one, do
+    not exist, so every parameter gets a gradient.
+
+    Attributes:
+        channels: of each stage, 0 where the encoder does not give it.
+        strides: of each stage, 0 where the encoder does not give it.
+        stages: the names of the stages it gives, finest first.
+        in_channels: of the image.
+    """
+
+    channels: PerStage
+    strides: PerStage
+    stages: tuple[str, ...]
+    in_channels: int
+
+    @abstractmethod
+    def forward(self, image: Float[Tensor, "b c H W"]) -> Features:
+        """The maps of `stages`; stage s has size ceil(H / stride) x ceil(W / stride) or one less."""

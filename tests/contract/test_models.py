@@ -1,0 +1,151 @@
+"""What every model promises, asked of all of them. A new model is tested by these without a new line.
+
+Each builder is built as small as its signature allows: with the tiny encoder where it takes one, with
+the smallest width where it takes one. Those that allow neither are big: their tests are slow.
+"""
+
+import inspect
+
+import pytest
+import torch
+from torch import nn
+
+from pixelwise import models
+from pixelwise.catalogue import build, describe, list_models
+from pixelwise.checkpoint import load, save
+from pixelwise.types import ClassTable, DenseLogits, DenseModel
+
+CLASSES = 5
+# Several names for one network with other numbers: the smallest stands for all in the default run.
+BIG = 12_000_000
+
+
+def small_arguments(name: str) -> dict[str, object]:
+    known = inspect.signature(getattr(models, name)).parameters
+    arguments: dict[str, object] = {}
+    if "encoder" in known:
+        arguments["encoder"] = "tiny"
+    if "width" in known:
+        arguments["width"] = 4
+    return arguments
+
+
+def is_big(name: str) -> bool:
+    with torch.device("meta"):
+        model = build(name, CLASSES, **small_arguments(name))
+    return sum(p.numel() for p in model.parameters()) > BIG
+
+
+NAMES = [
+    pytest.param(name, marks=pytest.mark.slow) if is_big(name) else pytest.param(name) for name in list_models()
+]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def name(request: pytest.FixtureRequest) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def model(name: str) -> DenseModel:
+    torch.manual_seed(0)
+    return build(name, CLASSES, **small_arguments(name))
+
+
+def picture(model: DenseModel, *size: int, count: int = 1) -> torch.Tensor:
+    return torch.rand(count, model.in_channels, *size, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("size", [(64, 96), (65, 97)])
+def test_logits_have_the_size_of_the_image(model: DenseModel, size: tuple[int, int]) -> None:
+    with torch.no_grad():
+        output = model.eval()(picture(model, *size))
+    assert isinstance(output, DenseLogits)
+    assert output.logits.shape == (1, CLASSES, *size)
+    assert output.aux == ()
+    assert output.logits.isfinite().all()
+
+
+def test_the_smallest_image_works_and_a_smaller_one_is_refused(model: DenseModel) -> None:
+    least = model.minimum_size
+    with torch.no_grad():
+        assert model.eval()(picture(model, least, least)).logits.shape[-2:] == (least, least)
+        with pytest.raises(ValueError, match=f"at least {least} x {least} pixels"):
+            model(picture(model, least - 1, least + 7))
+
+
+def test_one_image_trains_and_every_parameter_gets_a_finite_gradient(model: DenseModel) -> None:
+    model.train()
+    model.zero_grad()
+    output = model(picture(model, 64, 64))
+    maps = [output.logits, *output.aux_logits]
+    target = torch.randint(0, CLASSES, (1, 64, 64))
+    torch.stack([nn.functional.cross_entropy(map, target) for map in maps]).sum().backward()
+    missing = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert not missing
+    broken = [key for key, p in model.named_parameters() if p.requires_grad and not p.grad.isfinite().all()]
+    assert not broken
+    model.zero_grad(set_to_none=True)
+
+
+def test_evaluation_is_deterministic_and_leaves_no_trace(model: DenseModel) -> None:
+    image = picture(model, 64, 96)
+    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        first, second = model.eval()(image).logits, model(image).logits
+    assert torch.equal(first, second)
+    assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+def test_images_of_a_batch_do_not_see_each_other(model: DenseModel) -> None:
+    images = picture(model, 64, 64, count=2)
+    with torch.no_grad():
+        together = model.eval()(images).logits
+        alone = model(images[1:]).logits
+    torch.testing.assert_close(together[1:], alone, atol=1e-4, rtol=1e-3)
+
+
+def test_a_saved_model_comes_back_as_it_was(model: DenseModel, tmp_path) -> None:
+    image = picture(model, 64, 64)
+    save(model, tmp_path / "model.safetensors", ClassTable.of(*"abcde"))
+    checkpoint = load(tmp_path / "model.safetensors")
+    with torch.no_grad():
+        assert torch.equal(checkpoint.model(image).logits, model.eval()(image).logits)
+
+
+def test_other_image_channels_are_taken(name: str) -> None:
+    if "in_channels" not in inspect.signature(getattr(models, name)).parameters:
+        pytest.fail(f"{name} takes no in_channels")
+    model = build(name, CLASSES, in_channels=4, **small_arguments(name)).eval()
+    with torch.no_grad():
+        assert model(torch.rand(1, 4, 64, 64)).logits.shape == (1, CLASSES, 64, 64)
+
+
+def test_exported_program_equals_eager(model: DenseModel) -> None:
+    image = picture(model, 64, 96)
+    model.eval()
+    program = torch.export.export(model, (image,))
+    with torch.no_grad():
+        torch.testing.assert_close(program.module()(image).logits, model(image).logits, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.compile
+def test_compiles_in_one_graph(model: DenseModel) -> None:
+    image = picture(model, 64, 96)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        compiled = torch.compile(model.eval(), fullgraph=True, backend="eager")(image)
+        torch.testing.assert_close(compiled.logits, model(image).logits, atol=1e-5, rtol=1e-4)
+
+
+def test_the_card_tells_paper_and_summary(name: str) -> None:
+    card = describe(name)
+    assert card.paper.url.startswith("https://")
+    assert 1950 < card.paper.year < 2100
+    assert card.summary.endswith(".")
+
+
+@pytest.mark.shapes
+def test_a_wrong_number_of_axes_is_named(model: DenseModel) -> None:
+    with pytest.raises(Exception, match="image"):
+        model.eval()(torch.rand(model.in_channels, 64, 64))
