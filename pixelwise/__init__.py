@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from .catalogue import build as build, describe as describe, list_models as list_models
     from .checkpoint import Checkpoint as Checkpoint, load as load, save as save
     from .data import DataSplits as DataSplits, open_data as open_data
-    from .losses import Criterion as Criterion
+    from .losses import Criterion as Criterion, make_criterion as make_criterion
     from .predict import Predictor as Predictor, evaluate as evaluate
     from .train import TrainResult as TrainResult, train as train
 
@@ -38,6 +38,7 @@ _LAZY = {
     "DataSplits": "data",
     "open_data": "data",
     "Criterion": "losses",
+    "make_criterion": "losses",
     "Predictor": "predict",
     "evaluate": "predict",
     "TrainResult": "train",

@@ -8,22 +8,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from . import models
-from .types import DenseModel, Paper
+from .types import BuiltBy as BuiltBy, DenseModel, Paper
 
 Builder = Callable[..., DenseModel]
-
-
-@dataclass(frozen=True)
-class BuiltBy:
-    """How a model came to be: enough to build it again.
-
-    Attributes:
-        builder: its name in `pixelwise.models`.
-        arguments: what the builder was called with, by name.
-    """
-
-    builder: str
-    arguments: dict[str, Any]
 
 
 @dataclass(frozen=True)

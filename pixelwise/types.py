@@ -289,6 +289,19 @@ class DenseLogits(Value):
         return F.interpolate(coarse, self.size, mode="bilinear", align_corners=self.align_corners)
 
 
+@dataclass(frozen=True)
+class BuiltBy:
+    """How a model came to be: enough to build it again.
+
+    Attributes:
+        builder: its name in `pixelwise.models`.
+        arguments: what the builder was called with, by name.
+    """
+
+    builder: str
+    arguments: dict[str, Any]
+
+
 class DenseModel(nn.Module, ABC):
     """A network that scores every pixel: image in [0, 1] -> DenseLogits.
 
@@ -299,12 +312,13 @@ class DenseModel(nn.Module, ABC):
         num_classes: k of the logits.
         in_channels: c of the image.
         minimum_size: smallest height and width in pixels.
+        built_by: builder and arguments where they are known; `save` needs them.
     """
 
     num_classes: int
     in_channels: int = 3
     minimum_size: int = 32
-    built_by: object = None
+    built_by: BuiltBy | None = None
 
     @abstractmethod
     def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:

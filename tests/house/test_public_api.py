@@ -1,0 +1,34 @@
+"""The public names are written down: one that vanishes or appears does so on purpose."""
+
+from pathlib import Path
+
+import pixelwise
+from pixelwise import models
+
+FROZEN = Path(__file__).with_name("public_api.txt")
+
+
+def public_names() -> list[str]:
+    top = [f"pixelwise.{name}" for name in pixelwise.__all__]
+    built = [f"pixelwise.models.{name}" for name in vars(models) if not name.startswith("_")]
+    modules = {path.stem for path in Path(models.__file__).parent.glob("*.py")}
+    return sorted(name for name in top + built if name.rpartition(".")[2] not in modules or callable_model(name))
+
+
+def callable_model(name: str) -> bool:
+    """A builder may have the name of its file (`unet`)."""
+    return callable(getattr(models, name.rpartition(".")[2], None))
+
+
+def test_the_public_names_are_the_frozen_ones() -> None:
+    # To change them on purpose: python -m tests.house.test_public_api
+    assert public_names() == FROZEN.read_text().splitlines()
+
+
+def test_every_public_name_can_be_reached() -> None:
+    for name in pixelwise.__all__:
+        assert getattr(pixelwise, name) is not None
+
+
+if __name__ == "__main__":
+    FROZEN.write_text("\n".join(public_names()) + "\n")
