@@ -1,8 +1,9 @@
 """Writing files so that nobody ever sees half of one."""
 
 import os
+import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
@@ -10,10 +11,11 @@ from pathlib import Path
 def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a name beside `path` to write to; move it to `path` when all went well, remove it otherwise.
 
-    Parent folders are made.
+    Parent folders are made. The name has the suffix of `path`, so writers that go by it do the same, and
+    differs from call to call, so several processes may write one file: the last one wins.
 
     Raises:
-        ValueError: if the place cannot be written to (no permission, disk full, a file where a folder must be).
+        ValueError: if the place cannot be written to (permission, disk full, a file where a folder must be).
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -23,12 +25,33 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     'whole'
     """
     path = Path(path)
-    beside = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    if not path.name:
+        raise ValueError(f"cannot write {str(path)!r}: it names no file")
+    beside = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}{path.suffix}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(path.parent)
         yield beside
         os.replace(beside, path)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        beside.unlink(missing_ok=True)
+        with suppress(
+            OSError
+        ):  # it is gone when all went well, and never came to be under a folder that is none
+            beside.unlink()
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder `path`, made where it is missing.
+
+    Raises:
+        ValueError: if it cannot be made or written to.
+    """
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"cannot make the folder {path}: {error.strerror or error}") from error
+    if not os.access(path, os.W_OK):
+        raise ValueError(f"cannot write to the folder {path}: permission denied")
+    return path

@@ -4,9 +4,9 @@ from collections.abc import Sequence
 
 from ..types import STAGES
 from .base import Encoder as Encoder
-from .timm import StemPolicy as StemPolicy
-from .timm import TimmEncoder as TimmEncoder
+from .timm import StemPolicy as StemPolicy, TimmEncoder as TimmEncoder, dilate as dilate
 from .tiny import Tiny as Tiny
+from .torchvision import MobileNetV3Large as MobileNetV3Large
 
 
 def make_encoder(
@@ -18,9 +18,10 @@ def make_encoder(
     stages: Sequence[str] | None = None,
     stem: StemPolicy = "repeat",
 ) -> Encoder:
-    """An encoder by name ("tiny", or any timm backbone), or `encoder` itself if it fits.
+    """An encoder by name, or `encoder` itself if it fits.
 
-    The arguments are those of `TimmEncoder`; an encoder that is given ready-made keeps its own.
+    Names are those of timm's backbones, "mobilenet_v3_large" for torchvision's, and "tiny". The arguments are
+    those of `TimmEncoder`; an encoder that is given ready-made keeps its own.
 
     Raises:
         ValueError: see `TimmEncoder`; or if a given encoder lacks a stage or has other channels.
@@ -33,6 +34,14 @@ def make_encoder(
         return encoder
     if encoder == "tiny":
         return Tiny(in_channels=in_channels, output_stride=output_stride, stages=stages or STAGES)
+    if encoder == "mobilenet_v3_large":
+        return MobileNetV3Large(
+            in_channels=in_channels,
+            pretrained=pretrained,
+            output_stride=output_stride,
+            stages=stages or STAGES,
+            stem=stem,
+        )
     return TimmEncoder(
         encoder,
         in_channels=in_channels,

@@ -16,7 +16,7 @@ class Tiny(Encoder):
     Args:
         in_channels: of the image.
         output_stride: 8, 16 or 32.
-        stages: the stages to give; those behind the last are cut off.
+        stages: the stages to give, in any order; those behind the last are cut off.
     """
 
     def __init__(
@@ -25,7 +25,7 @@ class Tiny(Encoder):
         super().__init__()
         widths = (4, 8, 8, 16, 16)
         self.in_channels = in_channels
-        self.stages = tuple(stages)
+        self.stages = tuple(stage for stage in STAGES if stage in stages)
         self.normalize = Normalize((0.5,) * in_channels, (0.25,) * in_channels)
         self.body = nn.ModuleDict()
         channels, strides = dict.fromkeys(STAGES, 0), dict.fromkeys(STAGES, 0)

@@ -1,8 +1,81 @@
 """Every network, by name. This namespace is the registry: a line here is all that a new model needs."""
 
-from .fcn import FCNHead as FCNHead
-from .pspnet import PSPNet as PSPNet
-from .pspnet import PyramidPooling as PyramidPooling
-from .pspnet import pspnet as pspnet
-from .pspnet import pspnet_resnet50 as pspnet_resnet50
-from .pspnet import pspnet_resnet101 as pspnet_resnet101
+from .deeplabv3 import (
+    ASPP as ASPP,
+    DeepLabV3 as DeepLabV3,
+    TorchvisionDeepLabV3 as TorchvisionDeepLabV3,
+    deeplabv3 as deeplabv3,
+    deeplabv3_resnet50 as deeplabv3_resnet50,
+    deeplabv3_resnet101 as deeplabv3_resnet101,
+    deeplabv3_torchvision as deeplabv3_torchvision,
+    from_torchvision as from_torchvision_deeplabv3,
+)
+from .deeplabv3plus import (
+    DeepLabV3Plus as DeepLabV3Plus,
+    deeplabv3plus as deeplabv3plus,
+    deeplabv3plus_resnet101 as deeplabv3plus_resnet101,
+)
+from .espnetv2 import (
+    ESPNetv2 as ESPNetv2,
+    espnetv2_s_0_5 as espnetv2_s_0_5,
+    espnetv2_s_1_0 as espnetv2_s_1_0,
+    espnetv2_s_1_5 as espnetv2_s_1_5,
+    espnetv2_s_1_25 as espnetv2_s_1_25,
+    espnetv2_s_2_0 as espnetv2_s_2_0,
+    from_edgenets as from_edgenets,
+)
+from .fcn import (
+    DilatedFCN as DilatedFCN,
+    FCN8s as FCN8s,
+    FCN16s as FCN16s,
+    FCN32s as FCN32s,
+    FCNHead as FCNHead,
+    fcn as fcn,
+    fcn8s_vgg16 as fcn8s_vgg16,
+    fcn16s_vgg16 as fcn16s_vgg16,
+    fcn32s_vgg16 as fcn32s_vgg16,
+    fcn_resnet50 as fcn_resnet50,
+    fcn_resnet101 as fcn_resnet101,
+    from_caffe_fcn as from_caffe_fcn,
+    from_torchvision_fcn as from_torchvision_fcn,
+)
+from .fpn import FPN as FPN, fpn as fpn
+from .linknet import LinkNet as LinkNet, linknet as linknet
+from .pspnet import (
+    PSPNet as PSPNet,
+    PyramidPooling as PyramidPooling,
+    from_semseg as from_semseg,
+    pspnet as pspnet,
+    pspnet_resnet50 as pspnet_resnet50,
+    pspnet_resnet101 as pspnet_resnet101,
+)
+from .segnet import (
+    SegNet as SegNet,
+    SegNetBasic as SegNetBasic,
+    segnet as segnet,
+    segnet_basic as segnet_basic,
+)
+from .smp import (
+    SMPFPN as SMPFPN,
+    SMPLinknet as SMPLinknet,
+    SMPPSPNet as SMPPSPNet,
+    from_smp as from_smp,
+    smp_fpn as smp_fpn,
+    smp_linknet as smp_linknet,
+    smp_pspnet as smp_pspnet,
+)
+from .smp_deeplabv3 import (
+    SMPDeepLabV3 as SMPDeepLabV3,
+    SMPDeepLabV3Plus as SMPDeepLabV3Plus,
+    smp_deeplabv3 as smp_deeplabv3,
+    smp_deeplabv3plus as smp_deeplabv3plus,
+)
+from .unet import (
+    EncoderUNet as EncoderUNet,
+    UNet as UNet,
+    UNetOriginal as UNetOriginal,
+    from_milesial as from_milesial,
+    unet as unet,
+    unet_bilinear as unet_bilinear,
+    unet_original as unet_original,
+)

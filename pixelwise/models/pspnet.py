@@ -4,18 +4,23 @@ The last feature map is averaged over 1x1, 2x2, 3x3 and 6x6 grids; the four summ
 resized back and concatenated to it (paper Fig. 3, Sec. 3.2). A second loss on c4 eases the
 training of the deep encoder (Sec. 4, weight 0.4).
 
-Departures: the authors' ResNet starts with three 3x3 convolutions where timm's plain ones have one 7x7
-(take `encoder="resnet50c"` for theirs); their pooling windows are fixed to the training crop, ours adapt to
-the image; their resizing aligns corners, ours pixel centres.
+`pspnet_resnet50` and `pspnet_resnet101` are the authors' networks: their ResNet starts with three 3x3
+convolutions and dilates every block of c4 and c5. `from_semseg` reads the authors' weights
+(github.com/hszhao/semseg). `pspnet` takes any encoder as it is.
+
+Departures: the pooling windows of the first, Caffe, release are fixed to the training crop; here, as in
+semseg, they adapt to the image.
 """
+
+from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..encoders import Encoder, make_encoder
+from ..encoders import Encoder, dilate, make_encoder
 from ..layers import ConvNormAct, resize_like, size_of
-from ..types import DenseLogits, DenseModel, Paper
+from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .fcn import FCNHead
 
 PAPER = Paper(
@@ -45,7 +50,7 @@ class PyramidPooling(nn.Module):
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b _ h w"]:
         """The map and its four summaries, concatenated."""
-        return torch.cat([x, *(resize_like(pool(x), x) for pool in self.pools)], dim=1)
+        return torch.cat([x, *(resize_like(pool(x), x, align_corners=True) for pool in self.pools)], dim=1)
 
 
 class PSPNet(DenseModel):
@@ -74,8 +79,8 @@ class PSPNet(DenseModel):
         features = self.encoder(image)
         coarse = self.head(self.context(features.c5))  # b k H/8 W/8
         if self.aux_head is None or not self.training:
-            return DenseLogits(coarse, size)
-        return DenseLogits(coarse, size, aux=(self.aux_head(features.c4),))
+            return DenseLogits(coarse, size, align_corners=True)
+        return DenseLogits(coarse, size, aux=(self.aux_head(features.c4),), align_corners=True)
 
 
 def pspnet(
@@ -88,22 +93,79 @@ def pspnet(
     aux: bool = True,
 ) -> PSPNet:
     """PSPNet on any encoder that can be dilated."""
-    stages = ("c4", "c5") if aux else ("c5",)
     made = make_encoder(
         encoder,
         in_channels=in_channels,
         pretrained=pretrained,
         output_stride=output_stride,
-        stages=stages,
+        stages=("c4", "c5") if aux else ("c5",),
     )
     return PSPNet(made, num_classes, aux=aux)
 
 
-def pspnet_resnet50(num_classes: int, *, in_channels: int = 3, pretrained: bool = False) -> PSPNet:
-    """The paper's PSPNet on ResNet-50."""
-    return pspnet(num_classes, encoder="resnet50c", in_channels=in_channels, pretrained=pretrained)
+def pspnet_resnet50(
+    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, aux: bool = True
+) -> PSPNet:
+    """The authors' PSPNet on ResNet-50."""
+    return _pspnet("resnet50s", num_classes, in_channels, pretrained, aux)
 
 
-def pspnet_resnet101(num_classes: int, *, in_channels: int = 3, pretrained: bool = False) -> PSPNet:
-    """The paper's PSPNet on ResNet-101."""
-    return pspnet(num_classes, encoder="resnet101c", in_channels=in_channels, pretrained=pretrained)
+def pspnet_resnet101(
+    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, aux: bool = True
+) -> PSPNet:
+    """The authors' PSPNet on ResNet-101."""
+    return _pspnet("resnet101s", num_classes, in_channels, pretrained, aux)
+
+
+def _pspnet(encoder: str, num_classes: int, in_channels: int, pretrained: bool, aux: bool) -> PSPNet:
+    model = pspnet(num_classes, encoder=encoder, in_channels=in_channels, pretrained=pretrained, aux=aux)
+    dilate(model.encoder, "c4", 2)
+    dilate(model.encoder, "c5", 4)
+    return model
+
+
+# layer0 of semseg is the stem: its convolutions and batch norms by position.
+_STEM = {"0": "conv1.0", "1": "conv1.1", "3": "conv1.3", "4": "conv1.4", "6": "conv1.6", "7": "bn1"}
+
+
+def from_semseg(state_dict: dict[str, Tensor]) -> PSPNet:
+    """Weights of the authors' PSPNet (github.com/hszhao/semseg) in our model, in eval mode.
+
+    Args:
+        state_dict: as `torch.load(path, weights_only=True)["state_dict"]` gives it, with or without
+            `module.` before each key.
+
+    Raises:
+        ValueError: if it is not a state dict of a PSPNet on ResNet-50 or ResNet-101.
+    """
+    weights = {}
+    for key, tensor in state_dict.items():
+        block, _, rest = key.removeprefix("module.").partition(".")
+        if block == "layer0":
+            position, _, name = rest.partition(".")
+            key = f"encoder.body.{_STEM.get(position, position)}.{name}"
+        elif block.startswith("layer"):
+            key = f"encoder.body.{block}.{rest}"
+        elif block == "ppm":  # features.<bin>.<1: convolution, 2: batch norm>.<name>
+            _, bin, position, name = rest.split(".")
+            key = f"context.pools.{bin}.1.{int(position) - 1}.{name}"
+        elif block == "cls":
+            position, _, name = rest.partition(".")
+            key = f"head.{'2' if position == '4' else f'0.{position}'}.{name}"
+        else:
+            key = f"aux_head.{rest}"
+        weights[key] = tensor
+    try:
+        builder = pspnet_resnet101 if "encoder.body.layer3.22.conv1.weight" in weights else pspnet_resnet50
+        arguments: dict[str, Any] = {
+            "num_classes": len(weights["head.2.weight"]),
+            "in_channels": weights["encoder.body.conv1.0.weight"].shape[1],
+            "aux": "aux_head.0.weight" in weights,
+        }
+        model = builder(**arguments)
+        own = {key: x for key, x in model.state_dict().items() if key.startswith("encoder.normalize.")}
+        model.load_state_dict(weights | own)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"state_dict is not that of a PSPNet from semseg: {error}") from error
+    model.built_by = BuiltBy(builder.__name__, arguments)
+    return model.eval()

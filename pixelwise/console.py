@@ -1,0 +1,111 @@
+"""Tables for the terminal."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import Progress
+from rich.table import Table
+
+from .catalogue import ModelCard
+from .info import ModelInfo
+from .metrics import Scores
+
+
+def console() -> Console:
+    """Standard output; a pipe gets lines that are long enough for every table."""
+    terminal = Console()
+    return terminal if terminal.is_terminal else Console(width=160)
+
+
+@contextmanager
+def progress_bar(what: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
+    """A bar on standard error; call what it gives with the number of things done and of all."""
+    with Progress(console=Console(stderr=True), transient=True, disable=hidden) as bar:
+        task = bar.add_task(what, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def scores_table(scores: Scores, title: str) -> Table:
+    """One line per class, the means below."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("class")
+    for column in ("IoU", "accuracy", "Dice", "support"):
+        table.add_column(column, justify="right")
+    for name, iou, accuracy, dice, support in scores.rows():
+        table.add_row(name, _fraction(iou), _fraction(accuracy), _fraction(dice), f"{int(support):,}")
+    table.add_section()
+    means = (scores.mean_iou, scores.mean_accuracy, scores.mean_dice)
+    table.add_row("mean", *map(_fraction, means), f"{int(scores.support.sum()):,}")
+    table.caption = (
+        f"pixel accuracy {_fraction(scores.pixel_accuracy)}, "
+        f"frequency-weighted IoU {_fraction(scores.frequency_weighted_iou)}; support in pixels"
+    )
+    return table
+
+
+def models_table(cards: Sequence[ModelCard], parameters: Sequence[int], num_classes: int) -> Table:
+    """One line per model."""
+    table = Table(title=f"{len(cards)} models; parameters with {num_classes} classes", title_justify="left")
+    table.add_column("name", no_wrap=True)
+    table.add_column("paper")
+    table.add_column("year", justify="right")
+    table.add_column("task")
+    table.add_column("parameters", justify="right", no_wrap=True)
+    table.add_column("encoder", no_wrap=True)
+    for card, count in zip(cards, parameters, strict=True):
+        table.add_row(
+            card.name,
+            card.paper.title,
+            str(card.paper.year),
+            card.task,
+            millions(count),
+            card.encoder or "own",
+        )
+    return table
+
+
+def print_info(info: ModelInfo, console: Console) -> None:
+    """Stages, totals and paper."""
+    card, (height, width) = info.card, info.size
+    table = Table()
+    table.add_column("stage")
+    table.add_column("channels x height x width", justify="right")
+    table.add_column("parameters", justify="right")
+    for stage in info.stages:
+        table.add_row(
+            stage.name,
+            " x ".join(map(str, stage.shape)) if stage.shape else "",
+            f"{stage.parameters:,}" if stage.parameters is not None else "",
+        )
+    console.print(f"[bold]{card.name}[/bold]: {card.summary}")
+    console.print(table)
+    field = " x ".join(
+        f"{seen}" if seen < side else f"all of {side}"
+        for seen, side in zip(info.receptive_field, info.size, strict=True)
+    )
+    totals = Table.grid(padding=(0, 2))
+    for name, text in (
+        ("parameters", millions(info.parameters)),
+        (
+            "operations",
+            f"{info.flops / 1e9:.2f} GFLOP on {height} x {width}; a multiply-add is 2",
+        ),
+        ("receptive field", f"{field} pixels"),
+        ("smallest image", f"{info.minimum_size} x {info.minimum_size} pixels"),
+        ("default encoder", card.encoder or "its own"),
+        ("paper", f"{card.paper.authors}: {card.paper.title}. {card.paper.venue} {card.paper.year}"),
+        ("", card.paper.url),
+    ):
+        totals.add_row(name, text)
+    console.print(totals)
+
+
+def millions(count: float) -> str:
+    """1234567 -> '1.23 M'."""
+    return f"{count / 1e6:.2f} M"
+
+
+def _fraction(x: float) -> str:
+    return "-" if math.isnan(x) else f"{x:.3f}"

@@ -1,0 +1,29 @@
+"""Data: from files to samples.
+
+`open_data` finds out how a folder is laid out, `check_data` looks for what is wrong with it, `Augmented` with
+`training_transform` makes the random crops that a training sees.
+"""
+
+from .check import (
+    ClassCounts as ClassCounts,
+    DataReport as DataReport,
+    check_data as check_data,
+    class_counts as class_counts,
+)
+from .coding import MaskCoding as MaskCoding
+from .dataset import (
+    Augmented as Augmented,
+    DataSplits as DataSplits,
+    Pair as Pair,
+    SegmentationData as SegmentationData,
+)
+from .formats import (
+    read_classes_file as read_classes_file,
+    read_image as read_image,
+    read_mask as read_mask,
+    write_classes_file as write_classes_file,
+    write_image as write_image,
+    write_mask as write_mask,
+)
+from .opening import open_data as open_data
+from .transforms import training_transform as training_transform

@@ -1,0 +1,375 @@
+"""Look at a data set before training on it."""
+
+import hashlib
+import math
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from torch import Tensor
+
+from ..types import ClassTable, Sample
+from .dataset import DataSplits, SegmentationData
+from .opening import open_reporting
+
+Progress = Callable[[int, int], None]
+_LISTED = 20
+
+
+@dataclass(frozen=True)
+class ClassCounts:
+    """How often each class occurs.
+
+    Attributes:
+        pixels: of each class.
+        images: that show the class.
+        pixels_where_shown: all pixels of the images that show the class, ignored ones included.
+        ignored: pixels with the ignore label.
+        total: all pixels.
+        num_images: all images.
+    """
+
+    pixels: tuple[int, ...]
+    images: tuple[int, ...]
+    pixels_where_shown: tuple[int, ...]
+    ignored: int
+    total: int
+    num_images: int
+
+    @classmethod
+    def of(cls, labels: Int64[Tensor, "H W"], classes: ClassTable) -> "ClassCounts":
+        """Count one image."""
+        known = labels[labels != classes.ignore]
+        pixels = torch.bincount(known, minlength=len(classes)).tolist()
+        size = labels.numel()
+        return cls(
+            pixels=tuple(pixels),
+            images=tuple(int(count > 0) for count in pixels),
+            pixels_where_shown=tuple(size if count else 0 for count in pixels),
+            ignored=size - known.numel(),
+            total=size,
+            num_images=1,
+        )
+
+    def __add__(self, other: "ClassCounts") -> "ClassCounts":
+        def added(a: Sequence[int], b: Sequence[int]) -> tuple[int, ...]:
+            return tuple(x + y for x, y in zip(a, b, strict=True))
+
+        return ClassCounts(
+            added(self.pixels, other.pixels),
+            added(self.images, other.images),
+            added(self.pixels_where_shown, other.pixels_where_shown),
+            self.ignored + other.ignored,
+            self.total + other.total,
+            self.num_images + other.num_images,
+        )
+
+    @classmethod
+    def nothing(cls, classes: ClassTable) -> "ClassCounts":
+        """No image at all."""
+        none = (0,) * len(classes)
+        return cls(none, none, none, 0, 0, 0)
+
+    @property
+    def shares(self) -> tuple[float, ...]:
+        """Share of each class among the pixels that are not ignored, in [0, 1]."""
+        known = max(sum(self.pixels), 1)
+        return tuple(count / known for count in self.pixels)
+
+    @property
+    def ignored_share(self) -> float:
+        """Share of the pixels that are ignored, in [0, 1]."""
+        return self.ignored / max(self.total, 1)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        """Median-frequency balancing; 1 for a class that never occurs.
+
+        The frequency of a class is its number of pixels over all pixels of the images that show it; its
+        weight is the median of the frequencies over its own (Eigen and Fergus 2015, Sec. 6.3.2; used by
+        SegNet).
+        """
+        shown = zip(self.pixels, self.pixels_where_shown, strict=True)
+        frequency = [count / total if total else math.nan for count, total in shown]
+        if not (occurring := [f for f in frequency if f > 0]):
+            return (1.0,) * len(frequency)
+        median = float(np.median(occurring))
+        return tuple(median / f if f > 0 else 1.0 for f in frequency)
+
+
+@dataclass(frozen=True)
+class DataReport:
+    """What was found.
+
+    Attributes:
+        root: the folder.
+        format: its layout.
+        classes: the task.
+        counts: of the parts, by name; images with problems are left out.
+        sizes: smallest and largest (height, width), each side by itself; None without a readable image.
+        problems: what would stop a training or spoil its numbers, one sentence each.
+        remarks: what is worth knowing, one sentence each.
+    """
+
+    root: Path
+    format: str
+    classes: ClassTable
+    counts: dict[str, ClassCounts]
+    sizes: tuple[tuple[int, int], tuple[int, int]] | None
+    problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def class_weights(self) -> tuple[float, ...]:
+        """Weights for a loss, from the training part; see `ClassCounts.weights`."""
+        return self._training.weights
+
+    @property
+    def _training(self) -> ClassCounts:
+        return self.counts.get("train") or ClassCounts.nothing(self.classes)
+
+    def render(self) -> str:
+        """The report as text, with a table of the classes."""
+        lines = [f"{self.root}: layout {self.format}, {len(self.classes)} classes"]
+        for part, counts in self.counts.items():
+            lines.append(
+                f"  {part:<5} {counts.num_images:>6} images, {counts.ignored_share:.1%} of the pixels ignored"
+            )
+        if self.sizes:
+            (low_h, low_w), (high_h, high_w) = self.sizes
+            span = f"{low_h} x {low_w}"
+            if self.sizes[0] != self.sizes[1]:
+                span = f"from {span} to {high_h} x {high_w}"
+            lines.append(f"  size {span} pixels (height x width)")
+        lines += ["", *self._table(), ""]
+        lines += [f"Problem: {text}" for text in _first(self.problems)]
+        lines += [f"Remark: {text}" for text in _first(self.remarks)]
+        lines.append("No problem found." if not self.problems else f"{len(self.problems)} problems found.")
+        return "\n".join(lines).replace("1 problems", "1 problem")
+
+    def _table(self) -> list[str]:
+        width = max(5, *(len(name) for name in self.classes.names))
+        parts = list(self.counts)
+        head = f"{'label':>5}  {'class':<{width}}" + "".join(
+            f"  {part + ' %':>8} {'images':>6}" for part in parts
+        )
+        lines = [f"{head}  {'weight':>7}"]
+        for label, name in enumerate(self.classes.names):
+            row = f"{label:>5}  {name:<{width}}"
+            for part in parts:
+                counts = self.counts[part]
+                row += f"  {100 * counts.shares[label]:>8.2f} {counts.images[label]:>6}"
+            lines.append(f"{row}  {self.class_weights[label]:>7.3f}")
+        return lines
+
+    def as_dict(self) -> dict[str, Any]:
+        """The report as plain numbers and strings, for JSON."""
+        return {
+            "root": str(self.root),
+            "format": self.format,
+            "classes": list(self.classes.names),
+            "ignore": self.classes.ignore,
+            "parts": {
+                part: {
+                    "images": counts.num_images,
+                    "pixels": counts.total,
+                    "ignored_share": counts.ignored_share,
+                    "class_shares": list(counts.shares),
+                    "class_images": list(counts.images),
+                }
+                for part, counts in self.counts.items()
+            },
+            "sizes": [list(size) for size in self.sizes] if self.sizes else None,
+            "class_weights": list(self.class_weights),
+            "problems": list(self.problems),
+            "remarks": list(self.remarks),
+        }
+
+
+@dataclass
+class _Findings:
+    """What is noted while going through the images."""
+
+    problems: list[str] = field(default_factory=list)
+    remarks: list[str] = field(default_factory=list)
+    seen: dict[bytes, list[tuple[str, str]]] = field(default_factory=dict)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+
+
+def check_data(
+    root: str | os.PathLike[str],
+    *,
+    format: str = "auto",
+    classes: ClassTable | str | os.PathLike[str] | None = None,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    channels: int = 3,
+    progress: Progress | None = None,
+) -> DataReport:
+    """Read every image and mask of a data set and report what is wrong with it.
+
+    Found are: files that cannot be read, images and masks without a partner, sizes that differ, labels
+    outside the table, classes that never occur, images that are the same in two parts.
+
+    Args:
+        root: as in `open_data`, like the next five.
+        format: the layout.
+        classes: the task.
+        val_fraction: share of the validation part where the data name none.
+        seed: of that choice.
+        channels: of the images.
+        progress: called with the number of images done and of all images.
+
+    Raises:
+        ValueError: if nothing can be opened at all.
+    """
+    findings = _Findings()
+    unreadable: set[str] = set()
+
+    def note(path: Path, error: ValueError) -> None:
+        unreadable.add(str(error))
+
+    splits = open_reporting(
+        root,
+        format=format,
+        classes=classes,
+        val_fraction=val_fraction,
+        seed=seed,
+        channels=channels,
+        on_error=note,
+    )
+    findings.problems += [_lonely(path) for path in splits.unpaired]
+    counts = _counts(splits, findings, progress)
+    findings.problems += sorted(unreadable - set(findings.problems))
+    _note_identical(findings)
+    _note_classes(splits, counts, findings)
+    sizes = findings.sizes
+    lowest_and_highest = (
+        (
+            (min(h for h, _ in sizes), min(w for _, w in sizes)),
+            (max(h for h, _ in sizes), max(w for _, w in sizes)),
+        )
+        if sizes
+        else None
+    )
+    return DataReport(
+        splits.root,
+        splits.format,
+        splits.classes,
+        counts,
+        lowest_and_highest,
+        tuple(findings.problems),
+        tuple(findings.remarks),
+    )
+
+
+def class_counts(data: SegmentationData) -> ClassCounts:
+    """Count the classes of a data set; only its labels are read.
+
+    Raises:
+        ValueError: if a mask cannot be read or holds a label outside the table.
+    """
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        each = pool.map(lambda i: ClassCounts.of(data.labels(i), data.classes), range(len(data)))
+        return sum(each, ClassCounts.nothing(data.classes))
+
+
+def _counts(splits: DataSplits, findings: _Findings, progress: Progress | None) -> dict[str, ClassCounts]:
+    parts = splits.parts()
+    total, done = sum(len(data) for data in parts.values()), 0
+    result = {}
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        for part, data in parts.items():
+            result[part] = ClassCounts.nothing(splits.classes)
+            for sample in pool.map(lambda i, data=data: _read(data, i), range(len(data))):
+                done += 1
+                if progress is not None:
+                    progress(done, total)
+                if isinstance(sample, ValueError):
+                    findings.problems.append(str(sample))
+                    continue
+                digest, size, counted, name = sample
+                result[part] += counted
+                findings.sizes.append(size)
+                findings.seen.setdefault(digest, []).append((part, name))
+    return result
+
+
+def _read(
+    data: SegmentationData, index: int
+) -> "tuple[bytes, tuple[int, int], ClassCounts, str] | ValueError":
+    """What is kept of one sample, or what is wrong with it."""
+    try:
+        sample: Sample = data[index]
+        assert sample.target is not None
+        height, width = sample.image.shape[-2:]
+        digest = hashlib.blake2b(
+            sample.image.numpy().tobytes() + f"{height} {width}".encode(), digest_size=16
+        )
+        return digest.digest(), (height, width), ClassCounts.of(sample.target.labels, data.classes), sample.id
+    except ValueError as error:
+        return error
+
+
+def _lonely(path: Path) -> str:
+    if not path.exists():
+        return f"{path} is listed but is not there"
+    return f"{path} has no partner: no mask or no image of that name"
+
+
+def _note_identical(findings: _Findings) -> None:
+    for same in findings.seen.values():
+        parts = {part for part, _ in same}
+        if len(parts) > 1:
+            names = [name for _, name in same]
+            findings.problems.append(
+                f"the same image is in {' and '.join(sorted(parts))}: {', '.join(names)}"
+            )
+        elif len(same) > 1:
+            findings.remarks.append(
+                f"the same image is {len(same)} times in {same[0][0]}: {', '.join(n for _, n in same)}"
+            )
+
+
+def _note_classes(splits: DataSplits, counts: dict[str, ClassCounts], findings: _Findings) -> None:
+    coding, classes = splits.coding, splits.classes
+    if coding.from_files and coding.values == (0, 255):
+        findings.remarks.append("the masks hold only 0 and 255: read as background and foreground")
+    elif coding.from_files:
+        findings.remarks.append(
+            f"no class table was given: {len(classes)} classes were found in the masks; "
+            "a file classes.csv (name,r,g,b) in the folder names them"
+        )
+    if splits.made_val:
+        findings.remarks.append(
+            f"the data name no validation part: {len(splits.val)} images were drawn from the training part"
+        )
+    if not len(splits.train):
+        findings.problems.append("there are no images to train on")
+    elif not len(splits.val):
+        findings.problems.append("there are no images to validate on")
+    occurring = [sum(image) for image in zip(*(part.images for part in counts.values()), strict=True)]
+    ignored = sum(part.ignored for part in counts.values())
+    for name, images in zip(classes.names, occurring, strict=True):
+        if images == 0:
+            findings.remarks.append(f"class {name!r} is in no image")
+    if len(classes) == 2 and occurring[1:] == [0] and ignored and 255 in coding.ignored:
+        findings.problems.append(
+            f"no pixel is {classes.names[1]!r} but {ignored} pixels are 255, which is ignored: if 255 means "
+            f"{classes.names[1]!r}, give it the id 255 in the class table"
+        )
+    if "train" in counts:
+        for name, train, images in zip(classes.names, counts["train"].images, occurring, strict=True):
+            if images and not train:
+                findings.problems.append(f"class {name!r} is in no training image")
+
+
+def _first(sentences: tuple[str, ...]) -> list[str]:
+    more = len(sentences) - _LISTED
+    return [*sentences[:_LISTED], *([f"and {more} more like these"] if more > 0 else [])]

@@ -1,0 +1,112 @@
+"""A class table made up from the masks, where nobody gave one."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ..types import ClassTable, Color, voc_palette
+from .coding import MaskCoding
+from .formats.mask import read_mask_pixels, read_palette
+
+_MOST, _MOST_IN_16_BITS = 256, 64
+_MASK_SUFFIXES_WITH_LOSS = (".jpg", ".jpeg", ".jpe", ".jfif")
+
+
+def coding_from_masks(
+    paths: Sequence[Path], on_error: Callable[[Path, ValueError], None] | None = None
+) -> MaskCoding:
+    """The class table that mask files suggest. Every file is read.
+
+    - Values 0, 1, 2, ... become "class 0", "class 1", ... up to the largest; 255 is ignored.
+    - Only 0 and 255: a binary task drawn in black and white, "background" and "foreground".
+    - Values with more gaps than entries (0, 100, 200): one class per value, "value 0", "value 100", ...
+    - Colours: one class per colour, in ascending order.
+
+    The colours of the classes are those of the palette or of the masks where they have any.
+
+    Args:
+        paths: the mask files.
+        on_error: told of a file that cannot be read; without it such a file raises.
+
+    Raises:
+        ValueError: if a file cannot be read, or there are too many values or colours to be classes.
+    """
+    values: set[int] = set()
+    colors: set[int] = set()
+    for path in paths:
+        try:
+            pixels = read_mask_pixels(path)
+        except ValueError as error:
+            if on_error is None:
+                raise
+            on_error(path, error)
+            continue
+        if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
+            pixels = pixels[..., 0]
+        if pixels.ndim == 3:
+            colors.update(np.unique(pixels.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])).tolist())
+        elif pixels.dtype == np.uint8:
+            values.update(np.flatnonzero(np.bincount(pixels.ravel(), minlength=256)).tolist())
+        else:
+            values.update(np.unique(pixels).tolist())
+        _not_too_many(values, colors, path, _MOST if pixels.dtype == np.uint8 else _MOST_IN_16_BITS)
+    if colors:
+        return _from_colors(colors | {value * 0x10101 for value in values})
+    return _from_values(values, _palette(paths))
+
+
+def _not_too_many(values: set[int], colors: set[int], path: Path, most: int) -> None:
+    many = max(len(values), len(colors))
+    lossy = path.suffix.lower() in _MASK_SUFFIXES_WITH_LOSS
+    if many > most or (lossy and many > 64):
+        why = "JPEG blurs masks" if lossy else "are these instances, not classes?"
+        raise ValueError(f"the masks up to {path} hold {many} different values ({why}): give a class table")
+    if values and (min(values) < 0 or max(values) > 65535):
+        raise ValueError(f"{path} holds values outside 0..65535: give a class table")
+
+
+def _from_values(values: set[int], palette: tuple[Color, ...]) -> MaskCoding:
+    if values and values <= {0, 255} and 255 in values:
+        classes = ClassTable(("background", "foreground"), ((0, 0, 0), (255, 255, 255)))
+        return MaskCoding(classes, (0, 255), (), from_files=True)
+    found = sorted(values - {255}) or [0]
+    count = found[-1] + 1
+    if len(found) * 2 < count and count > 2:
+        coded = tuple(found)
+        names = tuple(f"value {value}" for value in coded)
+    else:
+        coded = tuple(range(count))
+        names = tuple(f"class {value}" for value in coded)
+    backup = voc_palette(len(coded))
+    colors = tuple(palette[v] if v < len(palette) else backup[i] for i, v in enumerate(coded))
+    return MaskCoding(
+        ClassTable(names, colors, _ignore(len(names))),
+        coded,
+        (255,) if 255 not in coded else (),
+        from_files=True,
+    )
+
+
+def _from_colors(colors: set[int]) -> MaskCoding:
+    rgb: tuple[Color, ...] = tuple((code >> 16, code >> 8 & 255, code & 255) for code in sorted(colors))
+    names = tuple(f"class {i}" for i in range(len(rgb)))
+    classes = ClassTable(names, rgb, _ignore(len(names)))
+    return MaskCoding(classes, tuple(range(len(rgb))), (classes.ignore,), from_files=True)
+
+
+def _ignore(count: int) -> int:
+    return 255 if count <= 255 else 65535
+
+
+def _palette(paths: Sequence[Path]) -> tuple[Color, ...]:
+    """The palette of the first mask that can be read; none where it is not one of colours."""
+    for path in paths:
+        if path.suffix.lower() == ".npy":
+            return ()
+        try:
+            palette = read_palette(path)
+        except ValueError:
+            continue
+        return palette if len(set(palette)) > 1 else ()
+    return ()

@@ -1,0 +1,81 @@
+"""The embedded sample: a photograph of 24 coins with an outline of each, drawn for this package.
+
+The photograph comes with scikit-image; `samples/SOURCE.md` tells how the outlines were made.
+"""
+
+import csv
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Integer, UInt8
+from torch import Tensor
+
+from ..types import ClassTable, LabelMap
+from .formats import write_classes_file, write_image, write_mask
+
+SAMPLES = Path(__file__).parent / "samples"
+CLASSES = ClassTable(("background", "coin"), ((0, 0, 0), (255, 176, 0)))
+
+# Rows of pixels, first and one past the last. The cuts run between the four rows of coins.
+PARTS = {"train": ((0, 84), (150, 225)), "val": ((84, 150),), "test": ((225, 303),)}
+
+
+@dataclass(frozen=True)
+class Coins:
+    """The photograph and its annotation.
+
+    Attributes:
+        image: grey values, 0 to 255.
+        instances: 0 on background, 1 to 24 on the coins, row by row from the top left.
+    """
+
+    image: UInt8[Tensor, "H W"]
+    instances: Integer[Tensor, "H W"]
+
+    @property
+    def labels(self) -> Integer[Tensor, "H W"]:
+        """Classes of `CLASSES`: 0 background, 1 coin."""
+        return (self.instances > 0).long()
+
+
+def coins() -> Coins:
+    """The 24 coins, 303 x 384 pixels.
+
+    >>> sample = coins()
+    >>> sample.image.shape, int(sample.instances.max())
+    (torch.Size([303, 384]), 24)
+    """
+    from skimage import data, draw
+
+    image = np.array(data.coins())
+    instances = np.zeros(image.shape, dtype=np.int64)
+    table = SAMPLES.joinpath("coins.csv").read_text()
+    for row in csv.DictReader(table.splitlines()):
+        radii = np.array([float(number) for name, number in row.items() if name.startswith("r")])
+        angles = np.arange(len(radii)) * 2 * np.pi / len(radii)
+        x = float(row["x"]) + radii * np.cos(angles)
+        y = float(row["y"]) + radii * np.sin(angles)
+        instances[draw.polygon(y, x, image.shape)] = int(row["coin"])
+    return Coins(torch.from_numpy(image), torch.from_numpy(instances))
+
+
+def write_coins(folder: str | os.PathLike[str]) -> Path:
+    """Write the sample as a data folder: `images/PART/NAME.png`, `masks/PART/NAME.png`, `classes.csv`.
+
+    No coin and no pixel is in two parts.
+
+    Raises:
+        ValueError: if the folder cannot be written to.
+    """
+    folder = Path(folder)
+    sample = coins()
+    for part, rows in PARTS.items():
+        for first, stop in rows:
+            name = f"rows_{first:03d}_{stop:03d}.png"
+            write_image(folder / "images" / part / name, sample.image[None, first:stop] / 255)
+            write_mask(folder / "masks" / part / name, LabelMap(sample.labels[first:stop]), CLASSES)
+    write_classes_file(folder / "classes.csv", CLASSES)
+    return folder

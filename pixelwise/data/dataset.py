@@ -1,0 +1,249 @@
+"""Data sets as PyTorch sees them: pairs of files that become samples, and their parts."""
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, runtime_checkable
+
+import numpy as np
+import torch
+from jaxtyping import Integer
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from ..types import ClassTable, LabelMap, Sample
+from .coding import MaskCoding
+from .formats.image import read_image
+from .formats.mask import read_mask
+
+SPLITS = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Pair:
+    """An image and where its annotation lies.
+
+    Attributes:
+        image: the file of the image.
+        mask: the file of the annotation; None where there is none.
+        id: the path of the image inside the data folder.
+    """
+
+    image: Path
+    mask: Path | None
+    id: str
+
+
+@runtime_checkable
+class ReadLabels(Protocol):
+    """How the labels of a pair are read: from a mask file, or from an annotation file for many images."""
+
+    def __call__(self, pair: Pair) -> Integer[Tensor, "H W"]:
+        """Labels of the image of `pair`, which has a mask.
+
+        Raises:
+            ValueError: if the file is damaged or holds what is not in the table.
+        """
+
+
+@dataclass(frozen=True)
+class MaskFiles:
+    """Labels from one mask file per image.
+
+    Attributes:
+        coding: what the values in the files mean.
+    """
+
+    coding: MaskCoding
+
+    def __call__(self, pair: Pair) -> Integer[Tensor, "H W"]:
+        """Labels of the mask; see `ReadLabels`."""
+        assert pair.mask is not None
+        return read_mask(pair.mask, self.coding)
+
+
+class SegmentationData(Dataset[Sample]):
+    """Images and their labels, read when asked for.
+
+    Args:
+        pairs: the files.
+        classes: the task.
+        read_labels: how labels are read; from mask files whose values are labels unless told otherwise.
+        channels: of the images.
+    """
+
+    def __init__(
+        self,
+        pairs: tuple[Pair, ...],
+        classes: ClassTable,
+        *,
+        read_labels: ReadLabels | None = None,
+        channels: int = 3,
+    ) -> None:
+        self.pairs, self.classes, self.channels = tuple(pairs), classes, channels
+        self.read_labels = read_labels or MaskFiles(MaskCoding.of(classes))
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.pairs)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return (self[index] for index in range(len(self)))
+
+    def __getitem__(self, index: int) -> Sample:
+        """One sample, as it is on disk.
+
+        Raises:
+            ValueError: if a file is damaged, image and mask differ in size, or a label is not in the table.
+        """
+        pair = self.pairs[index]
+        image = read_image(pair.image, self.channels)
+        if pair.mask is None:
+            return Sample(image, None, pair.id)
+        labels = self.labels(index)
+        if labels.shape != image.shape[-2:]:
+            height, width = image.shape[-2:]
+            raise ValueError(
+                f"the image {pair.image} has {height} x {width} pixels, its mask {pair.mask} "
+                f"{labels.shape[0]} x {labels.shape[1]}"
+            )
+        return Sample(image, LabelMap(labels), pair.id)
+
+    def labels(self, index: int) -> Integer[Tensor, "H W"]:
+        """The labels alone.
+
+        Raises:
+            ValueError: if there are none, the file is damaged, or a label is not in the table.
+        """
+        pair = self.pairs[index]
+        if pair.mask is None:
+            raise ValueError(f"there is no mask of {pair.image}")
+        return self.read_labels(pair)
+
+    def take(self, indices: list[int]) -> "SegmentationData":
+        """The same data with some of the images."""
+        return SegmentationData(
+            tuple(self.pairs[i] for i in indices),
+            self.classes,
+            read_labels=self.read_labels,
+            channels=self.channels,
+        )
+
+
+@dataclass(frozen=True)
+class DataSplits:
+    """The parts of a data set.
+
+    Attributes:
+        train: to learn from.
+        val: to choose by.
+        test: to report on; None where the data set has none.
+        classes: the task.
+        format: the layout it was read from.
+        root: the folder it was read from.
+        coding: how the files write the classes.
+        unpaired: images without a mask and masks without an image, which are left out.
+        made_val: whether `val` was cut from `train` because the data set has none.
+    """
+
+    train: SegmentationData
+    val: SegmentationData
+    test: SegmentationData | None
+    classes: ClassTable
+    format: str
+    root: Path
+    coding: MaskCoding
+    unpaired: tuple[Path, ...] = ()
+    made_val: bool = False
+
+    def part(self, name: str) -> SegmentationData:
+        """The part called `train`, `val` or `test`.
+
+        Raises:
+            ValueError: if there is no such part, or no image in it.
+        """
+        parts = self.parts()
+        if name not in SPLITS:
+            raise ValueError(f"a part of a data set is one of {', '.join(SPLITS)}, got {name!r}")
+        if name not in parts:
+            raise ValueError(f"{self.root} has no {name} part: it has {', '.join(parts)}")
+        return parts[name]
+
+    def parts(self) -> Mapping[str, SegmentationData]:
+        """The parts that hold images, by name."""
+        named = {"train": self.train, "val": self.val, "test": self.test}
+        return {name: data for name, data in named.items() if data is not None and len(data)}
+
+
+class Augmented(Dataset[Sample]):
+    """Data under a random transform that depends on nothing but seed, epoch and index.
+
+    However many processes load the data, and whichever of them loads an image, it comes out the same.
+
+    Args:
+        data: where the samples come from.
+        transform: changes a sample; may draw from the generators of PyTorch, NumPy and Python.
+        seed: of all random numbers.
+    """
+
+    def __init__(self, data: Dataset[Sample], transform: Callable[[Sample], Sample], *, seed: int) -> None:
+        self.data, self.transform, self.seed = data, transform, seed
+        # Processes that live on from epoch to epoch must see it change.
+        self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
+
+    @property
+    def epoch(self) -> int:
+        """Which pass over the data this is. Set it before each pass."""
+        return int(self._epoch)
+
+    @epoch.setter
+    def epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.data)  # type: ignore[arg-type]
+
+    def __getitem__(self, index: int) -> Sample:
+        """One transformed sample."""
+        sample = self.data[index]
+        with random_numbers_of(self.seed, self.epoch, index):
+            return self.transform(sample)
+
+
+@contextmanager
+def random_numbers_of(*key: int) -> Iterator[None]:
+    """Inside, the generators of PyTorch (CPU), NumPy and Python start from `key`; outside nothing changes."""
+    seeds = np.random.SeedSequence([part & (2**64 - 1) for part in key]).generate_state(3, np.uint64)
+    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
+    torch.default_generator.manual_seed(int(seeds[0]) >> 1)
+    np.random.seed(int(seeds[1]) >> 32)  # noqa: NPY002
+    random.seed(int(seeds[2]))
+    try:
+        yield
+    finally:
+        torch.set_rng_state(torch_state)
+        np.random.set_state(numpy_state)  # noqa: NPY002
+        random.setstate(python_state)
+
+
+def divided(
+    data: SegmentationData, val_fraction: float, seed: int
+) -> tuple[SegmentationData, SegmentationData]:
+    """Cut a validation part off: the same images for the same seed, at least one on each side.
+
+    Raises:
+        ValueError: if the fraction is not in [0, 1).
+    """
+    if not 0 <= val_fraction < 1:
+        raise ValueError(f"val_fraction must be in [0, 1), got {val_fraction}")
+    count = round(len(data) * val_fraction)
+    if val_fraction > 0 and len(data) > 1:
+        count = min(max(count, 1), len(data) - 1)
+    if len(data) < 2:
+        count = 0
+    order = list(range(len(data)))
+    random.Random(seed).shuffle(order)
+    return data.take(sorted(order[count:])), data.take(sorted(order[:count]))

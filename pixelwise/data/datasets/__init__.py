@@ -1,0 +1,10 @@
+"""Layouts of data sets, one file each.
+
+`matches(root)` looks at a folder, `find(root, coding)` lists what is in it.
+"""
+
+from . import camvid, coco, pairs, voc
+from .layout import Finder, Layout as Layout
+
+# In the order in which they are tried.
+FORMATS: dict[str, Finder] = {"voc": voc, "camvid": camvid, "pairs": pairs, "coco": coco}

@@ -1,0 +1,170 @@
+"""COCO: instances in a json file, read as semantic labels.
+
+The class of a pixel is the category of the smallest instance that covers it, 0 where there is none; the
+regions of crowds are ignored. Categories are numbered 1, 2, ... in the order of their ids. The root is a
+folder with one file of instances per part (`instances_train2017.json`, `train/_annotations.coco.json`), or
+such a file itself; the images are looked for near it.
+"""
+
+import re
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+from jaxtyping import Int64
+from torch import Tensor
+
+from ...types import ClassTable
+from ..coding import MaskCoding
+from ..dataset import Pair
+from ..formats.coco import CocoFile, CocoImage, read_coco, semantic_labels
+from .layout import Layout, image_files, split_of
+
+_FIRST_KEY = re.compile(rb'^\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
+_NOT_INSTANCES = re.compile(r"panoptic|caption|keypoints|stuff|image_info|results", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Labels from the instances of an image.
+
+    Attributes:
+        images: what the files tell of each image, by its id in the data set.
+        label_of: the label of each category.
+        ignore: the label of crowd regions.
+    """
+
+    images: dict[str, CocoImage]
+    label_of: dict[int, int]
+    ignore: int
+
+    def __call__(self, pair: Pair) -> Int64[Tensor, "H W"]:
+        """Labels of the image; see `ReadLabels`."""
+        return semantic_labels(self.images[pair.id], self.label_of, self.ignore)
+
+
+def matches(root: Path) -> bool:
+    """Whether there is a file of instances."""
+    return bool(_files(root))
+
+
+def find(root: Path, coding: MaskCoding | None) -> Layout:
+    """List the images that the files describe; see `Layout`.
+
+    Args:
+        root: a folder, or a file of instances.
+        coding: a class table with one class more than categories, to rename or recolour them.
+
+    Raises:
+        ValueError: if there is no such file, several for one part, or its images are not found.
+    """
+    files = _files(root)
+    if not files:
+        raise ValueError(f"{root} holds no COCO file of instances: expected instances_train.json or the like")
+    read: dict[str, CocoFile] = {}
+    for source in files:
+        part = _part(source)
+        if part in read:
+            raise ValueError(f"{read[part].path} and {source} describe one part: open one of them")
+        read[part] = read_coco(source)
+    first = next(iter(read.values()))
+    for other in read.values():
+        if other.categories != first.categories:
+            raise ValueError(f"{first.path} and {other.path} have different categories")
+    classes = _classes(first, coding)
+    home = root if root.is_dir() else root.parent
+    pairs: dict[str, tuple[Pair, ...]] = {}
+    described: dict[str, CocoImage] = {}
+    unpaired: list[Path] = []
+    for part, file in read.items():
+        places = _Places(home, file.path)
+        found = []
+        for image in file.images:
+            if (path := places.of(image.file_name)) is None:
+                unpaired.append(file.path.parent / image.file_name)
+                continue
+            pair = Pair(path, file.path, path.relative_to(places.home).as_posix())
+            described[pair.id] = image
+            found.append(pair)
+        if not found:
+            raise ValueError(f"none of the images that {file.path} names lies near it")
+        pairs[part] = tuple(found)
+    label_of = {number: label for label, (number, _) in enumerate(first.categories, start=1)}
+    return Layout(
+        pairs, MaskCoding.of(classes), Instances(described, label_of, classes.ignore), tuple(unpaired)
+    )
+
+
+def _classes(file: CocoFile, coding: MaskCoding | None) -> ClassTable:
+    if coding is None:
+        return file.classes
+    if len(coding.classes) != len(file.classes):
+        raise ValueError(
+            f"{file.path} has {len(file.categories)} categories and background, "
+            f"the class table {len(coding.classes)} classes"
+        )
+    return coding.classes
+
+
+def _files(root: Path) -> list[Path]:
+    """The files of instances: the root itself, or those in it and its folders."""
+    if root.is_file():
+        return [root] if root.suffix.lower() == ".json" and _looks_right(root) else []
+    paths = [*sorted(root.glob("*.json")), *sorted(root.glob("*/*.json"))]
+    found = [path for path in paths if not _NOT_INSTANCES.search(path.name) and _looks_right(path)]
+    return [path for path in found if "instances" in path.name] or found
+
+
+def _looks_right(path: Path) -> bool:
+    """Whether the beginning of the file, which may be large, is that of a COCO file."""
+    try:
+        with path.open("rb") as file:
+            return bool(_FIRST_KEY.match(file.read(200)))
+    except OSError:
+        return False
+
+
+def _part(path: Path) -> str:
+    words = [word for word in re.split(r"[_.-]", path.stem) if word]
+    named = [split for word in reversed(words) if (split := split_of(word))]
+    return named[0] if named else split_of(path.parent.name) or "all"
+
+
+class _Places:
+    """Where the images of one file lie: under the data folder, or up to two folders above the file."""
+
+    def __init__(self, home: Path, file: Path) -> None:
+        self.part = _part(file)
+        self.homes = list(dict.fromkeys([home, file.parent, file.parent.parent]))
+        self.home = home
+        self.known: dict[str, list[Path]] | None = None
+
+    def of(self, file_name: str) -> Path | None:
+        """The image called `file_name`.
+
+        Raises:
+            ValueError: if several files could be meant.
+        """
+        if self.known is None:
+            self._look(file_name)
+        assert self.known is not None
+        wanted = Path(file_name).parts
+        found = self.known.get(wanted[-1], [])
+        whole = [path for path in found if path.parts[-len(wanted) :] == wanted]
+        found = whole or found
+        if len(found) > 1:
+            same = [path for path in found if self.part in (split_of(part) for part in path.parts[-4:-1])]
+            found = same if same else found
+        if len(found) > 1:
+            raise ValueError(f"{file_name} may be {found[0]} or {found[1]}: open a folder with one of them")
+        return found[0] if found else None
+
+    def _look(self, first: str) -> None:
+        """List the images of the nearest folder that has the first one."""
+        for home in self.homes:
+            known = defaultdict(list)
+            for path in image_files(home):
+                known[path.name].append(path)
+            self.known, self.home = known, home
+            if Path(first).name in known:
+                return

@@ -1,0 +1,99 @@
+"""What every layout answers, and how files are listed."""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from ..coding import MaskCoding
+from ..dataset import Pair, ReadLabels
+from ..formats.image import IMAGE_SUFFIXES
+
+_SPLIT_WORDS = {
+    "train": ("train", "training"),
+    "val": ("val", "valid", "validation"),
+    "test": ("test", "testing"),
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a layout found in a folder.
+
+    Attributes:
+        pairs: the images of each part; those of a data set without parts are under "all".
+        coding: the task; None where masks must be looked at to know it.
+        read_labels: how labels are read; None for mask files.
+        unpaired: images without a mask and masks without an image.
+    """
+
+    pairs: Mapping[str, tuple[Pair, ...]]
+    coding: MaskCoding | None = None
+    read_labels: ReadLabels | None = None
+    unpaired: tuple[Path, ...] = ()
+
+
+class Finder(Protocol):
+    """A module of this package."""
+
+    def matches(self, root: Path) -> bool:
+        """Whether the folder has this layout."""
+
+    def find(self, root: Path, coding: MaskCoding | None) -> Layout:
+        """List the pairs.
+
+        Raises:
+            ValueError: if the folder does not have this layout.
+        """
+
+
+def split_of(name: str) -> str | None:
+    """Which part a folder or file is named after: train2017 -> train."""
+    word = re.sub(r"[_-]?\d+$", "", name.lower())
+    return next((split for split, words in _SPLIT_WORDS.items() if word in words), None)
+
+
+def folders(root: Path) -> list[Path]:
+    """The visible folders in a folder, in order."""
+    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+
+
+def image_files(root: Path, *, deep: bool = True) -> list[Path]:
+    """The visible image files in a folder, in order."""
+    found = root.rglob("*") if deep else root.iterdir()
+    return sorted(
+        path
+        for path in found
+        if path.suffix.lower() in IMAGE_SUFFIXES
+        and not any(part.startswith(".") for part in path.relative_to(root).parts)
+        and path.is_file()
+    )
+
+
+def read_names(path: Path) -> list[str]:
+    """The entries of a list file: the first word of each line.
+
+    Raises:
+        ValueError: if the file cannot be read.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read the list {path}: {error}") from error
+    return [line.split()[0] for line in lines if line.strip()]
+
+
+def by_stem(files: list[Path], root: Path) -> dict[str, Path]:
+    """Files by their path inside `root` without the suffix.
+
+    Raises:
+        ValueError: if two files differ only in their suffix.
+    """
+    found: dict[str, Path] = {}
+    for path in files:
+        key = path.relative_to(root).with_suffix("").as_posix()
+        if key in found:
+            raise ValueError(f"{found[key]} and {path} have one name: which of them counts?")
+        found[key] = path
+    return found

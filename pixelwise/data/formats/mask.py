@@ -1,0 +1,120 @@
+"""Masks: one class per pixel, as the index of a palette, a grey value (8 or 16 bit) or a colour."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Int64
+from PIL import Image
+from torch import Tensor
+
+from ...files import replacing
+from ...types import ClassTable, Color, LabelMap, voc_palette
+from ..coding import MaskCoding
+from .image import opened
+
+_VOID: Color = voc_palette(256)[255]
+
+
+def read_mask(
+    path: str | os.PathLike[str], classes: ClassTable | MaskCoding | None = None
+) -> Int64[Tensor, "H W"]:
+    """The labels in a mask file.
+
+    Args:
+        path: a palette image (the indices count, not the colours), a grey one, or one in the colours of
+            the classes. It is turned only if it says so itself.
+        classes: checks the values, and gives the colours their meaning. Without it grey values and indices
+            are returned as they are.
+
+    Raises:
+        ValueError: if the file cannot be read, holds a value or colour outside the table, or holds colours
+            and no table was given.
+    """
+    path = Path(path)
+    pixels = read_mask_pixels(path)
+    if classes is None:
+        if pixels.ndim == 3:
+            if not (pixels == pixels[..., :1]).all():
+                raise ValueError(f"{path} is a mask in colours: give a class table with the colours")
+            pixels = pixels[..., 0]
+        return _as_labels(pixels)
+    coding = classes if isinstance(classes, MaskCoding) else MaskCoding.of(classes)
+    return coding.labels(pixels, path)
+
+
+def read_mask_pixels(path: Path) -> np.ndarray:
+    """Values (H W) or colours (H W 3) of a mask file, as they are written."""
+    if path.suffix.lower() == ".npy":
+        return _array(path)
+    with opened(path) as image:
+        if image.mode in ("P", "L", "1") or image.mode.startswith("I"):
+            pixels = np.array(image)
+        elif image.mode in ("PA", "LA"):
+            pixels = np.array(image.getchannel(0))
+        elif image.mode == "F":
+            pixels = np.array(image)
+            if not (pixels == np.round(pixels)).all():
+                raise ValueError("a mask needs whole numbers")
+            pixels = pixels.astype(np.int64)
+        else:
+            pixels = np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    if pixels.dtype == np.bool_:
+        return pixels.astype(np.uint8)
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def read_palette(path: Path) -> tuple[Color, ...]:
+    """The colours of a palette image in the order of its indices; none for other images."""
+    with opened(path) as image:
+        levels = image.getpalette() or [] if image.mode == "P" else []
+    return tuple((levels[i], levels[i + 1], levels[i + 2]) for i in range(0, len(levels) - 2, 3))
+
+
+def write_mask(path: str | os.PathLike[str], label_map: LabelMap, classes: ClassTable) -> Path:
+    """Write labels as a palette PNG in the colours of the classes.
+
+    Where 8 bits are too few it is a 16-bit grey PNG. Ignored pixels keep the ignore label of the table.
+
+    Raises:
+        ValueError: if a label is not in the table, the path does not end in .png or cannot be written.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise ValueError(f"a mask is written as .png, got {path}")
+    labels = label_map.labels.detach().cpu().numpy()
+    if labels.ndim != 2:
+        raise ValueError(f"a mask has a height and a width, got the shape {labels.shape} for {path}")
+    known = ((labels >= 0) & (labels < len(classes))) | (labels == classes.ignore)
+    if not known.all():
+        raise ValueError(
+            f"cannot write {path}: {labels[~known][0]} is no label of the {len(classes)} classes"
+        )
+    if labels.min(initial=0) < 0 or labels.max(initial=0) > 65535:
+        raise ValueError(f"cannot write {path}: a PNG holds labels in 0..65535, got {classes.ignore}")
+    if len(classes) > 256 or labels.max(initial=0) > 255:
+        image = Image.fromarray(labels.astype(np.uint16))
+    else:
+        image = Image.fromarray(labels.astype(np.uint8))
+        colors = [*classes.colors, *[_VOID] * (256 - len(classes))]
+        image.putpalette([part for color in colors for part in color])
+    with replacing(path) as beside:
+        image.save(beside, format="PNG")
+    return path
+
+
+def _array(path: Path) -> np.ndarray:
+    try:
+        pixels = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {path}") from error
+    except (OSError, ValueError, EOFError) as error:
+        raise ValueError(f"cannot read {path}: it is not a NumPy array of numbers") from error
+    if pixels.dtype.kind not in "bui" or pixels.ndim != 2:
+        raise ValueError(f"{path} holds {pixels.dtype} of shape {pixels.shape}, expected integers (H W)")
+    return pixels.astype(np.int64)
+
+
+def _as_labels(pixels: np.ndarray) -> Int64[Tensor, "H W"]:
+    return torch.from_numpy(pixels.astype(np.int64))

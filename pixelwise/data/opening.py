@@ -1,0 +1,132 @@
+"""From a folder to its parts: which layout it has, which classes, which images belong to which part."""
+
+import logging
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from ..types import ClassTable
+from .classes import coding_from_masks
+from .coding import MaskCoding
+from .dataset import DataSplits, MaskFiles, SegmentationData, divided
+from .datasets import FORMATS, Layout
+from .formats.class_file import find_class_file, read_coding
+
+_log = logging.getLogger(__name__)
+
+
+def open_data(
+    root: str | os.PathLike[str],
+    *,
+    format: str = "auto",
+    classes: ClassTable | str | os.PathLike[str] | None = None,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    channels: int = 3,
+) -> DataSplits:
+    """Open a folder of images and masks.
+
+    Args:
+        root: the folder; for COCO also the json file.
+        format: "pairs", "voc", "camvid", "coco", or "auto" to look at the folder.
+        classes: the task, or a file that holds it (see `read_coding`). Without it: `classes.csv` or the like
+            in the folder, the classes of the layout, or those found in the masks (see `coding_from_masks`).
+        val_fraction: share of the training images that become the validation part where the data name none.
+        seed: of that choice.
+        channels: of the images.
+
+    Raises:
+        ValueError: if there is no such folder, nothing in it that can be understood, or no class table.
+    """
+    return open_reporting(
+        root, format=format, classes=classes, val_fraction=val_fraction, seed=seed, channels=channels
+    )
+
+
+def open_reporting(
+    root: str | os.PathLike[str],
+    *,
+    format: str = "auto",
+    classes: ClassTable | str | os.PathLike[str] | None = None,
+    val_fraction: float = 0.2,
+    seed: int = 0,
+    channels: int = 3,
+    on_error: Callable[[Path, ValueError], None] | None = None,
+) -> DataSplits:
+    """Like `open_data`; masks that cannot be read while classes are looked for are told to `on_error`.
+
+    Raises:
+        ValueError: as `open_data`.
+    """
+    root = Path(root)
+    name = format_of(root) if format == "auto" else format
+    if name not in FORMATS:
+        raise ValueError(f"format must be auto, {', '.join(FORMATS)}, got {name!r}")
+    _check_exists(root)
+    layout = FORMATS[name].find(root, _given(root, classes))
+    coding = layout.coding or _given(root, classes)
+    if coding is None:
+        pairs = [pair for part in layout.pairs.values() for pair in part]
+        coding = coding_from_masks([pair.mask for pair in pairs if pair.mask], on_error)
+    if layout.unpaired:
+        _log.warning(
+            "%s: %d files have no partner and are left out, such as %s",
+            root,
+            len(layout.unpaired),
+            layout.unpaired[0],
+        )
+    return _split(layout, coding, name, root, val_fraction, seed, channels)
+
+
+def format_of(root: Path) -> str:
+    """The layout of a folder.
+
+    Raises:
+        ValueError: if there is no such folder, it is empty, or it has no known layout.
+    """
+    _check_exists(root)
+    if root.is_file():
+        return "coco"
+    if not any(root.iterdir()):
+        raise ValueError(f"the data folder {root} is empty")
+    for name, layout in FORMATS.items():
+        if layout.matches(root):
+            return name
+    return "pairs"  # it says what it misses
+
+
+def _check_exists(root: Path) -> None:
+    if not root.exists():
+        raise ValueError(f"there is no data folder {root}")
+    if root.is_file() and root.suffix.lower() != ".json":
+        raise ValueError(f"expected a data folder or a COCO json file, got the file {root}")
+
+
+def _given(root: Path, classes: ClassTable | str | os.PathLike[str] | None) -> MaskCoding | None:
+    """The class table that the caller or the folder gives."""
+    if isinstance(classes, ClassTable):
+        return MaskCoding.of(classes)
+    if classes is not None:
+        return read_coding(classes)
+    file = find_class_file(root) if root.is_dir() else None
+    return read_coding(file) if file else None
+
+
+def _split(
+    layout: Layout, coding: MaskCoding, name: str, root: Path, val_fraction: float, seed: int, channels: int
+) -> DataSplits:
+    parts = {
+        part: SegmentationData(
+            pairs, coding.classes, read_labels=layout.read_labels or MaskFiles(coding), channels=channels
+        )
+        for part, pairs in layout.pairs.items()
+    }
+    nothing = SegmentationData((), coding.classes, channels=channels)
+    train = parts.get("train") or parts.get("all") or nothing
+    val, made = parts.get("val"), False
+    if val is None:
+        train, val = divided(train, val_fraction, seed)
+        made = len(val) > 0
+    return DataSplits(
+        train, val, parts.get("test"), coding.classes, name, root, coding, layout.unpaired, made_val=made
+    )

@@ -1,0 +1,236 @@
+"""Random changes for training, on torchvision's v2 transforms: image and mask always move together.
+
+Images are resampled bilinearly, masks by nearest neighbour. What comes from outside the image is 0 in the
+image and the ignore label in the mask. All random numbers are PyTorch's.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as tvf
+
+from ..types import LabelMap, Sample
+
+BILINEAR = v2.InterpolationMode.BILINEAR
+_LUMA = (0.299, 0.587, 0.114)  # grey of RGB, ITU-R BT.601
+
+
+def training_transform(
+    crop: tuple[int, int] | None,
+    *,
+    scale: tuple[float, float] = (0.5, 2.0),
+    flip: float = 0.5,
+    color: float = 0.4,
+    rotation: float = 0.0,
+    elastic: float = 0.0,
+    ignore: int = 255,
+) -> Callable[[Sample], Sample]:
+    """The usual changes: scale and crop, mirror, rotate, deform, recolour, in this order.
+
+    Args:
+        crop: height and width in pixels of what comes out; None keeps the size of each image.
+        scale: range of the random scale (log-uniform).
+        flip: probability of mirroring left and right.
+        color: brightness, contrast and saturation change by factors of up to 1 - color to 1 + color. 0: off.
+        rotation: largest angle in degrees. 0: off.
+        elastic: standard deviation in pixels of U-Net's elastic deformation. 0: off.
+        ignore: label of pixels that come from outside the image.
+
+    Raises:
+        ValueError: on a range or size that makes no sense.
+    """
+    low, high = scale
+    if not 0 < low <= high or not math.isfinite(high):
+        raise ValueError(f"scale must be a range of positive numbers, got {scale}")
+    if crop is not None and (len(crop) != 2 or min(crop) < 1):
+        raise ValueError(f"crop must be a height and a width in pixels, got {crop}")
+    for name, number, highest in (("flip", flip, 1.0), ("color", color, 1.0), ("rotation", rotation, 180.0)):
+        if not 0 <= number <= highest:
+            raise ValueError(f"{name} must be between 0 and {highest:g}, got {number}")
+    if not 0 <= elastic < math.inf:
+        raise ValueError(f"elastic must be a number of pixels, at least 0, got {elastic}")
+    steps: list[v2.Transform] = []
+    if crop is not None or (low, high) != (1, 1):
+        steps.append(ScaleAndCrop(crop, scale, ignore=ignore))
+    if flip:
+        steps.append(v2.RandomHorizontalFlip(flip))
+    if rotation:
+        fill = {tv_tensors.Image: 0.0, tv_tensors.Mask: ignore}
+        steps.append(v2.RandomRotation(rotation, interpolation=BILINEAR, fill=fill))
+    if elastic:
+        steps.append(ElasticDeformation(elastic, ignore=ignore))
+    if color:
+        steps.append(ColorChange(color))
+    return OnSample(steps)
+
+
+class OnSample:
+    """Apply v2 transforms to the image and the labels of a sample.
+
+    Args:
+        transforms: each takes an image and a mask (`tv_tensors`), one after the other.
+    """
+
+    def __init__(self, transforms: Sequence[Callable[..., Any]]) -> None:
+        self.transforms = tuple(transforms)
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The changed sample. Image values stay in [0, 1]."""
+        inputs: tuple[Tensor, ...] = (tv_tensors.Image(sample.image),)
+        if sample.target is not None:
+            inputs = (*inputs, tv_tensors.Mask(sample.target.labels))
+        for transform in self.transforms:
+            outputs = transform(*inputs)
+            inputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        image = inputs[0].as_subclass(Tensor).contiguous()
+        if sample.target is None:
+            return Sample(image, None, sample.id)
+        labels = inputs[1].as_subclass(Tensor).to(torch.int64).contiguous()
+        return Sample(image, LabelMap(labels), sample.id)
+
+
+class ScaleAndCrop(v2.Transform):
+    """Scale by a random factor and cut a window at a random place, in one step: only the window is resampled.
+
+    An image that is smaller than the window after scaling lies at a random place within it.
+
+    Args:
+        crop: height and width in pixels of the window; None takes the size of the image.
+        scale: range of the factor (log-uniform).
+        ignore: label of the pixels outside the image.
+    """
+
+    def __init__(
+        self, crop: tuple[int, int] | None, scale: tuple[float, float] = (1.0, 1.0), *, ignore: int = 255
+    ) -> None:
+        super().__init__()
+        self.crop, self.scale, self.ignore = crop, scale, ignore
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the window (called by torchvision)."""
+        size = tuple(flat_inputs[0].shape[-2:])
+        window = self.crop or size
+        low, high = (math.log(bound) for bound in self.scale)
+        factor = math.exp(low + (high - low) * torch.rand(()).item())
+        spans = [_Span.draw(n, out, factor) for n, out in zip(size, window, strict=True)]
+        return {"rows": spans[0], "columns": spans[1]}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Cut and resample an image or a mask (called by torchvision)."""
+        rows, columns = params["rows"], params["columns"]
+        is_mask = isinstance(inpt, tv_tensors.Mask)
+        part = inpt.as_subclass(Tensor)[..., rows.first : rows.stop, columns.first : columns.stop]
+        if is_mask:
+            part = part.index_select(-2, rows.nearest()).index_select(-1, columns.nearest())
+        elif part.shape[-2:] != (rows.length, columns.length):
+            part = tvf.resize_image(part, [rows.length, columns.length], BILINEAR, antialias=True)
+        padding = (columns.before, columns.after, rows.before, rows.after)
+        if any(padding):
+            part = F.pad(part, padding, value=self.ignore if is_mask else 0)
+        return tv_tensors.wrap(part, like=inpt)
+
+
+class _Span:
+    """One side of a window: the pixels from `first` to `stop` become `length` pixels, with padding."""
+
+    def __init__(self, first: int, stop: int, before: int, length: int, after: int) -> None:
+        self.first, self.stop, self.before, self.length, self.after = first, stop, before, length, after
+
+    @classmethod
+    def draw(cls, size: int, window: int, factor: float) -> "_Span":
+        """Place a window of `window` pixels in an image of `size` that is scaled by `factor`."""
+        wanted = max(1, round(window / factor))  # pixels of the image that the window covers
+        place = torch.randint(0, abs(size - wanted) + 1, ()).item()
+        if wanted <= size:
+            return cls(int(place), int(place) + wanted, 0, window, 0)
+        length = min(window, max(1, round(size * window / wanted)))
+        before = round(int(place) / (wanted - size) * (window - length))
+        return cls(0, size, before, length, window - length - before)
+
+    def nearest(self) -> Tensor:
+        """For every pixel that comes out, the one whose centre is nearest."""
+        count = self.stop - self.first
+        return ((torch.arange(self.length) + 0.5) * count / self.length).long().clamp(max=count - 1)
+
+
+class ElasticDeformation(v2.Transform):
+    """U-Net's deformation: random displacements on a coarse 3 x 3 grid, smooth in between.
+
+    Displacements are normal with a standard deviation in pixels, and interpolated bicubically to every pixel
+    (Ronneberger et al., U-Net, Sec. 3.1: 3 x 3, 10 pixels).
+
+    Args:
+        std: standard deviation of the displacements in pixels.
+        grid: points of the coarse grid along each side.
+        ignore: label of the pixels outside the image.
+    """
+
+    def __init__(self, std: float = 10.0, grid: int = 3, *, ignore: int = 255) -> None:
+        super().__init__()
+        self.std, self.grid, self.ignore = std, grid, ignore
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the displacements (called by torchvision)."""
+        height, width = flat_inputs[0].shape[-2:]
+        coarse = torch.randn(1, 2, self.grid, self.grid) * self.std
+        return {"displacement": displacement_field(coarse, height, width)}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Deform an image or a mask (called by torchvision)."""
+        fill = self.ignore if isinstance(inpt, tv_tensors.Mask) else 0.0
+        return tvf.elastic(inpt, params["displacement"], interpolation=BILINEAR, fill=fill)
+
+
+def displacement_field(coarse: Float[Tensor, "1 2 _ _"], height: int, width: int) -> Float[Tensor, "1 H W 2"]:
+    """Displacements of a coarse grid (x, y, in pixels) for every pixel, in the units that torchvision takes.
+
+    The corners of the grid lie on the corners of the image; a size of 2 is the whole image.
+    """
+    fine = F.interpolate(coarse, (height, width), mode="bicubic", align_corners=True)
+    return fine.permute(0, 2, 3, 1) * torch.tensor([2 / width, 2 / height])
+
+
+class ColorChange(v2.Transform):
+    """Change brightness, contrast and saturation by random factors around 1, the latter of RGB images only.
+
+    Three factors are drawn from 1 - strength to 1 + strength. Masks stay as they are. This is torchvision's
+    `ColorJitter` in one pass and for any number of channels; the hue is left alone, which costs more time
+    than everything else together.
+
+    Args:
+        strength: in [0, 1].
+    """
+
+    _transformed_types = (tv_tensors.Image,)
+
+    def __init__(self, strength: float = 0.4) -> None:
+        super().__init__()
+        self.strength = strength
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the factors (called by torchvision)."""
+        brightness, contrast, saturation = (1 + self.strength * (2 * torch.rand(3) - 1)).tolist()
+        return {"brightness": brightness, "contrast": contrast, "saturation": saturation}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Recolour an image (called by torchvision)."""
+        pixels = inpt.as_subclass(Tensor).flatten(1)  # c H*W
+        channels = len(pixels)
+        luma = torch.tensor(_LUMA) if channels == 3 else torch.full((channels,), 1 / channels)
+        saturation = params["saturation"] if channels == 3 else 1.0
+        # x -> saturation x + (1 - saturation) grey(x), then contrast around the mean grey, then brightness
+        mixing = saturation * torch.eye(channels) + (1 - saturation) * luma
+        mean = (luma @ pixels.mean(1)) * (1 - params["contrast"])
+        changed = torch.addmm(
+            params["brightness"] * mean.expand(channels, 1),
+            params["brightness"] * params["contrast"] * mixing,
+            pixels,
+        )
+        return tv_tensors.wrap(changed.clamp_(0, 1).view(inpt.shape), like=inpt)

@@ -1,0 +1,224 @@
+"""Pictures of what was found: palette images, overlays, legends, errors, panels side by side."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Integer, UInt8
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from .types import ClassTable, Color, LabelMap
+
+IGNORED: Color = (224, 224, 192)  # as PASCAL VOC draws its void
+WRONG: Color = (230, 25, 45)
+_PAPER: Color = (255, 255, 255)
+_INK: Color = (30, 30, 30)
+
+
+def rgb_image(image: Float[Tensor, "c H W"] | Image.Image) -> Image.Image:
+    """A picture to look at: RGB as it is, grey three times, of further channels the first three."""
+    if isinstance(image, Image.Image):
+        return image.convert("RGB")
+    if image.shape[0] < 3:
+        image = image[:1].expand(3, -1, -1)
+    bytes = (image[:3].detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
+    return Image.fromarray(np.ascontiguousarray(bytes.permute(1, 2, 0).cpu().numpy()))
+
+
+def palette_image(label_map: LabelMap, classes: ClassTable) -> Image.Image:
+    """A "P" image: its pixel values are the labels, its palette the colours of the classes.
+
+    Raises:
+        ValueError: if a label is outside the table, or above 255.
+    """
+    labels = _checked(label_map, classes)
+    if labels.min(initial=0) < 0 or labels.max(initial=0) > 255:
+        wrong = labels[(labels < 0) | (labels > 255)][0]
+        raise ValueError(f"a palette image holds labels from 0 to 255, got {wrong}: save as .npy")
+    image = Image.fromarray(labels.astype(np.uint8))
+    colors = [*classes.colors, *[IGNORED] * (256 - len(classes))][:256]
+    image.putpalette([part for color in colors for part in color])
+    return image
+
+
+def color_image(label_map: LabelMap, classes: ClassTable) -> Image.Image:
+    """An RGB image of the colours of the classes.
+
+    Raises:
+        ValueError: if a label is outside the table.
+    """
+    return Image.fromarray(_painted(_checked(label_map, classes), classes))
+
+
+def overlay(
+    image: Float[Tensor, "c H W"] | Image.Image,
+    label_map: LabelMap,
+    classes: ClassTable,
+    *,
+    alpha: float = 0.5,
+    contours: bool = False,
+    clear: Sequence[str] = (),
+) -> Image.Image:
+    """The image, tinted with the colours of the classes. Ignored pixels keep their own colour.
+
+    Args:
+        image: what was segmented, in [0, 1] if a tensor.
+        label_map: labels "H W".
+        classes: give the colours.
+        alpha: 0 shows the image alone, 1 the classes alone.
+        contours: whether to draw the borders between classes at full strength.
+        clear: names of classes that are not tinted, such as "background".
+
+    Raises:
+        ValueError: if image and labels differ in size, a label or a name is outside the table, or alpha is
+            outside [0, 1].
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+    if unknown := [name for name in clear if name not in classes.names]:
+        raise ValueError(f"clear names {unknown[0]!r}, the classes are {', '.join(classes.names)}")
+    labels = _checked(label_map, classes)
+    below = np.asarray(_of_size(image, labels)).astype(np.float32)
+    tint = _painted(labels, classes).astype(np.float32)
+    strength = np.full((*labels.shape, 1), alpha, np.float32)
+    strength[np.isin(labels, [classes.ignore, *map(classes.names.index, clear)])] = 0
+    if contours:
+        # A border belongs to the tinted side, so that it has a colour of its own.
+        strength[_borders(labels) & (strength[..., 0] > 0)] = 1
+    mixed = below + strength * (tint - below)
+    return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def error_map(
+    prediction: LabelMap,
+    target: LabelMap,
+    classes: ClassTable,
+    *,
+    image: Float[Tensor, "c H W"] | Image.Image | None = None,
+) -> Image.Image:
+    """Wrong pixels red, ignored ones grey, right ones the darkened image (or black).
+
+    Raises:
+        ValueError: if the sizes differ or a label of the target is outside the table.
+    """
+    wanted, got = _checked(target, classes), _grid(prediction)
+    if wanted.shape != got.shape:
+        raise ValueError(f"prediction and target must have one size, got {got.shape} and {wanted.shape}")
+    if image is None:
+        picture = np.zeros((*wanted.shape, 3), np.uint8)
+    else:
+        grey = np.asarray(_of_size(image, wanted).convert("L"))
+        picture = np.repeat((grey * 0.6).astype(np.uint8)[..., None], 3, axis=2)
+    ignored = wanted == classes.ignore
+    picture[(wanted != got) & ~ignored] = WRONG
+    picture[ignored] = (128, 128, 128)
+    return Image.fromarray(picture)
+
+
+def legend(classes: ClassTable, *, size: int = 14, columns: int = 1) -> Image.Image:
+    """The colours of the classes with their names.
+
+    Args:
+        classes: the table.
+        size: height of the letters in pixels.
+        columns: number of columns, filled from top to bottom.
+    """
+    font = ImageFont.load_default(size)
+    line, rows = round(size * 1.6), -(-len(classes) // columns)
+    cell = round(3 * size + max(font.getlength(name) for name in classes.names))
+    sheet = Image.new("RGB", (cell * min(columns, len(classes)) + size // 2, line * rows + size), _PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for i, (name, color) in enumerate(zip(classes.names, classes.colors, strict=True)):
+        x, y = size // 2 + i // rows * cell, size // 2 + i % rows * line
+        pen.rectangle((x, y + 1, x + round(1.4 * size), y + size + 1), fill=color, outline=_INK)
+        pen.text((x + 2 * size, y + size // 2 + 1), name, _INK, font, anchor="lm")
+    return sheet
+
+
+def side_by_side(
+    panels: Sequence[tuple[str, Image.Image]], *, columns: int | None = None, gap: int = 8, size: int = 14
+) -> Image.Image:
+    """Pictures in a grid, each below its caption. Columns are as wide as their widest picture.
+
+    Args:
+        panels: captions and pictures, in reading order; a caption that does not fit is cut.
+        columns: pictures per row, all in one row if None.
+        gap: pixels between the pictures.
+        size: height of the letters in pixels.
+
+    Raises:
+        ValueError: if there is no panel.
+    """
+    if not panels:
+        raise ValueError("side_by_side needs at least one panel")
+    columns = min(columns or len(panels), len(panels))
+    font, line = ImageFont.load_default(size), round(size * 1.6)
+    rows = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+    widths = [max(image.width for _, image in panels[i::columns]) for i in range(columns)]
+    heights = [max(image.height for _, image in row) + line for row in rows]
+    sheet = Image.new(
+        "RGB", (sum(widths) + gap * (columns + 1), sum(heights) + gap * (len(rows) + 1)), _PAPER
+    )
+    pen = ImageDraw.Draw(sheet)
+    y = gap
+    for row, height in zip(rows, heights, strict=True):
+        x = gap
+        for (caption, image), width in zip(row, widths, strict=False):
+            pen.text((x, y + line // 2), _fitting(caption, font, width), _INK, font, anchor="lm")
+            sheet.paste(image.convert("RGB"), (x, y + line))
+            x += width + gap
+        y += height + gap
+    return sheet
+
+
+def _grid(label_map: LabelMap) -> Integer[np.ndarray, "H W"]:
+    labels = label_map.labels
+    if labels.ndim != 2:
+        raise ValueError(f"a picture shows one label map of two axes, got shape {tuple(labels.shape)}")
+    return labels.detach().cpu().numpy()
+
+
+def _checked(label_map: LabelMap, classes: ClassTable) -> Integer[np.ndarray, "H W"]:
+    """The labels, all of them in the table."""
+    labels = _grid(label_map)
+    outside = ((labels < 0) | (labels >= len(classes))) & (labels != classes.ignore)
+    if outside.any():
+        raise ValueError(f"the label {labels[outside][0]} is outside the table of {len(classes)} classes")
+    return labels
+
+
+def _painted(labels: Integer[np.ndarray, "H W"], classes: ClassTable) -> UInt8[np.ndarray, "H W 3"]:
+    """The colour of each label."""
+    colors = np.array([*classes.colors, IGNORED], np.uint8)
+    return colors[np.where(labels == classes.ignore, len(classes), labels)]
+
+
+def _of_size(image: Float[Tensor, "c H W"] | Image.Image, labels: Integer[np.ndarray, "H W"]) -> Image.Image:
+    picture = rgb_image(image)
+    if picture.size != labels.shape[::-1]:
+        raise ValueError(
+            f"image and labels must have one size, got {picture.height} x {picture.width} and "
+            f"{labels.shape[0]} x {labels.shape[1]}"
+        )
+    return picture
+
+
+def _borders(labels: Integer[np.ndarray, "H W"]) -> Bool[np.ndarray, "H W"]:
+    """Pixels that touch one of another class (4-neighbours)."""
+    borders = np.zeros(labels.shape, bool)
+    down, right = labels[1:] != labels[:-1], labels[:, 1:] != labels[:, :-1]
+    borders[1:] |= down
+    borders[:-1] |= down
+    borders[:, 1:] |= right
+    borders[:, :-1] |= right
+    return borders
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, width: int) -> str:
+    """`text`, with its middle left out where it is wider than `width` pixels."""
+    shown, keep = text, len(text)
+    while keep > 1 and font.getlength(shown) > width:
+        keep -= 1
+        shown = f"{text[: keep - keep // 2]}...{text[len(text) - keep // 2 :]}"
+    return shown

@@ -1,0 +1,80 @@
+"""The one backbone that torchvision's segmentation models use and timm does not have."""
+
+from collections.abc import Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..layers import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from ..types import STAGES, Features, PerStage
+from .base import Encoder
+from .timm import StemPolicy, adapt_stem, per_channel
+
+# Position of each stage in torchvision's `features`: the first block of its stride, and the very last.
+_POSITIONS = {"c1": 0, "c2": 2, "c3": 4, "c4": 7, "c5": 16}
+_CHANNELS = {"c1": 16, "c2": 24, "c3": 40, "c4": 80, "c5": 960}
+_STRIDES = {"c1": 2, "c2": 4, "c3": 8, "c4": 16, "c5": 32}
+
+
+class MobileNetV3Large(Encoder):
+    """MobileNetV3-Large of torchvision, with maps taken where its DeepLabV3 and LR-ASPP take them.
+
+    A stage is taken at its first block, not its last (c5 at the last). At output stride 16 every block
+    of c5 is dilated. timm's `mobilenetv3_large_100` differs in these, and in the epsilon of its batch norms.
+
+    Args:
+        in_channels: of the image.
+        pretrained: whether to load torchvision's ImageNet weights.
+        output_stride: 32 or 16.
+        stages: the stages to give, in any order.
+        stem: how pretrained filters are carried over to other image channels, see `TimmEncoder`.
+
+    Raises:
+        ValueError: on another output stride, or if the weights cannot be had.
+    """
+
+    def __init__(
+        self,
+        *,
+        in_channels: int = 3,
+        pretrained: bool = False,
+        output_stride: int = 32,
+        stages: Sequence[str] = STAGES,
+        stem: StemPolicy = "repeat",
+    ) -> None:
+        super().__init__()
+        from torchvision.models import mobilenet_v3_large
+
+        if output_stride not in (16, 32):
+            raise ValueError(f"backbone 'mobilenet_v3_large' cannot be dilated to stride {output_stride}")
+        try:
+            features = mobilenet_v3_large(
+                weights="IMAGENET1K_V1" if pretrained else None, dilated=output_stride == 16
+            ).features
+        except (RuntimeError, OSError) as error:
+            raise ValueError(f"the weights of 'mobilenet_v3_large' cannot be had: {error}") from error
+        if in_channels != 3:
+            colour = features.state_dict()
+            features[0][0] = nn.Conv2d(in_channels, 16, 3, stride=2, padding=1, bias=False)
+            nn.init.kaiming_normal_(features[0][0].weight, mode="fan_out")
+            if pretrained:
+                features.load_state_dict(adapt_stem(colour, features.state_dict(), stem))
+
+        self.in_channels = in_channels
+        self.stages = tuple(stage for stage in STAGES if stage in stages)
+        self.body = features[: _POSITIONS[self.stages[-1]] + 1]
+        self.channels = PerStage(*(_CHANNELS[s] if s in self.stages else 0 for s in STAGES))
+        self.strides = PerStage(*(min(_STRIDES[s], output_stride) if s in self.stages else 0 for s in STAGES))
+        self.normalize = Normalize(
+            per_channel(IMAGENET_MEAN, in_channels), per_channel(IMAGENET_STD, in_channels)
+        )
+
+    def forward(self, image: Float[Tensor, "b c H W"]) -> Features:
+        """The maps of `stages`."""
+        x, maps = self.normalize(image), {}
+        stage_at = {_POSITIONS[stage]: stage for stage in self.stages}
+        for i, block in enumerate(self.body):
+            x = block(x)
+            if i in stage_at:
+                maps[stage_at[i]] = x
+        return Features(maps)

@@ -1,0 +1,156 @@
+"""Sums of losses, and the one wrapper between a model's output and a batch."""
+
+import difflib
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from jaxtyping import Float, Integer
+from torch import Tensor, nn
+
+from ..types import Batch, ClassTable, DenseLogits
+from .cross_entropy import CrossEntropy
+from .dice import Dice
+from .focal import Focal
+
+
+class WeightedSum(nn.Module):
+    """A sum of named losses.
+
+    Args:
+        terms: losses of logits and labels, by name.
+        weights: factor of each term; 1 for terms that it does not name.
+
+    Raises:
+        ValueError: without terms, or if `weights` names a term that is not there.
+
+    >>> loss = WeightedSum({"cross_entropy": CrossEntropy(), "dice": Dice()}, {"dice": 0.5})
+    >>> sorted(loss.parts(torch.zeros(1, 2, 4, 4), torch.zeros(1, 4, 4, dtype=torch.long)))
+    ['cross_entropy', 'dice']
+    """
+
+    def __init__(self, terms: Mapping[str, nn.Module], weights: Mapping[str, float] | None = None) -> None:
+        super().__init__()
+        weights = weights or {}
+        if not terms:
+            raise ValueError("a sum of losses needs at least one term, got none")
+        if unknown := sorted(set(weights) - set(terms)):
+            raise ValueError(f"the sum has the terms {', '.join(terms)}, not {unknown[0]}")
+        self.terms = nn.ModuleDict(terms)
+        self.weights = {name: float(weights.get(name, 1.0)) for name in terms}
+
+    def forward(
+        self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b *grid"]
+    ) -> Float[Tensor, ""]:
+        """The sum."""
+        return torch.stack(list(self.parts(logits, labels).values())).sum()
+
+    def parts(
+        self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b *grid"]
+    ) -> dict[str, Float[Tensor, ""]]:
+        """Each term, times its weight."""
+        return {name: self.weights[name] * term(logits, labels) for name, term in self.terms.items()}
+
+
+class Criterion(nn.Module):
+    """The loss of a model's output, auxiliary maps included.
+
+    Every map is resized to the image, as PSPNet does; the labels never are.
+
+    Args:
+        loss: takes logits `b k H W` and labels `b H W`, gives a scalar.
+        aux_weight: factor of the same loss on each auxiliary map (PSPNet Sec. 4: 0.4).
+
+    >>> criterion = Criterion(CrossEntropy())
+    >>> batch = Batch.of(torch.rand(1, 3, 8, 8), torch.zeros(1, 8, 8, dtype=torch.long))
+    >>> output = DenseLogits(torch.zeros(1, 2, 4, 4), (8, 8), aux=(torch.zeros(1, 2, 2, 2),))
+    >>> {name: round(part.item(), 3) for name, part in criterion.parts(output, batch).items()}
+    {'cross_entropy': 0.693, 'aux': 0.277}
+    """
+
+    def __init__(self, loss: nn.Module, *, aux_weight: float = 0.4) -> None:
+        super().__init__()
+        self.loss = (
+            loss if isinstance(loss, WeightedSum) else WeightedSum({_snake(type(loss).__name__): loss})
+        )
+        self.aux_weight = aux_weight
+
+    def forward(self, output: DenseLogits, batch: Batch) -> Float[Tensor, ""]:
+        """The sum of all parts: what to call `backward` on."""
+        return torch.stack(list(self.parts(output, batch).values())).sum()
+
+    def parts(self, output: DenseLogits, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Each term of the loss, and "aux" where the output has auxiliary maps; weights are applied."""
+        parts = self.loss.parts(output.logits, batch.labels)
+        if output.aux:
+            losses = [self.loss(logits, batch.labels) for logits in output.aux_logits]
+            parts["aux"] = self.aux_weight * torch.stack(losses).sum()
+        return parts
+
+
+def _snake(name: str) -> str:
+    """CrossEntropy -> cross_entropy."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
+
+
+_MAKERS: dict[str, Callable[[int, Sequence[float] | None, float], nn.Module]] = {
+    "cross_entropy": lambda ignore, weight, smoothing: CrossEntropy(
+        ignore=ignore, weight=weight, label_smoothing=smoothing
+    ),
+    "dice": lambda ignore, weight, _: Dice(ignore=ignore, weight=weight),
+    "focal": lambda ignore, weight, _: Focal(ignore=ignore, alpha=weight),
+}
+
+
+def make_criterion(
+    name: str,
+    classes: ClassTable,
+    *,
+    class_weights: Sequence[float] | None = None,
+    label_smoothing: float = 0.0,
+    aux_weight: float = 0.4,
+) -> Criterion:
+    """The criterion of that name for a task.
+
+    Args:
+        name: "cross_entropy", "dice", "focal" or a sum of them; "cross_entropy+0.5*dice" has weights.
+        classes: the task.
+        class_weights: one factor per class for every term (alpha of the focal loss).
+        label_smoothing: share of the target in [0, 1] that cross-entropy deals equally to all classes.
+        aux_weight: factor of the loss on each auxiliary map.
+
+    Raises:
+        ValueError: if the task is not exclusive, a term is unknown, doubled or has no positive weight, the
+            weights are not one per class, or smoothing is asked for without cross-entropy.
+
+    >>> make_criterion("cross_entropy+0.5*dice", ClassTable.of("sky", "road")).loss.weights
+    {'cross_entropy': 1.0, 'dice': 0.5}
+    """
+    if not classes.exclusive:
+        raise ValueError("the losses need exclusive classes (one per pixel), this table has exclusive=False")
+    if class_weights is not None and len(class_weights) != len(classes):
+        raise ValueError(f"{len(classes)} classes need as many class_weights, got {len(class_weights)}")
+    weights = dict(_term(part) for part in name.split("+"))
+    if len(weights) != name.count("+") + 1:
+        raise ValueError(f"the loss {name!r} names a term twice")
+    if label_smoothing and "cross_entropy" not in weights:
+        raise ValueError(f"label_smoothing belongs to cross_entropy, the loss is {name!r}")
+    terms = {term: _MAKERS[term](classes.ignore, class_weights, label_smoothing) for term in weights}
+    return Criterion(WeightedSum(terms, weights), aux_weight=aux_weight)
+
+
+def _term(text: str) -> tuple[str, float]:
+    """0.5*dice -> dice, 0.5."""
+    factor, _, term = text.strip().rpartition("*")
+    term = term.strip()
+    if term not in _MAKERS:
+        close = difflib.get_close_matches(term, _MAKERS, 1)
+        hint = f", did you mean {close[0]}?" if close else f"; there are {', '.join(_MAKERS)}"
+        raise ValueError(f"no loss is called {term!r}{hint}")
+    try:
+        weight = float(factor) if factor else 1.0
+    except ValueError:
+        weight = 0.0
+    if not 0 < weight < float("inf"):
+        raise ValueError(f"the weight in {text.strip()!r} must be a positive number")
+    return term, weight

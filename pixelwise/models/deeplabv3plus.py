@@ -1,0 +1,92 @@
+"""DeepLabV3+: DeepLabV3 as the encoder of a small decoder that recovers the edges of objects.
+
+The output of the atrous spatial pyramid pooling is resized to stride 4, joined with c2 reduced to 48
+channels, and refined by two 3x3 convolutions (Sec. 3.1, Fig. 2; Sec. 4.1 for the numbers).
+
+Departures: c2 is taken behind the last block of its stage, the authors' code takes it inside the last but
+one, before the residual is added. As in their ResNet variant, all convolutions are dense; their Xception has
+separable ones.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from ..encoders import Encoder, make_encoder
+from ..layers import ConvNormAct, resize_like, size_of
+from ..types import DenseLogits, DenseModel, Paper
+from .deeplabv3 import ASPP, MULTI_GRID, atrous_rates, dilate_with_multi_grid
+
+PAPER = Paper(
+    "Encoder-Decoder with Atrous Separable Convolution for Semantic Image Segmentation",
+    "Chen, Zhu, Papandreou, Schroff, Adam",
+    "ECCV",
+    2018,
+    "https://arxiv.org/abs/1802.02611",
+)
+
+
+class DeepLabV3Plus(DenseModel):
+    """Dilated encoder, atrous spatial pyramid pooling, decoder at stride 4.
+
+    Args:
+        encoder: gives c2 and c5.
+        num_classes: number of channels k of the logits.
+        rates: of the atrous convolutions.
+    """
+
+    def __init__(self, encoder: Encoder, num_classes: int, rates: Sequence[int]) -> None:
+        super().__init__()
+        self.num_classes, self.in_channels = num_classes, encoder.in_channels
+        self.encoder = encoder
+        self.context = ASPP(encoder.channels.c5, rates)
+        self.skip = ConvNormAct(encoder.channels.c2, 48, 1)
+        self.decoder = nn.Sequential(ConvNormAct(256 + 48, 256), ConvNormAct(256, 256))
+        self.head = nn.Conv2d(256, num_classes, 1)
+
+    def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:
+        """Score every pixel; see `DenseModel`."""
+        size = size_of(image, self.minimum_size)
+        features = self.encoder(image)
+        fine = self.skip(features.c2)
+        coarse = resize_like(self.context(features.c5), fine, align_corners=True)
+        x = self.decoder(torch.cat([coarse, fine], dim=1))  # b 256 H/4 W/4
+        return DenseLogits(self.head(x), size, align_corners=True)
+
+
+def deeplabv3plus(
+    num_classes: int,
+    *,
+    encoder: str | Encoder = "resnet50",
+    in_channels: int = 3,
+    pretrained: bool = False,
+    output_stride: int = 16,
+    multi_grid: Sequence[int] | None = None,
+) -> DeepLabV3Plus:
+    """DeepLabV3+ on any encoder; arguments as for `deeplabv3`."""
+    made = make_encoder(
+        encoder,
+        in_channels=in_channels,
+        pretrained=pretrained,
+        output_stride=output_stride,
+        stages=("c2", "c5"),
+    )
+    if multi_grid is not None:
+        dilate_with_multi_grid(made, multi_grid)
+    return DeepLabV3Plus(made, num_classes, atrous_rates(made))
+
+
+def deeplabv3plus_resnet101(
+    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, output_stride: int = 16
+) -> DeepLabV3Plus:
+    """The paper's DeepLabV3+ on ResNet-101."""
+    return deeplabv3plus(
+        num_classes,
+        encoder="resnet101",
+        in_channels=in_channels,
+        pretrained=pretrained,
+        output_stride=output_stride,
+        multi_grid=MULTI_GRID,
+    )

@@ -1,0 +1,332 @@
+"""The networks of the library Segmentation Models PyTorch (SMP), for those who have trained with it.
+
+SMP's U-Net is `unet` here. Its other networks go by the names of papers but differ from them, so
+each has its own class: FPN upsamples lateral maps by repetition and merges with dropout; LinkNet has four
+skips and plain 4x4 transposed convolutions; PSPNet stops at stride 8 instead of dilating; for DeepLabV3 and
+V3+ see `smp_deeplabv3.py`. All but LinkNet resize with aligned corners.
+
+Departures: maps are resized to the size of their partner instead of being doubled, so any image size
+works, with equal results where SMP accepts the size; layers that SMP builds but never uses (the stages
+behind stride 8 in PSPNet) do not exist here; images are normalised inside, as SMP's preprocessing does.
+"""
+
+import re
+from collections.abc import Callable
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..encoders import Encoder, make_encoder
+from ..layers import BatchNorm2d, ConvNormAct, resize_like, size_of
+from ..types import BuiltBy, DenseLogits, DenseModel, Paper
+from .fpn import ConvGroupNormAct
+from .smp_deeplabv3 import smp_deeplabv3, smp_deeplabv3plus
+from .unet import unet
+
+PAPER = Paper(
+    "Segmentation Models PyTorch",
+    "Iakubovskii",
+    "GitHub",
+    2019,
+    "https://github.com/qubvel-org/segmentation_models.pytorch",
+)
+
+
+# --- FPN ------------------------------------------------------------------------------------------
+
+
+class SMPFPN(DenseModel):
+    """SMP's FPN: four levels of 256 channels, each brought to stride 4 with 128 channels, added.
+
+    Args:
+        encoder: gives c2 to c5.
+        num_classes: number of channels k of the logits.
+    """
+
+    def __init__(self, encoder: Encoder, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes, self.in_channels = num_classes, encoder.in_channels
+        self.encoder = encoder
+        _, c2, c3, c4, c5 = encoder.channels
+        self.laterals = nn.ModuleList(nn.Conv2d(c, 256, 1) for c in (c5, c4, c3, c2))
+        # One convolution before each of the 3, 2, 1 doublings; the finest level is not doubled, and has one.
+        self.branches = nn.ModuleList(
+            nn.ModuleList(ConvGroupNormAct(256 if i == 0 else 128, 128) for i in range(count))
+            for count in (3, 2, 1, 1)
+        )
+        self.dropout = nn.Dropout2d(0.2)
+        self.head = nn.Conv2d(128, num_classes, 1)
+
+    def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:
+        """Score every pixel; see `DenseModel`."""
+        size = size_of(image, self.minimum_size)
+        features = self.encoder(image)
+        maps = (features.c5, features.c4, features.c3, features.c2)
+        levels: list[Tensor] = []
+        for lateral, map in zip(self.laterals, maps, strict=True):
+            level = lateral(map)
+            if levels:
+                level = level + F.interpolate(levels[-1], map.shape[-2:], mode="nearest")
+            levels.append(level)
+        total = None
+        for i, (level, branch) in enumerate(zip(levels, self.branches, strict=True)):
+            for convolution, finer in zip(branch.children(), levels[i + 1 :] or [level], strict=True):
+                level = resize_like(convolution(level), finer, align_corners=True)
+            total = level if total is None else total + level
+        return DenseLogits(self.head(self.dropout(total)), size, align_corners=True)
+
+
+# --- LinkNet --------------------------------------------------------------------------------------
+
+
+class LinkUp(nn.Sequential):
+    """1x1 convolution to a quarter, 4x4 transposed convolution that doubles, 1x1 convolution."""
+
+    def __init__(self, c_in: int, c_out: int) -> None:
+        c = c_in // 4
+        super().__init__(
+            ConvNormAct(c_in, c, 1),
+            nn.Sequential(
+                nn.ConvTranspose2d(c, c, 4, stride=2, padding=1), BatchNorm2d(c), nn.ReLU(inplace=True)
+            ),
+            ConvNormAct(c, c_out, 1),
+        )
+
+
+class SMPLinknet(DenseModel):
+    """SMP's LinkNet: five doublings, the encoder's map added after each of the first four.
+
+    Args:
+        encoder: gives all five stages.
+        num_classes: number of channels k of the logits.
+    """
+
+    def __init__(self, encoder: Encoder, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes, self.in_channels = num_classes, encoder.in_channels
+        self.encoder = encoder
+        widths = [*reversed(encoder.channels), 32]
+        self.decoder = nn.ModuleList(LinkUp(a, b) for a, b in pairwise(widths))
+        self.head = nn.Conv2d(32, num_classes, 1)
+
+    def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:
+        """Score every pixel; see `DenseModel`."""
+        size = size_of(image, self.minimum_size)
+        features = self.encoder(image)
+        x = features.c5
+        skips = (features.c4, features.c3, features.c2, features.c1, None)
+        for up, skip in zip(self.decoder, skips, strict=True):
+            height, width = size if skip is None else skip.shape[-2:]
+            x = up(x)[:, :, :height, :width]  # odd sizes: the doubled map is one too large
+            if skip is not None:
+                x = x + skip
+        return DenseLogits(self.head(x), size)
+
+
+# --- PSPNet ---------------------------------------------------------------------------------------
+
+
+class SMPPyramidPooling(nn.Module):
+    """Pyramid pooling; differs from the paper's in that the 1x1 bin has a bias and no batch norm.
+
+    Args:
+        c_in: channels of the input; the output has twice as many.
+    """
+
+    def __init__(self, c_in: int) -> None:
+        super().__init__()
+        c = c_in // 4
+        whole = nn.Sequential(nn.Conv2d(c_in, c, 1), nn.ReLU(inplace=True))
+        parts = (ConvNormAct(c_in, c, 1) for _ in range(3))
+        self.convolutions = nn.ModuleList([whole, *parts])
+
+    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b _ h w"]:
+        """The four summaries and the map, concatenated."""
+        bins = zip((1, 2, 3, 6), self.convolutions, strict=True)
+        pooled = (conv(F.adaptive_avg_pool2d(x, bin)) for bin, conv in bins)
+        return torch.cat([*(resize_like(p, x, align_corners=True) for p in pooled), x], dim=1)
+
+
+class SMPPSPNet(DenseModel):
+    """SMP's PSPNet: the encoder ends at stride 8, undilated.
+
+    Args:
+        encoder: gives c3.
+        num_classes: number of channels k of the logits.
+    """
+
+    def __init__(self, encoder: Encoder, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes, self.in_channels = num_classes, encoder.in_channels
+        self.encoder = encoder
+        self.context = SMPPyramidPooling(encoder.channels.c3)
+        self.merge = ConvNormAct(2 * encoder.channels.c3, 512, 1)
+        self.dropout = nn.Dropout2d(0.2)
+        self.head = nn.Conv2d(512, num_classes, 3, padding=1)
+
+    def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:
+        """Score every pixel; see `DenseModel`."""
+        size = size_of(image, self.minimum_size)
+        x = self.merge(self.context(self.encoder(image).c3))
+        return DenseLogits(self.head(self.dropout(x)), size, align_corners=True)
+
+
+# --- builders -------------------------------------------------------------------------------------
+
+
+def smp_fpn(
+    num_classes: int, *, encoder: str | Encoder = "resnet34", in_channels: int = 3, pretrained: bool = False
+) -> SMPFPN:
+    """SMP's FPN on any encoder."""
+    stages = ("c2", "c3", "c4", "c5")
+    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stages=stages)
+    return SMPFPN(made, num_classes)
+
+
+def smp_linknet(
+    num_classes: int, *, encoder: str | Encoder = "resnet34", in_channels: int = 3, pretrained: bool = False
+) -> SMPLinknet:
+    """SMP's LinkNet on any encoder that has a stage of stride 2."""
+    stages = ("c1", "c2", "c3", "c4", "c5")
+    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stages=stages)
+    return SMPLinknet(made, num_classes)
+
+
+def smp_pspnet(
+    num_classes: int, *, encoder: str | Encoder = "resnet34", in_channels: int = 3, pretrained: bool = False
+) -> SMPPSPNet:
+    """SMP's PSPNet on the first half of any encoder."""
+    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stages=("c3",))
+    return SMPPSPNet(made, num_classes)
+
+
+# --- from SMP's state dicts -----------------------------------------------------------------------
+
+_BUILDERS: dict[str, Callable[..., DenseModel]] = {
+    "unet": unet,
+    "fpn": smp_fpn,
+    "linknet": smp_linknet,
+    "pspnet": smp_pspnet,
+    "deeplabv3": smp_deeplabv3,
+    "deeplabv3plus": smp_deeplabv3plus,
+}
+# Their names on the left, as regular expressions.
+_ASPP = (
+    (r"\.convs\.4\.1\.", ".image.1.0."),
+    (r"\.convs\.4\.2\.", ".image.1.1."),
+    (r"\.convs\.", ".branches."),
+    (r"\.project\.", ".project.0."),
+)
+_NAMES: dict[str, tuple[tuple[str, str], ...]] = {
+    "unet": (
+        (r"^decoder\.blocks\.(\d)\.conv1\.", r"decoder.\1.0."),
+        (r"^decoder\.blocks\.(\d)\.conv2\.", r"decoder.\1.1."),
+    ),
+    "fpn": (
+        (r"^decoder\.p5\.", "laterals.0."),
+        (r"^decoder\.p4\.skip_conv\.", "laterals.1."),
+        (r"^decoder\.p3\.skip_conv\.", "laterals.2."),
+        (r"^decoder\.p2\.skip_conv\.", "laterals.3."),
+        (r"^decoder\.seg_blocks\.(\d)\.block\.(\d)\.block\.", r"branches.\1.\2."),
+    ),
+    "linknet": ((r"^decoder\.blocks\.(\d)\.block\.", r"decoder.\1."),),
+    "pspnet": (
+        (r"^decoder\.psp\.blocks\.(\d)\.pool\.1\.", r"context.convolutions.\1."),
+        (r"^decoder\.conv\.", "merge."),
+    ),
+    "deeplabv3": (
+        (r"^decoder\.aspp\.", "context."),
+        *_ASPP,
+        (r"^decoder\.conv\.", "merge.0."),
+        (r"^decoder\.bn\.", "merge.1."),
+    ),
+    "deeplabv3plus": (
+        (r"^decoder\.aspp\.0\.", "context.0."),
+        (r"^decoder\.aspp\.1\.", "context.1.0."),
+        (r"^decoder\.aspp\.2\.", "context.1.1."),
+        *_ASPP,
+        (r"^decoder\.block1\.", "skip."),
+        (r"^decoder\.block2\.", "merge."),
+    ),
+}
+_RESNETS = re.compile(r"resnet(18|34|50|101|152)|resnext(50_32x4d|101_32x(4|8|16|32)d)")
+_VGGS = re.compile(r"vgg(11|13|16|19)(_bn)?")
+
+
+def from_smp(
+    state_dict: dict[str, Tensor], architecture: str, *, encoder: str, output_stride: int | None = None
+) -> DenseModel:
+    """A network trained with SMP, with equal logits, in eval mode.
+
+    Classes and image channels are read from the weights; sizes of the decoder are SMP's defaults. A
+    classification head (`aux_params`) is left out, and so are the stages of the encoder that SMP's PSPNet
+    stores but never uses.
+
+    Args:
+        state_dict: `smp_model.state_dict()`.
+        architecture: the name of SMP's class: "Unet", "FPN", "Linknet", "PSPNet", "DeepLabV3" or
+            "DeepLabV3Plus".
+        encoder: `encoder_name` as given to SMP: a ResNet or ResNeXt, a VGG (not for Unet), or "tu-" and the
+            name of a backbone of timm.
+        output_stride: `encoder_output_stride` as given to SMP's DeepLabs; None for their defaults, 8 and 16.
+
+    Raises:
+        ValueError: if architecture or encoder is not supported, or the weights do not fit.
+    """
+    name = architecture.lower()
+    if name not in _BUILDERS:
+        raise ValueError(f"architecture must be one of SMP's {', '.join(_BUILDERS)}, got {architecture!r}")
+    resnet, vgg = bool(_RESNETS.fullmatch(encoder)), bool(_VGGS.fullmatch(encoder))
+    if vgg and name == "unet":
+        raise ValueError(f"SMP's Unet on {encoder!r} has a centre block that no network here has")
+    if not (resnet or vgg or encoder.startswith("tu-")):
+        raise ValueError(
+            f"SMP's encoder {encoder!r} is not supported: resnet18 to resnet152, resnext50_32x4d, "
+            "resnext101_32x4d to 32x32d, vgg11 to vgg19_bn and tu-<timm name> are"
+        )
+    try:
+        num_classes = len(state_dict["segmentation_head.0.bias"])
+        first = next(t for key, t in state_dict.items() if key.startswith("encoder.") and t.ndim == 4)
+    except (KeyError, StopIteration):
+        raise ValueError("state_dict is not that of a segmentation network of SMP") from None
+    arguments: dict[str, object] = {
+        "num_classes": num_classes,
+        "encoder": encoder.removeprefix("tu-"),
+        "in_channels": first.shape[1],
+    }
+    if name.startswith("deeplab"):
+        arguments["output_stride"] = output_stride or (8 if name == "deeplabv3" else 16)
+        arguments["fully_dilated"] = resnet
+    elif output_stride is not None:
+        raise ValueError(f"only SMP's DeepLabs have an output_stride, not {architecture!r}")
+    builder = _BUILDERS[name]
+    model = builder(**arguments)
+
+    renamed = {key: tensor for key, tensor in model.state_dict().items() if ".normalize." in key}
+    names = (
+        (r"^encoder\.(model\.)?", "encoder.body."),
+        (r"^encoder\.body\.features\.", "encoder.body.features_"),
+        (r"^segmentation_head\.0\.", "head."),
+        *_NAMES[name],
+    )
+    wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}
+    for key, tensor in state_dict.items():
+        new = key
+        for theirs, ours in names:
+            new = re.sub(theirs, ours, new)
+        unused = name == "pspnet" and key.startswith("encoder.") and new not in wanted
+        if not unused and not key.startswith("classification_head."):
+            renamed[new] = tensor
+    shapes = {key: tensor.shape for key, tensor in renamed.items()}
+    if wrong := sorted({key for key, _ in shapes.items() ^ wanted.items()}):
+        raise ValueError(
+            f"state_dict does not fit SMP's {architecture} with {encoder!r}: {len(wrong)} tensors are "
+            f"missing, too many or of another shape, such as {wrong[0]}"
+        )
+    model.load_state_dict(renamed)
+    model.built_by = BuiltBy(builder.__name__, arguments)
+    model.eval()
+    return model

@@ -1,0 +1,11 @@
+"""Using a trained model: images in, label maps and scores out."""
+
+from .evaluate import (
+    Evaluation as Evaluation,
+    ImageScores as ImageScores,
+    evaluate as evaluate,
+    evaluate_images as evaluate_images,
+)
+from .predictor import Prediction as Prediction, Predictor as Predictor, find_images as find_images
+from .tiling import bands as bands, tile as tile, tiled as tiled, untile as untile
+from .tta import flipped as flipped, scaled as scaled

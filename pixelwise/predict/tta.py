@@ -1,0 +1,64 @@
+"""Test-time augmentation: the mean over several views of an image.
+
+What is averaged are probabilities; the result holds their logarithms, whose softmax is that mean again.
+"""
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from ..types import DenseLogits
+from .tiling import Network
+
+
+def flipped(f: Network) -> Network:
+    """`f`, averaged over the image and its mirror image (left and right exchanged).
+
+    Args:
+        f: image -> DenseLogits.
+    """
+
+    def views(image: Float[Tensor, "b c H W"]) -> Iterator[Float[Tensor, "b k H W"]]:
+        yield f(image).logits
+        yield f(image.flip(-1)).logits.flip(-1)
+
+    return lambda image: _mean(views(image))
+
+
+def scaled(f: Network, scales: Sequence[float]) -> Network:
+    """`f`, averaged over the image at several sizes.
+
+    Args:
+        f: image -> DenseLogits.
+        scales: factors of height and width, such as (0.75, 1.0, 1.25).
+
+    Raises:
+        ValueError: if there is no scale or one is not positive.
+    """
+    if not scales or min(scales) <= 0:
+        raise ValueError(f"scales must be positive and at least one, got {tuple(scales)}")
+
+    def at_size(image: Float[Tensor, "b c H W"], scale: float) -> Float[Tensor, "b k H W"]:
+        height, width = image.shape[-2:]
+        wanted = (max(1, round(height * scale)), max(1, round(width * scale)))
+        if wanted != (height, width):
+            image = F.interpolate(image, wanted, mode="bilinear", antialias=True)
+        output = f(image)
+        # Straight from the coarse map to the size of the image: one interpolation, not two.
+        return DenseLogits(output.coarse, (height, width), align_corners=output.align_corners).logits
+
+    return lambda image: _mean(at_size(image, scale) for scale in scales)
+
+
+def _mean(views: Iterable[Float[Tensor, "b k H W"]]) -> DenseLogits:
+    """Logarithm of the mean of the probabilities, one view in memory at a time."""
+    total, count = torch.empty(0), 0
+    for logits in views:
+        view = logits.float().log_softmax(1)
+        total = torch.logaddexp(total, view) if count else view
+        count += 1
+    return DenseLogits(total - math.log(count), (total.shape[-2], total.shape[-1]))

@@ -1,0 +1,153 @@
+"""The sum of losses and the wrapper between a model's output and a batch."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pixelwise.losses import (
+    Criterion,
+    CrossEntropy,
+    Dice,
+    Focal,
+    WeightedSum,
+    cross_entropy,
+    dice_loss,
+    focal_loss,
+    make_criterion,
+)
+from pixelwise.types import Batch, ClassTable, DenseLogits, voc_palette
+
+CLASSES = ClassTable.of("sky", "road", "car")
+
+
+def example(num_aux: int = 0) -> tuple[DenseLogits, Batch]:
+    labels = torch.randint(0, 3, (2, 9, 11))
+    labels[:, 0] = 255
+    aux = tuple(torch.randn(2, 3, 3, 4) for _ in range(num_aux))
+    return DenseLogits(torch.randn(2, 3, 5, 6), (9, 11), aux), Batch.of(torch.rand(2, 3, 9, 11), labels)
+
+
+def test_a_weighted_sum_is_the_sum_of_its_weighted_parts() -> None:
+    output, batch = example()
+    logits, labels = output.logits, batch.labels
+    loss = WeightedSum({"cross_entropy": CrossEntropy(), "dice": Dice(), "focal": Focal()}, {"dice": 0.5})
+    parts = loss.parts(logits, labels)
+    expected = {
+        "cross_entropy": cross_entropy(logits, labels),
+        "dice": 0.5 * dice_loss(logits, labels),
+        "focal": focal_loss(logits, labels),
+    }
+    torch.testing.assert_close(parts, expected)
+    assert list(parts) == list(expected)
+    torch.testing.assert_close(loss(logits, labels), sum(expected.values()))
+
+
+def test_the_criterion_takes_the_logits_at_the_size_of_the_image() -> None:
+    output, batch = example()
+    criterion = Criterion(CrossEntropy())
+    torch.testing.assert_close(criterion(output, batch), cross_entropy(output.logits, batch.labels))
+    assert list(criterion.parts(output, batch)) == ["cross_entropy"]
+
+
+def test_every_auxiliary_map_adds_its_loss_times_the_weight() -> None:
+    output, batch = example(num_aux=2)
+    criterion = make_criterion("cross_entropy+2*dice", CLASSES, aux_weight=0.3)
+
+    def of(logits: Tensor) -> Tensor:
+        return cross_entropy(logits, batch.labels) + 2 * dice_loss(logits, batch.labels)
+
+    parts = criterion.parts(output, batch)
+    assert list(parts) == ["cross_entropy", "dice", "aux"]
+    torch.testing.assert_close(parts["aux"], 0.3 * sum(of(aux) for aux in output.aux_logits))
+    torch.testing.assert_close(criterion(output, batch), sum(parts.values()))
+    assert make_criterion("dice", CLASSES).aux_weight == 0.4  # PSPNet's
+
+
+def test_gradients_reach_main_and_auxiliary_maps() -> None:
+    output, batch = example(num_aux=1)
+    coarse, aux = output.coarse.requires_grad_(), output.aux[0].requires_grad_()
+    make_criterion("cross_entropy+dice+focal", CLASSES)(output, batch).backward()
+    assert coarse.grad.abs().sum() > 0
+    assert aux.grad.abs().sum() > 0
+
+
+def test_a_loss_from_elsewhere_can_be_wrapped() -> None:
+    output, batch = example()
+    criterion = Criterion(nn.CrossEntropyLoss(ignore_index=255))
+    torch.testing.assert_close(criterion(output, batch), cross_entropy(output.logits, batch.labels))
+    assert list(criterion.parts(output, batch)) == ["cross_entropy_loss"]
+
+
+def test_the_task_sets_the_ignored_label() -> None:
+    output, batch = example()
+    table = ClassTable(CLASSES.names, CLASSES.colors, ignore=3)
+    renamed = Batch.of(batch.image, torch.where(batch.labels == 255, 3, batch.labels))
+    for name in ("cross_entropy", "dice", "focal"):
+        loss = make_criterion(name, table)(output, renamed)
+        torch.testing.assert_close(loss, make_criterion(name, CLASSES)(output, batch))
+
+
+def test_class_weights_and_smoothing_reach_their_terms() -> None:
+    output, batch = example()
+    logits, labels, weight = output.logits, batch.labels, torch.tensor([1.0, 2.0, 0.5])
+    criterion = make_criterion(
+        "cross_entropy+dice+focal", CLASSES, class_weights=weight.tolist(), label_smoothing=0.1
+    )
+    expected = {
+        "cross_entropy": cross_entropy(logits, labels, weight=weight, label_smoothing=0.1),
+        "dice": dice_loss(logits, labels, weight=weight),
+        "focal": focal_loss(logits, labels, alpha=weight),
+    }
+    torch.testing.assert_close(criterion.parts(output, batch), expected)
+
+
+@pytest.mark.compile
+def test_the_criterion_compiles_in_one_graph() -> None:
+    output, batch = example(num_aux=1)
+    criterion = make_criterion("cross_entropy+dice+focal", CLASSES, class_weights=[1.0, 2.0, 0.5])
+    torch._dynamo.reset()
+    compiled = torch.compile(criterion, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(output, batch), criterion(output, batch))
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("cross_entrpy", {}, "no loss is called 'cross_entrpy', did you mean cross_entropy?"),
+        ("xyz", {}, "no loss is called 'xyz'; there are cross_entropy, dice, focal"),
+        ("", {}, "no loss is called ''"),
+        ("dice+dice", {}, "'dice\\+dice' names a term twice"),
+        ("x*dice", {}, "the weight in 'x\\*dice' must be a positive number"),
+        ("-1*dice", {}, "the weight in '-1\\*dice' must be a positive number"),
+        ("dice", {"class_weights": [1.0]}, "3 classes need as many class_weights, got 1"),
+        ("dice", {"label_smoothing": 0.1}, "label_smoothing belongs to cross_entropy, the loss is 'dice'"),
+    ],
+)
+def test_a_criterion_that_cannot_be_is_refused(name: str, changes: dict[str, object], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_criterion(name, CLASSES, **changes)
+
+
+def test_multilabel_tables_are_refused() -> None:
+    table = ClassTable(("a", "b"), voc_palette(2), exclusive=False)
+    with pytest.raises(ValueError, match="exclusive=False"):
+        make_criterion("cross_entropy", table)
+
+
+def test_sums_that_cannot_be_are_refused() -> None:
+    with pytest.raises(ValueError, match="at least one term"):
+        WeightedSum({})
+    with pytest.raises(ValueError, match="the sum has the terms dice, not dise"):
+        WeightedSum({"dice": Dice()}, {"dise": 2.0})
+
+
+def test_losses_are_imported_without_the_slow_packages() -> None:
+    code = (
+        "import sys, pixelwise.losses;"
+        "print(sorted({'torchmetrics', 'lightning', 'torchvision', 'timm'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

@@ -1,0 +1,294 @@
+"""Encoders: any backbone, any image channels, nothing that is not needed."""
+
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from torch import Tensor, nn
+
+from pixelwise.encoders import Encoder, MobileNetV3Large, TimmEncoder, Tiny, dilate, make_encoder
+from pixelwise.encoders.timm import adapt_stem
+from pixelwise.layers import IMAGENET_MEAN
+from pixelwise.types import STAGES
+
+SWIN = "swin_tiny_patch4_window7_224"
+
+
+def sizes(encoder: Encoder, height: int, width: int) -> dict[str, tuple[int, ...]]:
+    with torch.no_grad():
+        features = encoder.eval()(torch.rand(1, encoder.in_channels, height, width))
+    return {stage: tuple(map.shape[1:]) for stage, map in features.maps.items()}
+
+
+def num_parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
+
+
+def without_gradient(encoder: Encoder) -> list[str]:
+    """Names of parameters that claim to be trained and are not."""
+    encoder.train().zero_grad()
+    features = encoder(torch.rand(2, encoder.in_channels, 64, 96))
+    torch.stack([map.sum() for map in features.maps.values()]).sum().backward()
+    return [key for key, p in encoder.named_parameters() if p.requires_grad and p.grad is None]
+
+
+# --- what every encoder promises ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "tiny",
+        "resnet18",
+        "mobilenetv3_small_050",
+        "mobilenet_v3_large",
+        "densenet121",
+        "convnext_atto",
+        SWIN,
+        "dla34",
+    ],
+)
+@pytest.mark.parametrize("in_channels", [3, 4])
+def test_maps_have_the_announced_channels_and_strides_at_odd_sizes(name: str, in_channels: int) -> None:
+    encoder = make_encoder(name, in_channels=in_channels)
+    found = sizes(encoder, 65, 97)
+    assert tuple(found) == encoder.stages
+    for stage, (c, h, w) in found.items():
+        stride = getattr(encoder.strides, stage)
+        assert stride == 2 ** int(stage[1])
+        assert c == getattr(encoder.channels, stage)
+        assert h in (-(-65 // stride), -(-65 // stride) - 1)
+        assert w in (-(-97 // stride), -(-97 // stride) - 1)
+    assert [getattr(encoder.channels, s) > 0 for s in STAGES] == [s in encoder.stages for s in STAGES]
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["tiny", "resnet18", "efficientnet_b0", "mobilenetv4_conv_small", "mobilenet_v3_large", "convnext_atto"],
+)
+def test_what_lies_behind_the_last_stage_is_cut_off(name: str) -> None:
+    whole, part = make_encoder(name), make_encoder(name, stages=("c2", "c3"))
+    assert num_parameters(part) < num_parameters(whole) / 2
+    assert part.channels.c1 == part.channels.c5 == 0
+    assert not without_gradient(part)
+    assert all(p.requires_grad for p in part.parameters())
+    part.load_state_dict({k: v for k, v in whole.state_dict().items() if k in part.state_dict()})
+    image = torch.rand(1, 3, 64, 96)
+    with torch.no_grad():
+        assert torch.equal(part.eval()(image).c3, whole.eval()(image).c3)
+
+
+def test_a_resnet_cut_behind_layer2_has_the_parameters_of_its_layers() -> None:
+    encoder, whole = TimmEncoder("resnet18", stages=("c3",)), timm.create_model("resnet18")
+    layers = (whole.conv1, whole.bn1, whole.layer1, whole.layer2)
+    assert num_parameters(encoder) == sum(num_parameters(layer) for layer in layers)
+
+
+def test_parameters_that_no_map_needs_are_frozen_where_they_cannot_be_cut() -> None:
+    encoder = TimmEncoder("hrnet_w18_small", stages=("c2", "c3"))
+    assert any(not p.requires_grad for p in encoder.parameters())
+    assert not without_gradient(encoder)
+
+
+def test_stages_come_finest_first_whatever_the_order_of_the_request() -> None:
+    for name in ("tiny", "resnet18", "mobilenet_v3_large"):
+        encoder = make_encoder(name, stages=("c5", "c2"))
+        assert encoder.stages == ("c2", "c5")
+        assert [map[-1] for map in sizes(encoder, 64, 64).values()] == [16, 2]
+
+
+def test_building_and_probing_leave_an_encoder_in_training_mode() -> None:
+    assert all(module.training for module in TimmEncoder("resnet18").modules())
+
+
+def test_the_image_is_normalised_with_the_numbers_of_the_backbone() -> None:
+    assert TimmEncoder("resnet18").normalize.mean.flatten().tolist() == pytest.approx(IMAGENET_MEAN)
+    assert TimmEncoder("inception_v4").normalize.mean.flatten().tolist() == [0.5, 0.5, 0.5]
+    four = TimmEncoder("resnet18", in_channels=4).normalize.mean.flatten().tolist()
+    assert four == pytest.approx([sum(IMAGENET_MEAN) / 3] * 4)
+
+
+def test_padding_for_swin_repeats_the_border_and_is_cut_off_again() -> None:
+    encoder = TimmEncoder(SWIN).eval()
+    image = torch.rand(1, 3, 65, 97)
+    padded = nn.functional.pad(image, (0, 31, 0, 31), mode="replicate")
+    with torch.no_grad():
+        small, large = encoder(image), encoder(padded)
+    torch.testing.assert_close(small.c3, large.c3[:, :, :9, :13])
+
+
+# --- dilation -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("output_stride", [8, 16])
+@pytest.mark.parametrize("name", ["tiny", "resnet18", "efficientnet_b0", "convnext_atto"])
+def test_dilated_stages_keep_their_name_and_size(name: str, output_stride: int) -> None:
+    encoder = make_encoder(name, output_stride=output_stride)
+    found = sizes(encoder, 64, 96)
+    assert found["c5"][1:] == (64 // output_stride, 96 // output_stride)
+    assert encoder.strides.c5 == output_stride
+    assert encoder.strides.c4 == output_stride
+    assert num_parameters(encoder) == num_parameters(make_encoder(name))
+
+
+def test_a_dilated_resnet_is_the_one_of_torchvision_until_it_is_dilated_fully() -> None:
+    from torchvision.models import resnet50
+
+    encoder = TimmEncoder("resnet50", output_stride=8, stages=("c5",))
+    peer = resnet50(weights=None, replace_stride_with_dilation=(False, True, True))
+
+    def dilations(stages: list[nn.Module]) -> list[list[int]]:
+        return [[block.conv2.dilation[0] for block in stage] for stage in stages]
+
+    ours = [encoder.body.layer3, encoder.body.layer4]
+    assert dilations(ours) == dilations([peer.layer3, peer.layer4]) == [[1, 2, 2, 2, 2, 2], [2, 4, 4]]
+    dilate(encoder, "c4", 2)
+    dilate(encoder, "c5", 4, 8, 16)
+    assert dilations(ours) == [[2] * 6, [4, 8, 16]]
+    assert sizes(encoder, 64, 96)["c5"][1:] == (8, 12)
+
+
+def test_dilating_what_strides_or_is_no_resnet_is_refused() -> None:
+    with pytest.raises(ValueError, match="stage c5 strides"):
+        dilate(TimmEncoder("resnet18"), "c5", 2)
+    with pytest.raises(ValueError, match="needs an encoder that is a ResNet"):
+        dilate(TimmEncoder("convnext_atto"), "c5", 2)
+    with pytest.raises(ValueError, match="has that stage"):
+        dilate(TimmEncoder("resnet18", stages=("c3",)), "c5", 2)
+
+
+# --- image channels and pretrained weights --------------------------------------------------------
+
+
+def test_colour_filters_are_repeated_averaged_or_filled_with_zeros() -> None:
+    colour = torch.arange(6.0).view(2, 3, 1, 1)  # filters (0, 1, 2) and (3, 4, 5)
+    other = torch.rand(4)
+
+    def adapted(n: int, stem: str) -> list[list[float]]:
+        source, target = {"stem": colour, "other": other}, {"stem": torch.empty(2, n, 1, 1), "other": other}
+        result = adapt_stem(source, target, stem)
+        assert result["other"] is other
+        return result["stem"].flatten(1).tolist()
+
+    assert adapted(6, "repeat")[1] == pytest.approx([1.5, 2, 2.5, 1.5, 2, 2.5])
+    assert adapted(4, "repeat")[0] == pytest.approx([0, 0.75, 1.5, 0])
+    assert adapted(1, "repeat")[1] == pytest.approx([9])
+    assert adapted(6, "mean")[1] == pytest.approx([2] * 6)
+    assert adapted(1, "mean")[0] == pytest.approx([3])
+    assert adapted(4, "zero") == [[0, 1, 2, 0], [3, 4, 5, 0]]
+    assert adapted(1, "zero") == [[0], [3]]
+    assert adapted(3, "zero") == colour.flatten(1).tolist()
+
+
+@pytest.fixture
+def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Tensor]:
+    """Weights that timm takes from a file where it would fetch them."""
+    weights = timm.create_model("resnet18").state_dict()
+    torch.save(weights, tmp_path / "resnet18.pth")
+    create = timm.create_model
+
+    def offline(name: str, pretrained: bool = False, **options: object) -> nn.Module:
+        if pretrained:
+            options["pretrained_cfg_overlay"] = {"file": str(tmp_path / "resnet18.pth")}
+        return create(name, pretrained=pretrained, **options)
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("in_channels", "stem"), [(1, "repeat"), (3, "repeat"), (4, "mean"), (6, "repeat"), (6, "zero")]
+)
+def test_pretrained_weights_are_carried_over(
+    published: dict[str, Tensor], in_channels: int, stem: str
+) -> None:
+    encoder = make_encoder("resnet18", in_channels=in_channels, pretrained=True, stem=stem, stages=("c4",))
+    weights = encoder.body.state_dict()
+    assert torch.equal(weights["layer3.1.conv2.weight"], published["layer3.1.conv2.weight"])
+    colour, ours = published["conv1.weight"], weights["conv1.weight"]
+    assert ours.shape == (64, in_channels, 7, 7)
+    expected = {
+        (1, "repeat"): colour[:, :1] * 3,
+        (3, "repeat"): colour,
+        (4, "mean"): colour.mean(1, keepdim=True).expand(-1, 4, -1, -1) * 3 / 4,
+        (6, "repeat"): torch.cat([colour, colour], dim=1) / 2,
+        (6, "zero"): torch.cat([colour, torch.zeros_like(colour)], dim=1),
+    }[in_channels, stem]
+    torch.testing.assert_close(ours, expected)
+
+
+def test_weights_of_torchvision_are_carried_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torchvision.models
+
+    build, seen = torchvision.models.mobilenet_v3_large, {}
+
+    def offline(*, weights: str | None, dilated: bool) -> nn.Module:
+        seen["weights"] = weights
+        seen["model"] = build(weights=None, dilated=dilated)
+        seen["colour"] = seen["model"].features[0][0].weight.detach().clone()
+        return seen["model"]
+
+    monkeypatch.setattr(torchvision.models, "mobilenet_v3_large", offline)
+    encoder = make_encoder("mobilenet_v3_large", pretrained=True, in_channels=4, stem="zero", stages=("c3",))
+    assert seen["weights"] == "IMAGENET1K_V1"
+    assert torch.equal(encoder.body[0][0].weight[:, :3], seen["colour"])
+    assert not encoder.body[0][0].weight[:, 3:].any()
+
+
+@pytest.mark.parametrize("module", ["timm", "torchvision.models"])
+def test_weights_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
+    import torchvision.models
+
+    create = timm.create_model
+
+    def unreachable(
+        *args: object, pretrained: bool = False, weights: object = None, **options: object
+    ) -> nn.Module:
+        if pretrained or weights:
+            raise ConnectionError("no network")
+        return create(*args, **options)
+
+    monkeypatch.setattr(timm, "create_model", unreachable)
+    monkeypatch.setattr(torchvision.models, "mobilenet_v3_large", unreachable)
+    name = "resnet18" if module == "timm" else "mobilenet_v3_large"
+    with pytest.raises(ValueError, match=f"weights of '{name}' cannot be had: no network"):
+        make_encoder(name, pretrained=True)
+
+
+# --- refusals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("resnet5", "timm has no backbone 'resnet5': did you mean resnet50"),
+        ("vit_tiny_patch16_224", "gives no pyramid: the strides of its maps are"),
+        ("maxvit_pico_rw_256", "works at one image size only"),
+    ],
+)
+def test_a_backbone_that_cannot_serve_is_refused_with_the_reason(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TimmEncoder(name)
+
+
+def test_impossible_wishes_are_refused_with_the_reason() -> None:
+    with pytest.raises(ValueError, match=r"gives c2, c3, c4, c5: it has no c1"):
+        TimmEncoder("convnext_atto", stages=("c1", "c5"))
+    with pytest.raises(ValueError, match="cannot be dilated to stride 8"):
+        TimmEncoder("densenet121", output_stride=8)
+    with pytest.raises(ValueError, match="cannot be dilated to stride 8"):
+        MobileNetV3Large(output_stride=8)
+    with pytest.raises(ValueError, match="output_stride must be 8, 16 or 32, got 4"):
+        TimmEncoder("resnet18", output_stride=4)
+    with pytest.raises(ValueError, match="stem must be one of repeat, mean, zero"):
+        TimmEncoder("resnet18", stem="tile")
+
+
+def test_a_ready_encoder_is_taken_if_it_fits() -> None:
+    encoder = Tiny(stages=("c3", "c5"))
+    assert make_encoder(encoder, stages=("c5",)) is encoder
+    with pytest.raises(ValueError, match="it lacks c2"):
+        make_encoder(encoder, stages=("c2", "c5"))
+    with pytest.raises(ValueError, match="takes 3 channels, not 4"):
+        make_encoder(encoder, in_channels=4)

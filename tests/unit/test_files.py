@@ -1,0 +1,129 @@
+"""Files appear whole or not at all."""
+
+import errno
+import os
+import resource
+import threading
+from pathlib import Path
+
+import pytest
+
+from pixelwise.files import make_folder, replacing
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_file_appears_only_when_all_is_written(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "er" / "a.txt"
+    with replacing(path) as beside:
+        beside.write_text("new")
+        assert not path.exists()
+        assert beside.suffix == ".txt"
+    assert path.read_text() == "new"
+    assert left_in(tmp_path) == ["a.txt"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
+def test_an_interruption_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, error: type[BaseException]
+) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("old")
+
+    def interrupted() -> None:
+        with replacing(path) as beside:
+            beside.write_text("half")
+            raise error
+
+    with pytest.raises(error):
+        interrupted()
+    assert path.read_text() == "old"
+    assert left_in(tmp_path) == ["a.txt"]
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "a.bin"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(
+            resource.RLIMIT_FSIZE, (1000, hard)
+        )  # the kernel stops the write, as a full disk does
+        with (
+            pytest.raises(ValueError, match=r"cannot write .*a\.bin: File too large"),
+            replacing(path) as beside,
+        ):
+            beside.write_bytes(bytes(5000))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert left_in(tmp_path) == []
+
+
+def test_a_disk_that_fills_up_at_the_last_step_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(ValueError, match="No space left on device"), replacing(tmp_path / "a.txt") as beside:
+        beside.write_text("whole")
+    assert left_in(tmp_path) == []
+
+
+def test_a_file_where_a_folder_must_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with (
+        pytest.raises(ValueError, match=r"cannot make the folder .*file"),
+        replacing(tmp_path / "file" / "a.txt"),
+    ):
+        pytest.fail("nothing can be written here")
+    with pytest.raises(ValueError, match=r"cannot make the folder .*file"):
+        make_folder(tmp_path / "file")
+
+
+def test_a_folder_where_a_file_must_be_is_told(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").mkdir()
+    with (
+        pytest.raises(ValueError, match=r"cannot write .*a\.txt: Is a directory"),
+        replacing(tmp_path / "a.txt") as beside,
+    ):
+        beside.write_text("x")
+    assert left_in(tmp_path) == []
+
+
+def test_no_name_is_told() -> None:
+    with pytest.raises(ValueError, match="names no file"), replacing(""):
+        pytest.fail("there is no such place")
+
+
+def test_a_folder_without_permission_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)  # root may write everywhere
+    with pytest.raises(ValueError, match="permission denied"):
+        make_folder(tmp_path)
+
+
+def test_a_name_of_the_greatest_length_can_be_written(tmp_path: Path) -> None:
+    path = tmp_path / ("n" * 251 + ".txt")
+    with replacing(path) as beside:
+        beside.write_text("x")
+    assert path.read_text() == "x"
+
+
+def test_writers_at_the_same_time_do_not_mix(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    both_inside = threading.Barrier(2)
+
+    def write(text: str) -> None:
+        with replacing(path) as beside:
+            both_inside.wait(5)
+            beside.write_text(text)
+
+    writers = [threading.Thread(target=write, args=(letter * 1000,)) for letter in "ab"]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert path.read_text() in ("a" * 1000, "b" * 1000)
+    assert left_in(tmp_path) == ["a.txt"]

@@ -1,0 +1,387 @@
+"""Published weights: the catalogue is sound, and nothing but the published file is ever loaded."""
+
+import hashlib
+import inspect
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+from torchvision.models import segmentation
+
+from pixelwise import models, weights
+from pixelwise.checkpoint import load, save
+from pixelwise.models import espnetv2
+from pixelwise.weights import (
+    describe_weights,
+    find_converter,
+    list_weights,
+    load_weights,
+    read_catalogue,
+    read_state_dict,
+)
+
+NAME = "espnetv2_s_0_5_voc_256x256"
+
+
+# --- the catalogue ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", list_weights())
+def test_every_entry_has_a_builder_with_its_arguments_and_a_converter(name: str) -> None:
+    entry = describe_weights(name)
+    builder = getattr(models, entry.builder)
+    inspect.signature(builder).bind(len(entry.classes), **entry.arguments)
+    converter = find_converter(entry)
+    required = [
+        parameter.name
+        for parameter in inspect.signature(converter).parameters.values()
+        if parameter.default is parameter.empty
+    ]
+    assert required == ["state_dict"]
+
+
+@pytest.mark.parametrize("name", list_weights())
+def test_every_entry_can_be_checked_and_cited(name: str) -> None:
+    entry = describe_weights(name)
+    assert entry.url.startswith("https://")
+    assert len(entry.sha256) in (8, 64)
+    assert set(entry.sha256) <= set("0123456789abcdef")
+    assert entry.licence in {"MIT", "BSD-3-Clause"}
+    assert entry.commercial or entry.note
+    assert all(0 < score < 1 for score in entry.scores.values())
+    assert "mean_iou" in entry.scores
+    assert entry.scores_on
+    assert entry.source
+    assert all(side % 8 == 0 for side in entry.input_size)
+
+
+TORCHVISION = {
+    "fcn_resnet50_coco_voc": "FCN_ResNet50",
+    "fcn_resnet101_coco_voc": "FCN_ResNet101",
+    "deeplabv3_resnet50_coco_voc": "DeepLabV3_ResNet50",
+    "deeplabv3_resnet101_coco_voc": "DeepLabV3_ResNet101",
+    "deeplabv3_mobilenet_v3_large_coco_voc": "DeepLabV3_MobileNet_V3_Large",
+}
+
+
+@pytest.mark.parametrize("name", TORCHVISION)
+def test_what_is_told_of_torchvisions_weights_is_what_it_tells_itself(name: str) -> None:
+    entry = describe_weights(name)
+    theirs = getattr(segmentation, f"{TORCHVISION[name]}_Weights").COCO_WITH_VOC_LABELS_V1
+    assert entry.url == theirs.url
+    assert theirs.url.endswith(f"-{entry.sha256}.pth")
+    scores = theirs.meta["_metrics"]["COCO-val2017-VOC-labels"]
+    assert entry.scores["mean_iou"] == pytest.approx(scores["miou"] / 100)
+    assert entry.scores["pixel_accuracy"] == pytest.approx(scores["pixel_acc"] / 100)
+    assert entry.classes.names[1:] == tuple(theirs.meta["categories"][1:])
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(n, marks=[pytest.mark.slow] if "101" in n else []) for n in TORCHVISION]
+)
+def test_torchvisions_converters_make_what_the_entry_says(name: str) -> None:
+    entry = describe_weights(name)
+    build = getattr(segmentation, TORCHVISION[name].lower())
+    theirs = build(weights=None, weights_backbone=None, num_classes=21, aux_loss=True)
+    model = find_converter(entry)(theirs.state_dict())
+    assert model.built_by is not None
+    assert model.built_by.builder == entry.builder
+    assert entry.arguments.items() <= model.built_by.arguments.items()
+    assert model.num_classes == len(entry.classes)
+
+
+def test_names_checksums_and_addresses_are_not_copied_by_mistake() -> None:
+    entries = [describe_weights(name) for name in list_weights()]
+    assert len({entry.sha256 for entry in entries}) == len(entries)
+    assert len({entry.url for entry in entries}) == len(entries)
+    for entry in entries:
+        if "edgenets" in entry.converter:
+            height, width = entry.input_size
+            assert entry.url.endswith(f"_{width}x{height}.pth")
+            assert entry.builder.removeprefix("espnetv2_s_").replace("_", ".") in entry.url
+
+
+def test_an_unknown_name_is_answered_with_near_ones() -> None:
+    with pytest.raises(ValueError, match="did you mean espnetv2_s_0_5_voc_256x256"):
+        load_weights("espnetv2_s_0_5_voc_256")
+
+
+def test_a_class_table_may_bring_its_colours() -> None:
+    cityscapes = describe_weights("espnetv2_s_2_0_cityscapes_1024x512").classes
+    assert len(cityscapes) == 20
+    assert cityscapes.colors[cityscapes.names.index("sky")] == (70, 130, 180)
+
+
+# --- files at hand ---------------------------------------------------------------------------------
+
+
+def from_tests(state_dict: dict[str, torch.Tensor]) -> models.PSPNet:
+    """The converter of the file that these tests publish."""
+    if "head.2.bias" not in state_dict:
+        raise ValueError("state_dict is not that of the tests")
+    model = models.pspnet(len(state_dict["head.2.bias"]), encoder="tiny", aux=False)
+    model.load_state_dict(state_dict)
+    return model
+
+
+def published_file(path: Path, num_classes: int = 21) -> Path:
+    torch.save(models.pspnet(num_classes, encoder="tiny", aux=False).state_dict(), path)
+    return path
+
+
+def use_entry(monkeypatch: pytest.MonkeyPatch, path: Path, **changes: object) -> None:
+    """Make NAME the file at `path`, wherever `changes` say it can be fetched."""
+    monkeypatch.setattr(espnetv2, "from_tests", from_tests, raising=False)
+    usual = {
+        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "builder": "pspnet",
+        "arguments": {"encoder": "tiny", "aux": False},
+        "converter": "espnetv2.from_tests",
+    }
+    known = {NAME: replace(describe_weights(NAME), **{**usual, **changes})}
+    monkeypatch.setattr(weights, "_catalogue", lambda: known)
+
+
+@pytest.fixture
+def published(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = published_file(tmp_path / "published.pth")
+    use_entry(monkeypatch, path)
+    return path
+
+
+def test_a_local_file_loads_without_a_network(published: Path, tmp_path: Path) -> None:
+    checkpoint = load_weights(NAME, source=published)
+    assert not checkpoint.model.training
+    assert checkpoint.classes.names[3] == "bird"
+    assert checkpoint.built_by.builder == "pspnet"
+    assert checkpoint.notes["licence"] == "MIT"
+    assert checkpoint.notes["mean_iou"] == "0.3982"
+    save(checkpoint.model, tmp_path / "ours.safetensors", checkpoint.classes, notes=checkpoint.notes)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        again = load(tmp_path / "ours.safetensors").model(image).logits
+        assert torch.equal(again, checkpoint.model(image).logits)
+
+
+def test_another_file_than_the_published_one_is_refused(published: Path) -> None:
+    data = bytearray(published.read_bytes())
+    data[len(data) // 2] ^= 1
+    published.write_bytes(data)
+    with pytest.raises(ValueError, match=r"published\.pth is not the published file of .* SHA-256"):
+        load_weights(NAME, source=published)
+
+
+def test_a_missing_local_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no file .*nowhere\.pth"):
+        load_weights(NAME, source=tmp_path / "nowhere.pth")
+
+
+def test_terms_must_be_accepted_before_anything_is_read(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"not for commercial use \(Cityscapes.*allow_noncommercial=True"):
+        load_weights("espnetv2_s_0_5_cityscapes_512x256", source=tmp_path / "nowhere.pth")
+    with pytest.raises(ValueError, match="no file"):
+        load_weights(
+            "espnetv2_s_0_5_cityscapes_512x256", source=tmp_path / "nowhere.pth", allow_noncommercial=True
+        )
+
+
+def test_eight_digits_of_the_checksum_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = published_file(tmp_path / "published.pth")
+    use_entry(monkeypatch, path, sha256=hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+    assert load_weights(NAME, source=path).model.num_classes == 21
+
+
+class Harmful:
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return eval, ("1/0",)
+
+
+def test_a_pickle_with_code_is_refused_even_with_the_right_checksum(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "harmful.pth"
+    torch.save({"weight": Harmful()}, path)
+    use_entry(monkeypatch, path)
+    with pytest.raises(ValueError, match="not a file of weights"):
+        load_weights(NAME, source=path)
+
+
+def test_files_that_are_not_weights_are_told_in_one_sentence(tmp_path: Path) -> None:
+    for name, content in {"a.pth": b"", "b.pth": b"hello", "c.safetensors": b"hello"}.items():
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match=f"{name} is not a file of weights"):
+            read_state_dict(tmp_path / name)
+    torch.save([torch.zeros(1)], tmp_path / "list.pth")
+    with pytest.raises(ValueError, match="something else than tensors by name"):
+        read_state_dict(tmp_path / "list.pth")
+
+
+def test_weights_of_another_network_or_task_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "other.pth"
+    torch.save({"weight": torch.zeros(1)}, path)
+    use_entry(monkeypatch, path)
+    with pytest.raises(ValueError, match="not that of the tests"):
+        load_weights(NAME, source=path)
+    published_file(path, num_classes=20)
+    use_entry(monkeypatch, path)
+    with pytest.raises(ValueError, match="scores 20 classes, 'espnetv2_s_0_5_voc_256x256' has 21"):
+        load_weights(NAME, source=path)
+
+
+def test_a_converter_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = published_file(tmp_path / "published.pth")
+    for converter in ("nowhere.from_nothing", "espnetv2.from_nothing"):
+        use_entry(monkeypatch, path, converter=converter)
+        with pytest.raises(ValueError, match=f"no converter '{converter}'"):
+            load_weights(NAME, source=path)
+
+
+# --- fetching, from a server on this machine -------------------------------------------------------
+
+
+@dataclass
+class Server:
+    """Serves `content`; what it does wrong is set by each test."""
+
+    url: str = ""
+    content: bytes = b""
+    status: int = 200
+    missing_bytes: int = 0
+    requests: list[str] = field(default_factory=list)
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    state = Server()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            state.requests.append(self.path)
+            self.send_response(state.status)
+            self.send_header("Content-Length", str(len(state.content)))
+            self.end_headers()
+            self.wfile.write(state.content[: len(state.content) - state.missing_bytes])
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=lambda: listening.serve_forever(0.01), daemon=True)
+    thread.start()
+    state.url = f"http://127.0.0.1:{listening.server_address[1]}/zoo/espnetv2.pth"
+    yield state
+    listening.shutdown()
+    listening.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def online(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    path = published_file(tmp_path / "published.pth")
+    server.content = path.read_bytes()
+    use_entry(monkeypatch, path, url=server.url)
+    return server
+
+
+def test_a_file_is_fetched_once_and_then_taken_from_the_cache(online: Server, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    first = load_weights(NAME, cache=cache)
+    assert [path.name for path in cache.iterdir()] == ["espnetv2.pth"]
+    second = load_weights(NAME, cache=cache)
+    assert online.requests == ["/zoo/espnetv2.pth"]
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        assert torch.equal(first.model(image).logits, second.model(image).logits)
+
+
+def test_the_cache_is_where_the_environment_says(
+    online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIXELWISE_CACHE", str(tmp_path / "named"))
+    load_weights(NAME)
+    assert (tmp_path / "named" / "espnetv2.pth").is_file()
+
+
+def test_a_broken_file_in_the_cache_is_fetched_anew(online: Server, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (cache / "espnetv2.pth").write_bytes(b"half of it")
+    load_weights(NAME, cache=cache)
+    assert len(online.requests) == 1
+    assert (cache / "espnetv2.pth").read_bytes() == online.content
+
+
+def test_a_corrupted_download_leaves_nothing_behind(online: Server, tmp_path: Path) -> None:
+    online.content = online.content[:-1] + b"?"
+    with pytest.raises(ValueError, match="is not the published file"):
+        load_weights(NAME, cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_truncated_download_leaves_nothing_behind(online: Server, tmp_path: Path) -> None:
+    online.missing_bytes = 1000
+    whole = len(online.content)
+    with pytest.raises(ValueError, match=f"broke off after {whole - 1000} of {whole} bytes"):
+        load_weights(NAME, cache=tmp_path / "cache")
+    assert list((tmp_path / "cache").iterdir()) == []
+
+
+def test_a_file_that_the_server_does_not_have_is_told(online: Server, tmp_path: Path) -> None:
+    online.status = 404
+    with pytest.raises(ValueError, match=r"cannot fetch http://127.*: the server answers 404 Not Found"):
+        load_weights(NAME, cache=tmp_path / "cache")
+    assert not (tmp_path / "cache").exists()
+
+
+def test_an_unreachable_server_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = published_file(tmp_path / "published.pth")
+    use_entry(monkeypatch, path, url="http://127.0.0.1:9/espnetv2.pth")
+    with pytest.raises(ValueError, match=r"cannot fetch http://127\.0\.0\.1:9/.*refused.*pass source="):
+        load_weights(NAME, cache=tmp_path / "cache")
+
+
+def test_a_place_that_cannot_be_written_is_told(online: Server, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    with pytest.raises(ValueError, match=r"cannot .*/file"):
+        load_weights(NAME, cache=tmp_path / "file")
+
+
+# --- the catalogue's format ------------------------------------------------------------------------
+
+
+def test_a_catalogue_reads_back_what_was_written() -> None:
+    entry = read_catalogue(
+        """
+        [classes.two]
+        names = ["no", "yes"]
+
+        [weights.small]
+        builder = "pspnet"
+        arguments = { encoder = "tiny" }
+        converter = "pspnet.from_nobody"
+        url = "https://example.org/small.pth"
+        sha256_prefix = "01234567"
+        licence = "MIT"
+        commercial = true
+        classes = "two"
+        input_size = [64, 96]
+        scores = { mean_iou = 0.5 }
+        scores_on = "nothing"
+        source = "nobody"
+        """
+    )["small"]
+    assert entry.arguments == {"encoder": "tiny"}
+    assert entry.sha256 == "01234567"
+    assert entry.classes.names == ("no", "yes")
+    assert entry.input_size == (64, 96)
+    assert entry.note == ""
+
+
+def test_the_converter_of_espnetv2_is_the_one_in_its_file() -> None:
+    assert find_converter(describe_weights(NAME)) is espnetv2.from_edgenets
