@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .losses import Criterion as Criterion, make_criterion as make_criterion
     from .predict import Predictor as Predictor, evaluate as evaluate
     from .train import TrainResult as TrainResult, train as train
+    from .weights import list_weights as list_weights, load_weights as load_weights
 
 __version__ = "0.1.0"
 
@@ -41,6 +42,8 @@ _LAZY = {
     "make_criterion": "losses",
     "Predictor": "predict",
     "evaluate": "predict",
+    "list_weights": "weights",
+    "load_weights": "weights",
     "TrainResult": "train",
     "train": "train",
 }

@@ -95,73 +95,178 @@ def demo(
 
 @app.command()
 def train(
+    ctx: typer.Context,
     data: Annotated[
         Path | None, typer.Argument(help="Folder of images and masks.", show_default=False)
     ] = None,
-    model: Annotated[str, typer.Option(help="See `pixelwise models`.")] = "unet",
-    encoder: Annotated[str | None, typer.Option(help="Any timm backbone, for models that take one.")] = None,
-    pretrained: Annotated[
-        bool | None, typer.Option("--pretrained/--scratch", help="Start from published weights.")
+    model: Annotated[str | None, typer.Option(help="See `pixelwise models`.", show_default="unet")] = None,
+    encoder: Annotated[
+        str | None,
+        typer.Option(help="Any timm backbone, for models that take one.", show_default="that of the model"),
     ] = None,
-    in_channels: Annotated[int | None, typer.Option(help="Channels of the images: 3 unless told.")] = None,
+    pretrained: Annotated[
+        bool | None,
+        typer.Option(
+            "--pretrained/--scratch",
+            help="Start from published weights or from random ones.",
+            show_default="scratch",
+        ),
+    ] = None,
+    in_channels: Annotated[int | None, typer.Option(help="Channels of the images.", show_default="3")] = None,
     set_: Several = None,
-    format: Format = "auto",
-    classes: Classes = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="Layout of the data: pairs, voc, camvid, coco; auto looks at the folder.",
+            show_default="auto",
+        ),
+    ] = None,
+    classes: Annotated[
+        Path | None, typer.Option(help="Class table: csv, json or txt.", show_default="from the data")
+    ] = None,
     val_fraction: Annotated[
-        float | None, typer.Option(help="Share of the images kept for validation if the data name none.")
+        float | None,
+        typer.Option(
+            help="Share of the images kept for validation where the data name none.", show_default="0.2"
+        ),
     ] = None,
     loss: Annotated[
-        str | None, typer.Option(help="cross_entropy, dice, focal, or a sum: cross_entropy+dice.")
+        str | None,
+        typer.Option(
+            help="cross_entropy, dice, focal, or a sum: cross_entropy+0.5*dice.", show_default="cross_entropy"
+        ),
     ] = None,
-    class_weights: Annotated[str | None, typer.Option(help="none or balanced.")] = None,
-    label_smoothing: Annotated[float | None, typer.Option(help="In [0, 1).")] = None,
+    class_weights: Annotated[
+        str | None, typer.Option(help="none, balanced, or one number per class: 1,1,5.", show_default="none")
+    ] = None,
+    label_smoothing: Annotated[
+        float | None, typer.Option(help="For cross-entropy, in [0, 1].", show_default="0.0")
+    ] = None,
+    aux_weight: Annotated[
+        float | None, typer.Option(help="Factor of the loss on auxiliary maps.", show_default="0.4")
+    ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Length of the training in passes over the data.")
+        int | None, typer.Option(help="Length in passes over the training images.", show_default="50")
     ] = None,
-    steps: Annotated[int | None, typer.Option(help="Length of the training in optimiser steps.")] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Images per step and device.")] = None,
-    accumulate: Annotated[int | None, typer.Option(help="Batches per optimiser step.")] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate.")] = None,
+    steps: Annotated[
+        int | None, typer.Option(help="Length in optimiser steps instead.", show_default="by epochs")
+    ] = None,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images per forward pass, of all devices together.", show_default="8")
+    ] = None,
+    val_batch_size: Annotated[
+        int | None, typer.Option(help="Images per validation pass and device.", show_default="1")
+    ] = None,
+    accumulate: Annotated[
+        int | None, typer.Option(help="Batches per optimiser step.", show_default="1")
+    ] = None,
+    optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.", show_default="adamw")] = None,
+    lr: Annotated[float | None, typer.Option(help="Highest learning rate.", show_default="0.001")] = None,
     encoder_lr_factor: Annotated[
-        float | None, typer.Option(help="Learning rate of the encoder, relative.")
+        float | None,
+        typer.Option(help="Learning rate of the encoder over that of the rest.", show_default="1.0"),
     ] = None,
-    weight_decay: Annotated[float | None, typer.Option(help="Not applied to norms and biases.")] = None,
-    schedule: Annotated[str | None, typer.Option(help="poly, cosine or constant.")] = None,
-    warmup: Annotated[int | None, typer.Option(help="Steps of linear warm-up.")] = None,
+    weight_decay: Annotated[
+        float | None, typer.Option(help="Of weights; norms and biases have none.", show_default="0.01")
+    ] = None,
+    momentum: Annotated[float | None, typer.Option(help="Of sgd.", show_default="0.9")] = None,
+    clip_norm: Annotated[
+        float | None, typer.Option(help="Largest norm of the gradient.", show_default="any")
+    ] = None,
+    schedule: Annotated[
+        str | None, typer.Option(help="poly, cosine or constant.", show_default="poly")
+    ] = None,
+    warmup_steps: Annotated[
+        int | None,
+        typer.Option("--warmup-steps", "--warmup", help="Steps of linear warm-up.", show_default="0"),
+    ] = None,
     crop: Annotated[
-        str | None, typer.Option(metavar="HxW", help="Size of the training crops, or none.")
+        str | None,
+        typer.Option(
+            help="Size of the training crops; none for whole images.", show_default="256x256", metavar="HxW"
+        ),
     ] = None,
-    scale: Annotated[str | None, typer.Option(metavar="LOW,HIGH", help="Range of random scaling.")] = None,
-    flip: Annotated[float | None, typer.Option(help="Probability of mirroring.")] = None,
-    color: Annotated[float | None, typer.Option(help="Strength of colour changes.")] = None,
-    rotation: Annotated[float | None, typer.Option(help="Largest angle in degrees.")] = None,
-    elastic: Annotated[float | None, typer.Option(help="Strength of elastic deformation in pixels.")] = None,
-    precision: Annotated[str | None, typer.Option(help="32, bf16 or 16.")] = None,
-    workers: Annotated[int | None, typer.Option(help="Processes that load data.")] = None,
-    devices: Annotated[int | None, typer.Option(help="How many; more than one trains with DDP.")] = None,
-    accelerator: Annotated[str | None, typer.Option(help="auto, cpu or gpu.")] = None,
+    scale: Annotated[
+        str | None, typer.Option(help="Range of random scaling.", show_default="0.5,2.0", metavar="LOW,HIGH")
+    ] = None,
+    flip: Annotated[float | None, typer.Option(help="Probability of mirroring.", show_default="0.5")] = None,
+    color: Annotated[
+        float | None, typer.Option(help="Strength of colour changes in [0, 1].", show_default="0.4")
+    ] = None,
+    rotation: Annotated[
+        float | None, typer.Option(help="Largest angle in degrees.", show_default="0.0")
+    ] = None,
+    elastic: Annotated[
+        float | None, typer.Option(help="Strength of elastic deformation in pixels.", show_default="0.0")
+    ] = None,
+    precision: Annotated[str | None, typer.Option(help="32, bf16 or 16.", show_default="32")] = None,
+    channels_last: Annotated[
+        bool | None,
+        typer.Option(
+            "--channels-last/--channels-first", help="How images lie in memory.", show_default="channels-last"
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None, typer.Option(help="Processes that load images, per device.", show_default="2")
+    ] = None,
+    devices: Annotated[
+        int | None, typer.Option(help="How many; more than one trains with DDP.", show_default="1")
+    ] = None,
+    accelerator: Annotated[
+        str | None, typer.Option(help="auto, cpu, gpu or mps.", show_default="auto")
+    ] = None,
     early_stopping: Annotated[
-        int | None, typer.Option(help="Stop after so many validations without a better mean IoU.")
+        int | None,
+        typer.Option(help="Stop after so many epochs without a better mean IoU.", show_default="never"),
     ] = None,
     freeze: Annotated[
         list[str] | None,
-        typer.Option(help="Part of the model that is not trained, such as encoder; may be repeated."),
+        typer.Option(
+            help="Part of the model that is not trained, such as encoder; may be repeated.",
+            show_default="nothing",
+            metavar="PART",
+        ),
     ] = None,
-    seed: Seed = 0,
-    out: Annotated[Path | None, typer.Option(help="Run directory.")] = None,
+    seed: Annotated[int | None, typer.Option(help="Of every random choice.", show_default="0")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/DATA-MODEL")] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Title of the run.", show_default="that of the run directory")
+    ] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(metavar="RUN", help="Continue an interrupted run; DATA and the rest come from it."),
+        typer.Option(
+            help="Continue an interrupted run with its own settings; takes no others.",
+            show_default="no",
+            metavar="RUN",
+        ),
     ] = None,
 ) -> None:
     """Train a model on a folder of images and masks.
 
     Example: [bold]pixelwise train street --model deeplabv3plus --encoder resnet50 --epochs 40[/bold]
 
-    Continue: [bold]pixelwise train --resume runs/street-unet[/bold]
+    After an interruption: [bold]pixelwise train --resume runs/street-deeplabv3plus[/bold]
     """
-    raise NotImplementedError
+    given = {name: value for name, value in ctx.params.items() if value is not None and value != ()}
+    if resume is not None:
+        if others := [name for name in given if name != "resume"]:
+            raise ValueError(
+                f"--resume continues with the settings of the run: leave out {_option(others[0])}"
+            )
+        settings = None
+    elif data is None:
+        raise ValueError("train needs the folder of images and masks: pixelwise train DATA")
+    else:
+        settings = _recipe_settings(given)
+
+    from .console import console, scores_table
+    from .train import Recipe, resume as resume_run, run
+
+    result = resume_run(resume) if resume is not None else run(Recipe.of(settings))
+    console().print(scores_table(result.scores, "best weights on the validation part"))
+    typer.echo(
+        f"run directory: {result.path}\nbest weights:  {result.best}\nreport:        {result.path / 'report.html'}"
+    )
 
 
 @app.command()
@@ -195,7 +300,9 @@ def evaluate(
     from .predict import evaluate as score
 
     splits = open_data(data, format=format, classes=classes, seed=seed)
-    scores = score(predictor, splits, split=split, absent=cast(Any, absent), progress=_watched() and not as_json)
+    scores = score(
+        predictor, splits, split=split, absent=cast(Any, absent), progress=_watched() and not as_json
+    )
     if as_json:
         _print_json({**scores.as_dict(), "classes": {row.name: row._asdict() for row in scores.rows()}})
     else:
@@ -257,9 +364,7 @@ def predict(
     for source in sources:
         if source.is_dir():
             place = out if len(sources) == 1 else out / source.resolve().name
-            written += predictor.folder(
-                source, place, suffix=suffix, overlay=overlay, progress=_watched()
-            )
+            written += predictor.folder(source, place, suffix=suffix, overlay=overlay, progress=_watched())
             continue
         prediction = predictor(source)
         target = out / source.with_suffix(suffix).name
@@ -362,6 +467,33 @@ def info(
     from .console import console, print_info
 
     print_info(found, console())
+
+
+def _recipe_settings(given: dict[str, Any]) -> dict[str, Any]:
+    """Options of `train` as settings of a recipe.
+
+    Raises:
+        ValueError: if one of them cannot be read.
+    """
+    parts = ("encoder", "in_channels", "pretrained", "set_")
+    settings = {name: value for name, value in given.items() if name not in parts}
+    settings["model_arguments"] = _model_arguments(*(given.get(part) for part in parts))
+    for name in ("data", "classes", "out"):
+        if name in given:
+            settings[name] = str(given[name])
+    if "crop" in given:
+        settings["crop"] = None if given["crop"] == "none" else _size(given["crop"], "--crop")
+    if "scale" in given:
+        settings["scale"] = _numbers(given["scale"], "--scale")
+    if given.get("class_weights") not in (None, "none", "balanced"):
+        settings["class_weights"] = _numbers(given["class_weights"], "--class-weights")
+    if "freeze" in given:
+        settings["freeze"] = tuple(given["freeze"])
+    return settings
+
+
+def _option(name: str) -> str:
+    return "DATA" if name == "data" else f"--{name.strip('_').replace('_', '-')}"
 
 
 def _model_arguments(

@@ -194,7 +194,7 @@ def _painted(labels: Integer[np.ndarray, "H W"], classes: ClassTable) -> UInt8[n
     return colors[np.where(labels == classes.ignore, len(classes), labels)]
 
 
-def _of_size(image: Float[Tensor, "c H W"] | Image.Image, labels: Integer[np.ndarray, "H W"]) -> Image.Image:
+def _of_size(image: Float[Tensor, "c _ _"] | Image.Image, labels: Integer[np.ndarray, "H W"]) -> Image.Image:
     picture = rgb_image(image)
     if picture.size != labels.shape[::-1]:
         raise ValueError(

@@ -22,6 +22,9 @@ CLASSES = ClassTable(("background", "coin"), ((0, 0, 0), (255, 176, 0)))
 # Rows of pixels, first and one past the last. The cuts run between the four rows of coins.
 PARTS = {"train": ((0, 84), (150, 225)), "val": ((84, 150),), "test": ((225, 303),)}
 
+# Width of the written windows and distance from one to the next, in pixels.
+WINDOWS = {"train": (96, 12), "val": (128, 128), "test": (128, 128)}
+
 
 @dataclass(frozen=True)
 class Coins:
@@ -65,7 +68,8 @@ def coins() -> Coins:
 def write_coins(folder: str | os.PathLike[str]) -> Path:
     """Write the sample as a data folder: `images/PART/NAME.png`, `masks/PART/NAME.png`, `classes.csv`.
 
-    No coin and no pixel is in two parts.
+    The training part are windows that overlap; those of the other parts do not. No coin and no pixel is in
+    two parts.
 
     Raises:
         ValueError: if the folder cannot be written to.
@@ -73,9 +77,12 @@ def write_coins(folder: str | os.PathLike[str]) -> Path:
     folder = Path(folder)
     sample = coins()
     for part, rows in PARTS.items():
+        width, step = WINDOWS[part]
         for first, stop in rows:
-            name = f"rows_{first:03d}_{stop:03d}.png"
-            write_image(folder / "images" / part / name, sample.image[None, first:stop] / 255)
-            write_mask(folder / "masks" / part / name, LabelMap(sample.labels[first:stop]), CLASSES)
+            for left in range(0, sample.image.shape[1] - width + 1, step):
+                window = slice(first, stop), slice(left, left + width)
+                name = f"row{first:03d}_column{left:03d}.png"
+                write_image(folder / "images" / part / name, sample.image[window][None] / 255)
+                write_mask(folder / "masks" / part / name, LabelMap(sample.labels[window]), CLASSES)
     write_classes_file(folder / "classes.csv", CLASSES)
     return folder

@@ -154,7 +154,7 @@ def _predictor(model: DenseModel | Checkpoint, classes: ClassTable) -> Predictor
 
 
 def _split(data: Data, split: str, classes: ClassTable | None) -> SegmentationData:
-    """The labelled images, their masks read with the model's class table where they have none of their own."""
+    """The labelled images, their masks read with the model's classes where they have none of their own."""
     if isinstance(data, SegmentationData):
         return data
     if isinstance(data, str | os.PathLike):

@@ -64,5 +64,7 @@ def weights(tmp_path) -> Path:
     import pixelwise as pw
 
     model = pw.build("unet", 2, encoder="tiny", width=4)
-    pw.save(model, tmp_path / "weights.safetensors", pw.ClassTable(("ground", "square"), ((0, 0, 0), (255, 0, 0))))
+    pw.save(
+        model, tmp_path / "weights.safetensors", pw.ClassTable(("ground", "square"), ((0, 0, 0), (255, 0, 0)))
+    )
     return tmp_path / "weights.safetensors"

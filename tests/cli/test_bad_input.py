@@ -165,4 +165,17 @@ def test_a_bug_is_not_called_bad_input(pixelwise, monkeypatch) -> None:
         pixelwise("--debug", "models")
 
 
-TINY = ("--set", "width=4", "--encoder", "tiny", "--steps", 1, "--batch-size", 2, "--crop", "none", "--workers", 0)
+TINY = (
+    "--set",
+    "width=4",
+    "--encoder",
+    "tiny",
+    "--steps",
+    1,
+    "--batch-size",
+    2,
+    "--crop",
+    "none",
+    "--workers",
+    0,
+)

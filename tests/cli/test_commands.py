@@ -109,12 +109,16 @@ def test_predict_writes_masks_and_overlays(pixelwise, street, weights, tmp_path)
 def test_predict_takes_files_and_writes_arrays(pixelwise, street, weights, tmp_path) -> None:
     out = tmp_path / "out"
     image = street / "images" / "val" / "3.png"
-    shown = pixelwise("predict", weights, image, "--out", out, "--npy", "--flip", "--tile", 32, "--tile-overlap", 8)
+    shown = pixelwise(
+        "predict", weights, image, "--out", out, "--npy", "--flip", "--tile", 32, "--tile-overlap", 8
+    )
     assert shown.code == 0, shown.err
     assert np.load(out / "3.npy").shape == (48, 64)
 
 
-def test_evaluate_scores_a_model_and_its_saved_predictions_alike(pixelwise, street, weights, tmp_path) -> None:
+def test_evaluate_scores_a_model_and_its_saved_predictions_alike(
+    pixelwise, street, weights, tmp_path
+) -> None:
     by_model = json.loads(pixelwise("evaluate", weights, street, "--json").out)
     pixelwise("predict", weights, street / "images" / "val", "--out", tmp_path / "out")
     by_files = json.loads(pixelwise("evaluate", tmp_path / "out", street, "--json").out)

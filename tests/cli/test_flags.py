@@ -12,7 +12,9 @@ FROZEN = Path(__file__).with_name("flags.txt")
 def flags() -> list[str]:
     """Each argument and option of each command, one per line."""
     group = typer.main.get_command(app)
-    lines = [f"pixelwise {name}" for option in group.params for name in (*option.opts, *option.secondary_opts)]
+    lines = [
+        f"pixelwise {name}" for option in group.params for name in (*option.opts, *option.secondary_opts)
+    ]
     for command_name, command in group.commands.items():
         for parameter in command.params:
             if parameter.param_type_name == "argument":

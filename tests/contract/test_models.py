@@ -16,7 +16,6 @@ from pixelwise.checkpoint import load, save
 from pixelwise.types import ClassTable, DenseLogits, DenseModel
 
 CLASSES = 5
-# Several names for one network with other numbers: the smallest stands for all in the default run.
 BIG = 12_000_000
 
 
@@ -30,18 +29,27 @@ def small_arguments(name: str) -> dict[str, object]:
     return arguments
 
 
-def is_big(name: str) -> bool:
-    with torch.device("meta"):
-        model = build(name, CLASSES, **small_arguments(name))
-    return sum(p.numel() for p in model.parameters()) > BIG
+def sizes() -> dict[str, tuple[type, int]]:
+    """Class and number of parameters of every model, built without storage."""
+    found = {}
+    for name in list_models():
+        with torch.device("meta"):
+            model = build(name, CLASSES, **small_arguments(name))
+        found[name] = type(model), sum(p.numel() for p in model.parameters())
+    return found
 
 
-NAMES = [
-    pytest.param(name, marks=pytest.mark.slow) if is_big(name) else pytest.param(name) for name in list_models()
-]
+def in_turn() -> list[object]:
+    """All names; slow are the big ones, and further sizes of a class that a smaller one stands for."""
+    all_sizes, parameters = sizes(), []
+    for name, (kind, count) in all_sizes.items():
+        smaller = [n for n, (k, c) in all_sizes.items() if k is kind and (c, n) < (count, name)]
+        slow = count > BIG or (bool(smaller) and not small_arguments(name))
+        parameters.append(pytest.param(name, marks=pytest.mark.slow if slow else ()))
+    return parameters
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=in_turn())
 def name(request: pytest.FixtureRequest) -> str:
     return request.param
 

@@ -348,7 +348,9 @@ def test_ids_tell_the_values_in_masks(tmp_path) -> None:
     saved(path, np.array([[[4, 5, 6], [0, 0, 0]]], dtype=np.uint8))
     assert read_mask(path, coding).tolist() == [[1, 255]]
     saved(path, np.array([[1]], dtype=np.uint8))
-    with pytest.raises(ValueError, match=r"holds the value 1, but the table has 2 classes with the values 7, 23"):
+    with pytest.raises(
+        ValueError, match=r"holds the value 1, but the table has 2 classes with the values 7, 23"
+    ):
         read_mask(path, coding)
 
 
@@ -407,13 +409,18 @@ def test_compressed_run_lengths_are_those_of_coco() -> None:
     assert encode_rle(corner) == {"size": [3, 4], "counts": CORNER}
 
 
-DISC = 'Sh09m04M2N2N2N2O0O2O0000000000000001N101N2N2N2N3LWf0'
-CORNER = '01:0'
+DISC = "Sh09m04M2N2N2N2O0O2O0000000000000001N101N2N2N2N3LWf0"
+CORNER = "01:0"
 
 
 @pytest.mark.parametrize(
     "counts, reason",
-    [([1, 2], "fill 3 pixels"), ([5, -1], "fill 4 pixels"), ("P", "ends within"), ("é", "cannot be in a string")],
+    [
+        ([1, 2], "fill 3 pixels"),
+        ([5, -1], "fill 4 pixels"),
+        ("P", "ends within"),
+        ("é", "cannot be in a string"),
+    ],
 )
 def test_wrong_run_lengths_are_refused(counts, reason) -> None:
     with pytest.raises(ValueError, match=reason):
@@ -437,6 +444,12 @@ def test_a_polygon_needs_three_points() -> None:
 
 
 def test_the_readme_form_of_a_run_directory_table_is_understood(tmp_path) -> None:
-    fields = {"names": ["a", "b"], "colors": [[0, 0, 0], [1, 1, 1]], "ignore": 11, "exclusive": True, "things": []}
+    fields = {
+        "names": ["a", "b"],
+        "colors": [[0, 0, 0], [1, 1, 1]],
+        "ignore": 11,
+        "exclusive": True,
+        "things": [],
+    }
     (tmp_path / "classes.json").write_text(json.dumps(fields))
     assert read_classes_file(tmp_path / "classes.json").ignore == 11

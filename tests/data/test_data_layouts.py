@@ -64,7 +64,9 @@ def test_parts_are_found_however_they_are_arranged(tmp_path, draw_image, draw_ma
         ("{}.jpg", "{}.png"),
     ],
 )
-def test_without_parts_validation_is_drawn_from_the_images(tmp_path, draw_image, draw_mask, image, mask) -> None:
+def test_without_parts_validation_is_drawn_from_the_images(
+    tmp_path, draw_image, draw_mask, image, mask
+) -> None:
     for i in range(10):
         draw_image(tmp_path / image.format(i))
         draw_mask(tmp_path / mask.format(i))
@@ -253,7 +255,9 @@ def test_camvid_is_known_by_the_names_of_its_frames(tmp_path, draw_image, draw_m
     assert data.classes.ignore == 11
     assert [len(data.train), len(data.val), data.test] == [2, 1, None]
     draw_mask(tmp_path / labels.format("train") / "0001TP_006690.png", values=(0, 37))
-    with pytest.raises(ValueError, match=r"0001TP_006690\.png holds the value 37, but the table has 11 classes"):
+    with pytest.raises(
+        ValueError, match=r"0001TP_006690\.png holds the value 37, but the table has 11 classes"
+    ):
         data.train[0]
     (tmp_path / "val.txt").write_text("0016E5_07959\n0016E5_00000\n")
     assert [path.name for path in open_data(tmp_path).unpaired] == ["0016E5_00000.png"]

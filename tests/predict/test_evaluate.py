@@ -202,7 +202,7 @@ def test_values_with_gaps_stand_for_the_classes_in_turn(model, root: Path, class
 
 def test_masks_in_the_colours_of_the_model_are_understood(model, root: Path, classes: ClassTable) -> None:
     expected = evaluate(model, open_data(root, classes=classes), progress=False)
-    # In ascending order of colour the classes would be dark, middle, bright only by chance: here they are not.
+    # A table made up from the masks would sort the colours, and number the classes otherwise.
     table = ClassTable(classes.names, ((250, 220, 0), (20, 20, 120), (0, 160, 0)))
     palette = np.zeros((256, 3), np.uint8)
     palette[:3] = table.colors

@@ -119,14 +119,21 @@ def test_other_numbers_of_channels_are_taken_if_the_model_does(brightness, class
         (torch.zeros(1, 3, 9, 9), r"axes c H W, got shape \(1, 3, 9, 9\)"),
         (torch.zeros(9, 9, 3), "the model takes images of 3 channels, got 9"),
         (np.zeros((0, 9, 3)), "at least 8 x 8 pixels, got 0 x 9"),
-        (b"bytes", "an image is a path, a PIL image, an array or a tensor, got bytes"),
-        (None, "got NoneType"),
-        ([np.zeros((9, 9)), None], "image 1: .*got NoneType"),
     ],
 )
 def test_what_is_no_image_is_refused(source: object, said: str, predict: Predictor) -> None:
     with pytest.raises(ValueError, match=said):
         predict(source)
+
+
+@pytest.mark.compile  # the shape checker would refuse these first
+@pytest.mark.parametrize("source", [b"bytes", None, 3, {}])
+def test_other_types_are_refused(source: object, predict: Predictor) -> None:
+    said = f"an image is a path, a PIL image, an array or a tensor, got {type(source).__name__}"
+    with pytest.raises(ValueError, match=f"^image: {said}$"):
+        predict(source)
+    with pytest.raises(ValueError, match=f"^image 1: {said}$"):
+        predict([np.zeros((9, 9)), source])
 
 
 def test_a_truncated_jpeg_is_named(predict: Predictor, tmp_path: Path) -> None:
@@ -270,8 +277,6 @@ def test_wrong_arguments_are_told(model, classes: ClassTable, tmp_path: Path) ->
         Predictor(model, ClassTable.of("a", "b"))
     with pytest.raises(ValueError, match="exclusive"):
         Predictor(model, ClassTable(classes.names, classes.colors, exclusive=False))
-    with pytest.raises(ValueError, match="precision must be one of 32, bf16, 16, got '64'"):
-        Predictor(model, classes, precision="64")
     for device in ("cuda:99", "tpux"):
         with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):
             Predictor(model, classes, device=device)
@@ -284,6 +289,12 @@ def test_wrong_arguments_are_told(model, classes: ClassTable, tmp_path: Path) ->
     (tmp_path / "model.pth").write_bytes(b"PK\x03\x04")
     with pytest.raises(ValueError, match="is a pickle"):
         Predictor(tmp_path / "model.pth")
+
+
+@pytest.mark.compile  # the shape checker would refuse it first
+def test_a_wrong_precision_is_told(model, classes: ClassTable) -> None:
+    with pytest.raises(ValueError, match="precision must be one of 32, bf16, 16, got '64'"):
+        Predictor(model, classes, precision="64")
 
 
 # --- what comes out -------------------------------------------------------------------------------

@@ -115,12 +115,17 @@ def test_coarse_maps_are_tiled_at_the_size_of_the_image() -> None:
         ((8, 8), -1, "crop", "got -1 of 8"),
         ((8, 4), (0, 5), "crop", "got 5 of 4"),
         ((0, 8), 0, "crop", "got 0 of 0"),
-        ((8, 8), 0, "smooth", "blend must be one of gaussian, constant, crop, got 'smooth'"),
     ],
 )
 def test_wrong_tiles_are_told(size: tuple, overlap: object, blend: str, said: str) -> None:
     with pytest.raises(ValueError, match=said):
         tiled(lambda image: DenseLogits(image, (1, 1)), size, overlap, blend=blend)
+
+
+@pytest.mark.compile  # the shape checker would refuse it first
+def test_an_unknown_blend_is_told() -> None:
+    with pytest.raises(ValueError, match="blend must be one of gaussian, constant, crop, got 'smooth'"):
+        tiled(lambda image: DenseLogits(image, (1, 1)), (8, 8), 0, blend="smooth")
 
 
 def test_a_wrong_number_of_tiles_is_told() -> None:

@@ -1,0 +1,153 @@
+"""Samples: what is read, what is refused, and random changes that depend on seed, epoch and index alone."""
+
+import pickle
+import random
+
+import numpy as np
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from pixelwise.data import Augmented, Pair, SegmentationData, open_data, training_transform
+from pixelwise.data.dataset import random_numbers_of
+from pixelwise.types import Batch, ClassTable, LabelMap, Sample
+
+
+def collate(samples: list[Sample]) -> Batch:
+    return Batch.collate(samples)
+
+
+@pytest.fixture
+def data(pair_folder) -> SegmentationData:
+    return open_data(pair_folder(6), val_fraction=0.0).train
+
+
+def test_a_sample_is_an_image_its_labels_and_a_name(data) -> None:
+    sample = data[2]
+    assert sample.id == "images/2.png"
+    assert sample.image.dtype == torch.float32
+    assert 0 <= sample.image.min() < sample.image.max() <= 1
+    assert sample.target.labels.dtype == torch.int64
+    assert torch.equal(sample.target.labels, data.labels(2))
+    assert [s.id for s in data] == [pair.id for pair in data.pairs]
+
+
+def test_some_of_the_data(data) -> None:
+    assert [pair.id for pair in data.take([4, 1]).pairs] == ["images/4.png", "images/1.png"]
+
+
+def test_an_image_without_a_mask_has_no_target(data) -> None:
+    alone = SegmentationData((Pair(data.pairs[0].image, None, "a"),), data.classes, channels=1)
+    assert alone[0].target is None
+    assert alone[0].image.shape == (1, 12, 16)
+    with pytest.raises(ValueError, match="there is no mask of"):
+        alone.labels(0)
+
+
+def test_image_and_mask_of_different_size_name_both_files(data, draw_mask) -> None:
+    draw_mask(data.pairs[1].mask, size=(12, 15))
+    with pytest.raises(
+        ValueError, match=r"images/1\.png has 12 x 16 pixels, its mask .*masks/1\.png 12 x 15"
+    ):
+        data[1]
+
+
+def test_a_label_outside_the_table_names_file_and_value(data, draw_mask) -> None:
+    draw_mask(data.pairs[1].mask, values=(0, 37))
+    with pytest.raises(ValueError, match=r"masks/1\.png holds the value 37"):
+        data[1]
+
+
+def test_damaged_files_are_named(data) -> None:
+    data.pairs[0].image.write_bytes(data.pairs[0].image.read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"cannot read .*images/0\.png"):
+        data[0]
+    data.pairs[1].mask.write_bytes(b"")
+    with pytest.raises(ValueError, match=r"cannot read .*masks/1\.png"):
+        data[1]
+
+
+def test_other_numbers_of_channels(pair_folder) -> None:
+    assert open_data(pair_folder(), channels=1).train[0].image.shape == (1, 12, 16)
+
+
+# --- augmented ------------------------------------------------------------------------------------
+
+
+def noisy(sample: Sample) -> Sample:
+    """Draws from every generator there is."""
+    noise = torch.rand(1).item() + random.random() + np.random.rand()  # noqa: NPY002
+    return Sample(torch.full_like(sample.image, noise / 3), sample.target, sample.id)
+
+
+def test_the_same_seed_epoch_and_index_give_the_same_sample(data) -> None:
+    one, other = Augmented(data, noisy, seed=5), Augmented(data, noisy, seed=5)
+    other[3], other[0]
+    assert torch.equal(one[2].image, other[2].image)
+
+
+def test_another_seed_epoch_or_index_gives_another_sample(data) -> None:
+    augmented = Augmented(data, noisy, seed=5)
+    first = augmented[2].image[0, 0, 0]
+    assert augmented[3].image[0, 0, 0] != first
+    assert Augmented(data, noisy, seed=6)[2].image[0, 0, 0] != first
+    augmented.epoch = 1
+    assert augmented.epoch == 1
+    assert augmented[2].image[0, 0, 0] != first
+    augmented.epoch = 0
+    assert augmented[2].image[0, 0, 0] == first
+
+
+def test_the_random_numbers_outside_are_left_alone(data) -> None:
+    augmented = Augmented(data, noisy, seed=0)
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
+    expected = random.random(), np.random.rand(), torch.rand(1).item()  # noqa: NPY002
+    random.seed(1)
+    np.random.seed(1)  # noqa: NPY002
+    torch.manual_seed(1)
+    augmented[0]
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected  # noqa: NPY002
+
+
+def test_random_numbers_are_restored_after_an_error() -> None:
+    state = torch.get_rng_state()
+    with pytest.raises(RuntimeError), random_numbers_of(1, 2, 3):
+        torch.rand(5)
+        raise RuntimeError
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.parametrize("context", ["fork", "spawn"])
+def test_workers_that_live_on_see_the_epoch_and_give_the_same_samples(data, context) -> None:
+    augmented = Augmented(data, training_transform((8, 8)), seed=1)
+    loader = DataLoader(
+        augmented,
+        batch_size=2,
+        num_workers=1,
+        persistent_workers=True,
+        multiprocessing_context=context,
+        collate_fn=collate,
+    )
+    seen = []
+    for epoch in (0, 1):
+        augmented.epoch = epoch
+        batches = list(loader)
+        alone = [augmented[i] for i in range(len(augmented))]
+        assert torch.equal(torch.cat([b.image for b in batches]), torch.stack([s.image for s in alone]))
+        seen.append(batches[0].image)
+    assert not torch.equal(*seen)
+
+
+def test_data_can_be_pickled(data) -> None:
+    copy = pickle.loads(pickle.dumps(data))
+    assert torch.equal(copy[1].target.labels, data[1].target.labels)
+
+
+def test_padding_has_the_ignore_label_of_the_table() -> None:
+    table = ClassTable.of("a", "b", ignore=2)
+    sample = Sample(torch.rand(3, 8, 8), LabelMap(torch.zeros(8, 8, dtype=torch.long)), "x")
+    one = Augmented([sample], training_transform((32, 32), scale=(1, 1), ignore=table.ignore), seed=0)[0]
+    assert one.target.labels.unique().tolist() == [0, 2]
+    assert (one.target.labels == 0).sum() == 64
