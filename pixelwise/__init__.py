@@ -47,7 +47,18 @@ _LAZY = {
     "TrainResult": "train",
     "train": "train",
 }
-_SUBMODULES = ("algorithms", "data", "decode", "draw", "encoders", "layers", "losses", "metrics", "models", "ops")
+_SUBMODULES = (
+    "algorithms",
+    "data",
+    "decode",
+    "draw",
+    "encoders",
+    "layers",
+    "losses",
+    "metrics",
+    "models",
+    "ops",
+)
 
 __all__ = ["Batch", "ClassTable", "DenseLogits", "LabelMap", "Sample", "__version__", *_LAZY]
 

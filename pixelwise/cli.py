@@ -20,7 +20,7 @@ BAD_INPUT, INTERRUPTED, PROBLEMS, BUG = 2, 130, 1, 70
 class _Sentences(TyperGroup):
     """Says in one sentence what went wrong: bad input ends with code 2, Ctrl-C with 130, a bug with 70."""
 
-    def invoke(self, ctx: typer.Context) -> Any:
+    def invoke(self, ctx: Any) -> Any:
         try:
             return super().invoke(ctx)
         except (Exception, KeyboardInterrupt) as error:
@@ -54,6 +54,11 @@ Several = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Further argument of the builder; may be repeated."),
 ]
+
+
+def _in(panel: str, help: str, *names: str, metavar: str | None = None) -> Any:
+    """An option, shown under the heading `panel`."""
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel)
 
 
 def _print_version(wanted: bool) -> None:
@@ -99,144 +104,135 @@ def train(
     data: Annotated[
         Path | None, typer.Argument(help="Folder of images and masks.", show_default=False)
     ] = None,
-    model: Annotated[str | None, typer.Option(help="See `pixelwise models`.", show_default="unet")] = None,
+    model: Annotated[str | None, _in("Model", "See `pixelwise models` (default unet).")] = None,
     encoder: Annotated[
-        str | None,
-        typer.Option(help="Any timm backbone, for models that take one.", show_default="that of the model"),
+        str | None, _in("Model", "Any timm backbone, for models that take one (default that of the model).")
     ] = None,
     pretrained: Annotated[
         bool | None,
-        typer.Option(
+        _in(
+            "Model",
+            "Start from published weights or from random ones (default scratch).",
             "--pretrained/--scratch",
-            help="Start from published weights or from random ones.",
-            show_default="scratch",
         ),
     ] = None,
-    in_channels: Annotated[int | None, typer.Option(help="Channels of the images.", show_default="3")] = None,
-    set_: Several = None,
+    in_channels: Annotated[int | None, _in("Model", "Channels of the images (default 3).")] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Further argument of the builder; may be repeated.",
+            rich_help_panel="Model",
+        ),
+    ] = None,
     format: Annotated[
         str | None,
-        typer.Option(
-            help="Layout of the data: pairs, voc, camvid, coco; auto looks at the folder.",
-            show_default="auto",
-        ),
+        _in("Data", "Layout of the data: pairs, voc, camvid, coco; auto looks at the folder (default auto)."),
     ] = None,
     classes: Annotated[
-        Path | None, typer.Option(help="Class table: csv, json or txt.", show_default="from the data")
+        Path | None, _in("Data", "Class table: csv, json or txt (default from the data).")
     ] = None,
     val_fraction: Annotated[
         float | None,
-        typer.Option(
-            help="Share of the images kept for validation where the data name none.", show_default="0.2"
-        ),
+        _in("Data", "Share of the images kept for validation where the data name none (default 0.2)."),
     ] = None,
     loss: Annotated[
         str | None,
-        typer.Option(
-            help="cross_entropy, dice, focal, or a sum: cross_entropy+0.5*dice.", show_default="cross_entropy"
-        ),
+        _in("Loss", "cross_entropy, dice, focal, or a sum: cross_entropy+0.5*dice (default cross_entropy)."),
     ] = None,
     class_weights: Annotated[
-        str | None, typer.Option(help="none, balanced, or one number per class: 1,1,5.", show_default="none")
+        str | None, _in("Loss", "none, balanced, or one number per class: 1,1,5 (default none).")
     ] = None,
     label_smoothing: Annotated[
-        float | None, typer.Option(help="For cross-entropy, in [0, 1].", show_default="0.0")
+        float | None, _in("Loss", "For cross-entropy, in [0, 1] (default 0.0).")
     ] = None,
     aux_weight: Annotated[
-        float | None, typer.Option(help="Factor of the loss on auxiliary maps.", show_default="0.4")
+        float | None, _in("Loss", "Factor of the loss on auxiliary maps (default 0.4).")
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="Length in passes over the training images.", show_default="50")
+        int | None, _in("Length and batches", "Length in passes over the training images (default 50).")
     ] = None,
     steps: Annotated[
-        int | None, typer.Option(help="Length in optimiser steps instead.", show_default="by epochs")
+        int | None, _in("Length and batches", "Length in optimiser steps instead (default by epochs).")
     ] = None,
     batch_size: Annotated[
-        int | None, typer.Option(help="Images per forward pass, of all devices together.", show_default="8")
+        int | None, _in("Length and batches", "Images per forward pass, of all devices together (default 8).")
     ] = None,
     val_batch_size: Annotated[
-        int | None, typer.Option(help="Images per validation pass and device.", show_default="1")
+        int | None, _in("Length and batches", "Images per validation pass and device (default 1).")
     ] = None,
     accumulate: Annotated[
-        int | None, typer.Option(help="Batches per optimiser step.", show_default="1")
+        int | None, _in("Length and batches", "Batches per optimiser step (default 1).")
     ] = None,
-    optimizer: Annotated[str | None, typer.Option(help="adamw or sgd.", show_default="adamw")] = None,
-    lr: Annotated[float | None, typer.Option(help="Highest learning rate.", show_default="0.001")] = None,
+    optimizer: Annotated[str | None, _in("Optimiser", "adamw or sgd (default adamw).")] = None,
+    lr: Annotated[float | None, _in("Optimiser", "Highest learning rate (default 0.001).")] = None,
     encoder_lr_factor: Annotated[
-        float | None,
-        typer.Option(help="Learning rate of the encoder over that of the rest.", show_default="1.0"),
+        float | None, _in("Optimiser", "Learning rate of the encoder over that of the rest (default 1.0).")
     ] = None,
     weight_decay: Annotated[
-        float | None, typer.Option(help="Of weights; norms and biases have none.", show_default="0.01")
+        float | None, _in("Optimiser", "Of weights; norms and biases have none (default 0.01).")
     ] = None,
-    momentum: Annotated[float | None, typer.Option(help="Of sgd.", show_default="0.9")] = None,
+    momentum: Annotated[float | None, _in("Optimiser", "Of sgd (default 0.9).")] = None,
     clip_norm: Annotated[
-        float | None, typer.Option(help="Largest norm of the gradient.", show_default="any")
+        float | None, _in("Optimiser", "Largest norm of the gradient (default any).")
     ] = None,
-    schedule: Annotated[
-        str | None, typer.Option(help="poly, cosine or constant.", show_default="poly")
-    ] = None,
+    schedule: Annotated[str | None, _in("Optimiser", "poly, cosine or constant (default poly).")] = None,
     warmup_steps: Annotated[
-        int | None,
-        typer.Option("--warmup-steps", "--warmup", help="Steps of linear warm-up.", show_default="0"),
+        int | None, _in("Optimiser", "Steps of linear warm-up (default 0).", "--warmup-steps", "--warmup")
     ] = None,
     crop: Annotated[
         str | None,
-        typer.Option(
-            help="Size of the training crops; none for whole images.", show_default="256x256", metavar="HxW"
+        _in(
+            "Augmentation",
+            "Size of the training crops; none for whole images (default 256x256).",
+            metavar="HxW",
         ),
     ] = None,
     scale: Annotated[
-        str | None, typer.Option(help="Range of random scaling.", show_default="0.5,2.0", metavar="LOW,HIGH")
+        str | None, _in("Augmentation", "Range of random scaling (default 0.5,2.0).", metavar="LOW,HIGH")
     ] = None,
-    flip: Annotated[float | None, typer.Option(help="Probability of mirroring.", show_default="0.5")] = None,
+    flip: Annotated[float | None, _in("Augmentation", "Probability of mirroring (default 0.5).")] = None,
     color: Annotated[
-        float | None, typer.Option(help="Strength of colour changes in [0, 1].", show_default="0.4")
+        float | None, _in("Augmentation", "Strength of colour changes in [0, 1] (default 0.4).")
     ] = None,
-    rotation: Annotated[
-        float | None, typer.Option(help="Largest angle in degrees.", show_default="0.0")
-    ] = None,
+    rotation: Annotated[float | None, _in("Augmentation", "Largest angle in degrees (default 0.0).")] = None,
     elastic: Annotated[
-        float | None, typer.Option(help="Strength of elastic deformation in pixels.", show_default="0.0")
+        float | None, _in("Augmentation", "Strength of elastic deformation in pixels (default 0.0).")
     ] = None,
-    precision: Annotated[str | None, typer.Option(help="32, bf16 or 16.", show_default="32")] = None,
+    precision: Annotated[str | None, _in("Machine", "32, bf16 or 16 (default 32).")] = None,
     channels_last: Annotated[
         bool | None,
-        typer.Option(
-            "--channels-last/--channels-first", help="How images lie in memory.", show_default="channels-last"
+        _in(
+            "Machine", "How images lie in memory (default channels-last).", "--channels-last/--channels-first"
         ),
     ] = None,
     workers: Annotated[
-        int | None, typer.Option(help="Processes that load images, per device.", show_default="2")
+        int | None, _in("Machine", "Processes that load images, per device (default 2).")
     ] = None,
     devices: Annotated[
-        int | None, typer.Option(help="How many; more than one trains with DDP.", show_default="1")
+        int | None, _in("Machine", "How many; more than one trains with DDP (default 1).")
     ] = None,
-    accelerator: Annotated[
-        str | None, typer.Option(help="auto, cpu, gpu or mps.", show_default="auto")
-    ] = None,
+    accelerator: Annotated[str | None, _in("Machine", "auto, cpu, gpu or mps (default auto).")] = None,
     early_stopping: Annotated[
-        int | None,
-        typer.Option(help="Stop after so many epochs without a better mean IoU.", show_default="never"),
+        int | None, _in("Run", "Stop after so many epochs without a better mean IoU (default never).")
     ] = None,
     freeze: Annotated[
         list[str] | None,
-        typer.Option(
-            help="Part of the model that is not trained, such as encoder; may be repeated.",
-            show_default="nothing",
+        _in(
+            "Run",
+            "Part of the model that is not trained, such as encoder; may be repeated (default nothing).",
             metavar="PART",
         ),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Of every random choice.", show_default="0")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/DATA-MODEL")] = None,
-    name: Annotated[
-        str | None, typer.Option(help="Title of the run.", show_default="that of the run directory")
-    ] = None,
+    seed: Annotated[int | None, _in("Run", "Of every random choice (default 0).")] = None,
+    out: Annotated[Path | None, _in("Run", "Run directory (default runs/DATA-MODEL).")] = None,
+    name: Annotated[str | None, _in("Run", "Title of the run (default that of the run directory).")] = None,
     resume: Annotated[
         Path | None,
-        typer.Option(
-            help="Continue an interrupted run with its own settings; takes no others.",
-            show_default="no",
+        _in(
+            "Run",
+            "Continue an interrupted run with its own settings; takes no others (default no).",
             metavar="RUN",
         ),
     ] = None,
@@ -248,25 +244,20 @@ def train(
     After an interruption: [bold]pixelwise train --resume runs/street-deeplabv3plus[/bold]
     """
     given = {name: value for name, value in ctx.params.items() if value is not None and value != ()}
-    if resume is not None:
-        if others := [name for name in given if name != "resume"]:
-            raise ValueError(
-                f"--resume continues with the settings of the run: leave out {_option(others[0])}"
-            )
-        settings = None
-    elif data is None:
+    others = [name for name in given if name != "resume"]
+    if resume is not None and others:
+        raise ValueError(f"--resume continues with the settings of the run: leave out {_option(others[0])}")
+    if resume is None and data is None:
         raise ValueError("train needs the folder of images and masks: pixelwise train DATA")
-    else:
-        settings = _recipe_settings(given)
+    settings = _recipe_settings(given)
 
     from .console import console, scores_table
     from .train import Recipe, resume as resume_run, run
 
-    result = resume_run(resume) if resume is not None else run(Recipe.of(settings))
+    result = run(Recipe.of(settings)) if resume is None else resume_run(resume)
     console().print(scores_table(result.scores, "best weights on the validation part"))
-    typer.echo(
-        f"run directory: {result.path}\nbest weights:  {result.best}\nreport:        {result.path / 'report.html'}"
-    )
+    typer.echo(f"run directory: {result.path}\nbest weights:  {result.best}")
+    typer.echo(f"report:        {result.report}")
 
 
 @app.command()
@@ -286,7 +277,9 @@ def evaluate(
     ] = "exclude",
     format: Format = "auto",
     classes: Classes = None,
-    report: Annotated[Path | None, typer.Option(help="Write an HTML report with pictures here.")] = None,
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML report here; with pictures if a model is scored.")
+    ] = None,
     as_json: AsJson = False,
     device: Device = "auto",
     seed: Seed = 0,
@@ -295,18 +288,40 @@ def evaluate(
 
     Example: [bold]pixelwise evaluate runs/street-unet street --split test[/bold]
     """
+    from .checkpoint import IN_A_RUN
     from .console import console, scores_table
     from .data import open_data
-    from .predict import evaluate as score
+    from .data.formats import find_class_file
+    from .predict import Predictor, evaluate_images
 
-    splits = open_data(data, format=format, classes=classes, seed=seed)
-    scores = score(
-        predictor, splits, split=split, absent=cast(Any, absent), progress=_watched() and not as_json
+    of_run = any((predictor / name).exists() for name in (*IN_A_RUN, "recipe.json"))
+    masks = predictor.is_dir() and not of_run
+    model = None if masks else Predictor(predictor, device=device)
+    given: Any = classes
+    if given is None and model is not None and not find_class_file(data):
+        given = model.classes  # a part of the data may not show every class
+    splits = open_data(data, format=format, classes=given, seed=seed)
+    part = {"train": splits.train, "val": splits.val, "test": splits.test}.get(split)
+    if part is None:
+        raise ValueError(
+            f"{data} has no test part"
+            if split == "test"
+            else f"--split takes train, val or test, got {split!r}"
+        )
+    evaluation = evaluate_images(
+        model or predictor, part, absent=cast(Any, absent), progress=_watched() and not as_json
     )
+    scores, title = evaluation.scores, f"{split} part of {data}"
+    if report is not None:
+        from .evaluation_report import write_evaluation_report
+
+        write_evaluation_report(report, title, evaluation, part, model, remark=f"Scores of {predictor}.")
     if as_json:
         _print_json({**scores.as_dict(), "classes": {row.name: row._asdict() for row in scores.rows()}})
-    else:
-        console().print(scores_table(scores, f"{split} part of {data}"))
+        return
+    console().print(scores_table(scores, title))
+    if report is not None:
+        typer.echo(f"report: {report}")
 
 
 @app.command()

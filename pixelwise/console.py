@@ -29,7 +29,7 @@ def progress_bar(what: str, *, hidden: bool = False) -> Iterator[Callable[[int, 
 
 def scores_table(scores: Scores, title: str) -> Table:
     """One line per class, the means below."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("class")
     for column in ("IoU", "accuracy", "Dice", "support"):
         table.add_column(column, justify="right")
@@ -39,8 +39,9 @@ def scores_table(scores: Scores, title: str) -> Table:
     means = (scores.mean_iou, scores.mean_accuracy, scores.mean_dice)
     table.add_row("mean", *map(_fraction, means), f"{int(scores.support.sum()):,}")
     table.caption = (
-        f"pixel accuracy {_fraction(scores.pixel_accuracy)}, "
-        f"frequency-weighted IoU {_fraction(scores.frequency_weighted_iou)}; support in pixels"
+        f"pixel accuracy {_fraction(scores.pixel_accuracy)}\n"
+        f"frequency-weighted IoU {_fraction(scores.frequency_weighted_iou)}\n"
+        "support in pixels"
     )
     return table
 

@@ -22,7 +22,7 @@ def semantic(output: DenseLogits) -> LabelMap:
     >>> semantic(DenseLogits(scores, size=(1, 4))).labels
     tensor([[[0, 0, 1, 1]]])
     """
-    coarse, (height, width) = output.coarse, output.size
+    coarse, (height, width) = output.coarse.detach(), output.size
     b, k = coarse.shape[:2]
     if coarse.device.type != "cpu" and b * k * height * width <= _AT_ONCE:
         return LabelMap(output.logits.argmax(1))

@@ -374,7 +374,7 @@ def measured_receptive_field(
     # keep both facts whatever the weights are, so no path is lost to cancelling, underflow or a zero weight.
     model = copy.deepcopy(model).cpu().float().eval().requires_grad_(False)
     channels = model.in_channels if isinstance(model, DenseModel) else in_channels
-    image = torch.rand(1, channels, *size, requires_grad=True)
+    image = torch.rand(1, channels, *size, generator=torch.Generator().manual_seed(0)).requires_grad_()
     with torch.enable_grad(), _EveryPathOpen():
         output = model(image)
         scores: Tensor = output.logits if isinstance(output, DenseLogits) else output

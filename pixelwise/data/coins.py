@@ -19,8 +19,9 @@ from .formats import write_classes_file, write_image, write_mask
 SAMPLES = Path(__file__).parent / "samples"
 CLASSES = ClassTable(("background", "coin"), ((0, 0, 0), (255, 176, 0)))
 
-# Rows of pixels, first and one past the last. The cuts run between the four rows of coins.
-PARTS = {"train": ((0, 84), (150, 225)), "val": ((84, 150),), "test": ((225, 303),)}
+# Rows of pixels, first and one past the last. The cuts run between the four rows of coins; the training part
+# are the outer two, where the light is brightest and darkest.
+PARTS = {"train": ((0, 84), (225, 303)), "val": ((84, 150),), "test": ((150, 225),)}
 
 # Width of the written windows and distance from one to the next, in pixels.
 WINDOWS = {"train": (96, 12), "val": (128, 128), "test": (128, 128)}

@@ -8,7 +8,7 @@ from .deeplabv3 import (
     deeplabv3_resnet50 as deeplabv3_resnet50,
     deeplabv3_resnet101 as deeplabv3_resnet101,
     deeplabv3_torchvision as deeplabv3_torchvision,
-    from_torchvision as from_torchvision_deeplabv3,
+    from_torchvision_deeplabv3 as from_torchvision_deeplabv3,
 )
 from .deeplabv3plus import (
     DeepLabV3Plus as DeepLabV3Plus,

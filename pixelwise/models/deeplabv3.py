@@ -5,8 +5,9 @@ The last stage is dilated instead of strided (Sec. 3.2), block by block with the
 
 `deeplabv3_resnet50` and `deeplabv3_resnet101` are the paper's. `deeplabv3` takes any encoder; where it
 cannot be dilated (Swin), `output_stride=32` still works. `deeplabv3_torchvision` is the network that
-torchvision calls DeepLabV3, whose weights `from_torchvision` reads: rates 12, 24 and 36 at any stride, a
-further 3x3 convolution, more dropout, a second loss on an earlier stage, no multi-grid, corners not aligned.
+torchvision calls DeepLabV3, whose weights `from_torchvision_deeplabv3` reads: rates 12, 24 and 36 at any
+stride, a further 3x3 convolution, more dropout, a second loss on an earlier stage, no multi-grid, corners not
+aligned.
 
 Departures: image-level features are the mean of the whole map, where the authors' window is that of the
 training crop; the ResNet starts with a 7x7 convolution as in the paper, in the authors' code with three 3x3.
@@ -213,7 +214,7 @@ def dilate_with_multi_grid(encoder: Encoder, grid: Sequence[int]) -> None:
 # --- weights of torchvision -------------------------------------------------------------------------
 
 
-def from_torchvision(state_dict: dict[str, Tensor]) -> TorchvisionDeepLabV3:
+def from_torchvision_deeplabv3(state_dict: dict[str, Tensor]) -> TorchvisionDeepLabV3:
     """Weights of torchvision's `deeplabv3_*` in our model, in eval mode.
 
     Backbone, classes, image channels and whether there is an auxiliary head are read from the weights.

@@ -1,6 +1,6 @@
 """Using a trained model: images in, label maps and scores out."""
 
-from .evaluate import (
+from .evaluation import (
     Evaluation as Evaluation,
     ImageScores as ImageScores,
     evaluate as evaluate,

@@ -200,12 +200,18 @@ class Predictor:
         Args:
             images: values in [0, 1].
         """
+        b, _, height, width = images.shape
+        # Made outside, this is a plain tensor: those of inference mode cannot be changed or used in autograd.
+        labels = torch.empty(b, height, width, dtype=torch.long, device=self.device)
         with torch.inference_mode(), _evaluating(self.model):
             if self.tile is None:
-                found = decode.semantic(self._network(images.to(self.device))).labels
+                labels.copy_(decode.semantic(self._network(images.to(self.device))).labels)
             else:
-                found = torch.cat([decode.semantic(band).labels for band in self._bands(images)], dim=1)
-        return LabelMap(found.clone())  # a plain tensor: those of inference mode cannot be changed
+                top = 0
+                for band in self._bands(images):
+                    labels[:, top : top + band.size[0]] = decode.semantic(band).labels
+                    top += band.size[0]
+        return LabelMap(labels)
 
     def probabilities(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b k H W"]:
         """Probability of every class at every pixel, on the device of the model.

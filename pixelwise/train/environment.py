@@ -11,8 +11,16 @@ from typing import Any
 import torch
 
 _PACKAGES = (
-    "pixelwise", "torch", "torchvision", "timm", "lightning", "torchmetrics", "numpy", "pillow", "safetensors",
-)  # fmt: skip
+    "pixelwise",
+    "torch",
+    "torchvision",
+    "timm",
+    "lightning",
+    "torchmetrics",
+    "numpy",
+    "pillow",
+    "safetensors",
+)
 
 
 def environment() -> dict[str, Any]:

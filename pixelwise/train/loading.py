@@ -82,7 +82,9 @@ class Collate:
         return Batch.collate(samples, self.ignore)
 
 
-def train_loader(batches: TrainBatches, classes: ClassTable, *, workers: int, pin: bool = False) -> DataLoader[Sample]:
+def train_loader(
+    batches: TrainBatches, classes: ClassTable, *, workers: int, pin: bool = False
+) -> DataLoader[Sample]:
     """Batches of augmented images."""
     return DataLoader(
         batches.data,

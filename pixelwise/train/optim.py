@@ -48,7 +48,7 @@ class Optimization:
         )
         on_cpu = all(p.device.type == "cpu" for group in groups for p in group["params"])
         # The fused kernel is several times as fast on a CPU; on a GPU it would forbid clipping under fp16.
-        fused = {"fused": True} if on_cpu else {}
+        fused: dict[str, Any] = {"fused": True} if on_cpu else {}
         optimizer: Optimizer
         if self.optimizer == "adamw":
             optimizer = torch.optim.AdamW(groups, lr=self.lr, **fused)

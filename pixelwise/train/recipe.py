@@ -180,7 +180,9 @@ class Recipe:
         try:
             json.dumps(self.model_arguments)
         except TypeError as error:
-            raise ValueError(f"model_arguments must be plain values (pass encoders by name): {error}") from error
+            raise ValueError(
+                f"model_arguments must be plain values (pass encoders by name): {error}"
+            ) from error
 
     def changed(self, **changes: Any) -> "Recipe":
         """The same recipe with other settings. Lists become tuples, paths text.

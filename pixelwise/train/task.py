@@ -7,7 +7,7 @@ import lightning
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torchmetrics import MeanMetric
+from torchmetrics import Metric
 
 from ..decode import semantic
 from ..losses import Criterion
@@ -18,6 +18,31 @@ from .optim import Optimization, freeze
 
 class NonFiniteLoss(ValueError):
     """The loss became nan or infinite: training cannot go on."""
+
+
+class WeightedMean(Metric):
+    """Mean of numbers with weights, over all processes; nan without any.
+
+    Not torchmetrics' `MeanMetric`: it either drops nan or, told not to look for it, drops the weights (1.9.0).
+    """
+
+    full_state_update = False
+    total: Float[Tensor, ""]
+    weight: Float[Tensor, ""]
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.add_state("weight", torch.zeros(()), dist_reduce_fx="sum")
+
+    def update(self, value: Float[Tensor, ""], weight: int) -> None:
+        """Count a number `weight` times."""
+        self.total = self.total + value.float() * weight
+        self.weight = self.weight + weight
+
+    def compute(self) -> Float[Tensor, ""]:
+        """The mean."""
+        return self.total / self.weight
 
 
 class Task(lightning.LightningModule):
@@ -53,10 +78,10 @@ class Task(lightning.LightningModule):
             raise ValueError(f"the model has {model.num_classes} classes, the class table {len(classes)}")
         self.classes, self.optimization = classes, optimization
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.model: nn.Module = model.to(memory_format=self.layout)  # type: ignore[call-overload]
+        self.model: nn.Module = model.to(memory_format=self.layout)
         self.criterion = criterion
         self.metrics = SegmentationMetrics(classes)
-        self.mean_train_loss, self.mean_val_loss = MeanMetric(nan_strategy="disable"), MeanMetric(nan_strategy="disable")
+        self.mean_train_loss, self.mean_val_loss = WeightedMean(), WeightedMean()
         self.scores: Scores | None = None
         self.last_loss = math.nan
         self._frozen = freeze(model, frozen)
@@ -85,7 +110,7 @@ class Task(lightning.LightningModule):
         if not math.isfinite(value):
             raise NonFiniteLoss(self._where(value, batch))
         self.last_loss = value
-        self.mean_train_loss.update(loss.detach().float(), len(batch.ids))
+        self.mean_train_loss.update(loss.detach(), len(batch.ids))
         return loss
 
     def on_train_epoch_end(self) -> None:
@@ -97,9 +122,8 @@ class Task(lightning.LightningModule):
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of whole images."""
         output = self(batch.image)
-        labelled = (batch.labels != self.classes.ignore).sum()
-        if labelled:
-            self.mean_val_loss.update(self.criterion(output, batch).float(), labelled)
+        if labelled := int((batch.labels != self.classes.ignore).sum()):
+            self.mean_val_loss.update(self.criterion(output, batch), labelled)
         coarse = DenseLogits(output.coarse.float(), output.size, (), output.align_corners)
         self.metrics.update(semantic(coarse).labels, batch.labels, batch.ids)
 

@@ -43,7 +43,7 @@ def pixelwise(monkeypatch, capsys) -> Callable[..., Outcome]:
 
 @pytest.fixture
 def street(tmp_path) -> Path:
-    """A data folder: four images of 48 x 64 pixels, bright squares on dark ground, with masks of two classes."""
+    """A data folder: four images of 48 x 64 pixels, bright squares on dark ground, with masks."""
     folder = tmp_path / "street"
     numbers = np.random.default_rng(0)
     for i, part in enumerate(("train", "train", "train", "val")):

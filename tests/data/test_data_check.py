@@ -166,7 +166,7 @@ def test_long_lists_are_cut_in_the_text(pair_folder) -> None:
 
 
 def test_weights_follow_median_frequency_balancing() -> None:
-    # Two images of 100 pixels. Class 0: 60 + 20 of 200. Class 1: 40 of 100. Class 2: 80 of 100. Class 3 never.
+    # Two images of 100 pixels. Class 0: 60 + 20 of 200. Class 1: 40 of 100. Class 2: 80 of 100. No class 3.
     first = torch.tensor([0] * 60 + [1] * 40).view(10, 10)
     second = torch.tensor([0] * 20 + [2] * 80).view(10, 10)
     table = ClassTable.of("a", "b", "c", "d")
@@ -202,8 +202,9 @@ def test_counting_reads_only_the_labels(good) -> None:
 
 
 def test_camvid_has_about_the_class_weights_that_segnet_was_trained_with(shared_data) -> None:
-    # SegNet's authors print these weights in their training file. They took the median of 12 classes (with the
-    # unlabelled one), so theirs are lower by one factor; their weight of "sign" is another matter and left out.
+    # SegNet's authors print these weights in their training file. They list 12 classes, with the unlabelled
+    # one, so their median is lower and all weights with it; their weight of "sign" is 2.5 times ours and
+    # left out.
     data = open_data(shared_data("data", "camvid"))
     counts = class_counts(data.train)
     published = (0.2595, 0.1826, 4.5640, 0.1417, 0.9051, 0.3826, 9.6446, 1.8418, 0.6823, 6.2478, 7.3614)

@@ -22,9 +22,9 @@ def sample_of(height: int = 20, width: int = 30, channels: int = 3) -> Sample:
 
 
 @pytest.mark.parametrize("crop", [(16, 16), (40, 70), (1, 1), None])
-@pytest.mark.parametrize("scale", [(1, 1), (0.3, 0.4), (0.5, 2.0), (2.5, 3.0)])
+@pytest.mark.parametrize("scale", [(1.0, 1.0), (0.3, 0.4), (0.5, 2.0), (2.5, 3.0)])
 def test_what_comes_out_has_the_size_of_the_crop(crop, scale) -> None:
-    transform = training_transform(crop, scale=scale, rotation=10, elastic=2)
+    transform = training_transform(crop, scale=scale, rotation=10.0, elastic=2.0)
     for _ in range(5):
         sample = transform(sample_of())
         assert sample.image.shape == (3, *(crop or (20, 30)))
@@ -38,7 +38,7 @@ def test_what_comes_out_has_the_size_of_the_crop(crop, scale) -> None:
 
 def test_everything_off_changes_nothing() -> None:
     sample = sample_of()
-    same = training_transform(None, scale=(1, 1), flip=0, color=0)(sample)
+    same = training_transform(None, scale=(1.0, 1.0), flip=0.0, color=0.0)(sample)
     assert torch.equal(same.image, sample.image)
     assert torch.equal(same.target.labels, sample.target.labels)
     assert same.id == "a"
@@ -46,14 +46,14 @@ def test_everything_off_changes_nothing() -> None:
 
 def test_a_crop_without_scale_is_a_part_of_the_image() -> None:
     sample = sample_of()
-    cut = training_transform((6, 7), scale=(1, 1), flip=0, color=0)(sample)
+    cut = training_transform((6, 7), scale=(1.0, 1.0), flip=0.0, color=0.0)(sample)
     windows = sample.image.unfold(1, 6, 1).unfold(2, 7, 1).permute(1, 2, 0, 3, 4)
     assert (windows == cut.image).flatten(2).all(-1).sum() == 1
 
 
 def test_crops_lie_everywhere_also_at_the_borders() -> None:
     image = torch.arange(20 * 30).view(1, 20, 30) / 600
-    transform = training_transform((18, 28), scale=(1, 1), flip=0, color=0)
+    transform = training_transform((18, 28), scale=(1.0, 1.0), flip=0.0, color=0.0)
     corners = {transform(Sample(image, None, "a")).image[0, 0, 0].item() for _ in range(200)}
     assert len(corners) == 9
 
@@ -62,7 +62,7 @@ def test_a_small_image_lies_within_the_crop_among_ignored_pixels() -> None:
     sample = Sample(torch.full((3, 4, 5), 0.5), LabelMap(torch.full((4, 5), 3)), "a")
     places = set()
     for _ in range(50):
-        out = training_transform((8, 8), scale=(1, 1), flip=0, color=0, ignore=11)(sample)
+        out = training_transform((8, 8), scale=(1.0, 1.0), flip=0.0, color=0.0, ignore=11)(sample)
         inside = out.target.labels == 3
         assert inside.sum() == 20
         assert (out.target.labels[~inside] == 11).all()
@@ -76,7 +76,7 @@ def test_the_scale_is_that_of_the_range() -> None:
     labels = torch.zeros(100, 100, dtype=torch.long)
     labels[40:60, 40:60] = 1
     sample = Sample(torch.zeros(1, 100, 100), LabelMap(labels), "a")
-    transform = training_transform((400, 400), scale=(0.5, 2.0), flip=0, color=0)
+    transform = training_transform((400, 400), scale=(0.5, 2.0), flip=0.0, color=0.0)
     sides = torch.tensor([(transform(sample).target.labels == 1).sum().sqrt().item() for _ in range(100)])
     assert 9 <= sides.min() < 13
     assert 33 < sides.max() <= 41
@@ -89,7 +89,7 @@ def test_scaling_moves_image_and_labels_by_nothing(scale) -> None:
     x = torch.arange(90).expand(90, 90).contiguous()
     for along in (x, x.T.contiguous()):
         sample = Sample(along[None] / 255, LabelMap(along), "a")
-        out = training_transform((30, 30), scale=(scale, scale), flip=0, color=0)(sample)
+        out = training_transform((30, 30), scale=(scale, scale), flip=0.0, color=0.0)(sample)
         error = (out.image[0] * 255 - out.target.labels)[2:-2, 2:-2]
         assert error.abs().max() <= (0.01 if scale < 1 else 0.34)
         assert error.mean().abs() < 0.02
@@ -97,7 +97,7 @@ def test_scaling_moves_image_and_labels_by_nothing(scale) -> None:
 
 def test_mirroring_has_its_probability() -> None:
     sample = sample_of()
-    always = training_transform(None, scale=(1, 1), flip=1.0, color=0)(sample)
+    always = training_transform(None, scale=(1.0, 1.0), flip=1.0, color=0.0)(sample)
     assert torch.equal(always.image, sample.image.flip(-1))
     assert torch.equal(always.target.labels, sample.target.labels.flip(-1))
 
@@ -106,7 +106,7 @@ def test_rotation_stays_within_its_angle_and_fills_with_ignore() -> None:
     labels = torch.zeros(41, 41, dtype=torch.long)
     labels[20, 20:] = 1  # a hand that points to the right
     sample = Sample(torch.zeros(1, 41, 41), LabelMap(labels), "a")
-    transform = training_transform(None, scale=(1, 1), flip=0, color=0, rotation=30, ignore=9)
+    transform = training_transform(None, scale=(1.0, 1.0), flip=0.0, color=0.0, rotation=30.0, ignore=9)
     angles = []
     for _ in range(60):
         out = transform(sample).target.labels
@@ -158,7 +158,7 @@ def test_colour_is_brightness_contrast_and_saturation() -> None:
 @pytest.mark.parametrize("channels", [1, 2, 3, 7])
 def test_colour_takes_any_number_of_channels_and_leaves_labels(channels) -> None:
     sample = sample_of(channels=channels)
-    out = training_transform(None, scale=(1, 1), flip=0, color=0.5)(sample)
+    out = training_transform(None, scale=(1.0, 1.0), flip=0.0, color=0.5)(sample)
     assert out.image.shape == sample.image.shape
     assert not torch.equal(out.image, sample.image)
     assert torch.equal(out.target.labels, sample.target.labels)
@@ -166,7 +166,7 @@ def test_colour_takes_any_number_of_channels_and_leaves_labels(channels) -> None
 
 def test_an_image_without_labels_is_changed_alone() -> None:
     sample = Sample(torch.rand(3, 20, 30), None, "a")
-    out = training_transform((8, 8), rotation=5, elastic=2)(sample)
+    out = training_transform((8, 8), rotation=5.0, elastic=2.0)(sample)
     assert out.target is None
     assert out.image.shape == (3, 8, 8)
 
@@ -182,12 +182,12 @@ def test_any_transform_of_torchvision_can_be_put_in() -> None:
     "changes, reason",
     [
         ({"crop": (0, 8)}, "crop must be"),
-        ({"scale": (0, 1)}, "scale must be"),
-        ({"scale": (2, 1)}, "scale must be"),
+        ({"scale": (0.0, 1.0)}, "scale must be"),
+        ({"scale": (2.0, 1.0)}, "scale must be"),
         ({"flip": 1.5}, "flip must be between 0 and 1"),
-        ({"color": -1}, "color must be between 0 and 1"),
-        ({"rotation": 200}, "rotation must be between 0 and 180"),
-        ({"elastic": -1}, "elastic must be"),
+        ({"color": -1.0}, "color must be between 0 and 1"),
+        ({"rotation": 200.0}, "rotation must be between 0 and 180"),
+        ({"elastic": -1.0}, "elastic must be"),
     ],
 )
 def test_impossible_settings_are_refused(changes, reason) -> None:

@@ -12,7 +12,9 @@ def public_names() -> list[str]:
     top = [f"pixelwise.{name}" for name in pixelwise.__all__]
     built = [f"pixelwise.models.{name}" for name in vars(models) if not name.startswith("_")]
     modules = {path.stem for path in Path(models.__file__).parent.glob("*.py")}
-    return sorted(name for name in top + built if name.rpartition(".")[2] not in modules or callable_model(name))
+    return sorted(
+        name for name in top + built if name.rpartition(".")[2] not in modules or callable_model(name)
+    )
 
 
 def callable_model(name: str) -> bool:

@@ -30,7 +30,9 @@ def test_decisions_are_numbered_and_short() -> None:
 
 def test_constraints_hold_names_and_versions_only() -> None:
     for line in (ROOT / "constraints.txt").read_text().splitlines():
-        assert not line or line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line), line
+        assert (
+            not line or line.startswith("#") or re.fullmatch(r"[A-Za-z0-9._-]+==[0-9][A-Za-z0-9.]*", line)
+        ), line
 
 
 def test_the_version_is_the_same_everywhere() -> None:

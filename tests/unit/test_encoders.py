@@ -281,6 +281,10 @@ def test_impossible_wishes_are_refused_with_the_reason() -> None:
         MobileNetV3Large(output_stride=8)
     with pytest.raises(ValueError, match="output_stride must be 8, 16 or 32, got 4"):
         TimmEncoder("resnet18", output_stride=4)
+
+
+@pytest.mark.compile  # the shape checker would refuse it first
+def test_an_unknown_stem_policy_is_refused() -> None:
     with pytest.raises(ValueError, match="stem must be one of repeat, mean, zero"):
         TimmEncoder("resnet18", stem="tile")
 

@@ -86,7 +86,7 @@ def _packed(runs: Sequence[int]) -> str:
     return "".join(text)
 
 
-def polygon_mask(polygons: Sequence[Sequence[float]], height: int, width: int) -> Bool[Tensor, "H W"]:
+def polygon_mask(polygons: Sequence[Sequence[float | int]], height: int, width: int) -> Bool[Tensor, "H W"]:
     """The pixels whose centres lie in any of the polygons `[x0, y0, x1, y1, ...]`.
 
     The origin is the corner of the image, so the centre of the first pixel is (0.5, 0.5). COCO's own

@@ -1,0 +1,143 @@
+"""The main job on the embedded sample: data folder, training, honest scores, pictures, report."""
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+from .console import console, scores_table
+from .data import open_data
+from .data.coins import write_coins
+from .draw import error_map, overlay, rgb_image, side_by_side
+from .evaluation_report import write_evaluation_report
+from .files import make_folder, replacing
+from .metrics import Scores
+from .predict import Predictor, evaluate_images
+from .train import Recipe, TrainResult, run
+
+_ENLARGED = 3
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo leaves behind.
+
+    Attributes:
+        data: folder of images and masks that it wrote.
+        training: its run directory and scores on the validation part.
+        scores: on the test part, which neither training nor the choice of weights has seen.
+        report: HTML page: curves, scores on the test part, best and worst predictions.
+        pictures: one per test image: image, truth, prediction, errors.
+    """
+
+    data: Path
+    training: TrainResult
+    scores: Scores
+    report: Path
+    pictures: tuple[Path, ...]
+
+
+def demo_recipe(data: str | os.PathLike[str], out: str | os.PathLike[str], *, seed: int = 0) -> Recipe:
+    """A narrow U-Net from random weights; half a minute on two idle cores."""
+    return Recipe(
+        data=os.fspath(data),
+        out=os.fspath(out),
+        model="unet",
+        model_arguments={"width": 16},
+        crop=(64, 64),
+        scale=(0.75, 1.5),
+        batch_size=8,
+        epochs=30,
+        lr=2e-3,
+        schedule="cosine",
+        warmup_steps=5,
+        workers=0,
+        seed=seed,
+        name="coins",
+    )
+
+
+def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None = None) -> DemoResult:
+    """Train, evaluate and predict on the photograph of coins, and print what happens.
+
+    Args:
+        out: folder for everything; what an earlier demo left there stays, its data are written again.
+        seed: of the training.
+        epochs: shorter or longer than `demo_recipe`.
+
+    Raises:
+        ValueError: if the folder cannot be written to.
+    """
+    started = time.monotonic()
+    out, show = make_folder(out), console()
+    data = write_coins(out / "data")
+    splits = open_data(data)
+    assert splits.test is not None
+    sizes = [len(part) for part in (splits.train, splits.val, splits.test)]
+    show.print(
+        f"[bold]1. Data[/bold]  a photograph of 24 coins, cut into rows: {sizes[0]} windows of 12 coins to "
+        f"learn from, {sizes[1]} of 6 others to choose the weights by, {sizes[2]} of the last 6 to test on"
+    )
+    recipe = demo_recipe(data, _free_place(out / "run"), seed=seed)
+    if epochs is not None:
+        recipe = recipe.changed(epochs=epochs)
+    show.print("[bold]2. Training[/bold]  a U-Net of width 16 from random weights")
+    result = run(recipe, report=False)
+    show.print("[bold]3. Test[/bold]  6 coins that neither the training nor the choice of weights has seen")
+    predictor = Predictor(result.best)
+    evaluation = evaluate_images(predictor, splits.test, progress=False)
+    show.print(scores_table(evaluation.scores, "test part of the photograph"))
+    report = write_evaluation_report(
+        out / "report.html",
+        "Coins",
+        evaluation,
+        splits.test,
+        predictor,
+        history=result.history,
+        settings=recipe.as_dict(),
+        remark="A U-Net from random weights, trained on 12 coins, scored on 6 others of the same photograph.",
+    )
+    pictures = []
+    for sample in (splits.test[i] for i in range(len(splits.test))):
+        assert sample.target is not None
+        prediction = predictor(sample.image)
+        name = Path(sample.id).stem
+        prediction.save(out / "predictions" / f"{name}.png")
+        prediction.save(out / "predictions" / f"{name}_overlay.png")
+        panels = {
+            "image": rgb_image(sample.image),
+            "truth": overlay(sample.image, sample.target, splits.classes, clear=("background",)),
+            "prediction": overlay(sample.image, prediction.label_map, splits.classes, clear=("background",)),
+            "errors": error_map(prediction.label_map, sample.target, splits.classes, image=sample.image),
+        }
+        sheet = side_by_side([(caption, _enlarged(panel)) for caption, panel in panels.items()])
+        pictures.append(out / "pictures" / f"{name}.png")
+        with replacing(pictures[-1]) as beside:
+            sheet.save(beside)
+    show.print(f"[bold]4. Results[/bold]  after {time.monotonic() - started:.0f} seconds")
+    for what, where in (
+        ("report", report),
+        ("pictures", out / "pictures"),
+        ("predictions", out / "predictions"),
+        ("run", result.path),
+        ("data", data),
+    ):
+        show.print(f"   {what:12} {where}", soft_wrap=True, highlight=False)
+    show.print(f"   next: pixelwise predict {result.path} IMAGE --overlay", soft_wrap=True, highlight=False)
+    return DemoResult(data, result, evaluation.scores, report, tuple(pictures))
+
+
+def _free_place(path: Path) -> Path:
+    """`path`, or with a number where an earlier demo left something."""
+    number, place = 1, path
+    while place.exists():
+        number += 1
+        place = path.with_name(f"{path.name}-{number}")
+    return place
+
+
+def _enlarged(picture: Image.Image) -> Image.Image:
+    size = (picture.width * _ENLARGED, picture.height * _ENLARGED)
+    return picture.resize(size, Image.Resampling.NEAREST)

@@ -1,0 +1,15 @@
+"""Training: a recipe in, a run directory out."""
+
+from .optim import Optimization as Optimization, freeze as freeze, parameter_groups as parameter_groups
+from .recipe import Recipe as Recipe
+from .report import Example as Example, write_report as write_report
+from .run import (
+    Experiment as Experiment,
+    TrainResult as TrainResult,
+    fit as fit,
+    make_experiment as make_experiment,
+    resume as resume,
+    run as run,
+    train as train,
+)
+from .task import NonFiniteLoss as NonFiniteLoss, Task as Task

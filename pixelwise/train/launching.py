@@ -1,0 +1,98 @@
+"""Several processes on one machine.
+
+Each is started on the run directory alone: the recipe in it says everything. So it works the same from a
+script, a notebook, a test or the command line, and no user code runs twice.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import suppress
+from pathlib import Path
+
+_PATIENCE = 30  # seconds that a process gets to end by itself
+
+
+def launch(path: Path, world: int, *, progress: bool) -> None:
+    """Train in a run directory with `world` processes; returns when all are done.
+
+    Raises:
+        ValueError: what one of them raised; the others are ended.
+        KeyboardInterrupt: on Ctrl-C, after all have ended.
+    """
+    with tempfile.TemporaryDirectory() as messages:
+        processes = [_start(path, rank, world, Path(messages), progress) for rank in range(world)]
+        try:
+            failed = _wait(processes)
+        except KeyboardInterrupt:
+            for process in processes:
+                with suppress(ProcessLookupError):
+                    process.send_signal(signal.SIGINT)
+            _end(processes)
+            raise
+        finally:
+            _end(processes)
+        if failed is None:
+            return
+        said = Path(messages) / f"{failed}.txt"
+        if said.exists():
+            raise ValueError(said.read_text())
+        code = processes[failed].returncode
+        if code == 130:
+            raise KeyboardInterrupt
+        raise RuntimeError(f"process {failed} of {world} of the training ended with code {code}")
+
+
+def _start(path: Path, rank: int, world: int, messages: Path, progress: bool) -> subprocess.Popen[bytes]:
+    package = Path(__file__).parent.parent.parent
+    paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = os.environ | {
+        "LOCAL_RANK": str(rank),
+        "NODE_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": _port(messages),
+        "PYTHONPATH": os.pathsep.join(paths),
+    }
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // world)))
+    command = [sys.executable, "-m", "pixelwise.train.worker", str(path), str(messages), str(int(progress))]
+    return subprocess.Popen(command, env=environment)
+
+
+def _port(messages: Path) -> str:
+    """One free port for all processes of a training."""
+    note = messages / "port"
+    if not note.exists():
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            note.write_text(str(probe.getsockname()[1]))
+    return note.read_text()
+
+
+def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
+    """The number of the first process that failed, None if all went well."""
+    while True:
+        codes = [process.poll() for process in processes]
+        for rank, code in enumerate(codes):
+            if code not in (None, 0):
+                return rank
+        if all(code == 0 for code in codes):
+            return None
+        time.sleep(0.1)
+
+
+def _end(processes: list[subprocess.Popen[bytes]]) -> None:
+    """End what still runs."""
+    interrupted = time.monotonic()
+    for process in processes:
+        if process.poll() is None:
+            process.terminate()
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.1, _PATIENCE - (time.monotonic() - interrupted)))
+        if process.poll() is None:
+            process.kill()
+            process.wait()

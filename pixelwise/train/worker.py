@@ -1,0 +1,29 @@
+"""One of the processes of a training on several devices: see `launching`."""
+
+import os
+import sys
+from pathlib import Path
+
+from .recipe import Recipe
+from .run import RECIPE, fit, make_experiment
+
+
+def main(path: str, messages: str, progress: str) -> int:
+    """Train; the exit code. What goes wrong is written to a file in `messages`."""
+    rank = int(os.environ["LOCAL_RANK"])
+    try:
+        experiment = make_experiment(Recipe.read(Path(path) / RECIPE), rank=rank)
+        fit(experiment, Path(path), resumed=True, progress=progress == "1")
+    except KeyboardInterrupt:
+        return 130
+    except ValueError as error:
+        (Path(messages) / f"{rank}.txt").write_text(str(error))
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    code = main(*sys.argv[1:])
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)  # where the others have ended already, closing the process group would wait for them
