@@ -204,7 +204,8 @@ def main() -> None:
     for name in names[1:]:
         ratios = [ours / theirs for ours, theirs in zip(times[name], times[names[0]], strict=True)]
         print(
-            f"ratio {name} / by hand: {statistics.median(ratios):.3f}   ({' '.join(f'{r:.3f}' for r in ratios)})"
+            f"ratio {name} / by hand: {statistics.median(ratios):.3f}   "
+            f"({' '.join(f'{ratio:.3f}' for ratio in ratios)})"
         )
 
 

@@ -61,10 +61,11 @@ def _in(panel: str, help: str, *names: str, metavar: str | None = None) -> Any:
     return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel)
 
 
-def _print_version(wanted: bool) -> None:
+def _print_version(wanted: bool) -> bool:
     if wanted:
         typer.echo(f"pixelwise {__version__}")
         raise typer.Exit
+    return wanted
 
 
 @app.callback()

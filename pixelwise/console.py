@@ -103,7 +103,7 @@ def print_info(info: ModelInfo, console: Console) -> None:
     console.print(totals)
 
 
-def millions(count: float) -> str:
+def millions(count: int) -> str:
     """1234567 -> '1.23 M'."""
     return f"{count / 1e6:.2f} M"
 

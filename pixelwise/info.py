@@ -21,7 +21,8 @@ class Stage:
 
     Attributes:
         name: attribute of the model, such as `encoder` or `context`; `encoder.c3` for one map of an encoder.
-        shape: channels, height, width of what it gives; None where it gives something else than one map.
+        shape: channels, height, width of what it gives; None where it gives something else than one map, or
+            nothing because it works in training only.
         parameters: number of them; None for the single maps of an encoder, which are counted together.
     """
 
@@ -142,6 +143,8 @@ def _stages(model: DenseModel, image: Tensor) -> tuple[Stage, ...]:
         for handle in handles:
             handle.remove()
     stages.append(Stage("logits", _shape(output.logits), None))
+    idle = ((name, count_parameters(child)) for name, child in _parts(model) if name not in seen)
+    stages.extend(Stage(name, None, count) for name, count in idle if count)
     return tuple(stages)
 
 

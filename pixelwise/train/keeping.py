@@ -23,6 +23,7 @@ from .task import Task
 
 LAST, BEST_WEIGHTS, LAST_WEIGHTS = "last.ckpt", "best.safetensors", "last.safetensors"
 HISTORY, TENSORBOARD = "metrics.csv", "tensorboard"
+RECIPE, ENVIRONMENT, CLASSES, REPORT = "recipe.json", "environment.json", "classes.json", "report.html"
 _KEY = "pixelwise"
 
 

@@ -14,7 +14,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-_PATIENCE = 30  # seconds that a process gets to end by itself
+_GRACE, _PATIENCE = 5, 30  # seconds to end after Ctrl-C, and after being told to
 
 
 def launch(path: Path, world: int, *, progress: bool) -> None:
@@ -32,7 +32,7 @@ def launch(path: Path, world: int, *, progress: bool) -> None:
             for process in processes:
                 with suppress(ProcessLookupError):
                     process.send_signal(signal.SIGINT)
-            _end(processes)
+            _let_end(processes, _GRACE)
             raise
         finally:
             _end(processes)
@@ -86,13 +86,19 @@ def _wait(processes: list[subprocess.Popen[bytes]]) -> int | None:
 
 def _end(processes: list[subprocess.Popen[bytes]]) -> None:
     """End what still runs."""
-    interrupted = time.monotonic()
     for process in processes:
         if process.poll() is None:
             process.terminate()
+    _let_end(processes, _PATIENCE)
     for process in processes:
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(max(0.1, _PATIENCE - (time.monotonic() - interrupted)))
         if process.poll() is None:
             process.kill()
             process.wait()
+
+
+def _let_end(processes: list[subprocess.Popen[bytes]], seconds: float) -> None:
+    """Wait until all have ended, or so many seconds."""
+    until = time.monotonic() + seconds
+    for process in processes:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(max(0.1, until - time.monotonic()))

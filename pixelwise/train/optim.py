@@ -75,7 +75,8 @@ def parameter_groups(
         group = groups.setdefault(
             (of_encoder, decays),
             {
-                "name": f"{'encoder' if of_encoder else 'rest'}, {'weights' if decays else 'norms and biases'}",
+                "name": ("encoder, " if of_encoder else "rest, ")
+                + ("weights" if decays else "norms and biases"),
                 "params": [],
                 "lr": lr * (encoder_lr_factor if of_encoder else 1.0),
                 "weight_decay": weight_decay if decays else 0.0,

@@ -97,7 +97,8 @@ class ProgressBar(Callback):
             for row in new:
                 self.console.print(
                     f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train_loss']:.4f}  "
-                    f"val loss {row['val_loss']:.4f}  mean IoU {row['val_mean_iou']:.4f}  {row['seconds']:.0f} s",
+                    f"val loss {row['val_loss']:.4f}  mean IoU {row['val_mean_iou']:.4f}  "
+                    f"{row['seconds']:.0f} s",
                     highlight=False,
                 )
 

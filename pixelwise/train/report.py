@@ -9,7 +9,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -23,11 +23,10 @@ from ..data import SegmentationData
 from ..draw import color_image, error_map, rgb_image, side_by_side
 from ..files import make_folder, replacing
 from ..metrics import Scores
-from ..predict import Predictor, evaluate_images
+from ..predict import ImageScores, Predictor, evaluate_images
 from ..types import ClassTable, LabelMap
-
-if TYPE_CHECKING:
-    from .run import TrainResult
+from .keeping import BEST_WEIGHTS, ENVIRONMENT, REPORT
+from .recipe import Recipe
 
 PICTURES = "pictures"
 _MOST_IMAGES = 200  # of the validation part that are looked at for the best and worst predictions
@@ -101,8 +100,8 @@ def write_report(
         body += [f"<section><h2>Training</h2>{_figure(curves(history), 'curves')}</section>"]
     body += [f"<section><h2>Classes</h2>{_class_table(scores)}</section>"]
     body += [
-        "<section><h2>Confusion</h2><p>Row by row: of the pixels of a class, the share that was predicted as each "
-        f"class.</p>{_figure(confusion(scores), 'confusion')}</section>"
+        "<section><h2>Confusion</h2><p>Row by row: of the pixels of a class, the share that was predicted "
+        f"as each class, in percent.</p>{_figure(confusion(scores), 'confusion')}</section>"
     ]
     for name, examples in (("Best predictions", best), ("Worst predictions", worst)):
         if examples:
@@ -123,54 +122,84 @@ def write_report(
     return path
 
 
-def report_run(result: "TrainResult", data: SegmentationData, *, examples: int = 3) -> Path:
-    """Write the report of a run directory and its pictures, with the best weights' predictions on `data`.
+def report_run(
+    path: Path,
+    recipe: Recipe,
+    scores: Scores,
+    history: Sequence[Mapping[str, float]],
+    data: SegmentationData,
+    *,
+    best_epoch: int,
+    examples: int = 3,
+) -> Path:
+    """Write the report of a run directory and its pictures, with the best weights' predictions.
+
+    Args:
+        path: run directory.
+        recipe: its settings.
+        scores: of the best weights.
+        history: one row per epoch.
+        data: the validation part.
+        best_epoch: the epoch that gave the best weights, counted from 1.
+        examples: number of best and of worst predictions to show.
 
     Raises:
         ValueError: if a file cannot be written or the best weights cannot be read.
     """
-    accelerator = result.recipe.accelerator
-    predictor = Predictor(result.best, device="cpu" if accelerator == "cpu" else "auto")
+    predictor = Predictor(path / BEST_WEIGHTS, device="cpu" if recipe.accelerator == "cpu" else "auto")
     step = math.ceil(len(data) / _MOST_IMAGES)
     looked_at = data.take(list(range(0, len(data), step))) if step > 1 else data
-    ranked = evaluate_images(predictor, looked_at, progress=False).ranked()
-    count = min(examples, len(ranked) // 2) or min(1, len(ranked))
-    worst = [_predicted(predictor, looked_at, image.index, image.mean_iou) for image in ranked[:count]]
-    best = [
-        _predicted(predictor, looked_at, image.index, image.mean_iou)
-        for image in ranked[::-1][:count]
-        if len(ranked) > 1
-    ]
-    folder = make_folder(result.path / PICTURES)
-    _save(curves(result.history), folder / "curves.png")
-    _save(confusion(result.scores), folder / "confusion.png")
+    best, worst = best_and_worst(predictor, looked_at, examples)
+    folder = make_folder(path / PICTURES)
+    _save(curves(history), folder / "curves.png")
+    _save(confusion(scores), folder / "confusion.png")
     for kind, group in (("best", best), ("worst", worst)):
         for number, example in enumerate(group, 1):
             with replacing(folder / f"{kind}_{number}.png") as beside:
-                side_by_side(example.panels(looked_at.classes)).save(beside)
-    environment = json.loads((result.path / "environment.json").read_text())
-    remark = f"Scores of the best weights (epoch {result.best_epoch} of {len(result.history)}) on {len(data)} validation images."
+                side_by_side(example.panels(data.classes)).save(beside)
+    remark = (
+        f"Scores of the best weights (epoch {best_epoch} of {len(history)}) on {len(data)} validation images."
+    )
     if step > 1:
         remark += f" Best and worst predictions are those among {len(looked_at)} of them."
-    name = result.recipe.name or result.path.resolve().name
     return write_report(
-        result.path / "report.html",
-        name,
-        result.scores,
-        history=result.history,
+        path / REPORT,
+        recipe.name or path.resolve().name,
+        scores,
+        history=history,
         best=best,
         worst=worst,
-        settings=result.recipe.as_dict(),
-        environment=environment,
+        settings=recipe.as_dict(),
+        environment=json.loads((path / ENVIRONMENT).read_text()),
         remark=remark,
     )
 
 
-def _predicted(predictor: Predictor, data: SegmentationData, index: int, mean_iou: float) -> Example:
-    sample = data[index]
+def best_and_worst(
+    predictor: Predictor, data: SegmentationData, count: int = 3
+) -> tuple[list[Example], list[Example]]:
+    """The predictions of highest mean IoU, best first, and of lowest, worst first; none is in both.
+
+    Args:
+        predictor: what predicts.
+        data: labelled images.
+        count: how many of each, fewer where there are not so many images.
+
+    Raises:
+        ValueError: if an image has no mask, or the classes of model and data differ.
+    """
+    ranked = evaluate_images(predictor, data, progress=False).ranked()
+    low = min(count, (len(ranked) + 1) // 2)
+    worst = [_predicted(predictor, data, image) for image in ranked[:low]]
+    best = [_predicted(predictor, data, image) for image in ranked[low:][::-1][:count]]
+    return best, worst
+
+
+def _predicted(predictor: Predictor, data: SegmentationData, image: ImageScores) -> Example:
+    sample = data[image.index]
     assert sample.target is not None
     labels = predictor.labels(sample.image[None]).labels[0].cpu()
-    return Example(sample.id, mean_iou, sample.image, sample.target, LabelMap(labels))
+    return Example(sample.id, image.mean_iou, sample.image, sample.target, LabelMap(labels))
 
 
 # --- figures --------------------------------------------------------------------------------------
@@ -350,10 +379,10 @@ def _duration(seconds: float) -> str:
 
 
 _STYLE = """
-:root { color-scheme: light dark; --paper: #fff; --ink: #1c2128; --soft: #667080; --line: #e2e6eb; --card: #f5f7f9;
-  --accent: #2f81f7; }
-@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #dde3ea; --soft: #929ba7; --line: #2b3138;
-  --card: #1c2025; } }
+:root { color-scheme: light dark; --paper: #fff; --ink: #1c2128; --soft: #667080; --line: #e2e6eb;
+  --card: #f5f7f9; --accent: #2f81f7; }
+@media (prefers-color-scheme: dark) { :root { --paper: #14171b; --ink: #dde3ea; --soft: #929ba7;
+  --line: #2b3138; --card: #1c2025; } }
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }

@@ -35,8 +35,12 @@ from ..types import ClassTable
 from .environment import environment
 from .keeping import (
     BEST_WEIGHTS,
+    CLASSES,
+    ENVIRONMENT,
     LAST,
     LAST_WEIGHTS,
+    RECIPE,
+    REPORT,
     TENSORBOARD,
     Keeper,
     Progress,
@@ -49,11 +53,11 @@ from .loading import PartOf, TrainBatches, train_loader, val_loader
 from .optim import Optimization
 from .progress import ProgressBar
 from .recipe import DEFAULT_EPOCHS, Recipe
+from .report import report_run
 from .task import Task
 
 Data = str | os.PathLike[str] | DataSplits | tuple[SegmentationData, SegmentationData]
 
-RECIPE, ENVIRONMENT, CLASSES, REPORT = "recipe.json", "environment.json", "classes.json", "report.html"
 _LIGHTNING_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -273,8 +277,8 @@ def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = T
     state = read_progress(last) if resumed else Progress(experiment.fingerprint)
     if state.data != experiment.fingerprint:
         raise ValueError(
-            f"the data are not those that {path} was started with (other images, parts or classes): give them "
-            "with data=..."
+            f"the data are not those that {path} was started with (other images, parts or classes): give "
+            "them with data=..."
         )
     if state.finished:
         return state
@@ -364,9 +368,14 @@ def _with_own_random_numbers(
         experiment.recipe,
     )
     if report:
-        from .report import report_run
-
-        report_run(result, experiment.val_data)
+        report_run(
+            path,
+            result.recipe,
+            result.scores,
+            result.history,
+            experiment.val_data,
+            best_epoch=result.best_epoch,
+        )
     return result
 
 

@@ -23,7 +23,7 @@ class NonFiniteLoss(ValueError):
 class WeightedMean(Metric):
     """Mean of numbers with weights, over all processes; nan without any.
 
-    Not torchmetrics' `MeanMetric`: it either drops nan or, told not to look for it, drops the weights (1.9.0).
+    Not torchmetrics' `MeanMetric`: it drops nan or, told not to look for it, the weights (1.9.0).
     """
 
     full_state_update = False
@@ -152,6 +152,6 @@ class Task(lightning.LightningModule):
         before = f"{self.last_loss:.4g}" if math.isfinite(self.last_loss) else "none"
         return (
             f"the loss became {value} in epoch {self.current_epoch + 1}, step {self.global_step + 1} "
-            f"(learning rate {self.lr:.3g}, last finite loss {before}, samples {ids}): a lower learning rate, "
-            "warm-up steps or clip_norm may help"
+            f"(learning rate {self.lr:.3g}, last finite loss {before}, samples {ids}): a lower learning "
+            "rate, warm-up steps or clip_norm may help"
         )

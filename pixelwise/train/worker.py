@@ -4,8 +4,9 @@ import os
 import sys
 from pathlib import Path
 
+from .keeping import RECIPE
 from .recipe import Recipe
-from .run import RECIPE, fit, make_experiment
+from .run import fit, make_experiment
 
 
 def main(path: str, messages: str, progress: str) -> int:

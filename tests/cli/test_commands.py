@@ -76,9 +76,18 @@ def test_info_shows_stages_operations_and_receptive_field(pixelwise) -> None:
     # The first convolution alone: 3 -> 4 channels, 3 x 3, two operations per multiply-add.
     assert found["flops"] > 2 * 3 * 4 * 9 * 64 * 96
     shown = pixelwise("info", "pspnet", "--encoder", "tiny", "--size", 64).out
+    assert "aux_head" in shown  # works in training only, and is counted
     assert "encoder.c4" in shown
     assert "all of 64" in shown
     assert "https://arxiv.org/abs/1612.01105" in shown
+
+
+@pytest.mark.slow
+def test_models_knows_the_size_of_each(pixelwise) -> None:
+    found = {row["name"]: row["parameters"] for row in json.loads(pixelwise("models", "--json").out)}
+    assert set(found) == set(pw.list_models())
+    assert min(found.values()) > 10_000
+    assert found["fcn8s_vgg16"] > 134e6  # the paper: 134 M
 
 
 def test_check_reports_a_good_folder(pixelwise, street) -> None:

@@ -185,3 +185,4 @@ def test_the_report_of_a_run_shows_the_best_and_the_worst_of_its_images(boxes: P
     worst = f"{images[0].id} mean IoU {images[0].mean_iou:.3f}"
     assert page.text.index("Best") < page.text.index(best) < page.text.index("Worst") < page.text.index(worst)
     assert page.pictures["image"][0].size == (48, 40)
+    assert len(page.pictures["image"]) == 3  # each is shown once

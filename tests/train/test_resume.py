@@ -208,9 +208,21 @@ def test_the_weights_of_an_interrupted_run_can_be_used(
     assert found.classes.names == ("background", "box")
 
 
+def test_a_recipe_that_resumes_must_say_where(tiny: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ValueError, match="must name its run directory"):
+        run(tiny(out=None), resume=True)
+    interrupt_at(monkeypatch, 1, 0)
+    with pytest.raises(KeyboardInterrupt):
+        run(tiny(), progress=False, report=False)
+    assert len(run(tiny(), resume=True, progress=False, report=False).history) == 4
+
+
 @pytest.mark.slow
-def test_a_real_ctrl_c_leaves_a_run_that_continues_exactly(tiny: MakeRecipe, tmp_path: Path) -> None:
-    recipe = tiny(epochs=60, workers=2)
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_real_ctrl_c_leaves_a_run_that_continues_exactly(
+    tiny: MakeRecipe, tmp_path: Path, devices: int
+) -> None:
+    recipe = tiny(epochs=60, workers=2, devices=devices)
     expected = whole(recipe, tmp_path)
     recipe.write(tmp_path / "recipe.json")
     code = (
