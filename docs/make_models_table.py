@@ -23,10 +23,9 @@ def main() -> None:
         with torch.device("meta"):
             model = pw.build(name, 21)
         millions = sum(p.numel() for p in model.parameters()) / 1e6
-        paper = f"[{card.paper.title}]({card.paper.url})"
-        lines.append(
-            f"| `{name}` | {paper} | {card.paper.year} | {card.encoder or 'own'} | {millions:.1f} | {card.summary} |"
-        )
+        paper = f"[{card.paper.title}]({card.paper.url}) | {card.paper.year}"
+        encoder = card.encoder or "own"
+        lines.append(f"| `{name}` | {paper} | {encoder} | {millions:.1f} | {card.summary} |")
     (Path(__file__).parent / "models.md").write_text(HEAD + "\n".join(lines) + "\n")
 
 

@@ -13,7 +13,7 @@ SHARED = Path(os.environ.get("PIXELWISE_TEST_DATA", ROOT.parent / "shared"))
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[..., Path]:
-    """`shared_data("data", "camvid")` is a folder of the optional test data; the test is skipped without it."""
+    """`shared_data("data", "camvid")` is a folder of the test data; without it the test is skipped."""
 
     def path(*parts: str) -> Path:
         found = SHARED.joinpath(*parts)
