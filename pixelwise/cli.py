@@ -373,17 +373,19 @@ def predict(
         scales=_numbers(scales, "--scales"),
     )
     suffix = ".npy" if npy else ".png"
-    targets = [out / source.with_suffix(suffix).name for source in sources if source.is_file()]
+    targets = [
+        out / (source.resolve().name if source.is_dir() else source.with_suffix(suffix).name)
+        for source in sources
+    ]
     if doubled := [target for target in targets if targets.count(target) > 1]:
-        raise ValueError(f"two images would be written to {doubled[0]}: predict them one after the other")
+        raise ValueError(f"two sources would be written to {doubled[0]}: predict them one after the other")
     written: list[Path] = []
-    for source in sources:
+    for source, target in zip(sources, targets, strict=True):
         if source.is_dir():
-            place = out if len(sources) == 1 else out / source.resolve().name
+            place = out if len(sources) == 1 else target
             written += predictor.folder(source, place, suffix=suffix, overlay=overlay, progress=_watched())
             continue
         prediction = predictor(source)
-        target = out / source.with_suffix(suffix).name
         written.append(prediction.save(target))
         if overlay:
             written.append(prediction.save(target.with_name(f"{target.stem}_overlay.png")))

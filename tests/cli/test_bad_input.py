@@ -179,3 +179,10 @@ TINY = (
     "--workers",
     0,
 )
+
+
+def test_two_sources_that_would_be_written_to_one_place(pixelwise, street, weights, tmp_path) -> None:
+    for one, other in (("images/train/0.png", "masks/train/0.png"), ("images/train", "masks/train")):
+        shown = pixelwise("predict", weights, street / one, street / other, "--out", tmp_path / "out")
+        complains(shown, "two sources would be written to", street.joinpath(one).name)
+    assert not (tmp_path / "out").exists()
