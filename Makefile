@@ -2,28 +2,30 @@
 PYTHON ?= python3
 BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# Two processes with one thread each: threads of several processes that wait for each other take many times longer.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 CHECKED := --jaxtyping-packages=pixelwise,beartype.beartype
 
-.PHONY: demo test test-slow shapes check coverage bench docs clean
+.PHONY: demo test test-slow check coverage bench docs clean
 
 demo: .venv/run
 	$(BIN)/pixelwise demo
 
 test: .venv/dev
-	$(BIN)/python -m pytest -n 2 -m "not slow and not shapes"
-	$(BIN)/python -m pytest -n 2 -m "not slow and not compile" $(CHECKED) tests/contract tests/unit tests/losses tests/metrics
+	$(PYTEST) -n 2 -m "not slow and not shapes"
+	$(PYTEST) -n 2 -m "not slow and not compile" $(CHECKED) tests/contract tests/unit tests/losses tests/metrics
 
 test-slow: .venv/dev
-	$(BIN)/python -m pytest -m "slow and not shapes"
+	$(PYTEST) -n 2 -m "slow and not shapes"
 
 check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -n 2 -q -m "not slow and not shapes" tests/house tests/unit tests/losses tests/metrics
+	$(PYTEST) -n 2 -q -m "not slow and not shapes" tests/house tests/unit tests/losses tests/metrics
 
 coverage: .venv/dev
-	$(BIN)/python -m pytest -n 2 -m "not slow and not shapes" --cov --cov-report=term-missing:skip-covered
+	$(PYTEST) -n 2 -m "not slow and not shapes" --cov --cov-report=term-missing:skip-covered
 
 bench: .venv/dev
 	$(BIN)/python bench/import_time.py

@@ -30,14 +30,15 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
     beside = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}{path.suffix}")
     try:
         make_folder(path.parent)
+        beside.touch(exist_ok=False)
+        mode = beside.stat().st_mode  # what the user wants of new files; some writers make private ones
         yield beside
+        beside.chmod(mode)
         os.replace(beside, path)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
-        with suppress(
-            OSError
-        ):  # it is gone when all went well, and never came to be under a folder that is none
+        with suppress(OSError):  # gone when all went well; never there under a folder that is none
             beside.unlink()
 
 

@@ -127,3 +127,11 @@ def test_writers_at_the_same_time_do_not_mix(tmp_path: Path) -> None:
         writer.join()
     assert path.read_text() in ("a" * 1000, "b" * 1000)
     assert left_in(tmp_path) == ["a.txt"]
+
+
+def test_a_private_file_of_a_writer_becomes_as_readable_as_any_new_file(tmp_path: Path) -> None:
+    (tmp_path / "plain").write_text("new")
+    with replacing(tmp_path / "weights") as beside:
+        beside.unlink()
+        beside.touch(mode=0o600)
+    assert (tmp_path / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
