@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..encoders import Encoder, dilate, make_encoder
+from ..encoders import Encoder, StemPolicy, dilate, make_encoder
 from ..layers import ConvNormAct, resize_like, size_of
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .fcn import FCNHead
@@ -122,6 +122,7 @@ def deeplabv3(
     encoder: str | Encoder = "resnet50",
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
     output_stride: int = 16,
     multi_grid: Sequence[int] | None = None,
 ) -> DeepLabV3:
@@ -132,6 +133,7 @@ def deeplabv3(
         encoder: name of a backbone, or an encoder.
         in_channels: of the image.
         pretrained: whether the encoder starts from pretrained weights.
+        stem: how pretrained filters take an image that is not RGB, see `TimmEncoder`.
         output_stride: 8, 16 or 32; the weights of one fit the others.
         multi_grid: for ResNets, dilation of each block of the last stage as a multiple of the stage's.
 
@@ -139,7 +141,12 @@ def deeplabv3(
         ValueError: see `make_encoder` and `dilate`.
     """
     made = make_encoder(
-        encoder, in_channels=in_channels, pretrained=pretrained, output_stride=output_stride, stages=("c5",)
+        encoder,
+        in_channels=in_channels,
+        pretrained=pretrained,
+        stem=stem,
+        output_stride=output_stride,
+        stages=("c5",),
     )
     if multi_grid is not None:
         dilate_with_multi_grid(made, multi_grid)

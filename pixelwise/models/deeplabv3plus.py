@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..encoders import Encoder, make_encoder
+from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import ConvNormAct, resize_like, size_of
 from ..types import DenseLogits, DenseModel, Paper
 from .deeplabv3 import ASPP, MULTI_GRID, atrous_rates, dilate_with_multi_grid
@@ -62,6 +62,7 @@ def deeplabv3plus(
     encoder: str | Encoder = "resnet50",
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
     output_stride: int = 16,
     multi_grid: Sequence[int] | None = None,
 ) -> DeepLabV3Plus:
@@ -70,6 +71,7 @@ def deeplabv3plus(
         encoder,
         in_channels=in_channels,
         pretrained=pretrained,
+        stem=stem,
         output_stride=output_stride,
         stages=("c2", "c5"),
     )

@@ -25,7 +25,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..encoders import Encoder, make_encoder
+from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import ConvNormAct, size_of
 from ..ops import bilinear_kernel
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
@@ -330,6 +330,7 @@ def fcn(
     encoder: str | Encoder = "resnet50",
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
     output_stride: int = 8,
     aux: bool = True,
 ) -> DilatedFCN:
@@ -338,6 +339,7 @@ def fcn(
         encoder,
         in_channels=in_channels,
         pretrained=pretrained,
+        stem=stem,
         output_stride=output_stride,
         stages=("c4", "c5") if aux else ("c5",),
     )

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..encoders import Encoder, make_encoder
+from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import resize, size_of
 from ..types import DenseLogits, DenseModel, Features, Paper
 
@@ -139,7 +139,8 @@ def fpn(
     encoder: str | Encoder = "resnet50",
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
 ) -> FPN:
     """Semantic FPN on any encoder."""
-    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stages=STAGES)
+    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stem=stem, stages=STAGES)
     return FPN(made, num_classes)

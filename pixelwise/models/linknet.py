@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..encoders import Encoder, make_encoder
+from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import BatchNorm2d, size_of
 from ..types import DenseLogits, DenseModel, Paper
 
@@ -121,6 +121,9 @@ def linknet(
     encoder: str | Encoder = "resnet18",
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
 ) -> LinkNet:
     """LinkNet on any encoder; on ResNet-18 the paper's."""
-    return LinkNet(make_encoder(encoder, in_channels=in_channels, pretrained=pretrained), num_classes)
+    return LinkNet(
+        make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stem=stem), num_classes
+    )

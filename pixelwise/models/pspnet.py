@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..encoders import Encoder, dilate, make_encoder
+from ..encoders import Encoder, StemPolicy, dilate, make_encoder
 from ..layers import ConvNormAct, resize_like, size_of
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .fcn import FCNHead
@@ -89,6 +89,7 @@ def pspnet(
     encoder: str | Encoder = "resnet50",
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
     output_stride: int = 8,
     aux: bool = True,
 ) -> PSPNet:
@@ -97,6 +98,7 @@ def pspnet(
         encoder,
         in_channels=in_channels,
         pretrained=pretrained,
+        stem=stem,
         output_stride=output_stride,
         stages=("c4", "c5") if aux else ("c5",),
     )

@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..encoders import Encoder, make_encoder
+from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import ConvNormAct, size_of
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 
@@ -280,6 +280,7 @@ def unet(
     encoder: str | Encoder | None = None,
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
     width: int | None = None,
 ) -> UNet | EncoderUNet:
     """U-Net: padded, with batch norm and transposed convolutions; or its decoder on any encoder.
@@ -289,6 +290,7 @@ def unet(
         encoder: name of a backbone or an encoder; None for the network's own.
         in_channels: of the image.
         pretrained: whether the encoder starts from pretrained weights.
+        stem: how pretrained filters take an image that is not RGB, see `TimmEncoder`.
         width: channels of the decoder at full resolution; None for 64, or 16 on an encoder.
 
     Raises:
@@ -298,7 +300,7 @@ def unet(
         if pretrained:
             raise ValueError("pretrained=True needs an encoder, such as encoder='resnet34'")
         return UNet(num_classes, in_channels=in_channels, width=width or 64)
-    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained)
+    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stem=stem)
     return EncoderUNet(made, num_classes, width=width or 16)
 
 

@@ -7,6 +7,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from pixelwise.catalogue import build
 from pixelwise.encoders import Encoder, MobileNetV3Large, TimmEncoder, Tiny, dilate, make_encoder
 from pixelwise.encoders.timm import adapt_stem
 from pixelwise.layers import IMAGENET_MEAN
@@ -296,3 +297,13 @@ def test_a_ready_encoder_is_taken_if_it_fits() -> None:
         make_encoder(encoder, stages=("c2", "c5"))
     with pytest.raises(ValueError, match="takes 3 channels, not 4"):
         make_encoder(encoder, in_channels=4)
+
+
+@pytest.mark.parametrize("name", ["unet", "linknet", "fpn", "pspnet", "fcn", "deeplabv3", "deeplabv3plus"])
+def test_every_model_on_any_encoder_takes_a_stem_policy(name: str) -> None:
+    with pytest.raises(ValueError, match="stem must be one of repeat, mean, zero, got 'half'"):
+        build(name, 2, encoder="resnet18", in_channels=4, stem="half")
+    with torch.device("meta"):
+        model = build(name, 2, encoder="resnet18", in_channels=4, stem="zero")
+    assert model.built_by is not None
+    assert model.built_by.arguments["stem"] == "zero"

@@ -1,0 +1,41 @@
+"""The main job from end to end on the embedded sample."""
+
+import json
+
+import pytest
+from PIL import Image
+
+from pixelwise.demo import run_demo
+
+
+def test_the_demo_leaves_data_run_pictures_and_report(tmp_path, capsys) -> None:
+    result = run_demo(tmp_path / "demo", epochs=1)
+    out = tmp_path / "demo"
+    shown = " ".join(capsys.readouterr().out.split())
+    for word in ("IoU", "accuracy", "support", "background", "coin", "report.html", str(out / "pictures")):
+        assert word in shown
+    assert result.report == out / "report.html"
+    page = result.report.read_text()
+    assert page.count("data:image/png;base64,") >= 4
+    assert "http-equiv" not in page
+    assert 'src="http' not in page
+    assert len(result.pictures) == 3
+    for path in (*result.pictures, *(out / "predictions").glob("*.png")):
+        with Image.open(path) as picture:
+            picture.load()
+    assert json.loads((result.training.path / "recipe.json").read_text())["model_arguments"] == {"width": 16}
+    assert result.scores.support.sum() == 75 * 384
+
+
+def test_a_second_demo_spares_the_run_of_the_first(tmp_path) -> None:
+    first, second = (run_demo(tmp_path, epochs=1, seed=seed).training for seed in (0, 1))
+    assert first.path != second.path
+    assert first.best.is_file()
+
+
+@pytest.mark.slow
+def test_the_demo_finds_the_coins_and_does_so_again_with_the_same_seed(tmp_path) -> None:
+    first = run_demo(tmp_path / "first", seed=3).scores
+    assert first.iou[1] >= 0.95
+    again = run_demo(tmp_path / "again", seed=3).scores
+    assert (first.matrix == again.matrix).all()
