@@ -28,10 +28,10 @@ from torchvision.transforms import v2
 
 import pixelwise as pw
 from pixelwise.data import DataSplits, Pair, open_data
-from pixelwise.train import Experiment, Recipe, make_experiment
-from pixelwise.train.environment import cpu_name
-from pixelwise.train.loading import train_loader
-from pixelwise.train.run import quiet
+from pixelwise.training import Experiment, Recipe, make_experiment
+from pixelwise.training.environment import cpu_name
+from pixelwise.training.loading import train_loader
+from pixelwise.training.run import quiet
 
 
 class ByHand(Dataset[tuple[Tensor, Tensor]]):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .data import DataSplits as DataSplits, open_data as open_data
     from .losses import Criterion as Criterion, make_criterion as make_criterion
     from .predict import Predictor as Predictor, evaluate as evaluate
-    from .train import TrainResult as TrainResult, train as train
+    from .training import TrainResult as TrainResult, train as train
     from .weights import list_weights as list_weights, load_weights as load_weights
 
 __version__ = "0.1.0"
@@ -44,11 +44,10 @@ _LAZY = {
     "evaluate": "predict",
     "list_weights": "weights",
     "load_weights": "weights",
-    "TrainResult": "train",
-    "train": "train",
+    "TrainResult": "training",
+    "train": "training",
 }
 _SUBMODULES = (
-    "algorithms",
     "data",
     "decode",
     "draw",
@@ -58,6 +57,8 @@ _SUBMODULES = (
     "metrics",
     "models",
     "ops",
+    "predict",
+    "training",
 )
 
 __all__ = ["Batch", "ClassTable", "DenseLogits", "LabelMap", "Sample", "__version__", *_LAZY]

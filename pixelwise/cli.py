@@ -253,7 +253,7 @@ def train(
     settings = _recipe_settings(given)
 
     from .console import console, scores_table
-    from .train import Recipe, resume as resume_run, run
+    from .training import Recipe, resume as resume_run, run
 
     result = run(Recipe.of(settings)) if resume is None else resume_run(resume)
     console().print(scores_table(result.scores, "best weights on the validation part"))

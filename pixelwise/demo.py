@@ -15,7 +15,7 @@ from .evaluation_report import write_evaluation_report
 from .files import make_folder, replacing
 from .metrics import Scores
 from .predict import Predictor, evaluate_images
-from .train import Recipe, TrainResult, run
+from .training import Recipe, TrainResult, run
 
 _ENLARGED = 3
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from .data import SegmentationData
 from .predict import Evaluation, ImageScores, Predictor
-from .train import Example, write_report
+from .training import Example, write_report
 
 
 def write_evaluation_report(

@@ -14,7 +14,7 @@ Half precision (bf16) halves the time on processors that multiply it in hardware
 
 import sys
 
-from pixelwise.train import Recipe, run
+from pixelwise.training import Recipe, run
 
 
 def camvid_unet(

@@ -9,7 +9,7 @@ and padded to one size, so that they fit into batches.
 
 import sys
 
-from pixelwise.train import Recipe, run
+from pixelwise.training import Recipe, run
 
 CONVOLUTIONS = (2, 2, 3, 3, 3)  # per stage of VGG16
 

@@ -14,7 +14,7 @@ import pytest
 import typer
 
 from pixelwise.cli import app
-from pixelwise.train import Recipe
+from pixelwise.training import Recipe
 
 SMALL = ("--encoder", "tiny", "--set", "width=4", "--crop", "32x32", "--batch-size", 2, "--workers", 0)
 PARAMETERS = {p.name: p for p in typer.main.get_command(app).commands["train"].params}
@@ -114,7 +114,7 @@ def test_ctrl_c_leaves_a_run_that_can_be_continued(pixelwise, street, tmp_path) 
     command = ("train", street, *SMALL, "--epochs", 100, "--out", run)
     process = subprocess.Popen(
         [sys.executable, "-m", "pixelwise", *map(str, command)],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=heed_ctrl_c,
     )  # fmt: skip
     deadline = time.monotonic() + 120
     while len(rows(run)) < 2 and process.poll() is None and time.monotonic() < deadline:
@@ -140,3 +140,8 @@ def rows(run: Path) -> list[dict[str, str]]:
     with path.open() as file:
         # An epoch that was cut off while it was written down is done again, in another time.
         return [{name: x for name, x in row.items() if name != "seconds"} for row in csv.DictReader(file)]
+
+
+def heed_ctrl_c() -> None:
+    """Shells start background jobs deaf to SIGINT, and their children inherit it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)

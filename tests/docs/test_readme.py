@@ -76,7 +76,6 @@ def run(block: str, place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     exec(compile(block, "README.md", "exec"), {"__name__": "__main__"})
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [n for n, block in enumerate(README_PYTHON) if "pw.train(" in block])
 def test_a_block_of_the_readme_that_trains_runs(
     number: int, folder: Path, monkeypatch: pytest.MonkeyPatch
@@ -84,7 +83,8 @@ def test_a_block_of_the_readme_that_trains_runs(
     run(README_PYTHON[number], folder, monkeypatch)
     for name in ("prediction.png", "prediction_overlay.png", "runs/first/report.html"):
         assert (folder / name).stat().st_size > 0
-    assert Image.open(folder / "prediction.png").size == (64, 64)
+    with Image.open(folder / "prediction.png") as written:
+        assert written.size == (64, 64)
 
 
 @pytest.mark.parametrize("number", [n for n, block in enumerate(README_PYTHON) if "pw.train(" not in block])

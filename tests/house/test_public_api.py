@@ -1,5 +1,8 @@
 """The public names are written down: one that vanishes or appears does so on purpose."""
 
+import importlib
+import inspect
+import pkgutil
 from pathlib import Path
 
 import pixelwise
@@ -30,6 +33,17 @@ def test_the_public_names_are_the_frozen_ones() -> None:
 def test_every_public_name_can_be_reached() -> None:
     for name in pixelwise.__all__:
         assert getattr(pixelwise, name) is not None
+
+
+def test_no_module_takes_the_place_of_a_public_name() -> None:
+    # Importing a submodule sets an attribute of its package: `pixelwise.train` would become a module.
+    for module in pkgutil.walk_packages(pixelwise.__path__, "pixelwise."):
+        if not module.name.endswith("__main__"):
+            importlib.import_module(module.name)
+    modules = {module.name for module in pkgutil.iter_modules(pixelwise.__path__)}
+    assert not modules & set(pixelwise.__all__)
+    for name in pixelwise.__all__:
+        assert not inspect.ismodule(getattr(pixelwise, name)), name
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import torch
 
 import pixelwise as pw
 from pixelwise.decode import semantic
-from pixelwise.train import Optimization
+from pixelwise.training import Optimization
 
 MODELS = [
     ("unet", {"encoder": "tiny"}),

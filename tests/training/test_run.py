@@ -19,7 +19,7 @@ from torch import nn
 import pixelwise as pw
 from pixelwise.checkpoint import read_classes
 from pixelwise.data import SegmentationData, class_counts, open_data, training_transform
-from pixelwise.train import NonFiniteLoss, Recipe, Task, make_experiment, resume, run, train
+from pixelwise.training import NonFiniteLoss, Recipe, Task, make_experiment, resume, run, train
 from pixelwise.types import LabelMap, Sample
 
 MakeRecipe = Callable[..., Recipe]
@@ -337,7 +337,7 @@ def test_training_leaves_the_random_numbers_of_the_caller_alone(tiny: MakeRecipe
 def test_a_task_works_under_any_trainer(boxes: Path) -> None:
     import lightning
 
-    from pixelwise.train import Optimization
+    from pixelwise.training import Optimization
 
     splits = open_data(boxes)
     transform = training_transform((32, 32))
@@ -363,7 +363,7 @@ def test_a_task_works_under_any_trainer(boxes: Path) -> None:
 
 
 def test_a_task_refuses_a_model_of_other_classes() -> None:
-    from pixelwise.train import Optimization
+    from pixelwise.training import Optimization
 
     classes = pw.ClassTable.of("a", "b", "c")
     with pytest.raises(ValueError, match="the model has 2 classes, the class table 3"):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import pixelwise as pw
-from pixelwise.train import Recipe, freeze
+from pixelwise.training import Recipe, freeze
 
 FOLDER = Path(__file__).parent.parent.parent / "recipes"
 FILES = sorted(FOLDER.glob("*.py"))

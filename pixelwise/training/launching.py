@@ -58,7 +58,14 @@ def _start(path: Path, rank: int, world: int, messages: Path, progress: bool) ->
         "PYTHONPATH": os.pathsep.join(paths),
     }
     environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // world)))
-    command = [sys.executable, "-m", "pixelwise.train.worker", str(path), str(messages), str(int(progress))]
+    command = [
+        sys.executable,
+        "-m",
+        "pixelwise.training.worker",
+        str(path),
+        str(messages),
+        str(int(progress)),
+    ]
     return subprocess.Popen(command, env=environment)
 
 

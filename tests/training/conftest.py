@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixelwise.train import Recipe
+from pixelwise.training import Recipe
 
 NUM_TRAIN, NUM_VAL = 7, 3
 

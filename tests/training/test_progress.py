@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from pixelwise.train import Recipe, progress, run
+from pixelwise.training import Recipe, progress, run
 
 MakeRecipe = Callable[..., Recipe]
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from pixelwise.train import Recipe
+from pixelwise.training import Recipe
 
 RECIPES = st.builds(
     Recipe,

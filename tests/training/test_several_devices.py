@@ -10,7 +10,7 @@ from torch import nn
 
 import pixelwise as pw
 from pixelwise.data import open_data
-from pixelwise.train import Recipe, run
+from pixelwise.training import Recipe, run
 
 MakeRecipe = Callable[..., Recipe]
 

@@ -7,8 +7,8 @@ import torch
 from torch import nn
 
 import pixelwise as pw
-from pixelwise.train import Optimization, freeze, parameter_groups
-from pixelwise.train.schedule import factor
+from pixelwise.training import Optimization, freeze, parameter_groups
+from pixelwise.training.schedule import factor
 
 
 def test_poly_is_the_published_formula() -> None:

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import pixelwise as pw
-from pixelwise.train import Recipe, Task, TrainResult, resume, run
+from pixelwise.training import Recipe, Task, TrainResult, resume, run
 from pixelwise.types import Batch
 
 MakeRecipe = Callable[..., Recipe]
@@ -226,12 +226,15 @@ def test_a_real_ctrl_c_leaves_a_run_that_continues_exactly(
     expected = whole(recipe, tmp_path)
     recipe.write(tmp_path / "recipe.json")
     code = (
-        "import sys; from pixelwise.train import Recipe, run\n"
+        "import sys; from pixelwise.training import Recipe, run\n"
         "try: run(Recipe.read(sys.argv[1]), progress=False, report=False)\n"
         "except KeyboardInterrupt as e: print(e); sys.exit(130)"
     )
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path / "recipe.json")], stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", code, str(tmp_path / "recipe.json")],
+        stdout=subprocess.PIPE,
+        text=True,
+        preexec_fn=heed_ctrl_c,
     )
     while not (tmp_path / "run" / "metrics.csv").exists():
         assert process.poll() is None
@@ -241,3 +244,8 @@ def test_a_real_ctrl_c_leaves_a_run_that_continues_exactly(
     assert process.returncode == 130
     assert "--resume" in said
     assert_same_runs(resume(tmp_path / "run", progress=False, report=False).path, expected.path)
+
+
+def heed_ctrl_c() -> None:
+    """Shells start background jobs deaf to SIGINT, and their children inherit it."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
