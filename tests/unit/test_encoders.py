@@ -299,6 +299,7 @@ def test_a_ready_encoder_is_taken_if_it_fits() -> None:
         make_encoder(encoder, in_channels=4)
 
 
+@pytest.mark.compile  # a wrong argument, on purpose
 @pytest.mark.parametrize("name", ["unet", "linknet", "fpn", "pspnet", "fcn", "deeplabv3", "deeplabv3plus"])
 def test_every_model_on_any_encoder_takes_a_stem_policy(name: str) -> None:
     with pytest.raises(ValueError, match="stem must be one of repeat, mean, zero, got 'half'"):
