@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from .data import SegmentationData
-from .predict import Evaluation, ImageScores, Predictor
-from .training import Example, write_report
+from .predict import Evaluation, Predictor
+from .training import Example, example_of, write_report
 
 
 def write_evaluation_report(
@@ -38,23 +38,21 @@ def write_evaluation_report(
     Raises:
         ValueError: if the file cannot be written.
     """
-    ranked = evaluation.ranked() if predictor is not None else []
-    count = min(examples, len(ranked) // 2) or len(ranked)
+    best: list[Example] = []
+    worst: list[Example] = []
+    if predictor is not None:
+        ranked = evaluation.ranked()
+        count = min(examples, len(ranked) // 2) or len(ranked)
+        worst = [example_of(predictor, data, image) for image in ranked[:count]]
+        if len(ranked) > 1:
+            best = [example_of(predictor, data, image) for image in ranked[::-1][:count]]
     return write_report(
         path,
         title,
         evaluation.scores,
         history=history,
-        best=[_example(predictor, data, image) for image in ranked[::-1][:count] if len(ranked) > 1],
-        worst=[_example(predictor, data, image) for image in ranked[:count]],
+        best=best,
+        worst=worst,
         settings=settings,
         remark=remark,
     )
-
-
-def _example(predictor: Predictor | None, data: SegmentationData, image: ImageScores) -> Example:
-    sample = data[image.index]
-    assert predictor is not None
-    assert sample.target is not None
-    label_map = predictor(sample.image).label_map
-    return Example(image.id, image.mean_iou, sample.image, sample.target, label_map)

@@ -2,7 +2,12 @@
 
 from .optim import Optimization as Optimization, freeze as freeze, parameter_groups as parameter_groups
 from .recipe import Recipe as Recipe
-from .report import Example as Example, best_and_worst as best_and_worst, write_report as write_report
+from .report import (
+    Example as Example,
+    best_and_worst as best_and_worst,
+    example_of as example_of,
+    write_report as write_report,
+)
 from .run import (
     Experiment as Experiment,
     TrainResult as TrainResult,

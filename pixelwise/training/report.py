@@ -190,12 +190,13 @@ def best_and_worst(
     """
     ranked = evaluate_images(predictor, data, progress=False).ranked()
     low = min(count, (len(ranked) + 1) // 2)
-    worst = [_predicted(predictor, data, image) for image in ranked[:low]]
-    best = [_predicted(predictor, data, image) for image in ranked[low:][::-1][:count]]
+    worst = [example_of(predictor, data, image) for image in ranked[:low]]
+    best = [example_of(predictor, data, image) for image in ranked[low:][::-1][:count]]
     return best, worst
 
 
-def _predicted(predictor: Predictor, data: SegmentationData, image: ImageScores) -> Example:
+def example_of(predictor: Predictor, data: SegmentationData, image: ImageScores) -> Example:
+    """A scored image, read and predicted again."""
     sample = data[image.index]
     assert sample.target is not None
     labels = predictor.labels(sample.image[None]).labels[0].cpu()
