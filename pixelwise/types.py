@@ -139,6 +139,43 @@ class LabelMap(Value):
 
 
 @value
+class MaskSet(Value):
+    """Things, each with a mask of its own; masks may overlap. The same type is a target and a prediction.
+
+    Attributes:
+        masks: True where the thing is.
+        classes: label of each thing.
+        scores: confidence of each thing in [0, 1]; 1 in a target.
+        is_crowd: True where one mask stands for several things that nobody told apart (COCO's `iscrowd`);
+            False in a prediction.
+    """
+
+    masks: Bool[Tensor, "n H W"]
+    classes: Integer[Tensor, " n"]
+    scores: Float[Tensor, " n"]
+    is_crowd: Bool[Tensor, " n"]
+
+    @classmethod
+    def of(
+        cls,
+        masks: Bool[Tensor, "n H W"],
+        classes: Integer[Tensor, " n"],
+        scores: Float[Tensor, " n"] | None = None,
+        is_crowd: Bool[Tensor, " n"] | None = None,
+    ) -> "MaskSet":
+        """A set with scores 1 and without crowds unless they are given."""
+        if scores is None:
+            scores = torch.ones(len(masks), device=masks.device)
+        if is_crowd is None:
+            is_crowd = torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
+        return cls(masks, classes, scores, is_crowd)
+
+    def __len__(self) -> int:
+        """Number of things n."""
+        return len(self.masks)
+
+
+@value
 class Sample(Value):
     """One image with its annotation.
 
@@ -159,13 +196,14 @@ class Batch(Value):
 
     Attributes:
         image: values in [0, 1].
-        labels: one class per pixel, `ignore` where nothing is known.
+        labels: one class per pixel, `ignore` where nothing is known; for a table that is not exclusive
+            0, 1 or `ignore` per class and pixel.
         valid: True on pixels that belong to an image, False on padding.
         ids: one per sample.
     """
 
     image: Float[Tensor, "b c H W"]
-    labels: Integer[Tensor, "b H W"]
+    labels: Integer[Tensor, "b *k H W"]
     valid: Bool[Tensor, "b H W"]
     ids: tuple[str, ...]
 

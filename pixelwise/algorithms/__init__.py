@@ -1,0 +1,1 @@
+"""Methods without learned weights: plain functions, image in, label map out."""

@@ -1,0 +1,7 @@
+"""Loops that NumPy and torch cannot make fast, compiled by Numba; one file per subject.
+
+A kernel takes and gives NumPy arrays and plain numbers, and knows neither torch nor the nouns of the house.
+The tests hold a plain NumPy reference beside each.
+"""
+
+from .compiling import kernel as kernel, spread as spread

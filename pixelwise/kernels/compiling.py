@@ -1,0 +1,57 @@
+"""How a kernel is compiled, announced and run on several threads."""
+
+import inspect
+import sys
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numba
+from numba.core import event
+
+F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def kernel(function: F) -> F:
+    """Compile `function` with Numba at its first call with each combination of types.
+
+    The machine code is kept beside the source (or in the user's cache, where that cannot be written), so that
+    only the first process that ever calls the kernel waits for the compiler; it says so on standard error.
+    The kernel runs without Python's lock: `spread` runs it on several threads.
+    """
+    plain = inspect.unwrap(function)  # without a shape checker, which no compiler understands
+    compiled: F = numba.njit(cache=True, nogil=True)(plain)
+    return compiled
+
+
+def spread(work: Callable[[T], R], pieces: Sequence[T], threads: int) -> list[R]:
+    """`work` of every piece, in order, on at most `threads` threads.
+
+    Threads of Python, not of OpenMP: those of a kernel that runs before a DataLoader forks its workers would
+    end the workers.
+    """
+    if threads <= 1 or len(pieces) <= 1:
+        return [work(piece) for piece in pieces]
+    with ThreadPoolExecutor(min(threads, len(pieces))) as pool:
+        return list(pool.map(work, pieces))
+
+
+class _Announcer(event.Listener):
+    """Says once per kernel that Python seems to hang because a compiler runs."""
+
+    def __init__(self) -> None:
+        self.depth = 0
+
+    def on_start(self, event: event.Event) -> None:
+        function = event.data["dispatcher"].py_func
+        if self.depth == 0 and function.__module__.startswith("pixelwise."):
+            print(f"pixelwise: compiling {function.__name__}, once on this machine", file=sys.stderr)
+        self.depth += 1
+
+    def on_end(self, event: event.Event) -> None:
+        self.depth -= 1
+
+
+event.register("numba:compile", _Announcer())
