@@ -4,7 +4,7 @@ import inspect
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import numba
 from numba.core import event
@@ -22,8 +22,8 @@ def kernel(function: F) -> F:
     The kernel runs without Python's lock: `spread` runs it on several threads.
     """
     plain = inspect.unwrap(function)  # without a shape checker, which no compiler understands
-    compiled: F = numba.njit(cache=True, nogil=True)(plain)
-    return compiled
+    compiled: Any = numba.njit(cache=True, nogil=True)(plain)
+    return cast(F, compiled)
 
 
 def spread(work: Callable[[T], R], pieces: Sequence[T], threads: int) -> list[R]:
