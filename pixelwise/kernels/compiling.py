@@ -26,6 +26,12 @@ def kernel(function: F) -> F:
     return cast(F, compiled)
 
 
+def inlined(function: F) -> F:
+    """Compile `function` into the kernels that call it: for short parts of a hot loop."""
+    compiled: Any = numba.njit(cache=True, nogil=True, forceinline=True)(inspect.unwrap(function))
+    return cast(F, compiled)
+
+
 def spread(work: Callable[[T], R], pieces: Sequence[T], threads: int) -> list[R]:
     """`work` of every piece, in order, on at most `threads` threads.
 
