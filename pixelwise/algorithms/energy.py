@@ -140,6 +140,19 @@ class GridEnergy:
         """Rows and columns to the second pixel of each kind of pair."""
         return np.array(STEPS[: len(self.weights)], dtype=np.int64)
 
+    @property
+    def directed(self) -> tuple[Float64[np.ndarray, "d H W"], Int64[np.ndarray, "d 2"]]:
+        """Weight of each pixel's pair in every direction, and the steps there; direction d ^ 1 goes back."""
+        height, width = self.unary.shape[:2]
+        weights = np.zeros((2 * len(self.weights), height, width))
+        steps = np.zeros((len(weights), 2), dtype=np.int64)
+        for e, step in enumerate(STEPS[: len(self.weights)]):
+            first, second = pair_slices(height, width, step)
+            weights[2 * e] = self.weights[e]
+            weights[2 * e + 1][second] = self.weights[e][first]
+            steps[2 * e], steps[2 * e + 1] = step, (-step[0], -step[1])
+        return weights, steps
+
     def of(self, labels: Integer[np.ndarray, "H W"]) -> float:
         """E(labels).
 
@@ -158,6 +171,10 @@ class GridEnergy:
             first, second = pair_slices(height, width, step)
             total += (weight[first] * self.distance[labels[first], labels[second]]).sum()
         return float(total)
+
+    def is_potts(self) -> bool:
+        """Whether different labels cost 1 and equal ones nothing: then messages take one pass over labels."""
+        return bool((self.distance == 1 - np.eye(self.num_labels)).all())
 
     def is_metric(self) -> bool:
         """Whether d(a, a) + d(b, c) <= d(a, c) + d(b, a) for all labels: what alpha-expansion needs."""
@@ -180,6 +197,31 @@ def pair_slices(
     first = slice(0, max(0, height - down)), slice(max(0, -right), width - max(0, right))
     second = slice(down, height), slice(max(0, right), width + min(0, right))
     return first, second
+
+
+def start_of(
+    energy: GridEnergy, start: Integer[np.ndarray, "H W"] | None, sweeps: int
+) -> Int64[np.ndarray, "H W"]:
+    """A copy of the labelling that a method begins with.
+
+    Raises:
+        ValueError: if it does not fit the energy, or the number of sweeps is not positive.
+    """
+    checked_sweeps(sweeps)
+    if start is None:
+        return energy.unary.argmin(2).astype(np.int64)
+    energy.of(start)  # looks at shape and range
+    return np.array(start, dtype=np.int64)
+
+
+def checked_sweeps(sweeps: int) -> None:
+    """Look at a limit of steps.
+
+    Raises:
+        ValueError: if it is not positive.
+    """
+    if sweeps < 1:
+        raise ValueError(f"a method needs at least 1 sweep over the pixels, got {sweeps}")
 
 
 def negative_log(probabilities: Float[np.ndarray, "H W k"]) -> Float64[np.ndarray, "H W k"]:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from jaxtyping import Integer
+from jaxtyping import Float64, Integer
 
 from ..types import LabelMap
 
@@ -46,3 +46,25 @@ class Segmentation:
     def num_segments(self) -> int:
         """Number of different labels."""
         return len(self.label_map.labels.unique())
+
+
+@dataclass(frozen=True)
+class BoundedSegmentation(Segmentation):
+    """A segmentation of a method that also proves how good any could be.
+
+    Attributes:
+        bounds: a number that no labelling's energy is below, after each step.
+    """
+
+    bounds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class SoftSegmentation(Segmentation):
+    """A segmentation of a method that finds probabilities.
+
+    Attributes:
+        marginals: probability of every label at every pixel.
+    """
+
+    marginals: Float64[np.ndarray, "H W k"] | None = None
