@@ -169,7 +169,7 @@ def _points(
 def _plus_plus(
     planes: Float32[np.ndarray, "d n"], num_clusters: int, random: np.random.Generator
 ) -> Float32[np.ndarray, "k d"]:
-    """Centres drawn among the points, with probabilities proportional to the squared distance to the others."""
+    """Centres drawn among the points, each with probability proportional to its squared distance so far."""
     from ..kernels.kmeans import shorten
 
     d, n = planes.shape
