@@ -1,4 +1,4 @@
-"""Non-parametric Bayesian clustering: a Dirichlet-process mixture finds how many clusters there are."""
+"""Non-parametric Bayesian clustering: a Dirichlet-process mixture finds the number of clusters itself."""
 
 import math
 import warnings
