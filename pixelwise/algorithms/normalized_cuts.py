@@ -241,8 +241,8 @@ def eigenvectors(
     n = affinity.shape[0]
     scale = 1 / np.sqrt(np.maximum(affinity.sum(1), 1e-300))
     normal = diags_array(scale) @ affinity @ diags_array(scale)
-    # The largest is known: 1, of D^1/2 1. It is taken off, so that it cannot be mistaken for (or mixed with) a
-    # second 1, which a graph has whose parts have nothing to do with each other.
+    # The largest is known: 1, of D^1/2 1. It is taken off, so that it cannot be mixed with a second 1, which
+    # a graph has whose parts have nothing to do with each other.
     known = 1 / scale / np.linalg.norm(1 / scale)
     others = min(count, n) - 1
     if others == 0:
@@ -254,7 +254,9 @@ def eigenvectors(
         rest = LinearOperator((n, n), lambda x: normal @ x - known * (known @ x), dtype=np.float64)
         start = np.random.default_rng(seed).normal(size=n)
         try:
-            values, vectors = eigsh(rest, others, which="LA", v0=start, ncv=room, maxiter=_STEPS, tol=1e-6)
+            values, vectors = eigsh(
+                rest, others, which="LA", v0=start, ncv=min(n, 2 * count + 30), maxiter=_STEPS, tol=1e-6
+            )
         except ArpackNoConvergence:
             raise ValueError(
                 f"the eigenvectors of a graph of {n} nodes were not found within {_STEPS} steps: "
