@@ -6,6 +6,11 @@ from .evaluation import (
     evaluate as evaluate,
     evaluate_images as evaluate_images,
 )
-from .predictor import Prediction as Prediction, Predictor as Predictor, find_images as find_images
+from .predictor import (
+    Prediction as Prediction,
+    Predictor as Predictor,
+    Refine as Refine,
+    find_images as find_images,
+)
 from .tiling import bands as bands, tile as tile, tiled as tiled, untile as untile
 from .tta import flipped as flipped, scaled as scaled

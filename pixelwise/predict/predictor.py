@@ -1,7 +1,7 @@
 """From an image, in whatever form it comes, to a label map and the files people want of it."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +27,7 @@ from .tta import flipped, scaled
 Source = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 S = TypeVar("S", bound=Source)
 Precision = Literal["32", "bf16", "16"]
+Refine = Callable[[Float[Tensor, "b k H W"], Float[Tensor, "b c H W"]], Float[Tensor, "b k H W"]]
 
 _AUTOCAST = {"bf16": torch.bfloat16, "16": torch.float16}
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
@@ -115,6 +116,9 @@ class Predictor:
         overlap: pixels that neighbouring tiles share.
         flip: whether to average over the image and its mirror image.
         scales: factors of the image's size to average over.
+        refine: what to do with the probabilities "b k H W" of images "b c H W", such as
+            `pixelwise.algorithms.DenseCrf()`: gives probabilities again. It sees whole images, also with
+            `tile`, so the probabilities of all classes must fit into memory.
 
     Raises:
         ValueError: if there is no such checkpoint or device, or an argument does not fit.
@@ -137,6 +141,7 @@ class Predictor:
         overlap: int = 64,
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
+        refine: Refine | None = None,
     ) -> None:
         if precision not in get_args(Precision):
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
@@ -160,7 +165,7 @@ class Predictor:
             )
         self.model, self.classes, self.precision = model, classes, precision
         self.device = _place(model, device)
-        self.tile, self.overlap = tile, overlap
+        self.tile, self.overlap, self.refine = tile, overlap, refine
         self._network: Network = self._score
         if tuple(scales) != (1.0,):
             self._network = scaled(self._network, scales)
@@ -200,6 +205,8 @@ class Predictor:
         Args:
             images: values in [0, 1].
         """
+        if self.refine is not None:
+            return LabelMap(self.probabilities(images).argmax(1))
         b, _, height, width = images.shape
         # Made outside, this is a plain tensor: those of inference mode cannot be changed or used in autograd.
         labels = torch.empty(b, height, width, dtype=torch.long, device=self.device)
@@ -224,7 +231,8 @@ class Predictor:
                 found = decode.probabilities(self._network(images.to(self.device)))
             else:
                 found = torch.cat([decode.probabilities(band) for band in self._bands(images)], dim=2)
-        return found.clone()
+        found = found.clone()  # a plain tensor
+        return found if self.refine is None else self.refine(found, images)
 
     def folder(
         self,
