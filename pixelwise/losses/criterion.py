@@ -3,15 +3,25 @@
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from ..types import Batch, ClassTable, DenseLogits
+from .boundary import Boundary
+from .cldice import ClDice
 from .cross_entropy import CrossEntropy
-from .dice import Dice
+from .dice import Dice, GeneralisedDice
 from .focal import Focal
+from .hausdorff import Hausdorff
+from .jaccard import Jaccard
+from .lovasz import Lovasz
+from .ohem import Ohem
+from .rmi import RMI
+from .tversky import FocalTversky, Tversky
+from .weight_map import BorderCrossEntropy
 
 
 class WeightedSum(nn.Module):
@@ -40,16 +50,21 @@ class WeightedSum(nn.Module):
         self.weights = {name: float(weights.get(name, 1.0)) for name in terms}
 
     def forward(
-        self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b *grid"]
+        self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b ..."]
     ) -> Float[Tensor, ""]:
         """The sum."""
         return torch.stack(list(self.parts(logits, labels).values())).sum()
 
     def parts(
-        self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b *grid"]
+        self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b ..."]
     ) -> dict[str, Float[Tensor, ""]]:
         """Each term, times its weight."""
         return {name: self.weights[name] * term(logits, labels) for name, term in self.terms.items()}
+
+    def extra_repr(self) -> str:
+        """The formula, as `make_criterion` reads it."""
+        factors = {name: "" if weight == 1 else f"{weight:g}*" for name, weight in self.weights.items()}
+        return "+".join(factor + name for name, factor in factors.items())
 
 
 class Criterion(nn.Module):
@@ -58,7 +73,7 @@ class Criterion(nn.Module):
     Every map is resized to the image, as PSPNet does; the labels never are.
 
     Args:
-        loss: takes logits `b k H W` and labels `b H W`, gives a scalar.
+        loss: takes logits `b k H W` and the labels of a batch, gives a scalar.
         aux_weight: factor of the same loss on each auxiliary map (PSPNet Sec. 4: 0.4).
 
     >>> criterion = Criterion(CrossEntropy())
@@ -87,19 +102,60 @@ class Criterion(nn.Module):
             parts["aux"] = self.aux_weight * torch.stack(losses).sum()
         return parts
 
+    def breakdown(self, output: DenseLogits, batch: Batch) -> str:
+        """The parts as text: the value of each, its weight, and what it adds to the sum.
+
+        >>> batch = Batch.of(torch.rand(1, 3, 2, 2), torch.tensor([[[0, 1], [1, 0]]]))
+        >>> criterion = Criterion(WeightedSum({"ce": CrossEntropy(), "dice": Dice()}, {"dice": 0.2}))
+        >>> print(criterion.breakdown(DenseLogits(torch.zeros(1, 2, 2, 2), (2, 2)), batch))
+        part      value  weight   added
+        ce       0.6931       1  0.6931
+        dice     0.5000     0.2  0.1000
+        sum                      0.7931
+        """
+        with torch.no_grad():
+            parts = {name: part.item() for name, part in self.parts(output, batch).items()}
+        weights = {**self.loss.weights, "aux": self.aux_weight}
+        width = max(len(name) for name in (*parts, "part"))
+        lines = [f"{'part':{width}}  {'value':>9}  {'weight':>6}  {'added':>6}"]
+        for name, added in parts.items():
+            weight = weights.get(name, 1.0)
+            value = f"{added / weight:.4f}" if weight else ""
+            lines.append(f"{name:{width}}  {value:>9}  {weight:>6g}  {added:.4f}")
+        lines.append(f"{'sum':{width}}  {'':>9}  {'':>6}  {sum(parts.values()):.4f}")
+        return "\n".join(lines)
+
+    def extra_repr(self) -> str:
+        """The factor of the auxiliary maps."""
+        return f"aux_weight={self.aux_weight:g}"
+
 
 def _snake(name: str) -> str:
     """CrossEntropy -> cross_entropy."""
     return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name).lower()
 
 
-_MAKERS: dict[str, Callable[[int, Sequence[float] | None, float], nn.Module]] = {
-    "cross_entropy": lambda ignore, weight, smoothing: CrossEntropy(
-        ignore=ignore, weight=weight, label_smoothing=smoothing
-    ),
-    "dice": lambda ignore, weight, _: Dice(ignore=ignore, weight=weight),
-    "focal": lambda ignore, weight, _: Focal(ignore=ignore, alpha=weight),
+# Each is called with ignore, exclusive and weight (Focal: alpha), the two kinds of cross-entropy also with
+# label_smoothing.
+_LOSSES: dict[str, Callable[..., nn.Module]] = {
+    "cross_entropy": CrossEntropy,
+    "bce": CrossEntropy,
+    "ohem": Ohem,
+    "focal": Focal,
+    "dice": Dice,
+    "squared_dice": partial(Dice, squared=True),
+    "generalised_dice": GeneralisedDice,
+    "jaccard": Jaccard,
+    "tversky": Tversky,
+    "focal_tversky": FocalTversky,
+    "lovasz": Lovasz,
+    "boundary": Boundary,
+    "hausdorff": Hausdorff,
+    "cldice": ClDice,
+    "rmi": RMI,
+    "border_cross_entropy": BorderCrossEntropy,
 }
+_SMOOTHED = ("cross_entropy", "bce")
 
 
 def make_criterion(
@@ -113,39 +169,55 @@ def make_criterion(
     """The criterion of that name for a task.
 
     Args:
-        name: "cross_entropy", "dice", "focal" or a sum of them; "cross_entropy+0.5*dice" has weights.
+        name: a loss or a sum of losses; "cross_entropy+0.5*dice" has weights. There are "cross_entropy",
+            "bce" (the cross-entropy of classes that are not exclusive, by its other name), "ohem",
+            "focal", "dice", "squared_dice" (V-Net's), "generalised_dice", "jaccard", "tversky",
+            "focal_tversky", "lovasz", "boundary", "hausdorff", "cldice", "rmi" and "border_cross_entropy",
+            each with the defaults of its module.
         classes: the task.
-        class_weights: one factor per class for every term (alpha of the focal loss).
+        class_weights: one factor per class for every term (alpha of the focal loss, which must be in [0, 1]
+            where classes are not exclusive).
         label_smoothing: share of the target in [0, 1] that cross-entropy deals equally to all classes.
         aux_weight: factor of the loss on each auxiliary map.
 
     Raises:
-        ValueError: if the task is not exclusive, a term is unknown, doubled or has no positive weight, the
-            weights are not one per class, or smoothing is asked for without cross-entropy.
+        ValueError: if a term is unknown, doubled or has no positive weight, the weights are not one per
+            class, smoothing is asked for without cross-entropy, or "bce" for exclusive classes.
 
     >>> make_criterion("cross_entropy+0.5*dice", ClassTable.of("sky", "road")).loss.weights
     {'cross_entropy': 1.0, 'dice': 0.5}
     """
-    if not classes.exclusive:
-        raise ValueError("the losses need exclusive classes (one per pixel), this table has exclusive=False")
     if class_weights is not None and len(class_weights) != len(classes):
         raise ValueError(f"{len(classes)} classes need as many class_weights, got {len(class_weights)}")
     weights = dict(_term(part) for part in name.split("+"))
     if len(weights) != name.count("+") + 1:
         raise ValueError(f"the loss {name!r} names a term twice")
-    if label_smoothing and "cross_entropy" not in weights:
+    if classes.exclusive and "bce" in weights:
+        raise ValueError("bce needs a table with exclusive=False; for exclusive classes take cross_entropy")
+    if label_smoothing and not set(weights) & set(_SMOOTHED):
         raise ValueError(f"label_smoothing belongs to cross_entropy, the loss is {name!r}")
-    terms = {term: _MAKERS[term](classes.ignore, class_weights, label_smoothing) for term in weights}
+    terms = {term: _made(term, classes, class_weights, label_smoothing) for term in weights}
     return Criterion(WeightedSum(terms, weights), aux_weight=aux_weight)
+
+
+def _made(
+    name: str, classes: ClassTable, weight: Sequence[float] | None, label_smoothing: float
+) -> nn.Module:
+    make = partial(_LOSSES[name], ignore=classes.ignore, exclusive=classes.exclusive)
+    if name == "focal":
+        return make(alpha=weight)
+    if name in _SMOOTHED:
+        return make(weight=weight, label_smoothing=label_smoothing)
+    return make(weight=weight)
 
 
 def _term(text: str) -> tuple[str, float]:
     """0.5*dice -> dice, 0.5."""
     factor, _, term = text.strip().rpartition("*")
     term = term.strip()
-    if term not in _MAKERS:
-        close = difflib.get_close_matches(term, _MAKERS, 1)
-        hint = f", did you mean {close[0]}?" if close else f"; there are {', '.join(_MAKERS)}"
+    if term not in _LOSSES:
+        close = difflib.get_close_matches(term, _LOSSES, 1)
+        hint = f", did you mean {close[0]}?" if close else f"; there are {', '.join(_LOSSES)}"
         raise ValueError(f"no loss is called {term!r}{hint}")
     try:
         weight = float(factor) if factor else 1.0

@@ -1,40 +1,46 @@
-"""Focal loss (Lin et al., ICCV 2017, Sec. 3), in its softmax form."""
+"""Focal loss (Lin et al., ICCV 2017, Sec. 3), with a softmax or, as in the paper, with sigmoids."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.autograd.function import once_differentiable
 
-from .pixels import Reduction, as_weight, counted, one_of, over, per_class, prepared
+from .cross_entropy import surprise
+from .pixels import Reduction, as_weight, counting, one_of, over, per_class, prepared, shares
 
 
 def focal_loss(
     logits: Float[Tensor, "b k *grid"],
-    labels: Integer[Tensor, "b *grid"],
+    labels: Integer[Tensor, "b ..."],
     *,
     ignore: int = 255,
-    gamma: float = 2.0,
     alpha: Float[Tensor, " k"] | None = None,
+    exclusive: bool = True,
     reduction: Reduction = "mean",
+    gamma: float = 2.0,
 ) -> Float[Tensor, "..."]:
     """-alpha_y (1 - p_y)^gamma log p_y for the label y of each pixel that is not ignored (equation 5).
 
-    The paper has a sigmoid per class; here p is the softmax of the logits, one label per pixel.
+    p is the softmax of the logits. Without `exclusive` it is the paper's: a sigmoid per class, p_t = p where
+    the class is there and 1 - p elsewhere, alpha_t = alpha_c and 1 - alpha_c; values are then those of
+    `torchvision.ops.sigmoid_focal_loss`.
 
     Args:
         logits: one score per class and pixel.
-        labels: one class per pixel, or `ignore`.
-        ignore: label of pixels that do not count.
-        gamma: how much well classified pixels lose, at least 0; 0 is cross-entropy.
-        alpha: one factor per class.
-        reduction: "mean" divides the sum by the number of pixels that count, also with `alpha` (the
+        labels: one class per pixel, or `ignore`; without `exclusive` 0, 1 or `ignore` per class and pixel.
+        ignore: label of pixels (without `exclusive`: of entries) that do not count.
+        alpha: one factor per class; without `exclusive` in [0, 1] (RetinaNet: 0.25).
+        exclusive: whether a pixel has exactly one class (softmax), or each class its own sigmoid.
+        reduction: "mean" divides the sum by the number of labels that count, also with `alpha` (the
             paper's balance does not change the divisor; the weights of `cross_entropy` do); "none" gives
-            one value per pixel, 0 where ignored.
+            one value per label, 0 where ignored.
+        gamma: how much well classified pixels lose, at least 0; 0 is cross-entropy.
 
     Raises:
-        ValueError: on shapes that do not fit or an unknown reduction.
+        ValueError: on shapes that do not fit, an unknown reduction or, on the CPU, a label that is no class.
 
     >>> import torch
     >>> logits = torch.zeros(1, 2, 1, 1)  # p = 1/2: (1/2)^2 log 2
@@ -42,19 +48,39 @@ def focal_loss(
     0.1732867956161499
     """
     one_of(reduction)
-    logits, labels = prepared(logits, labels)
+    logits, labels = prepared(logits, labels, exclusive)
     alpha = per_class(alpha, logits)
-    surprise = F.cross_entropy(logits, labels, ignore_index=ignore, reduction="none")  # -log p_y
-    missing = -torch.expm1(-surprise)  # 1 - p_y
-    if gamma < 1:  # (1 - p)^gamma has no finite slope at p = 1; that of the loss is 0 there
-        missing = missing.clamp_min(torch.finfo(missing.dtype).tiny)
-    loss = missing**gamma * surprise
-    valid, index = counted(labels, ignore)
-    if alpha is not None:
-        loss = loss * alpha.index_select(0, index.flatten()).view_as(loss)
+    valid = counting(labels, ignore)
+    loss: Tensor = _Focused.apply(surprise(logits, labels, ignore, exclusive), gamma)
+    if alpha is not None and exclusive:
+        loss = loss * shares(valid, labels, alpha, exclusive)
+    elif alpha is not None:
+        alpha = alpha.view(-1, *[1] * (logits.ndim - 2))
+        loss = loss * torch.where(labels == 1, alpha, 1 - alpha)
     if reduction == "none":
         return loss
     return loss.sum() if reduction == "sum" else over(loss.sum(), valid.count_nonzero())
+
+
+class _Focused(torch.autograd.Function):
+    """f(s) = (1 - p)^gamma s of the surprise s = -log p; its slope is kept instead of every step to it."""
+
+    @staticmethod
+    def forward(ctx: Any, surprise: Tensor, gamma: float) -> Tensor:
+        missing = torch.neg(surprise).expm1_().neg_()  # 1 - p
+        # (1 - p)^(gamma - 1) has no finite value at p = 1 for gamma < 1; the slope is 0 there.
+        missing.clamp_(min=torch.finfo(missing.dtype).tiny)
+        factor = missing.pow(gamma)
+        if ctx.needs_input_grad[0]:  # (1 - p)^gamma + gamma (1 - p)^gamma (s / (1 - p) - s)
+            growth = torch.neg(surprise).addcdiv_(surprise, missing)
+            ctx.save_for_backward(torch.addcmul(factor, factor, growth, value=gamma))
+        return factor.mul_(surprise)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
+        (slope,) = ctx.saved_tensors
+        return grad * slope, None
 
 
 class Focal(nn.Module):
@@ -62,9 +88,10 @@ class Focal(nn.Module):
 
     Args:
         ignore: label of pixels that do not count.
-        gamma: how much well classified pixels lose, at least 0.
-        alpha: one factor per class.
+        alpha: one factor per class; without `exclusive` in [0, 1].
+        exclusive: whether a pixel has exactly one class (softmax), or each class its own sigmoid.
         reduction: see `focal_loss`.
+        gamma: how much well classified pixels lose, at least 0.
     """
 
     alpha: Tensor | None
@@ -73,26 +100,33 @@ class Focal(nn.Module):
         self,
         *,
         ignore: int = 255,
-        gamma: float = 2.0,
         alpha: Sequence[float] | Tensor | None = None,
+        exclusive: bool = True,
         reduction: Reduction = "mean",
+        gamma: float = 2.0,
     ) -> None:
         super().__init__()
         if gamma < 0:
             raise ValueError(f"gamma must be at least 0, got {gamma}")
         one_of(reduction)
-        self.register_buffer("alpha", as_weight(alpha), persistent=False)
-        self.ignore, self.gamma, self.reduction = ignore, gamma, reduction
+        factors = as_weight(alpha)
+        if factors is not None and not exclusive and bool((factors > 1).any()):
+            raise ValueError(
+                f"alpha of classes that are not exclusive must be in [0, 1], got {factors.tolist()}"
+            )
+        self.register_buffer("alpha", factors, persistent=False)
+        self.ignore, self.exclusive, self.reduction, self.gamma = ignore, exclusive, reduction, gamma
 
     def forward(
-        self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b *grid"]
+        self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b ..."]
     ) -> Float[Tensor, "..."]:
         """See `focal_loss`."""
         return focal_loss(
             logits,
             labels,
             ignore=self.ignore,
-            gamma=self.gamma,
             alpha=self.alpha,
+            exclusive=self.exclusive,
             reduction=self.reduction,
+            gamma=self.gamma,
         )

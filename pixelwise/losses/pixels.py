@@ -1,4 +1,4 @@
-"""What every pixel-wise loss does first: look at shapes, raise the precision, tell which pixels count."""
+"""What every pixel-wise loss does first: look at shapes, raise the precision, tell which labels count."""
 
 from collections.abc import Sequence
 from typing import Literal
@@ -11,30 +11,95 @@ Reduction = Literal["mean", "sum", "none"]
 
 
 def prepared(
-    logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b *grid"]
-) -> tuple[Float[Tensor, "b k *grid"], Integer[Tensor, "b *grid"]]:
-    """Logits in at least float32 and labels as int64.
+    logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b ..."], exclusive: bool = True
+) -> tuple[Float[Tensor, "b k *grid"], Integer[Tensor, "b ..."]]:
+    """Logits in at least float32; labels as int64 where they are exclusive, as they are where they are not.
 
     Raises:
-        ValueError: if the labels do not have the logits' batch size and grid.
+        ValueError: if the labels do not have the logits' batch size and grid, and their classes too where
+            these are not exclusive.
     """
-    expected = (logits.shape[0], *logits.shape[2:])
+    expected = (logits.shape[0], *logits.shape[2:]) if exclusive else tuple(logits.shape)
     if tuple(labels.shape) != expected:
         raise ValueError(
-            f"logits of shape {tuple(logits.shape)} need labels of shape {expected}, "
-            f"got {tuple(labels.shape)}"
+            f"logits of shape {tuple(logits.shape)} with exclusive={exclusive} need labels of shape "
+            f"{expected}, got {tuple(labels.shape)}"
         )
     if logits.dtype in (torch.float16, torch.bfloat16):
         logits = logits.float()
-    return logits, labels.long()
+    return logits, labels.long() if exclusive else labels
+
+
+def counting(labels: Integer[Tensor, "*shape"], ignore: int) -> Bool[Tensor, "*shape"]:
+    """Where labels count."""
+    kind = torch.iinfo(labels.dtype)
+    if not kind.min <= ignore <= kind.max:  # torch says of 255 in uint8 that it is -1
+        return torch.ones_like(labels, dtype=torch.bool)
+    return labels != ignore
 
 
 def counted(
-    labels: Integer[Tensor, "b *grid"], ignore: int
-) -> tuple[Bool[Tensor, "b *grid"], Integer[Tensor, "b *grid"]]:
-    """Where labels count, and labels that can index: 0 where they do not."""
-    valid = labels != ignore
-    return valid, torch.where(valid, labels, 0)
+    labels: Integer[Tensor, "*shape"], ignore: int, classes: int | None = None
+) -> tuple[Bool[Tensor, "*shape"], Integer[Tensor, "*shape"]]:
+    """Where labels count, and labels that can index: 0 where they do not.
+
+    With `classes` labels on the CPU are compared with it; elsewhere that would wait for the device, and a
+    compiled function cannot raise.
+
+    Raises:
+        ValueError: if a label that counts is not in 0..classes - 1.
+    """
+    valid = counting(labels, ignore)
+    index = torch.where(valid, labels, 0)
+    if classes is not None and _looked_at(labels):
+        low, high = (int(extreme) for extreme in index.aminmax())
+        if low < 0 or high >= classes:
+            wrong = low if low < 0 else high
+            raise ValueError(f"labels must be in 0..{classes - 1} or {ignore} to be ignored, got {wrong}")
+    return valid, index
+
+
+def _looked_at(labels: Integer[Tensor, "*shape"]) -> bool:
+    return labels.device.type == "cpu" and labels.numel() > 0 and not torch.compiler.is_compiling()
+
+
+def hits(
+    labels: Integer[Tensor, "b k *grid"], ignore: int
+) -> tuple[Bool[Tensor, "b k *grid"], Bool[Tensor, "b k *grid"]]:
+    """Where labels of classes that are not exclusive count, and where they say that the class is there.
+
+    Labels on the CPU are looked at, as in `counted`.
+
+    Raises:
+        ValueError: if a label that counts is neither 0 nor 1.
+    """
+    valid = counting(labels, ignore)
+    hit = (labels == 1) & valid
+    if _looked_at(labels):
+        wrong = valid & ~hit & (labels != 0)
+        if bool(wrong.any()):
+            raise ValueError(
+                f"labels of classes that are not exclusive must be 0, 1 or {ignore} to be ignored, "
+                f"got {int(labels[wrong][0])}"
+            )
+    return valid, hit
+
+
+def shares(
+    valid: Bool[Tensor, "b ..."],
+    labels: Integer[Tensor, "b ..."],
+    weight: Float[Tensor, " k"] | None,
+    exclusive: bool,
+) -> Tensor:
+    """How much each label counts: the weight of its class, 0 where it is not `valid`.
+
+    Without weights the answer is `valid`.
+    """
+    if weight is None:
+        return valid
+    if exclusive:
+        return weight.index_select(0, torch.where(valid, labels, 0).flatten()).view_as(labels) * valid
+    return weight.view(-1, *[1] * (valid.ndim - 2)) * valid
 
 
 def per_class(

@@ -60,7 +60,7 @@ class Recipe:
         format: layout of the data; "auto" looks at the folder.
         classes: file of the class table; None takes it from the data.
         val_fraction: share of the images in (0, 1) kept for validation where the data name none.
-        loss: "cross_entropy", "dice", "focal" or a sum: "cross_entropy+0.5*dice".
+        loss: a name that `make_criterion` knows, or a sum of such: "cross_entropy+0.5*dice".
         class_weights: "none", "balanced" (median-frequency balancing), or one factor per class.
         label_smoothing: in [0, 1], for cross-entropy.
         aux_weight: factor of the loss on each auxiliary map of the model.

@@ -1,13 +1,13 @@
-"""Losses against formulas written again in float64 NumPy, worked numbers, and peers where they are right."""
+"""Cross-entropy and focal loss against formulas written again in float64 NumPy, and peers."""
 
 import numpy as np
 import pytest
-import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torchvision.ops import sigmoid_focal_loss
 
-from pixelwise.losses import cross_entropy, dice_loss, focal_loss
+from pixelwise.losses import cross_entropy, focal_loss
 
 IGNORE = 255
 
@@ -45,16 +45,6 @@ def numpy_cross_entropy(logits: Tensor, labels: Tensor, weight: np.ndarray, smoo
     return total / share
 
 
-def numpy_dice(logits: Tensor, labels: Tensor, weight: np.ndarray, power: int = 1) -> float:
-    p, y = counted_pixels(logits, labels)
-    losses, weights = [], []
-    for c in np.unique(y):
-        g = (y == c).astype(float)
-        losses.append(1 - 2 * (p[:, c] * g).sum() / ((p[:, c] ** power).sum() + (g**power).sum()))
-        weights.append(weight[c])
-    return np.average(losses, weights=weights)
-
-
 def numpy_focal(logits: Tensor, labels: Tensor, alpha: np.ndarray, gamma: float) -> float:
     p, y = counted_pixels(logits, labels)
     p_true = p[np.arange(len(y)), y]
@@ -78,16 +68,6 @@ def test_cross_entropy_is_its_formula(
     assert ours.item() == pytest.approx(
         numpy_cross_entropy(logits, labels, np.array(weight or [1.0] * 4), smoothing)
     )
-
-
-@pytest.mark.parametrize("grid", GRIDS)
-@pytest.mark.parametrize("weight", WEIGHTS)
-@pytest.mark.parametrize("squared", [False, True])
-def test_dice_is_its_formula(grid: tuple[int, ...], weight: list[float] | None, squared: bool) -> None:
-    logits, labels = example(*grid)
-    ours = dice_loss(logits, labels, weight=None if weight is None else torch.tensor(weight), squared=squared)
-    theirs = numpy_dice(logits, labels, np.array(weight or [1.0] * 4), power=2 if squared else 1)
-    assert ours.item() == pytest.approx(theirs)
 
 
 @pytest.mark.parametrize("grid", GRIDS)
@@ -132,19 +112,24 @@ def test_the_weighted_mean_of_cross_entropy_divides_by_weights_and_that_of_focal
     assert focal_loss(logits, labels, gamma=0.0, alpha=weight).item() == pytest.approx(6 * log2 / 3)
 
 
-@pytest.mark.parametrize("reduction", ["sum", "none"])
-def test_sum_and_none_agree_with_the_mean(reduction: str) -> None:
+def test_the_mean_divides_by_the_labels_that_count() -> None:
     logits, labels = example(6, 5)
     count = int((labels != IGNORE).sum())
-    for loss, divisor in ((cross_entropy, count), (focal_loss, count), (dice_loss, 3)):  # 3 classes are there
-        total = loss(logits, labels, reduction=reduction)
-        assert total.sum().item() / divisor == pytest.approx(loss(logits, labels).item())
+    for loss in (cross_entropy, focal_loss):
+        total = loss(logits, labels, reduction="sum")
+        assert total.item() / count == pytest.approx(loss(logits, labels).item())
     per_pixel = cross_entropy(logits, labels, reduction="none")
     assert per_pixel.shape == labels.shape
     assert (per_pixel[labels == IGNORE] == 0).all()
-    per_class = dice_loss(logits, labels, reduction="none")
-    assert per_class.shape == (4,)
-    assert per_class[3] == 0
+
+
+def test_the_sum_of_an_image_is_averaged_over_images_for_fcn() -> None:
+    logits, labels = example(6, 5, b=3)
+    sums = [
+        F.cross_entropy(x[None], y[None], ignore_index=IGNORE, reduction="sum")
+        for x, y in zip(logits, labels, strict=True)
+    ]
+    torch.testing.assert_close(cross_entropy(logits, labels, reduction="image_sum"), torch.stack(sums).mean())
 
 
 def test_focal_without_focus_is_cross_entropy() -> None:
@@ -152,45 +137,116 @@ def test_focal_without_focus_is_cross_entropy() -> None:
     torch.testing.assert_close(focal_loss(logits, labels, gamma=0.0), cross_entropy(logits, labels))
 
 
-# --- Dice ----------------------------------------------------------------------------------------------
+# --- maps of weights ------------------------------------------------------------------------------------
 
 
-def test_the_squared_dice_of_one_undecided_pixel_is_four_fifths_with_slope_0_96() -> None:
-    # p = 1/2, g = 1: D = 2 p g / (p^2 + g^2) = 0.8 and dD/dp = 0.96; dp/dlogit = p (1 - p) = 1/4.
-    logits = torch.zeros(1, 2, 1, 1, dtype=torch.float64, requires_grad=True)
-    loss = dice_loss(logits, torch.ones(1, 1, 1, dtype=torch.long), squared=True)
-    loss.backward()
-    assert loss.item() == pytest.approx(1 - 0.8)
-    assert logits.grad[0, 1].item() == pytest.approx(-0.96 / 4)
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_the_weight_of_a_pixel_multiplies_that_of_its_label(
+    weight: list[float] | None, exclusive: bool
+) -> None:
+    logits, labels = example(6, 5) if exclusive else multilabel_example(6, 5)
+    maps = torch.rand(2, 6, 5, dtype=torch.float64)
+    maps[0, 0, 0] = torch.nan  # is ignored
+    factors = None if weight is None else torch.tensor(weight, dtype=torch.float64)
+    settings = {"weight": factors, "exclusive": exclusive}
+    parts = cross_entropy(logits, labels, reduction="none", **settings)
+    of_label = torch.ones(4).double() if factors is None else factors
+    if exclusive:
+        share = of_label[labels.clamp_max(3)] * maps
+    else:
+        share = of_label[:, None, None] * maps[:, None]
+        maps = maps[:, None].expand(logits.shape)
+    valid = labels != IGNORE
+    total, count = (parts * maps)[valid].sum(), share.expand(labels.shape)[valid].sum()
+    maps = maps if exclusive else maps[:, 0]
+    for reduction, expected in (("sum", total), ("mean", total / count)):
+        loss = cross_entropy(logits, labels, pixel_weight=maps, reduction=reduction, **settings)
+        torch.testing.assert_close(loss, expected)
 
 
-def test_dice_of_a_perfect_prediction_is_zero_and_of_a_wrong_one_is_one_however_many_classes_are_absent() -> (
-    None
-):
-    labels = torch.zeros(1, 4, 4, dtype=torch.long)
-    for k in (2, 3, 150):
-        right = torch.full((1, k, 4, 4), -50.0)
-        right[:, 0] = 50.0
-        wrong = right.roll(1, 1)
-        assert dice_loss(right, labels).item() == pytest.approx(0, abs=1e-6)
-        assert dice_loss(wrong, labels).item() == pytest.approx(1)
-    # What a peer says to the wrong prediction over three classes: a third, by dividing by absent classes.
-    peer = smp.losses.DiceLoss("multiclass")
-    wrong = torch.full((1, 3, 4, 4), -50.0)
-    wrong[:, 1] = 50.0
-    assert peer(wrong, labels).item() == pytest.approx(1 / 3, abs=1e-3)
-
-
-@pytest.mark.parametrize("weight", [None, [1.0, 0.25, 3.0]])
-def test_dice_is_that_of_smp_when_every_class_is_there(weight: list[float] | None) -> None:
-    logits, labels = example(8, 8, k=4)
-    logits = logits[:, :3].float()  # the fourth class is the one that no label holds
-    theirs = smp.losses.DiceLoss("multiclass", ignore_index=IGNORE, class_weights=weight)(logits, labels)
-    ours = dice_loss(logits, labels, weight=None if weight is None else torch.tensor(weight))
-    torch.testing.assert_close(ours, theirs)
-
-
-def test_the_dice_of_a_batch_counts_the_pixels_of_all_its_images_together() -> None:
+def test_a_map_of_ones_changes_nothing() -> None:
     logits, labels = example(6, 5)
-    beside = dice_loss(torch.cat([*logits], -1)[None], torch.cat([*labels], -1)[None])
-    torch.testing.assert_close(dice_loss(logits, labels), beside)
+    weight = torch.tensor(WEIGHTS[1])
+    ones = torch.ones(labels.shape)
+    torch.testing.assert_close(
+        cross_entropy(logits, labels, weight=weight, pixel_weight=ones),
+        cross_entropy(logits, labels, weight=weight),
+    )
+
+
+# --- a sigmoid per class --------------------------------------------------------------------------------
+
+
+def multilabel_example(*grid: int, b: int = 2, k: int = 4, seed: int = 0) -> tuple[Tensor, Tensor]:
+    """Logits, and labels of which some are ignored and the last class is nowhere."""
+    random = torch.Generator().manual_seed(seed)
+    logits = 3 * torch.randn(b, k, *grid, dtype=torch.float64, generator=random)
+    labels = torch.randint(0, 2, (b, k, *grid), generator=random)
+    labels[:, -1] = 0
+    labels[0, :, 0] = labels[1, 1, -1] = IGNORE
+    return logits, labels
+
+
+@pytest.mark.parametrize("grid", GRIDS)
+@pytest.mark.parametrize("weight", WEIGHTS)
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_multilabel_cross_entropy_is_its_formula(
+    grid: tuple[int, ...], weight: list[float] | None, smoothing: float
+) -> None:
+    logits, labels = multilabel_example(*grid)
+    x, y = (np.moveaxis(part.numpy(), 1, -1).reshape(-1, 4) for part in (logits, labels))
+    p = 1 / (1 + np.exp(-x))
+    target = y * (1 - smoothing) + smoothing / 2
+    terms = -(target * np.log(p) + (1 - target) * np.log(1 - p))
+    factors = np.broadcast_to(weight or [1.0] * 4, x.shape)
+    valid = y != IGNORE
+    ours = cross_entropy(
+        logits,
+        labels,
+        exclusive=False,
+        weight=None if weight is None else torch.tensor(weight),
+        label_smoothing=smoothing,
+    )
+    assert ours.item() == pytest.approx((terms * factors)[valid].sum() / factors[valid].sum())
+
+
+def test_multilabel_cross_entropy_and_its_gradient_are_those_of_pytorch() -> None:
+    logits, labels = multilabel_example(6, 5)
+    valid = labels != IGNORE
+    x, y = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    ours = cross_entropy(x, labels, exclusive=False)
+    theirs = F.binary_cross_entropy_with_logits(y[valid], labels[valid].double())
+    ours.backward()
+    theirs.backward()
+    torch.testing.assert_close((ours, x.grad), (theirs, y.grad))
+
+
+@pytest.mark.parametrize("alpha", [None, 0.25])
+@pytest.mark.parametrize("gamma", [0.0, 1.5, 2.0])
+def test_multilabel_focal_and_its_gradient_are_those_of_torchvision(
+    alpha: float | None, gamma: float
+) -> None:
+    logits, labels = multilabel_example(6, 5)
+    valid = labels != IGNORE
+    x, y = logits.clone().requires_grad_(), logits.clone().requires_grad_()
+    ours = focal_loss(
+        x, labels, exclusive=False, gamma=gamma, alpha=None if alpha is None else torch.full((4,), alpha)
+    )
+    theirs = sigmoid_focal_loss(
+        y[valid], labels[valid].double(), alpha=-1 if alpha is None else alpha, gamma=gamma, reduction="mean"
+    )
+    ours.backward()
+    theirs.backward()
+    torch.testing.assert_close((ours, x.grad), (theirs, y.grad))
+
+
+def test_each_class_of_a_multilabel_focal_loss_has_its_own_alpha() -> None:
+    logits, labels = multilabel_example(6, 5)
+    alpha = torch.tensor([0.1, 0.25, 0.5, 0.9], dtype=torch.float64)
+    total = focal_loss(logits, labels, exclusive=False, alpha=alpha, reduction="sum")
+    one_by_one = [
+        focal_loss(logits[:, [c]], labels[:, [c]], exclusive=False, alpha=alpha[[c]], reduction="sum")
+        for c in range(4)
+    ]
+    torch.testing.assert_close(total, torch.stack(one_by_one).sum())
