@@ -1,7 +1,17 @@
-"""The confusion matrix, counted exactly."""
+"""The confusion matrix, counted exactly: from labels, or straight from scores."""
 
-from jaxtyping import Int64, Integer
+import numpy as np
+import torch
+from jaxtyping import Float, Int64, Integer
 from torch import Tensor
+
+from ..kernels.argmax import argmax
+from ..kernels.compiling import spread
+from ..kernels.confusion import CHUNK, add_pairs, count_pairs, empty_counts, encoded
+
+# Pixels below which a second thread costs more than it saves: of labels, which take a fifth of a nanosecond
+# each, and of scores. Then the pixels that an accelerator counts at once.
+_FEW_LABELS, _FEW_SCORES, _AT_ONCE = 1 << 22, 1 << 16, 1 << 24
 
 
 def confusion_matrix(
@@ -11,11 +21,13 @@ def confusion_matrix(
     *,
     ignore: int = 255,
     where: str = "",
+    threads: int | None = None,
 ) -> Int64[Tensor, "k k"]:
     """Number of pixels of class i (rows, target) that were predicted as class j (columns).
 
     Pixels whose target is `ignore` are not counted, whatever the prediction says there. Matrices of
-    several images add up to that of all.
+    several images add up to that of all. On a CPU the maps are counted by runs of equal labels, as they lie
+    in memory; they are not copied, whatever their integer type.
 
     Args:
         prediction: one class per pixel, any integer type.
@@ -23,11 +35,11 @@ def confusion_matrix(
         num_classes: k.
         ignore: target of pixels that do not count.
         where: name of the sample, for the message of an error.
+        threads: how many count at once on a CPU; None for torch's number.
 
     Raises:
-        ValueError: if the shapes differ, or a counted pixel has a class outside 0..k-1.
+        ValueError: if the shapes or devices differ, or a counted pixel has a class outside 0..k-1.
 
-    >>> import torch
     >>> confusion_matrix(torch.tensor([0, 1, 1, 2]), torch.tensor([0, 0, 1, 255]), 2)
     tensor([[1, 1],
             [0, 1]])
@@ -37,25 +49,140 @@ def confusion_matrix(
             f"prediction and target must have one shape, got {tuple(prediction.shape)} and "
             f"{tuple(target.shape)}{_named(where)}"
         )
-    target = target.long()
-    valid = target != ignore
-    target, prediction = target[valid], prediction.long()[valid]
-    for name, labels in (("target", target), ("prediction", prediction)):
-        _check_range(name, labels, num_classes, ignore, where)
-    cells = target * num_classes + prediction
-    return cells.bincount(minlength=num_classes**2).reshape(num_classes, num_classes)
-
-
-def _check_range(name: str, labels: Tensor, num_classes: int, ignore: int, where: str) -> None:
-    if not len(labels):
-        return
-    lowest, highest = (int(x) for x in labels.aminmax())
-    if lowest < 0 or highest >= num_classes:
-        wrong = lowest if lowest < 0 else highest
+    if prediction.device != target.device:
         raise ValueError(
-            f"{name} holds the label {wrong}{_named(where)}, outside the table of {num_classes} classes "
-            f"(0..{num_classes - 1}, ignore {ignore})"
+            f"prediction and target must be on one device, got {prediction.device} and "
+            f"{target.device}{_named(where)}"
         )
+    if target.device.type == "cpu":
+        matrix = _counted(prediction, target, num_classes, ignore, threads)
+    else:
+        matrix = _counted_by_torch(prediction, target, num_classes, ignore)
+    if matrix is None:
+        raise _wrong_label(prediction, target, num_classes, ignore, where)
+    return matrix
+
+
+def confusion_from_logits(
+    logits: Float[Tensor, "b k *grid"],
+    target: Integer[Tensor, "b *grid"],
+    *,
+    ignore: int = 255,
+    where: str = "",
+    threads: int | None = None,
+) -> Int64[Tensor, "k k"]:
+    """The confusion matrix of `logits.argmax(1)`, without a map of these labels.
+
+    The class of a pixel is the first with the highest score, and the first NaN where there is one, as torch
+    has it. On a CPU some ten thousand pixels at a time are compared and counted while they are in the cache.
+
+    Args:
+        logits: one score per class and pixel, at the size of the target.
+        target: one class per pixel, or `ignore`.
+        ignore: target of pixels that do not count.
+        where: name of the sample, for the message of an error.
+        threads: how many count at once on a CPU; None for torch's number.
+
+    Raises:
+        ValueError: if the sizes or devices differ, or a counted pixel of the target has a class outside
+            0..k-1.
+
+    >>> logits = torch.tensor([[[2.0, 0.0, 0.0], [1.0, 1.0, 1.0]]])  # b k n = 1 2 3
+    >>> confusion_from_logits(logits, torch.tensor([[0, 0, 1]]))
+    tensor([[1, 1],
+            [0, 1]])
+    """
+    if logits.shape[:1] + logits.shape[2:] != target.shape:
+        raise ValueError(
+            f"logits of shape {tuple(logits.shape)} need a target without the second axis, got "
+            f"{tuple(target.shape)}{_named(where)}"
+        )
+    b, k = logits.shape[:2]
+    if target.device.type != "cpu" or logits.device.type != "cpu" or logits.dtype == torch.float64:
+        return confusion_matrix(logits.argmax(1), target, k, ignore=ignore, where=where, threads=threads)
+    if not target.numel():
+        return torch.zeros(k, k, dtype=torch.long)
+    threads = _threads(target, threads, _FEW_SCORES)
+    scores, labels = logits.detach().reshape(b, k, -1), target.reshape(b, -1)
+    pixels = labels.shape[1]
+    step = max(1, min(CHUNK, -(-pixels // threads)))
+    pieces = [(i, start, min(start + step, pixels)) for i in range(b) for start in range(0, pixels, step)]
+    parts = [pieces[first::threads] for first in range(threads)]
+    counted = spread(lambda part: _count_logits(scores, labels, part, ignore), parts, threads)
+    counts = sum(counted[1:], start=counted[0])
+    if 0 <= ignore < k:
+        counts[ignore] = 0
+    if counts[k + 1].any():
+        raise _wrong_label(torch.zeros_like(target), target, k, ignore, where)
+    return torch.from_numpy(counts[:k, :k].copy())
+
+
+def _count_logits(
+    scores: Float[Tensor, "b k pixels"],
+    labels: Integer[Tensor, "b pixels"],
+    pieces: list[tuple[int, int, int]],
+    ignore: int,
+) -> Int64[np.ndarray, "rows rows"]:
+    """Pairs of codes in some pieces (image, first pixel, last pixel + 1)."""
+    k = scores.shape[1]
+    counts = empty_counts(k)
+    for image, start, stop in pieces:
+        if scores.dtype == torch.float32 and scores[image].is_contiguous():
+            found = argmax(scores[image].numpy(), start, stop)
+        else:
+            part = scores[image, :, start:stop].float().contiguous()
+            found = argmax(part.numpy(), 0, stop - start)
+        annotated = _as_numpy(labels[image, start:stop].contiguous())
+        add_pairs(encoded(annotated, k, ignore), encoded(found, k, -1), counts)
+    return counts
+
+
+def _counted(
+    prediction: Tensor, target: Tensor, k: int, ignore: int, threads: int | None
+) -> Int64[Tensor, "k k"] | None:
+    counts = count_pairs(
+        _as_numpy(target), _as_numpy(prediction), k, ignore, _threads(target, threads, _FEW_LABELS)
+    )
+    return None if counts is None else torch.from_numpy(counts)
+
+
+def _counted_by_torch(prediction: Tensor, target: Tensor, k: int, ignore: int) -> Int64[Tensor, "k k"] | None:
+    """One histogram per some million pixels; ignored and wrong labels have cells of their own in it."""
+    counts = torch.zeros(k * k + 2, dtype=torch.long, device=target.device)
+    ours = zip(target.flatten().split(_AT_ONCE), prediction.flatten().split(_AT_ONCE), strict=True)
+    for one, other in ours:
+        one, other = one.long(), other.long()
+        wrong = (one < 0) | (one >= k) | (other < 0) | (other >= k)
+        cells = torch.where(wrong, k * k + 1, one * k + other)
+        cells = torch.where(one == ignore, k * k, cells)
+        counts += cells.bincount(minlength=k * k + 2)
+    return None if counts[k * k + 1] else counts[: k * k].reshape(k, k)
+
+
+def _threads(target: Tensor, threads: int | None, few: int) -> int:
+    if threads is not None:
+        return max(1, threads)
+    return torch.get_num_threads() if target.numel() >= few else 1
+
+
+def _as_numpy(labels: Tensor) -> Integer[np.ndarray, "..."]:
+    labels = labels.view(torch.uint8) if labels.dtype == torch.bool else labels
+    array: Integer[np.ndarray, "..."] = labels.numpy()
+    return array
+
+
+def _wrong_label(prediction: Tensor, target: Tensor, k: int, ignore: int, where: str) -> ValueError:
+    """What is wrong with these maps: the first of target and prediction that leaves the table."""
+    valid = target != ignore
+    name, labels = "target", target[valid].long()
+    if not ((labels < 0) | (labels >= k)).any():
+        name, labels = "prediction", prediction[valid].long()
+    lowest, highest = (int(x) for x in labels.aminmax())
+    wrong = lowest if lowest < 0 else highest
+    return ValueError(
+        f"{name} holds the label {wrong}{_named(where)}, outside the table of {k} classes "
+        f"(0..{k - 1}, ignore {ignore})"
+    )
 
 
 def _named(where: str) -> str:

@@ -17,7 +17,9 @@ What a class scores where a fraction is 0 / 0 is the rule `absent`:
 Left out means nan for the class and no part in the mean. Without a single counted pixel every score is nan.
 """
 
+import math
 import warnings
+from abc import ABC, abstractmethod
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -39,60 +41,53 @@ class ClassScore(NamedTuple):
     support: int
 
 
-class Scores:
-    """Everything that one confusion matrix tells. Frozen.
+class PerClass(ABC):
+    """Scores of each class from three counts, and their means, under one rule for absent classes. Frozen.
 
     Not a dataclass: torchmetrics takes those apart and puts them together changed.
 
-    Args:
-        matrix: rows are targets, columns predictions.
+    Attributes:
         classes: the task.
         absent: what a class scores that is neither in target nor in prediction; see the top of this file.
-
-    Raises:
-        ValueError: if the matrix does not fit the classes, or the rule is unknown.
-
-    >>> scores = Scores(torch.tensor([[3, 1], [0, 4]]), ClassTable.of("sky", "road"))
-    >>> scores.iou.tolist(), scores.pixel_accuracy
-    ([0.75, 0.8], 0.875)
     """
 
-    matrix: Int64[Tensor, "k k"]
     classes: ClassTable
     absent: Absent
-
-    def __init__(self, matrix: Int64[Tensor, "k k"], classes: ClassTable, absent: Absent = "exclude") -> None:
-        if tuple(matrix.shape) != (len(classes), len(classes)):
-            raise ValueError(
-                f"{len(classes)} classes need a square matrix of that side, got {tuple(matrix.shape)}"
-            )
-        _check_rule(absent)
-        self.__dict__.update(matrix=matrix.cpu(), classes=classes, absent=absent)
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"scores are frozen: {name} cannot be set")
 
-    # --- per class ------------------------------------------------------------------------------
+    @property
+    @abstractmethod
+    def hits(self) -> Int64[Tensor, " k"]:
+        """Number of pixels of each class that were predicted as it."""
 
     @property
+    @abstractmethod
     def support(self) -> Int64[Tensor, " k"]:
         """Number of pixels of each class in the target."""
-        return self.matrix.sum(1)
 
     @property
+    @abstractmethod
     def predicted(self) -> Int64[Tensor, " k"]:
         """Number of pixels predicted as each class."""
-        return self.matrix.sum(0)
+
+    @property
+    @abstractmethod
+    def counted(self) -> int:
+        """Number of pixels that were counted; times the classes where each is asked for at every pixel."""
+
+    # --- per class ------------------------------------------------------------------------------
 
     @property
     def iou(self) -> Float64[Tensor, " k"]:
         """Intersection over union (Jaccard index)."""
-        return self._ratio(self.matrix.diagonal(), self.support + self.predicted - self.matrix.diagonal())
+        return self._ratio(self.hits, self.support + self.predicted - self.hits)
 
     @property
     def dice(self) -> Float64[Tensor, " k"]:
         """Dice coefficient, the same number as F1."""
-        return self._ratio(2 * self.matrix.diagonal(), self.support + self.predicted)
+        return self._ratio(2 * self.hits, self.support + self.predicted)
 
     @property
     def f1(self) -> Float64[Tensor, " k"]:
@@ -102,7 +97,7 @@ class Scores:
     @property
     def accuracy(self) -> Float64[Tensor, " k"]:
         """Share of a class's pixels that were found, the same number as recall."""
-        return self._ratio(self.matrix.diagonal(), self.support)
+        return self._ratio(self.hits, self.support)
 
     @property
     def recall(self) -> Float64[Tensor, " k"]:
@@ -112,14 +107,9 @@ class Scores:
     @property
     def precision(self) -> Float64[Tensor, " k"]:
         """Share of the pixels predicted as a class that are of it."""
-        return self._ratio(self.matrix.diagonal(), self.predicted)
+        return self._ratio(self.hits, self.predicted)
 
     # --- over classes -----------------------------------------------------------------------------
-
-    @property
-    def pixel_accuracy(self) -> float:
-        """Share of the counted pixels that are right."""
-        return self._of_pixels(self.matrix.diagonal().double())
 
     @property
     def mean_accuracy(self) -> float:
@@ -136,22 +126,7 @@ class Scores:
         """Mean of `dice` over classes."""
         return self._mean(self.dice)
 
-    @property
-    def frequency_weighted_iou(self) -> float:
-        """Sum over classes of support times IoU, over the number of counted pixels."""
-        return self._of_pixels(torch.where(self.support > 0, self.support * self.iou, 0.0))
-
     # --- to print ----------------------------------------------------------------------------------
-
-    def as_dict(self) -> dict[str, float]:
-        """The scores over classes, by name."""
-        return {
-            "pixel_accuracy": self.pixel_accuracy,
-            "mean_accuracy": self.mean_accuracy,
-            "mean_iou": self.mean_iou,
-            "frequency_weighted_iou": self.frequency_weighted_iou,
-            "mean_dice": self.mean_dice,
-        }
 
     def rows(self) -> list[ClassScore]:
         """The scores of each class, in the order of the table."""
@@ -166,13 +141,13 @@ class Scores:
         return [ClassScore(*row) for row in columns]
 
     def __repr__(self) -> str:
-        pixels, rule = int(self.matrix.sum()), self.absent
-        means = "no pixel counted" if not pixels else f"mean IoU {self.mean_iou:.4f}"
-        return f"Scores({means}, {len(self.classes)} classes, {pixels} pixels, absent={rule!r})"
+        means = "no pixel counted" if not self.counted else f"mean IoU {self.mean_iou:.4f}"
+        name, rule = type(self).__name__, self.absent
+        return f"{name}({means}, {len(self.classes)} classes, {self.counted} pixels, absent={rule!r})"
 
     def _ratio(self, part: Tensor, whole: Tensor) -> Float64[Tensor, " k"]:
         neither = self.support + self.predicted == 0
-        if self.absent == "exclude" or not self.matrix.any():
+        if self.absent == "exclude" or not self.counted:
             undefined = torch.full_like(whole, torch.nan, dtype=torch.float64)
         else:
             undefined = (neither & (self.absent == "one")).double()
@@ -182,16 +157,105 @@ class Scores:
         self._warn_if_empty()
         return float(per_class.nanmean())
 
-    def _of_pixels(self, per_class: Float64[Tensor, " k"]) -> float:
-        self._warn_if_empty()
-        pixels = int(self.matrix.sum())
-        return float(per_class.sum()) / pixels if pixels else float("nan")
-
     def _warn_if_empty(self) -> None:
-        if not self.matrix.any():
+        if not self.counted:
             warnings.warn("no labelled pixel was counted: the score is nan", UserWarning, stacklevel=4)
 
 
-def _check_rule(absent: str) -> None:
+class Scores(PerClass):
+    """Everything that one confusion matrix tells. Frozen.
+
+    Args:
+        matrix: rows are targets, columns predictions.
+        classes: the task.
+        absent: what a class scores that is neither in target nor in prediction; see the top of this file.
+
+    Raises:
+        ValueError: if the matrix does not fit the classes, or the rule is unknown.
+
+    >>> scores = Scores(torch.tensor([[3, 1], [0, 4]]), ClassTable.of("sky", "road"))
+    >>> scores.iou.tolist(), scores.pixel_accuracy, scores.kappa
+    ([0.75, 0.8], 0.875, 0.75)
+    """
+
+    matrix: Int64[Tensor, "k k"]
+
+    def __init__(self, matrix: Int64[Tensor, "k k"], classes: ClassTable, absent: Absent = "exclude") -> None:
+        if tuple(matrix.shape) != (len(classes), len(classes)):
+            raise ValueError(
+                f"{len(classes)} classes need a square matrix of that side, got {tuple(matrix.shape)}"
+            )
+        check_rule(absent)
+        self.__dict__.update(matrix=matrix.cpu(), classes=classes, absent=absent)
+
+    @property
+    def hits(self) -> Int64[Tensor, " k"]:
+        """Number of pixels of each class that were predicted as it."""
+        return self.matrix.diagonal()
+
+    @property
+    def support(self) -> Int64[Tensor, " k"]:
+        """Number of pixels of each class in the target."""
+        return self.matrix.sum(1)
+
+    @property
+    def predicted(self) -> Int64[Tensor, " k"]:
+        """Number of pixels predicted as each class."""
+        return self.matrix.sum(0)
+
+    @property
+    def counted(self) -> int:
+        """Number of pixels that were counted."""
+        return int(self.matrix.sum())
+
+    @property
+    def pixel_accuracy(self) -> float:
+        """Share of the counted pixels that are right."""
+        return self._of_pixels(self.hits.double())
+
+    @property
+    def frequency_weighted_iou(self) -> float:
+        """Sum over classes of support times IoU, over the number of counted pixels."""
+        return self._of_pixels(torch.where(self.support > 0, self.support * self.iou, 0.0))
+
+    @property
+    def kappa(self) -> float:
+        """Cohen's kappa: agreement beyond chance, at most 1, below 0 where chance agrees more often.
+
+        (p_o - p_e) / (1 - p_e) with p_o the share of right pixels and p_e the share that maps with the same
+        frequencies of classes, but nothing else in common, would get right (Cohen, Educational and
+        Psychological Measurement 1960). nan where both maps hold one class only, the same: 0 / 0.
+        """
+        self._warn_if_empty()
+        pixels = self.counted
+        pairs = zip(self.support.tolist(), self.predicted.tolist(), strict=True)
+        chance = sum(annotated * found for annotated, found in pairs)  # whole numbers, as large as they get
+        if chance == pixels**2:
+            return math.nan
+        return (int(self.hits.sum()) * pixels - chance) / (pixels**2 - chance)
+
+    def as_dict(self) -> dict[str, float]:
+        """The scores over classes, by name."""
+        return {
+            "pixel_accuracy": self.pixel_accuracy,
+            "mean_accuracy": self.mean_accuracy,
+            "mean_iou": self.mean_iou,
+            "frequency_weighted_iou": self.frequency_weighted_iou,
+            "mean_dice": self.mean_dice,
+        }
+
+    def _of_pixels(self, per_class: Float64[Tensor, " k"]) -> float:
+        self._warn_if_empty()
+        return float(per_class.sum()) / self.counted if self.counted else math.nan
+
+
+def check_rule(absent: str) -> None:
+    """Refuse a rule for absent classes that there is not.
+
+    Raises:
+        ValueError: with the rules that there are.
+
+    >>> check_rule("one")
+    """
     if absent not in ("exclude", "zero", "one"):
         raise ValueError(f"absent must be exclude, zero or one, got {absent!r}")

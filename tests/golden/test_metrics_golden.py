@@ -6,6 +6,9 @@ from torch import Tensor
 
 from pixelwise.losses import cross_entropy, dice_loss, focal_loss
 from pixelwise.metrics import Scores, confusion_matrix
+from pixelwise.metrics.band import band_scores
+from pixelwise.metrics.calibration import calibration
+from pixelwise.metrics.confusion import confusion_from_logits
 from pixelwise.types import ClassTable
 
 CLASSES = ClassTable.of("sky", "road", "car", "tram")  # no pixel is a tram, none is predicted so
@@ -15,6 +18,9 @@ MATRIX = [[362, 0, 6, 0], [17, 269, 50, 0], [41, 15, 104, 0], [0, 0, 0, 0]]
 IOU = [181 / 213, 269 / 351, 13 / 27]
 ACCURACY = [181 / 184, 269 / 336, 13 / 20]
 DICE = [181 / 197, 269 / 310, 13 / 20]
+BAND = [[96, 0, 6, 0], [17, 52, 41, 0], [38, 12, 38, 0], [0, 0, 0, 0]]  # within 2 pixels of a boundary
+FROM_LOGITS = [[91, 108, 80, 89], [99, 51, 58, 128], [60, 26, 42, 32], [0, 0, 0, 0]]
+CALIBRATION = (0.3724404527741, 0.8706748217246)
 LOSSES = {
     "cross_entropy": 1.957251957681675,
     "weighted": 2.0378211071750103,
@@ -79,3 +85,20 @@ def test_the_losses_are_the_frozen_ones() -> None:
         "focal": focal_loss(logits(), target, alpha=weight),
     }
     assert {name: value.item() for name, value in values.items()} == pytest.approx(LOSSES, rel=1e-6)
+
+
+def test_kappa_and_the_band_are_the_frozen_ones() -> None:
+    scores = Scores(confusion_matrix(*maps(), len(CLASSES)), CLASSES)
+    # p_o = 735 / 864; p_e = (368 * 420 + 336 * 284 + 160 * 160) / 864^2
+    assert scores.kappa == pytest.approx((735 * 864 - 275584) / (864**2 - 275584), abs=1e-14)
+    assert band_scores(*maps(), CLASSES, 2).matrix.tolist() == BAND
+
+
+def test_scores_from_logits_are_the_frozen_ones() -> None:
+    _, target = maps()
+    assert confusion_from_logits(logits(), target[None]).tolist() == FROM_LOGITS
+    assert confusion_from_logits(logits().float(), target[None]).tolist() == FROM_LOGITS
+    probability = logits().softmax(1)
+    table = calibration(probability.amax(1), probability.argmax(1), target[None])
+    assert table.expected_error == pytest.approx(CALIBRATION[0], rel=1e-9)
+    assert table.maximum_error == pytest.approx(CALIBRATION[1], rel=1e-9)

@@ -1,9 +1,13 @@
 """Agreement with peers where they are right, and what they say where they are not."""
 
+import math
+
+import numpy as np
 import pytest
 import segmentation_models_pytorch as smp
 import torch
 import torchmetrics
+from sklearn.metrics import cohen_kappa_score, confusion_matrix as sklearn_matrix, jaccard_score
 from torch import Tensor
 from torchmetrics.segmentation import MeanIoU
 
@@ -84,3 +88,102 @@ def test_a_prediction_outside_the_table_raises_here_and_is_counted_elsewhere_in_
     with pytest.raises(ValueError, match="prediction holds the label 4"):
         ours(prediction, target, 4)
     assert 0 < smp_iou(prediction, target, k=4) < 1  # no word about it
+
+
+def test_kappa_is_that_of_sklearn_and_torchmetrics(maps: tuple[Tensor, Tensor]) -> None:
+    prediction, target = maps
+    valid = target != 255
+    kappa = ours(*maps).kappa
+    assert kappa == pytest.approx(cohen_kappa_score(target[valid], prediction[valid]), abs=1e-12)
+    peer = torchmetrics.functional.cohen_kappa(
+        prediction, target, task="multiclass", num_classes=K, ignore_index=255
+    )
+    assert kappa == pytest.approx(peer.item(), abs=1e-6)
+
+
+def test_matrix_is_that_of_sklearn_for_any_share_of_ignored_pixels() -> None:
+    for share in (0.0, 0.5, 0.99):
+        prediction, target = torch.randint(0, K, (30, 40)), torch.randint(0, K, (30, 40))
+        target[torch.rand(30, 40) < share] = 255
+        valid = target != 255
+        expected = sklearn_matrix(target[valid], prediction[valid], labels=range(K))
+        assert ours(prediction, target).matrix.tolist() == expected.tolist()
+
+
+# --- the definitions of three challenges, written anew from their tools --------------------------------
+
+
+def voc(target: np.ndarray, prediction: np.ndarray, k: int) -> float:
+    """VOCdevkit's VOCevalseg: accuracy of a class is hits over target + result - hits; the mean of all."""
+    counts = np.zeros((k, k))
+    for one, other in zip(target.ravel(), prediction.ravel(), strict=True):
+        if one < 255:
+            counts[one, other] += 1
+    per_class = []
+    for j in range(k):
+        either = counts[j].sum() + counts[:, j].sum() - counts[j, j]
+        per_class.append(counts[j, j] / either)
+    return float(np.mean(per_class))
+
+
+def ade20k(target: np.ndarray, prediction: np.ndarray, k: int) -> tuple[float, float]:
+    """The scene parsing benchmark's: label 0 is void, classes follow; an absent class has IoU 0 / eps = 0."""
+    prediction = prediction * (target > 0)
+    found = prediction[prediction == target]
+    common = np.bincount(found, minlength=k + 1)[1:]
+    either = (
+        np.bincount(prediction.ravel(), minlength=k + 1)[1:]
+        + np.bincount(target.ravel(), minlength=k + 1)[1:]
+    )
+    iou = common / (either - common + np.spacing(1))
+    right = ((prediction == target) & (target > 0)).sum() / ((target > 0).sum() + np.spacing(1))
+    return float(iou.mean()), float(right)
+
+
+def cityscapes(target: np.ndarray, prediction: np.ndarray, k: int) -> float:
+    """Cityscapes' tool: hits over hits + misses + false alarms on labelled pixels; absent classes are nan."""
+    scores = []
+    for label in range(k):
+        labelled = target != 255
+        hits = ((target == label) & (prediction == label)).sum()
+        misses = ((target == label) & (prediction != label)).sum()
+        false_alarms = (labelled & (target != label) & (prediction == label)).sum()
+        if hits + misses + false_alarms:
+            scores.append(hits / (hits + misses + false_alarms))
+    return float(np.mean(scores))
+
+
+@pytest.mark.parametrize("absent_class", [False, True])
+def test_means_are_those_of_voc_ade20k_and_cityscapes(absent_class: bool) -> None:
+    k = K + absent_class  # the last class then is in neither map
+    prediction, target = torch.randint(0, K, (20, 30)), torch.randint(0, K, (20, 30))
+    target[torch.rand(20, 30) < 0.1] = 255
+    mine = ours(prediction, target, k)
+    maps = target.numpy(), prediction.numpy()
+    assert mine.mean_iou == pytest.approx(cityscapes(*maps, k), abs=1e-14)
+    if not absent_class:
+        assert mine.mean_iou == pytest.approx(voc(*maps, k), abs=1e-14)
+    shifted = np.where(maps[0] == 255, 0, maps[0] + 1), maps[1] + 1
+    iou, accuracy = ade20k(*shifted, k)
+    assert ours(prediction, target, k, "zero").mean_iou == pytest.approx(iou, abs=1e-14)
+    assert mine.pixel_accuracy == pytest.approx(accuracy, abs=1e-14)
+
+
+# --- who says what on corner cases: [0 0 1 1 2 2] against [0 0 1 2 2 2], four classes --------------------
+
+
+def test_peers_disagree_on_an_absent_class_and_ours_has_each_answer_by_name() -> None:
+    prediction, target = torch.tensor([0, 0, 1, 1, 2, 2]), torch.tensor([0, 0, 1, 2, 2, 2])
+    by_rule = {rule: ours(prediction, target, 4, rule).mean_iou for rule in ("exclude", "zero", "one")}
+    excluded = torchmetrics.functional.jaccard_index(prediction, target, task="multiclass", num_classes=4)
+    zero = jaccard_score(target, prediction, labels=range(4), average="macro", zero_division=0)
+    assert by_rule["exclude"] == pytest.approx(excluded.item()) == pytest.approx(0.722, abs=5e-4)
+    assert by_rule["zero"] == pytest.approx(zero) == pytest.approx(0.542, abs=5e-4)
+    assert by_rule["one"] == pytest.approx(smp_iou(prediction, target, k=4)) == pytest.approx(0.792, abs=5e-4)
+
+
+def test_all_pixels_ignored_is_nan_here_and_a_perfect_score_in_a_peer() -> None:
+    nothing = torch.full((4, 4), 255)
+    assert smp_iou(torch.zeros(4, 4, dtype=torch.long), nothing, k=3) == 1
+    with pytest.warns(UserWarning, match="no labelled pixel"):
+        assert math.isnan(ours(torch.zeros(4, 4, dtype=torch.long), nothing, 3).mean_iou)

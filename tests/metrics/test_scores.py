@@ -69,6 +69,25 @@ def test_a_worked_example_by_hand() -> None:
     assert worked.rows()[1].name == "road"
 
 
+@pytest.mark.parametrize(
+    ("matrix", "kappa"),
+    [
+        ([[20, 5], [10, 15]], 0.4),  # p_o = 0.7, p_e = 0.5
+        ([[5, 0], [0, 5]], 1.0),
+        ([[0, 5], [5, 0]], -1.0),
+        ([[4, 4], [4, 4]], 0.0),
+        ([[9, 1], [0, 0]], 0.0),  # one map holds one class: nothing beyond chance
+        ([[2**40, 0], [0, 2**40]], 1.0),
+    ],
+)
+def test_kappa_is_agreement_beyond_chance(matrix: list[list[int]], kappa: float) -> None:
+    assert Scores(torch.tensor(matrix), table(2)).kappa == pytest.approx(kappa, abs=1e-15)
+
+
+def test_kappa_of_one_and_the_same_class_is_nan() -> None:
+    assert math.isnan(Scores(torch.tensor([[7, 0], [0, 0]]), table(2)).kappa)
+
+
 def test_counts_beyond_2_to_the_31_and_2_to_the_53_stay_integers() -> None:
     huge = Scores(torch.tensor([[2**40, 1], [0, 2**40]]), table(2))
     assert huge.support.tolist() == [2**40 + 1, 2**40]
@@ -130,7 +149,7 @@ def test_frequency_weighted_iou_does_not_depend_on_the_rule() -> None:
 
 @pytest.mark.parametrize("absent", ["exclude", "zero", "one"])
 @pytest.mark.parametrize(
-    "name", ["pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou", "mean_dice"]
+    "name", ["pixel_accuracy", "mean_accuracy", "mean_iou", "frequency_weighted_iou", "mean_dice", "kappa"]
 )
 def test_all_pixels_ignored_gives_nan_with_a_warning(absent: str, name: str) -> None:
     nothing = scores([0, 1], [255, 255], 3, absent)

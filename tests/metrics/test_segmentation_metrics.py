@@ -37,6 +37,29 @@ def test_label_maps_and_tensors_are_taken_alike() -> None:
     assert torch.equal(metrics.compute().matrix, 2 * confusion_matrix(prediction, target, 3))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_scores_are_taken_for_the_labels_they_stand_for(dtype: torch.dtype) -> None:
+    _, target = images()
+    logits = torch.randn(4, 3, 6, 7).to(dtype)
+    metrics = SegmentationMetrics(CLASSES)
+    metrics.update(logits, target)
+    metrics.update(logits, LabelMap(target))
+    assert torch.equal(metrics.compute().matrix, 2 * confusion_matrix(logits.argmax(1), target, 3))
+
+
+def test_scores_of_another_task_are_refused_and_wrong_targets_named() -> None:
+    _, target = images()
+    metrics = SegmentationMetrics(CLASSES)
+    with pytest.raises(
+        ValueError, match=r"scores of 3 classes must have the shape \(b, 3, ...\), got \(4, 5,"
+    ):
+        metrics.update(torch.randn(4, 5, 6, 7), target)
+    target[1, 2, 2] = 9
+    with pytest.raises(ValueError, match=r"target holds the label 9 in b\.png"):
+        metrics.update(torch.randn(4, 3, 6, 7), target, ids=("a.png", "b.png", "c.png", "d.png"))
+    assert not metrics.matrix.any()
+
+
 def test_forward_scores_the_batch_and_remembers_it() -> None:
     prediction, target = images()
     metrics = SegmentationMetrics(CLASSES)

@@ -7,6 +7,9 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from pixelwise.metrics import Scores, confusion_matrix
+from pixelwise.metrics.band import boundary_band
+from pixelwise.metrics.confusion import confusion_from_logits
+from pixelwise.metrics.multilabel import multilabel_matrices
 from pixelwise.types import ClassTable, voc_palette
 
 RULES = st.sampled_from(["exclude", "zero", "one"])
@@ -84,6 +87,7 @@ def test_prediction_and_target_may_change_places(pair: tuple[int, Tensor, Tensor
     assert same(one.dice, other.dice)
     assert same(one.precision, other.recall)
     assert one.pixel_accuracy == other.pixel_accuracy
+    assert one.kappa == other.kappa or (math.isnan(one.kappa) and math.isnan(other.kappa))
 
 
 @settings(deadline=None)
@@ -117,3 +121,40 @@ def test_the_rules_are_ordered(pair: tuple[int, Tensor, Tensor]) -> None:
     zero, exclude, one = (score(prediction, target, k, rule).mean_iou for rule in ("zero", "exclude", "one"))
     assert zero <= exclude + 1e-12
     assert exclude <= one + 1e-12
+
+
+@settings(deadline=None)
+@given(pairs())
+def test_kappa_is_at_most_1_and_below_the_share_of_right_pixels(pair: tuple[int, Tensor, Tensor]) -> None:
+    k, prediction, target = pair
+    scores = score(prediction, target, k)
+    assert math.isnan(scores.kappa) or -1 <= scores.kappa <= scores.pixel_accuracy + 1e-12
+    perfect = score(torch.where(target == 255, prediction, target), target, k).kappa
+    assert math.isnan(perfect) or perfect == 1
+
+
+@settings(deadline=None)
+@given(pairs(), st.integers(0, 2**32 - 1))
+def test_scores_and_the_labels_they_stand_for_count_the_same(
+    pair: tuple[int, Tensor, Tensor], seed: int
+) -> None:
+    k, _, target = pair
+    logits = torch.randn(1, k, len(target), generator=torch.Generator().manual_seed(seed)).round()
+    expected = confusion_matrix(logits.argmax(1)[0], target, k)
+    assert torch.equal(confusion_from_logits(logits, target[None]), expected)
+
+
+@settings(deadline=None)
+@given(pairs(), st.integers(1, 30))
+def test_a_class_of_its_own_for_every_label_counts_as_the_labels_do(
+    pair: tuple[int, Tensor, Tensor], radius: int
+) -> None:
+    k, prediction, target = pair
+    yes = torch.where(target == 255, 255, torch.arange(k)[:, None] == target)[None]  # 1 k n
+    found = torch.nn.functional.one_hot(prediction, k).T[None]
+    matrices, whole = multilabel_matrices(found, yes), score(prediction, target, k)
+    assert torch.equal(matrices[:, 1, 1], whole.hits)
+    assert torch.equal(matrices[:, 1].sum(1), whole.support)
+    assert torch.equal(matrices[:, :, 1].sum(1), whole.predicted)
+    band = boundary_band(target[None], radius)[0]
+    assert (band <= boundary_band(target[None], radius + 1)[0]).all()

@@ -1,9 +1,12 @@
 """Decoding in little memory gives what the plain way gives."""
 
+import tracemalloc
+
 import pytest
 import torch
+from torch import Tensor
 
-from pixelwise.decode import probabilities, semantic
+from pixelwise.decode import confidence, probabilities, semantic
 from pixelwise.types import DenseLogits
 
 
@@ -18,9 +21,13 @@ from pixelwise.types import DenseLogits
         ((1, 300, 3, 5), (20, 33)),
         ((2, 4, 1, 1), (10, 10)),
         ((1, 6, 21, 30), (21, 30)),
+        ((2, 3, 30, 40), (120, 160)),
+        ((2, 19, 30, 40), (120, 160)),
+        ((1, 2, 30, 40), (120, 170)),
+        ((1, 7, 300, 400), (200, 100)),
     ],
 )
-def test_class_by_class_equals_resizing_everything(
+def test_labels_are_those_of_resizing_everything(
     coarse: tuple[int, ...], size: tuple[int, int], align_corners: bool
 ) -> None:
     output = DenseLogits(torch.randn(coarse), size, align_corners=align_corners)
@@ -34,13 +41,29 @@ def test_the_first_of_equal_scores_wins() -> None:
     assert torch.equal(semantic(DenseLogits(coarse, (5, 5))).labels, torch.ones(1, 5, 5, dtype=torch.long))
 
 
-def test_decoding_changes_nothing_and_takes_half_precision() -> None:
-    coarse = torch.randn(1, 4, 6, 6).bfloat16()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.float32])
+def test_decoding_changes_nothing_and_takes_any_precision(dtype: torch.dtype) -> None:
+    coarse = torch.randn(2, 4, 6, 6).to(dtype)
     before = coarse.clone()
-    for size in ((6, 6), (12, 12)):
+    for size in ((6, 6), (12, 12), (90, 70)):
         output = DenseLogits(coarse, size)
         assert torch.equal(semantic(output).labels, output.logits.argmax(1))
+        found = confidence(output)
+        assert torch.equal(found.labels, output.logits.argmax(1))
+        assert found.probability.dtype == torch.float32
+        torch.testing.assert_close(found.probability, probabilities(output).amax(1), rtol=2e-6, atol=0)
     assert torch.equal(coarse, before)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_scores_that_are_not_finite_are_decoded_as_torch_does(wrong: float) -> None:
+    for size in ((9, 11), (20, 20), (90, 99)):
+        coarse = torch.randn(2, 5, 9, 11)
+        coarse[torch.rand(coarse.shape) < 0.05] = wrong
+        for align_corners in (False, True):
+            output = DenseLogits(coarse, size, align_corners=align_corners)
+            assert torch.equal(semantic(output).labels, output.logits.argmax(1))
+            assert torch.equal(confidence(output).labels, output.logits.argmax(1))
 
 
 def test_maps_in_channels_last_are_decoded_up_to_ties() -> None:
@@ -48,15 +71,51 @@ def test_maps_in_channels_last_are_decoded_up_to_ties() -> None:
     output = DenseLogits(coarse, (96, 96))
     # PyTorch resizes the two memory layouts in another order of additions.
     assert (semantic(output).labels == output.logits.argmax(1)).float().mean() > 0.999
+    same = DenseLogits(coarse, (12, 12))
+    assert torch.equal(semantic(same).labels, coarse.argmax(1))
+
+
+def test_gradients_and_inference_mode_are_no_obstacle() -> None:
+    coarse = torch.randn(1, 4, 30, 30, requires_grad=True)
+    expected = DenseLogits(coarse, (100, 90)).logits.argmax(1)
+    assert torch.equal(semantic(DenseLogits(coarse, (100, 90))).labels, expected)
+    assert not confidence(DenseLogits(coarse, (100, 90))).probability.requires_grad
+    with torch.inference_mode():
+        assert torch.equal(semantic(DenseLogits(coarse * 1, (100, 90))).labels, expected)
+
+
+class Decoded(torch.nn.Module):
+    """A network's last step that decodes."""
+
+    def forward(self, coarse: Tensor) -> tuple[Tensor, Tensor]:
+        output = DenseLogits(coarse, (80, 90))
+        return semantic(output).labels, confidence(output).probability
+
+
+@pytest.mark.compile
+def test_decoding_can_be_exported_and_compiled() -> None:
+    coarse = torch.randn(2, 4, 20, 30)
+    expected = Decoded()(coarse)
+    exported = torch.export.export(Decoded(), (coarse,)).module()(coarse)
+    compiled = torch.compile(Decoded(), fullgraph=True, backend="eager")(coarse)
+    for found in (exported, compiled):
+        assert torch.equal(found[0], expected[0])
+        torch.testing.assert_close(found[1], expected[1])
 
 
 def test_no_map_of_all_classes_at_image_size_is_made() -> None:
     # 40 classes at 512 x 512 are 42 MB as scores, 2 MB as labels.
     output = DenseLogits(torch.randn(1, 40, 16, 16), (512, 512))
-    with torch.profiler.profile(profile_memory=True) as profile:
-        semantic(output)
-    largest = max(event.cpu_memory_usage for event in profile.events())
-    assert 0 < largest < 4 * 512 * 512 * 8
+    for decode in (semantic, confidence):
+        decode(output)
+        tracemalloc.start()
+        with torch.profiler.profile(profile_memory=True) as profile:
+            decode(output)
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        largest = max(event.cpu_memory_usage for event in profile.events())
+        assert 0 < largest < 2 * 512 * 512 * 8
+        assert peak < 512 * 512 * 8
 
 
 def test_probabilities_sum_to_one_and_agree_with_the_labels() -> None:
