@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from ...rle import RleMasks
 from ...types import ClassTable, voc_palette
 
 
@@ -26,15 +26,7 @@ def decode_rle(rle: Mapping[str, Any]) -> Bool[Tensor, "H W"]:
     >>> decode_rle({"size": [2, 2], "counts": [1, 2, 1]}).int().tolist()
     [[0, 1], [1, 0]]
     """
-    height, width = (int(side) for side in rle["size"])
-    counts = rle["counts"]
-    if isinstance(counts, bytes):
-        counts = counts.decode("ascii")
-    runs = np.array(_unpacked(counts) if isinstance(counts, str) else counts, dtype=np.int64)
-    if (runs < 0).any() or runs.sum() != height * width:
-        raise ValueError(f"run lengths fill {runs.sum()} pixels of a mask of {height} x {width}")
-    flat = np.repeat(np.arange(len(runs)) % 2 == 1, runs)
-    return torch.from_numpy(np.ascontiguousarray(flat.reshape(width, height).T))
+    return torch.from_numpy(RleMasks.from_coco([rle]).decode()[0])
 
 
 def encode_rle(mask: Bool[Tensor, "H W"], *, compressed: bool = True) -> dict[str, Any]:
@@ -43,54 +35,14 @@ def encode_rle(mask: Bool[Tensor, "H W"], *, compressed: bool = True) -> dict[st
     >>> encode_rle(torch.tensor([[False, True], [True, False]]), compressed=False)
     {'size': [2, 2], 'counts': [1, 2, 1]}
     """
-    flat = mask.T.reshape(-1).numpy().astype(np.int8)
-    changes = np.flatnonzero(np.diff(flat, prepend=0)) if len(flat) else np.zeros(0, np.int64)
-    runs = np.diff(np.concatenate([[0], changes, [len(flat)]])).tolist()
-    return {"size": list(mask.shape), "counts": _packed(runs) if compressed else runs}
-
-
-def _unpacked(text: str) -> list[int]:
-    """The run lengths in COCO's compressed string.
-
-    Five bits per character from 48 on, low bits first, a sixth says "more"; from the fourth run on a number
-    is the difference to the one two before.
-    """
-    runs: list[int] = []
-    number = shift = 0
-    for character in text:
-        bits = ord(character) - 48
-        if not 0 <= bits < 64:
-            raise ValueError(f"{character!r} cannot be in a string of run lengths")
-        number |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                number -= 1 << shift
-            runs.append(number + (runs[-2] if len(runs) > 2 else 0))
-            number = shift = 0
-    if shift:
-        raise ValueError("a string of run lengths ends within a number")
-    return runs
-
-
-def _packed(runs: Sequence[int]) -> str:
-    text = []
-    for i, run in enumerate(runs):
-        number = run - runs[i - 2] if i > 2 else run
-        more = True
-        while more:
-            bits = number & 31
-            number >>= 5
-            more = number != (-1 if bits & 16 else 0)
-            text.append(chr(48 + (bits | 32 if more else bits)))
-    return "".join(text)
+    rle = RleMasks.encode(mask[None])
+    return rle.to_coco()[0] if compressed else {"size": list(mask.shape), "counts": rle.counts.tolist()}
 
 
 def polygon_mask(polygons: Sequence[Sequence[float | int]], height: int, width: int) -> Bool[Tensor, "H W"]:
-    """The pixels whose centres lie in any of the polygons `[x0, y0, x1, y1, ...]`.
+    """The pixels in any of the polygons `[x0, y0, x1, y1, ...]`, drawn by COCO's own rule.
 
-    The origin is the corner of the image, so the centre of the first pixel is (0.5, 0.5). COCO's own
-    rasteriser differs by single pixels along outlines.
+    The origin is the corner of the image, so the centre of the first pixel is (0.5, 0.5).
 
     Raises:
         ValueError: on a polygon of fewer than three points.
@@ -98,15 +50,7 @@ def polygon_mask(polygons: Sequence[Sequence[float | int]], height: int, width: 
     >>> polygon_mask([[0, 0, 2, 0, 2, 1, 0, 1]], 2, 3).int().tolist()
     [[1, 1, 0], [0, 0, 0]]
     """
-    from skimage import draw
-
-    mask = np.zeros((height, width), dtype=bool)
-    for polygon in polygons:
-        points = np.asarray(polygon, dtype=np.float64)
-        if points.ndim != 1 or len(points) % 2 or len(points) < 6:
-            raise ValueError(f"a polygon needs at least three points x, y, got {len(points)} numbers")
-        mask[draw.polygon(points[1::2] - 0.5, points[0::2] - 0.5, mask.shape)] = True
-    return torch.from_numpy(mask)
+    return torch.from_numpy(RleMasks.from_polygons([polygons], height, width).decode()[0])
 
 
 @dataclass(frozen=True)
