@@ -8,7 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Int64, Integer, UInt64
 
 from .compiling import kernel
-from .words import ZERO, count_bits
+from .machine import count_bits
+from .words import ZERO
 
 WORD = np.uint64(64)
 
