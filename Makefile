@@ -33,6 +33,7 @@ bench: .venv/dev
 
 docs: .venv/dev
 	$(BIN)/python docs/make_models_table.py
+	$(BIN)/python docs/make_classical_gallery.py
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

@@ -48,6 +48,7 @@ _LAZY = {
     "train": "training",
 }
 _SUBMODULES = (
+    "algorithms",
     "data",
     "decode",
     "draw",
@@ -58,6 +59,7 @@ _SUBMODULES = (
     "models",
     "ops",
     "predict",
+    "rle",
     "training",
 )
 

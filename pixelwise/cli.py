@@ -50,6 +50,9 @@ Classes = Annotated[
 Seed = Annotated[int, typer.Option(help="Of every random choice.")]
 Split = Annotated[str, typer.Option(help="Part of the data: train, val or test.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Crf = Annotated[
+    bool, typer.Option("--crf", help="Refine what the model says by a fully connected CRF on the image.")
+]
 Several = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Further argument of the builder; may be repeated."),
@@ -140,7 +143,7 @@ def train(
     ] = None,
     loss: Annotated[
         str | None,
-        _in("Loss", "cross_entropy, dice, focal, or a sum: cross_entropy+0.5*dice (default cross_entropy)."),
+        _in("Loss", "A loss of docs/losses.md or a sum: cross_entropy+0.5*dice (default cross_entropy)."),
     ] = None,
     class_weights: Annotated[
         str | None, _in("Loss", "none, balanced, or one number per class: 1,1,5 (default none).")
@@ -282,6 +285,7 @@ def evaluate(
         Path | None, typer.Option(help="Write an HTML report here; with pictures if a model is scored.")
     ] = None,
     as_json: AsJson = False,
+    crf: Crf = False,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
@@ -297,7 +301,9 @@ def evaluate(
 
     of_run = any((predictor / name).exists() for name in (*IN_A_RUN, "recipe.json"))
     masks = predictor.is_dir() and not of_run
-    model = None if masks else Predictor(predictor, device=device)
+    if masks and crf:
+        raise ValueError("--crf refines what a model predicts: written masks have no probabilities")
+    model = None if masks else Predictor(predictor, device=device, refine=_refining(crf))
     given: Any = classes
     if given is None and model is not None and not find_class_file(data):
         given = model.classes  # a part of the data may not show every class
@@ -348,6 +354,7 @@ def predict(
     scales: Annotated[
         str, typer.Option(metavar="S,S,...", help="Average over the image resized by these factors.")
     ] = "1",
+    crf: Crf = False,
     precision: Annotated[str, typer.Option(help="32, or bf16 or 16 for mixed precision.")] = "32",
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="For models that draw while they predict; most do not.")] = 0,
@@ -371,6 +378,7 @@ def predict(
         overlap=tile_overlap,
         flip=flip,
         scales=_numbers(scales, "--scales"),
+        refine=_refining(crf),
     )
     suffix = ".npy" if npy else ".png"
     targets = [
@@ -390,6 +398,113 @@ def predict(
         if overlay:
             written.append(prediction.save(target.with_name(f"{target.stem}_overlay.png")))
     typer.echo(f"{len(written)} files written to {out}")
+
+
+@app.command()
+def segment(
+    image: Annotated[Path, typer.Argument(help="Image file, or .npy (H W or H W c).", show_default=False)],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="kmeans, mini_batch_kmeans, mean_shift, dirichlet_gibbs, dirichlet_variational, "
+            "normalized_cuts (or ncut), graph_cut, grabcut, mrf, dense_crf, slic, felzenszwalb, watershed, "
+            "random_walker or otsu."
+        ),
+    ] = "kmeans",
+    segments: Annotated[
+        int | None, typer.Option("--segments", "--clusters", help="How many (default that of the method).")
+    ] = None,
+    space: Annotated[
+        str | None, typer.Option(help="Colour space: rgb or lab (default lab for three channels).")
+    ] = None,
+    position: Annotated[
+        float | None,
+        typer.Option(
+            help="What a pixel of distance counts beside colour, for clusters in XYRGB (default 0)."
+        ),
+    ] = None,
+    box: Annotated[
+        str | None, typer.Option(metavar="L,T,R,B", help="Around the foreground, in pixels: for grabcut.")
+    ] = None,
+    strokes: Annotated[
+        Path | None,
+        typer.Option(
+            help="Image of what is known: 0 background, 1 foreground, 2 unknown; or red on foreground and "
+            "blue on background of a copy of the image."
+        ),
+    ] = None,
+    strength: Annotated[
+        float | None, typer.Option(help="Of the pairs, for graph_cut, grabcut and mrf.")
+    ] = None,
+    solver: Annotated[
+        str | None,
+        typer.Option(
+            help="For mrf: alpha_expansion (default), alpha_beta_swap, icm, belief_propagation, "
+            "tree_reweighted, mean_field, gibbs, metropolis_hastings, simulated_annealing or, for two "
+            "segments, minimum_cut."
+        ),
+    ] = None,
+    set_: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Further argument of the method; may be repeated."),
+    ] = None,
+    merge: Annotated[
+        float | None,
+        typer.Option(help="Then merge regions that touch while their mean colours are nearer than this."),
+    ] = None,
+    min_size: Annotated[
+        int | None, typer.Option(help="Then let regions of fewer pixels join their most similar neighbour.")
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("segments"),
+    as_json: AsJson = False,
+    seed: Seed = 0,
+) -> None:
+    """Segment one image by a classical method: label PNG, outlines on the image, plot of the energy.
+
+    Example: [bold]pixelwise segment coffee.png --method kmeans --segments 8 --position 0.2[/bold]
+
+    Foreground: [bold]pixelwise segment cat.jpg --method grabcut --box 40,30,300,260[/bold]
+    """
+    import time
+
+    from .console import progress_bar
+    from .segmenting import read_any_image, read_strokes, segment_image, write_segmentation
+
+    pixels = read_any_image(image)
+    options = {
+        "segments": segments,
+        "space": cast(Any, space),
+        "position": position,
+        "box": _box(box) if box is not None else None,
+        "strokes": read_strokes(strokes) if strokes is not None else None,
+        "strength": strength,
+        "solver": solver,
+        "further": _pairs(set_),
+        "merge": merge,
+        "min_size": min_size,
+    }
+    start = time.perf_counter()
+    with progress_bar(method, hidden=as_json or not _watched()) as advance:
+        found = segment_image(pixels, method, **options, seed=seed, progress=advance)
+    seconds = time.perf_counter() - start
+    files = write_segmentation(out, f"{image.stem}_{method}", pixels, found)
+    if as_json:
+        _print_json(
+            {
+                "method": method,
+                "segments": found.num_segments,
+                "seconds": seconds,
+                "converged": found.converged,
+                "traced": found.traced,
+                "trace": found.trace,
+                "files": {kind: str(path) for kind, path in files.items()},
+            }
+        )
+        return
+    ending = "" if found.converged else ", stopped at its limit of steps"
+    typer.echo(f"{method}: {found.num_segments} segments in {seconds:.2f} s{ending}")
+    for kind, path in files.items():
+        typer.echo(f"{kind + ':':<9}{path}")
 
 
 @app.command()
@@ -523,7 +638,16 @@ def _model_arguments(
         ValueError: if a pair is not KEY=VALUE.
     """
     given = {"encoder": encoder, "in_channels": in_channels, "pretrained": pretrained}
-    arguments: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    return {name: value for name, value in given.items() if value is not None} | _pairs(pairs)
+
+
+def _pairs(pairs: Iterable[str] | None) -> dict[str, Any]:
+    """What --set says.
+
+    Raises:
+        ValueError: if a pair is not KEY=VALUE.
+    """
+    arguments: dict[str, Any] = {}
     for pair in pairs or ():
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
@@ -533,6 +657,19 @@ def _model_arguments(
         except json.JSONDecodeError:
             arguments[name] = {"True": True, "False": False, "None": None}.get(text, text)
     return arguments
+
+
+def _box(text: str) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"--box takes LEFT,TOP,RIGHT,BOTTOM in pixels, such as 40,30,300,260, got {text!r}")
+    left, top, right, bottom = map(int, parts)
+    return left, top, right, bottom
 
 
 def _size(text: str, option: str) -> tuple[int, int]:
@@ -557,6 +694,17 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise ValueError(f"{option} takes numbers with commas between them, got {text!r}") from error
+
+
+def _refining(crf: bool) -> Any:
+    """What --crf does to probabilities."""
+    if not crf:
+        return None
+    import torch
+
+    from .algorithms.dense_crf import DenseCrf
+
+    return DenseCrf(threads=torch.get_num_threads())
 
 
 def _watched() -> bool:

@@ -52,7 +52,7 @@ def merge_regions(
 
 
 class _Regions:
-    """Sizes, colour sums and neighbours of regions while they merge."""
+    """Sizes, colours and neighbours of regions while they merge."""
 
     def __init__(self, colors: Float64[np.ndarray, "H W c"], labels: Integer[np.ndarray, "H W"]) -> None:
         count = int(labels.max()) + 1
@@ -60,6 +60,7 @@ class _Regions:
         self.sizes = np.bincount(flat, minlength=count).tolist()
         channels = [np.bincount(flat, colors[..., i].ravel(), count) for i in range(colors.shape[2])]
         self.sums = np.stack(channels, axis=1)
+        self.means = self.sums / np.array(self.sizes)[:, None]
         self.parents = list(range(count))
         self.neighbours: list[set[int]] = [set() for _ in range(count)]
         beside = (labels[:, :-1].ravel(), labels[:, 1:].ravel())
@@ -70,42 +71,56 @@ class _Regions:
             self.neighbours[a].add(b)
             self.neighbours[b].add(a)
 
-    def difference(self, a: int, b: int) -> float:
-        apart = self.sums[a] / self.sizes[a] - self.sums[b] / self.sizes[b]
-        return float(np.sqrt(apart @ apart))
-
-    def join(self, a: int, b: int) -> None:
-        """Region b becomes part of a."""
+    def join(self, a: int, b: int) -> tuple[int, int]:
+        """Make one region of two. Gives the name that it keeps and the one that is gone."""
+        if len(self.neighbours[a]) < len(self.neighbours[b]):
+            a, b = b, a  # moving few neighbours is less work
         self.parents[b] = a
         self.sizes[a] += self.sizes[b]
         self.sums[a] += self.sums[b]
+        self.means[a] = self.sums[a] / self.sizes[a]
         for other in self.neighbours[b]:
             self.neighbours[other].discard(b)
             if other != a:
                 self.neighbours[other].add(a)
                 self.neighbours[a].add(other)
         self.neighbours[b] = set()
+        return a, b
 
     def merge_similar(self, threshold: float) -> None:
-        queue = [
-            (apart, a, b, 0, 0)
-            for a, others in enumerate(self.neighbours)
-            for b in others
-            if a < b and (apart := self.difference(a, b)) < threshold
-        ]
-        heapq.heapify(queue)
-        versions = [0] * len(self.sizes)  # an edge in the queue is out of date once either end has changed
+        # The queue has the shortest edge of each region, not all edges: of a region that touches thousands,
+        # all would have to go in anew after each join. An edge is out of date once either end has changed;
+        # then the region looks again when the edge comes out, which is never too late, as an edge that got
+        # shorter is also one of the region that changed, and that has looked at once.
+        versions = [0] * len(self.sizes)
+        queue: list[tuple[float, int, int, int, int]] = []
+
+        def look(a: int) -> None:
+            apart, b = self.nearest(a)
+            if apart < threshold:
+                heapq.heappush(queue, (apart, a, b, versions[a], versions[b]))
+
+        for region in range(len(self.sizes)):
+            look(region)
         while queue:
             _, a, b, version_a, version_b = heapq.heappop(queue)
-            if (versions[a], versions[b]) != (version_a, version_b):
+            if versions[a] != version_a:
                 continue
-            self.join(a, b)
-            versions[a] += 1
-            versions[b] = -1
-            for other in self.neighbours[a]:
-                apart = self.difference(a, other)
-                if apart < threshold:
-                    heapq.heappush(queue, (apart, a, other, versions[a], versions[other]))
+            if versions[b] == version_b:
+                a, gone = self.join(a, b)
+                versions[a] += 1
+                versions[gone] = -1
+            look(a)
+
+    def nearest(self, a: int) -> tuple[float, int]:
+        """The neighbour of the most similar colour, the first of equals, and the difference."""
+        others = sorted(self.neighbours[a])
+        if not others:
+            return float("inf"), -1
+        apart = self.means[others] - self.means[a]
+        differences = np.sqrt((apart * apart).sum(1))
+        i = int(differences.argmin())
+        return float(differences[i]), others[i]
 
     def merge_small(self, min_size: int) -> None:
         queue = [(size, region) for region, size in enumerate(self.sizes) if size < min_size]
@@ -116,10 +131,9 @@ class _Regions:
             out_of_date = self.sizes[region] != size or self.parents[region] != region
             if out_of_date or not self.neighbours[region]:
                 continue
-            into = min(self.neighbours[region], key=lambda other: (self.difference(region, other), other))
-            self.join(into, region)
-            if self.sizes[into] < min_size:
-                heapq.heappush(queue, (self.sizes[into], into))
+            kept, _ = self.join(region, self.nearest(region)[1])
+            if self.sizes[kept] < min_size:
+                heapq.heappush(queue, (self.sizes[kept], kept))
 
     def roots(self) -> Int64[np.ndarray, " n"]:
         """The region that each has become part of."""

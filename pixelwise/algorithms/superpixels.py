@@ -23,7 +23,8 @@ def slic(
         image: any number of channels for the space "rgb".
         num_segments: about how many.
         space: see `colors_of`.
-        compactness: what position counts against colour.
+        compactness: what position counts against colour, in the unit of the space: 10 is usual for Lab, some
+            20 for RGB.
         max_steps: of k-means.
 
     Raises:
@@ -37,10 +38,11 @@ def slic(
     if not 0 < compactness < np.inf:
         raise ValueError(f"the compactness must be above 0, got {compactness}")
     pixels = colors.shape[0] * colors.shape[1]
+    extent = float(np.ptp(colors)) or 1.0  # scikit-image brings the colours it is given to the range 0 to 1
     labels = skimage_slic(
         colors,
         n_segments=min(num_segments, pixels),
-        compactness=compactness,
+        compactness=compactness / extent,
         max_num_iter=max_steps,
         convert2lab=False,
         start_label=0,
@@ -130,6 +132,10 @@ def random_walker(image: Image, markers: Integer[np.ndarray, "H W"], *, beta: fl
         raise ValueError(f"beta must be above 0, got {beta}")
     if (markers > 0).all():
         return _numbered(markers)
+    if (pixels == pixels[0, 0]).all():
+        # scikit-image divides by the deviation of the image, which is 0. Without differences the walk is the
+        # same at any beta, so it may walk on another image at a beta where no difference counts.
+        pixels, beta = np.indices(pixels.shape[:2]).sum(0)[..., None].astype(np.float64), 1e-300
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # about optional solvers
         warnings.simplefilter("ignore", FutureWarning)

@@ -11,7 +11,7 @@ from ..kernels.confusion import CHUNK, add_pairs, count_pairs, empty_counts, enc
 
 # Pixels below which a second thread costs more than it saves: of labels, which take a fifth of a nanosecond
 # each, and of scores. Then the pixels that an accelerator counts at once.
-_FEW_LABELS, _FEW_SCORES, _AT_ONCE = 1 << 22, 1 << 16, 1 << 24
+_FEW_LABELS, _FEW_SCORES, _AT_ONCE = 1 << 23, 1 << 16, 1 << 24
 
 
 def confusion_matrix(
@@ -35,7 +35,7 @@ def confusion_matrix(
         num_classes: k.
         ignore: target of pixels that do not count.
         where: name of the sample, for the message of an error.
-        threads: how many count at once on a CPU; None for torch's number.
+        threads: how many count at once on a CPU; None for torch's number where that pays.
 
     Raises:
         ValueError: if the shapes or devices differ, or a counted pixel has a class outside 0..k-1.
@@ -81,7 +81,7 @@ def confusion_from_logits(
         target: one class per pixel, or `ignore`.
         ignore: target of pixels that do not count.
         where: name of the sample, for the message of an error.
-        threads: how many count at once on a CPU; None for torch's number.
+        threads: how many count at once on a CPU; None for torch's number where that pays.
 
     Raises:
         ValueError: if the sizes or devices differ, or a counted pixel of the target has a class outside

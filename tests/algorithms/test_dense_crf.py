@@ -1,5 +1,6 @@
 """The dense CRF beside pydensecrf's numbers, beside exact mean field, and what must hold of any."""
 
+import importlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -381,7 +382,8 @@ def test_a_failure_in_one_thread_does_not_leave_the_others_waiting(monkeypatch: 
     def broken(*arguments: object) -> float:
         raise RuntimeError("broken")
 
-    monkeypatch.setattr("pixelwise.algorithms.dense_crf._free_energy", broken)
+    module = importlib.import_module("pixelwise.algorithms.dense_crf")  # the package shows its function
+    monkeypatch.setattr(module, "_free_energy", broken)
     with pytest.raises(RuntimeError, match="broken"):
         dense_crf(probabilities, image, traced=True, threads=2)
 

@@ -1,5 +1,7 @@
 """Mean shift and merging, against plain references and on small images with a known answer."""
 
+import time
+
 import numpy as np
 import pytest
 
@@ -116,6 +118,17 @@ def test_regions_merge_as_if_the_best_pair_were_looked_for_each_time() -> None:
         found = merge_regions(colors, labels, threshold=1.2)
         pairs = set(zip(expected.ravel().tolist(), found.ravel().tolist(), strict=True))
         assert len(pairs) == len(np.unique(expected)) == len(np.unique(found))
+
+
+def test_a_ground_with_thousands_of_specks_is_merged_in_moments() -> None:
+    colors, labels = np.full((120, 120, 1), 50.0), np.zeros((120, 120), int)
+    colors[1::2, 1::2, 0] += RANDOM.uniform(-9, 9, (60, 60))
+    colors[1, 1] = 90
+    labels[1::2, 1::2] = np.arange(1, 3601).reshape(60, 60)
+    start = time.process_time()
+    found = merge_regions(colors, labels, threshold=12.0)
+    assert time.process_time() - start < 10  # looking at all edges of the ground after each step takes 40
+    assert found.sum() == found[1, 1] == 1
 
 
 def test_small_regions_join_the_neighbour_of_like_colour() -> None:

@@ -5,8 +5,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import skimage.segmentation
-from skimage.color import rgb2lab
 
+from pixelwise.algorithms.images import ColorSpace
 from pixelwise.algorithms.segmentation import Segmentation
 from pixelwise.algorithms.superpixels import felzenszwalb, otsu, random_walker, slic, watershed
 
@@ -28,9 +28,10 @@ def same_partition(a: np.ndarray, b: np.ndarray) -> bool:
 
 
 def test_labels_are_those_of_scikit_image() -> None:
-    lab = rgb2lab(COLORFUL)
-    theirs = skimage.segmentation.slic(lab, 30, convert2lab=False, start_label=0, channel_axis=2)
-    assert same_partition(slic(COLORFUL, 30).label_map.labels.numpy(), theirs)
+    full = COLORFUL.copy()
+    full[0, 0], full[0, 1] = 0, 255  # what scikit-image would stretch is already at both ends
+    theirs = skimage.segmentation.slic(full, 30, start_label=0, channel_axis=2)
+    assert same_partition(slic(full, 30).label_map.labels.numpy(), theirs)
     theirs = skimage.segmentation.felzenszwalb(COLORFUL / 255, 100, 0.8, 20, channel_axis=2)
     assert same_partition(felzenszwalb(COLORFUL).label_map.labels.numpy(), theirs)
 
@@ -62,6 +63,24 @@ def test_markers_flood_to_the_edge_between_them() -> None:
         labels = method(image, markers).label_map.labels
         assert (labels[:, :9] == 0).all()
         assert (labels[:, 11:] == 1).all()
+
+
+@pytest.mark.parametrize("space", ["rgb", "lab"])
+def test_superpixels_end_where_a_thing_ends(space: ColorSpace) -> None:
+    image = np.full((60, 90, 3), (40, 60, 90), np.uint8)
+    image[13:47, 22:65] = (200, 180, 40)  # between the places of a regular grid
+    labels = slic(image, 24, space=space).label_map.labels.numpy()
+    inside = np.unique(labels[13:47, 22:65])
+    assert np.isin(labels, inside).sum() <= 34 * 43 + 40
+
+
+@pytest.mark.parametrize("level", [0, 77, 255])
+def test_a_walk_on_a_constant_image_ends_at_the_nearer_marker(level: int) -> None:
+    markers = np.zeros((5, 11), int)
+    markers[:, 0], markers[:, 10] = 2, 7
+    labels = random_walker(np.full((5, 11, 3), level, np.uint8), markers).label_map.labels
+    assert (labels[:, :5] == 0).all()
+    assert (labels[:, 6:] == 1).all()
 
 
 def test_a_number_of_floods_is_kept() -> None:
