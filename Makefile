@@ -30,6 +30,9 @@ coverage: .venv/dev
 bench: .venv/dev
 	$(BIN)/python bench/import_time.py
 	$(BIN)/python bench/train_step.py
+	$(BIN)/python bench/losses.py
+	$(BIN)/python bench/metrics.py
+	$(BIN)/python bench/classical.py
 
 docs: .venv/dev
 	$(BIN)/python docs/make_models_table.py
@@ -37,6 +40,7 @@ docs: .venv/dev
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv

@@ -10,7 +10,9 @@ from PIL import Image
 from torch import Tensor
 
 import pixelwise as pw
-from pixelwise import decode
+from pixelwise import decode, losses
+from pixelwise.algorithms.dense_crf import DenseCrf
+from pixelwise.algorithms.mean_field import DenseCrfLayer
 from pixelwise.losses import Criterion, CrossEntropy, Dice, Focal
 from pixelwise.metrics import SegmentationMetrics, confusion_matrix
 from pixelwise.training import Recipe, run
@@ -108,9 +110,25 @@ def test_tiles_flips_and_scales_run_on_the_gpu(boxes: Path, tmp_path: Path) -> N
         assert (here == there).float().mean() > 0.995, settings
 
 
-@pytest.mark.parametrize(
-    "loss", [CrossEntropy(label_smoothing=0.1), Dice(), Focal(), CrossEntropy(weight=[1.0] * 5)]
-)
+LOSSES = [
+    CrossEntropy(label_smoothing=0.1),
+    CrossEntropy(weight=[1.0] * 5),
+    Dice(),
+    Focal(),
+    losses.Boundary(),
+    losses.BorderCrossEntropy(),
+    losses.ClDice(),
+    losses.GeneralisedDice(),
+    losses.Hausdorff(),
+    losses.Jaccard(),
+    losses.Lovasz(),
+    losses.Ohem(min_kept=100),
+    losses.RMI(pool=1),
+    losses.Tversky(),
+]
+
+
+@pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: type(loss).__name__)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 def test_a_loss_and_its_gradient_are_the_same(loss: torch.nn.Module, dtype: torch.dtype) -> None:
     logits, labels = torch.randn(2, 5, 33, 47).to(dtype), torch.randint(0, 5, (2, 33, 47))
@@ -150,3 +168,24 @@ def test_a_criterion_moves_with_its_weights() -> None:
     batch = pw.Batch.of(torch.rand(1, 3, 8, 8), torch.zeros(1, 8, 8, dtype=torch.long)).to("cuda")
     output = pw.DenseLogits(torch.zeros(1, 2, 4, 4), (8, 8)).to("cuda")
     assert criterion(output, batch).item() == pytest.approx(0.6931, abs=1e-3)
+
+
+def test_the_layer_of_the_dense_crf_gives_the_same_scores_and_gradients() -> None:
+    scores, image = torch.randn(1, 4, 30, 40), torch.rand(1, 3, 30, 40)
+
+    def refined(device: str) -> tuple[Tensor, Tensor]:
+        x = scores.to(device).requires_grad_()
+        found = DenseCrfLayer(4).to(device)(x, image.to(device))
+        found.square().sum().backward()
+        return found.detach().cpu(), x.grad.cpu()
+
+    for here, there in zip(refined("cpu"), refined("cuda"), strict=True):
+        assert torch.allclose(here, there, atol=1e-3 * here.abs().max().item())
+
+
+def test_refinement_after_a_network_on_the_gpu_gives_the_same_labels() -> None:
+    probabilities, image = torch.rand(1, 3, 30, 40).softmax(1), torch.rand(1, 3, 30, 40)
+    here = DenseCrf()(probabilities, image).argmax(1)
+    there = DenseCrf()(probabilities.cuda(), image.cuda())
+    assert there.device.type == "cuda"
+    assert (there.argmax(1).cpu() == here).all()
