@@ -6,7 +6,7 @@ Colours are whole numbers (fixed point), so that the sums over a window are exac
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
-from .compiling import kernel
+from .compiling import inlined, kernel
 
 
 @kernel
@@ -29,7 +29,7 @@ def mean_shift_rows(
     """
     c, height, width = planes.shape
     radius = len(half_widths) // 2
-    away = np.empty(2 * half_widths.max() + 1, np.int32)
+    near = np.empty(2 * half_widths.max() + 1, np.int32)
     color, sums = np.empty(c, np.int32), np.empty(c, np.int64)
     unsettled = 0
     for y0 in range(first, last):
@@ -47,30 +47,16 @@ def mean_shift_rows(
                 for yy in range(max(0, y - radius), min(height, y + radius + 1)):
                     half = half_widths[yy - y + radius]
                     left, right = max(0, x - half), min(width, x + half + 1)
-                    n = right - left
-                    for j in range(n):
-                        away[j] = 0
-                    for i in range(c):
-                        middle = color[i]
-                        line = planes[i, yy, left:right]
-                        for j in range(n):
-                            difference = line[j] - middle
-                            away[j] += difference * difference
-                    inside, offsets = np.int32(0), np.int32(0)
-                    for j in range(n):
-                        near = np.int32(away[j] <= reach)
-                        away[j] = near
-                        inside = np.int32(inside + near)
-                        offsets = np.int32(offsets + near * j)
-                    count += int(inside)
-                    rows += int(inside) * yy
-                    columns += int(inside) * left + int(offsets)
-                    for i in range(c):
-                        line = planes[i, yy, left:right]
-                        total = np.int32(0)
-                        for j in range(n):
-                            total = np.int32(total + away[j] * line[j])
-                        sums[i] += total
+                    if c == 3:
+                        inside, offsets, r, g, b = _row_of_three(planes, yy, left, right, color, reach)
+                        sums[0] += r
+                        sums[1] += g
+                        sums[2] += b
+                    else:
+                        inside, offsets = _row(planes, yy, left, right, color, reach, near, sums)
+                    count += inside
+                    rows += inside * yy
+                    columns += offsets
                 if count == 0:  # rounding of the colour left it alone
                     break
                 row, column = rows / count, columns / count
@@ -88,6 +74,67 @@ def mean_shift_rows(
             for i in range(c):
                 modes[y0, x0, 2 + i] = color[i]
     return unsettled
+
+
+@inlined
+def _row_of_three(
+    planes: Int32[np.ndarray, "3 H W"],
+    y: int,
+    left: int,
+    right: int,
+    color: Int32[np.ndarray, "3"],
+    reach: int,
+) -> tuple[int, int, int, int, int]:
+    """Number of pixels of row y in left:right that are near the colour, sum of their columns and colours.
+
+    All in 32 bits, so that eight or sixteen pixels are looked at together: twice as fast as `_row`.
+    """
+    red, green, blue = planes[0, y], planes[1, y], planes[2, y]
+    c0, c1, c2 = color
+    limit = np.int32(reach)
+    inside, columns = np.int32(0), np.int32(0)
+    s0, s1, s2 = np.int32(0), np.int32(0), np.int32(0)
+    for j in range(np.uint64(left), np.uint64(right)):
+        d0, d1, d2 = np.int32(red[j] - c0), np.int32(green[j] - c1), np.int32(blue[j] - c2)
+        near = np.int32(np.int32(d0 * d0 + d1 * d1 + d2 * d2) <= limit)
+        inside = np.int32(inside + near)
+        columns = np.int32(columns + near * np.int32(j))
+        s0 = np.int32(s0 + near * red[j])
+        s1 = np.int32(s1 + near * green[j])
+        s2 = np.int32(s2 + near * blue[j])
+    return int(inside), int(columns), int(s0), int(s1), int(s2)
+
+
+@inlined
+def _row(
+    planes: Int32[np.ndarray, "c H W"],
+    y: int,
+    left: int,
+    right: int,
+    color: Int32[np.ndarray, " c"],
+    reach: int,
+    near: Int32[np.ndarray, " w"],
+    sums: Int64[np.ndarray, " c"],
+) -> tuple[int, int]:
+    """The same for any number of channels; colours are added to `sums`."""
+    n = right - left
+    for j in range(n):
+        near[j] = 0
+    for i in range(len(color)):
+        line, middle = planes[i, y, left:right], color[i]
+        for j in range(n):
+            difference = line[j] - middle
+            near[j] += difference * difference
+    inside, columns = 0, 0
+    for j in range(n):
+        near[j] = np.int32(near[j] <= reach)
+        inside += near[j]
+        columns += near[j] * (left + j)
+    for i in range(len(color)):
+        line = planes[i, y, left:right]
+        for j in range(n):
+            sums[i] += near[j] * line[j]
+    return inside, columns
 
 
 @kernel
