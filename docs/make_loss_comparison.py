@@ -154,8 +154,8 @@ Made by `python docs/make_loss_comparison.py`: {steps} steps of {BATCH} slices f
 U-Net (encoder "tiny") from the same weights on the same batches; {len(data.images)} slices to train on,
 {len(held_out.images)} to test, of other patients. One run each, nothing tuned.
 The hippocampus covers {100 * share:.2f} % of the test pixels.
-Data: Medical Segmentation Decathlon, Task04 (Antonelli et al., 2022; Simpson et al., 2019), CC BY-SA 4.0, as is
-the picture.
+Data: Medical Segmentation Decathlon, Task04 (Antonelli et al., 2022; Simpson et al., 2019), CC BY-SA 4.0,
+as is the picture.
 
 | loss | IoU | recall | precision | predicted share in % |
 |---|---|---|---|---|
