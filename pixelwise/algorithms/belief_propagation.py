@@ -1,6 +1,5 @@
 """Loopy belief propagation, and tree-reweighted message passing with its lower bound."""
 
-from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -118,4 +117,4 @@ def tree_reweighted(
         if progress is not None:
             progress(len(trace), max_sweeps)
     found = Segmentation.of(best[1], trace, "energy", converged=settled)
-    return replace(BoundedSegmentation(**vars(found)), bounds=tuple(bounds))
+    return BoundedSegmentation(**vars(found), bounds=tuple(bounds))

@@ -62,11 +62,10 @@ class GridEnergy:
         if not (self.distance == self.distance.T).all():
             raise ValueError("the distance of an energy must be symmetric")
         # Kernels read pairs without a look at the border.
-        weights = np.ascontiguousarray(self.weights).copy()
-        for weight, (down, right) in zip(weights, STEPS, strict=False):
-            weight[height - down :] = 0
-            weight[:, width - max(0, right) :] = 0
-            weight[:, : max(0, -right)] = 0
+        weights = np.zeros(self.weights.shape)
+        for e, step in enumerate(STEPS[: len(weights)]):
+            first, _ = pair_slices(height, width, step)
+            weights[e][first] = self.weights[e][first]
         object.__setattr__(self, "weights", weights)
         object.__setattr__(self, "unary", np.ascontiguousarray(self.unary))
 
@@ -194,9 +193,12 @@ def pair_slices(
 ) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
     """Where the first and where the second pixels of all pairs of one kind lie."""
     down, right = step
-    first = slice(0, max(0, height - down)), slice(max(0, -right), width - max(0, right))
-    second = slice(down, height), slice(max(0, right), width + min(0, right))
-    return first, second
+    rows, columns = max(0, height - down), max(0, width - abs(right))
+    first, second = max(0, -right), max(0, right)
+    return (
+        (slice(0, rows), slice(first, first + columns)),
+        (slice(down, down + rows), slice(second, second + columns)),
+    )
 
 
 def start_of(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float64
 
-from .energy import STEPS
+from .energy import STEPS, pair_slices
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,12 +53,11 @@ def max_flow(
     framed = (height + 2, width + 2)
     capacity = np.zeros((2 * len(forth), *framed))
     steps = []
+    inside = capacity[:, 1:-1, 1:-1]
     for e, (down, right) in enumerate(STEPS[: len(forth)]):
-        rows, columns = slice(1, height + 1 - down), slice(1 + max(0, -right), width + 1 - max(0, right))
-        inside = slice(0, height - down), slice(max(0, -right), width - max(0, right))
-        capacity[2 * e, rows, columns] = forth[e][inside]
-        ends = slice(1 + down, height + 1), slice(1 + max(0, right), width + 1 + min(0, right))
-        capacity[2 * e + 1][ends] = back[e][inside]
+        first, second = pair_slices(height, width, (down, right))
+        inside[2 * e][first] = forth[e][first]
+        inside[2 * e + 1][second] = back[e][first]
         steps += [down * framed[1] + right, -down * framed[1] - right]
     terminal, tree = np.zeros(framed), np.zeros(framed, np.uint8)
     terminal[1:-1, 1:-1] = source - sink

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Integer
 
+from .energy import pair_slices
 from .images import ColorSpace, Image, colors_of
 from .kmeans import kmeans_of_points
 from .segmentation import Segmentation
@@ -96,10 +97,7 @@ def pixel_affinity(
             apart = down * down + right * right
             if (down == 0 and right <= 0) or apart > radius**2:
                 continue
-            first = slice(0, max(0, height - down)), slice(max(0, -right), width - max(0, right))
-            second = slice(down, height), slice(max(0, right), width + min(0, right))
-            if ids[first].size == 0 or ids[first].shape != ids[second].shape:
-                continue
+            first, second = pair_slices(height, width, (down, right))
             unlike = ((colors[first] - colors[second]) ** 2).sum(-1)
             weight = np.exp(-unlike / color_scale**2 - apart / position_scale**2).ravel()
             rows += [ids[first].ravel(), ids[second].ravel()]
