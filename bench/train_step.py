@@ -2,8 +2,8 @@
 
 Both train a U-Net on ResNet-18 from random weights on the same image files with the same crops, batch
 size, optimiser and number of loading processes, in one process, in turn. Theirs is the usual loop in
-float32; ours is the path of `pixelwise train` (recipe, data, Task, Lightning) without checkpoints and
-validation. Printed: time per image of each, their ratio (median over the rounds), and ours with bf16.
+float32; ours is the path of `pixelwise train` (recipe, data, TrainingModule, Lightning) without checkpoints
+and validation. Printed: time per image of each, their ratio (median over the rounds), and ours with bf16.
 
     python bench/train_step.py --data ../shared/data/camvid --images 64 --rounds 3
 """
@@ -30,8 +30,8 @@ import pixelwise as pw
 from pixelwise.data import DataSplits, Pair, open_data
 from pixelwise.training import Experiment, Recipe, make_experiment
 from pixelwise.training.environment import cpu_name
-from pixelwise.training.loading import train_loader
 from pixelwise.training.run import quiet
+from pixelwise.training.samplers import train_loader
 
 
 class ByHand(Dataset[tuple[Tensor, Tensor]]):

@@ -18,11 +18,11 @@ from .types import (
 )
 
 if TYPE_CHECKING:
-    from .catalogue import build as build, describe as describe, list_models as list_models
     from .checkpoint import Checkpoint as Checkpoint, load as load, save as save
     from .data import DataSplits as DataSplits, open_data as open_data
     from .losses import Criterion as Criterion, make_criterion as make_criterion
     from .predict import Predictor as Predictor, evaluate as evaluate
+    from .registry import build as build, describe as describe, list_models as list_models
     from .training import TrainResult as TrainResult, train as train
     from .weights import list_weights as list_weights, load_weights as load_weights
 
@@ -30,9 +30,9 @@ __version__ = "0.1.0"
 
 # `import pixelwise` must cost next to nothing beside `import torch`: these are imported when first used.
 _LAZY = {
-    "build": "catalogue",
-    "describe": "catalogue",
-    "list_models": "catalogue",
+    "build": "registry",
+    "describe": "registry",
+    "list_models": "registry",
     "Checkpoint": "checkpoint",
     "load": "checkpoint",
     "save": "checkpoint",

@@ -11,8 +11,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .catalogue import BuiltBy, build
-from .files import replacing
+from .files import atomic_write
+from .registry import BuiltBy, build
 from .types import ClassTable, DenseModel
 
 _FORMAT = "pixelwise-1"
@@ -84,9 +84,9 @@ def save(
             f"the notes make {size >> 20} MiB, a checkpoint holds at most {_METADATA_LIMIT >> 20}"
         )
     weights = _apart(model.state_dict())
-    with replacing(path) as beside:
+    with atomic_write(path) as temporary:
         try:
-            save_file(weights, beside, metadata)
+            save_file(weights, temporary, metadata)
         except SafetensorError as error:
             raise OSError(str(error)) from error
 

@@ -495,7 +495,7 @@ def segment(
                 "segments": found.num_segments,
                 "seconds": seconds,
                 "converged": found.converged,
-                "traced": found.traced,
+                "objective": found.objective,
                 "trace": found.trace,
                 "files": {kind: str(path) for kind, path in files.items()},
             }
@@ -544,8 +544,8 @@ def models(
 
     Example: [bold]pixelwise models --json[/bold]
     """
-    from .catalogue import describe, list_models
-    from .info import published_size
+    from .registry import describe, list_models
+    from .summary import published_size
 
     cards = [describe(name) for name in list_models()]
     parameters = [published_size(card.name, classes) for card in cards]
@@ -587,7 +587,7 @@ def info(
     """
     from dataclasses import asdict
 
-    from .info import model_info
+    from .summary import model_info
 
     found = model_info(
         name, classes, size=_size(size, "--size"), **_model_arguments(encoder, in_channels, None, set_)

@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from .catalogue import ModelCard
-from .info import ModelInfo
 from .metrics import Scores
+from .registry import ModelCard
+from .summary import ModelInfo
 
 
 def console() -> Console:

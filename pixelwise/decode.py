@@ -2,12 +2,13 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from .kernels.argmax import argmax, resized_argmax
-from .kernels.compiling import spread
+from .kernels.compiling import parallel_map
 from .kernels.softmax import resized_confidence
 from .layers import resize
 from .types import DenseLogits, LabelMap
@@ -112,17 +113,17 @@ def _highest(scores: Float[Tensor, "k pixels"], found: Int64[Tensor, " pixels"])
     if scores.dtype == torch.float64:
         found.copy_(scores.argmax(0))
         return
-    ready = scores.dtype == torch.float32 and scores.is_contiguous()
+    # Inference mode is local to a thread: worker threads see NumPy arrays, never tensors.
+    values, out = scores.float().numpy(), found.numpy()
 
     def fill(start: int) -> None:
         stop = min(start + _CHUNK, pixels)
-        if ready:
-            labels = argmax(scores.numpy(), start, stop)
+        if values.flags.c_contiguous:
+            out[start:stop] = argmax(values, start, stop)
         else:
-            labels = argmax(scores[:, start:stop].float().contiguous().numpy(), 0, stop - start)
-        found[start:stop] = torch.from_numpy(labels)
+            out[start:stop] = argmax(np.ascontiguousarray(values[:, start:stop]), 0, stop - start)
 
-    spread(fill, range(0, pixels, _CHUNK), torch.get_num_threads() if pixels > _FEW else 1)
+    parallel_map(fill, range(0, pixels, _CHUNK), torch.get_num_threads() if pixels > _FEW else 1)
 
 
 def _class_by_class(

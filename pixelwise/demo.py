@@ -12,7 +12,7 @@ from .data import open_data
 from .data.coins import write_coins
 from .draw import error_map, overlay, rgb_image, side_by_side
 from .evaluation_report import write_evaluation_report
-from .files import make_folder, replacing
+from .files import atomic_write, make_folder
 from .metrics import Scores
 from .predict import Predictor, evaluate_images
 from .training import Recipe, TrainResult, run
@@ -114,8 +114,8 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
         }
         sheet = side_by_side([(caption, _enlarged(panel)) for caption, panel in panels.items()])
         pictures.append(out / "pictures" / f"{name}.png")
-        with replacing(pictures[-1]) as beside:
-            sheet.save(beside)
+        with atomic_write(pictures[-1]) as temporary:
+            sheet.save(temporary)
     show.print(f"[bold]4. Results[/bold]  after {time.monotonic() - started:.0f} seconds")
     for what, where in (
         ("report", report),

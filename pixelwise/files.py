@@ -8,7 +8,7 @@ from pathlib import Path
 
 
 @contextmanager
-def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
+def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a name beside `path` to write to; move it to `path` when all went well, remove it otherwise.
 
     Parent folders are made. The name has the suffix of `path`, so writers that go by it do the same, and
@@ -19,27 +19,27 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     with replacing(Path(folder) / "a.txt") as beside:
-    ...         _ = beside.write_text("whole")
+    ...     with atomic_write(Path(folder) / "a.txt") as temporary:
+    ...         _ = temporary.write_text("whole")
     ...     (Path(folder) / "a.txt").read_text()
     'whole'
     """
     path = Path(path)
     if not path.name:
         raise ValueError(f"cannot write {str(path)!r}: it names no file")
-    beside = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}{path.suffix}")
+    temporary = path.with_name(f".{path.stem[:100]}.{secrets.token_hex(4)}{path.suffix}")
     try:
         make_folder(path.parent)
-        beside.touch(exist_ok=False)
-        mode = beside.stat().st_mode  # what the user wants of new files; some writers make private ones
-        yield beside
-        beside.chmod(mode)
-        os.replace(beside, path)
+        temporary.touch(exist_ok=False)
+        mode = temporary.stat().st_mode  # what the user wants of new files; some writers make private ones
+        yield temporary
+        temporary.chmod(mode)
+        os.replace(temporary, path)
     except OSError as error:
         raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
         with suppress(OSError):  # gone when all went well; never there under a folder that is none
-            beside.unlink()
+            temporary.unlink()
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

@@ -18,7 +18,7 @@ from .algorithms.images import ColorSpace, Image, as_pixels, colors_of
 from .algorithms.kmeans import kmeans_of_points
 from .algorithms.segmentation import Progress, Segmentation
 from .data.formats.image import opened, read_image
-from .files import replacing
+from .files import atomic_write
 from .types import voc_palette
 
 OUTLINE = (255, 230, 0)
@@ -121,7 +121,7 @@ def clusters_in_dense_crf(
     costs = cluster_costs(image, num_labels, space, seed)
     odds = np.exp(costs.min(2, keepdims=True) - costs)
     probabilities = np.ascontiguousarray(np.moveaxis(odds / odds.sum(2, keepdims=True), 2, 0))
-    return algorithms.dense_crf(probabilities, as_pixels(image), iterations=iterations, traced=True)
+    return algorithms.dense_crf(probabilities, as_pixels(image), iterations=iterations, keep_trace=True)
 
 
 # --- the table --------------------------------------------------------------------------------------
@@ -136,7 +136,7 @@ METHODS: dict[str, Method] = {
     "mean_shift": Method(algorithms.mean_shift, _SPACE),
     "dirichlet_gibbs": Method(algorithms.dirichlet_gibbs, _PLACED),
     "dirichlet_variational": Method(
-        algorithms.dirichlet_variational, {"segments": "most_clusters", **_PLACED}
+        algorithms.dirichlet_variational, {"segments": "max_components", **_PLACED}
     ),
     "normalized_cuts": Method(algorithms.normalized_cuts, {"segments": "num_segments", **_SPACE}),
     "graph_cut": Method(algorithms.graph_cut, {"strokes": "strokes", "strength": "strength"}),
@@ -256,7 +256,7 @@ def merged(
         raise ValueError(f"min_size must be at least 1, got {min_size}")
     parts = label(found.label_map.labels.numpy(), background=-1, connectivity=1)
     labels = algorithms.merge_regions(colors, parts, threshold=threshold, min_size=min_size)
-    return Segmentation.of(labels, found.trace, found.traced, found.converged)
+    return Segmentation.of(labels, found.trace, found.objective, found.converged)
 
 
 def _method(method: str) -> tuple[str, Method]:
@@ -388,12 +388,12 @@ def write_segmentation(
     files = {}
     for kind, suffix in (("labels", ""), ("overlay", "_overlay")):
         files[kind] = Path(folder) / f"{name}{suffix}.png"
-        with replacing(files[kind]) as beside:
-            pictures[kind].save(beside)
+        with atomic_write(files[kind]) as temporary:
+            pictures[kind].save(temporary)
     if found.trace:
         files["trace"] = Path(folder) / f"{name}_trace.png"
-        with replacing(files["trace"]) as beside:
-            _plot_trace(found, beside)
+        with atomic_write(files["trace"]) as temporary:
+            _plot_trace(found, temporary)
     return files
 
 
@@ -407,6 +407,6 @@ def _plot_trace(found: Segmentation, path: Path) -> None:
     if isinstance(found, algorithms.BoundedSegmentation):
         axis.plot(range(1, len(found.bounds) + 1), found.bounds, linestyle="--", label="lower bound")
         axis.legend()
-    axis.set(xlabel="step", ylabel=found.traced)
+    axis.set(xlabel="step", ylabel=found.objective)
     axis.xaxis.set_major_locator(MaxNLocator(integer=True))
     figure.savefig(path, dpi=120)

@@ -24,7 +24,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .checkpoint import Checkpoint
-from .files import replacing
+from .files import atomic_write
 from .types import BuiltBy, ClassTable, DenseModel
 
 _TIMEOUT = 30.0  # seconds without a byte
@@ -246,9 +246,9 @@ def _fetched(entry: PublishedWeights, folder: Path) -> Path:
         raise ValueError(
             f"cannot fetch {entry.url}: {why}; pass source= if you have the file elsewhere"
         ) from error
-    with response, replacing(path) as beside:
-        _receive(response, beside, entry)
-        _check(beside, entry)
+    with response, atomic_write(path) as temporary:
+        _receive(response, temporary, entry)
+        _check(temporary, entry)
     return path
 
 

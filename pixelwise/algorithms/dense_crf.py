@@ -16,11 +16,11 @@ import torch
 from jaxtyping import Float, Float32, Float64, Int32, Shaped
 from torch import Tensor
 
-from ..kernels import spread
+from ..kernels import parallel_map
 from ..kernels.dense_crf import scores_by_pixel, update
-from ..kernels.lanes import WIDTH
 from ..kernels.lattice import Lattice, build_lattice
 from ..kernels.lattice_filter import aligned, blur, kernel_sums, lattice_filter
+from ..kernels.simd import WIDTH
 from ..types import LabelMap
 from .dense_crf_energy import (
     APPEARANCE,
@@ -74,7 +74,7 @@ def mean_field_marginals(
     *,
     iterations: int = 10,
     threads: int = 1,
-    traced: bool = False,
+    keep_trace: bool = False,
 ) -> MeanField:
     """Mean field of a fully connected CRF on a grid of any number of axes.
 
@@ -83,7 +83,7 @@ def mean_field_marginals(
         terms: kernels with their features.
         iterations: updates of all pixels at once; 0 gives the softmax of the negative unary energies.
         threads: of the processor.
-        traced: whether to compute the free energy (see `free_energy`) after every iteration, which takes
+        keep_trace: whether to compute the free energy (see `free_energy`) after every iteration, which takes
             more than twice the time.
 
     Raises:
@@ -108,7 +108,7 @@ def mean_field_marginals(
         )
     for term in terms:
         _check(term, k, grid)
-    placed = spread(lambda term: _place(term, k), terms, threads)
+    placed = parallel_map(lambda term: _place(term, k), terms, threads)
     stack = _stacked(placed, n, threads)
     marginals = np.empty((k, n), np.float32)
     trace: list[float] = []
@@ -139,12 +139,12 @@ def mean_field_marginals(
                 pixels.stop,
                 iteration > 0,
                 not is_last,
-                is_last or traced,
+                is_last or keep_trace,
                 others[number] if number else given,
                 marginals,
             )
             barrier.wait()
-            if traced and iteration and not number:
+            if keep_trace and iteration and not number:
                 trace.append(_free_energy(energies, placed, marginals))
             if is_last:
                 return
@@ -173,7 +173,7 @@ def mean_field_marginals(
             barrier.abort()  # the others must not wait for ever
             raise
 
-    spread(guarded, range(threads), threads)
+    parallel_map(guarded, range(threads), threads)
     return MeanField(marginals.reshape(unary.shape), tuple(trace))
 
 
@@ -206,7 +206,7 @@ def dense_crf(
     kernels: Sequence[PairwiseKernel] = USUAL_KERNELS,
     extra: Sequence[PairwiseTerm] = (),
     threads: int = 1,
-    traced: bool = False,
+    keep_trace: bool = False,
 ) -> Segmentation:
     """Labels that follow the edges of an image, from the probabilities of any classifier.
 
@@ -218,7 +218,7 @@ def dense_crf(
         kernels: over position and colour.
         extra: further kernels over features of your own.
         threads: of the processor.
-        traced: whether to compute the free energy after every iteration.
+        keep_trace: whether to compute the free energy after every iteration.
 
     Raises:
         ValueError: on probabilities that are nan or outside [0, 1], an image of another size, or kernels
@@ -232,9 +232,9 @@ def dense_crf(
     >>> dense_crf(probabilities, image).label_map.labels[0]
     tensor([0, 0, 0, 1, 1, 1])
     """
-    found = _refined(probabilities, image, iterations, kernels, extra, threads, traced)
+    found = _refined(probabilities, image, iterations, kernels, extra, threads, keep_trace)
     labels = torch.from_numpy(found.marginals).argmax(0)
-    return Segmentation(LabelMap(labels), found.trace, "free energy" if traced else "")
+    return Segmentation(LabelMap(labels), found.trace, "free energy" if keep_trace else "")
 
 
 @dataclass(frozen=True)
@@ -285,7 +285,7 @@ def _refined(
     kernels: Sequence[PairwiseKernel],
     extra: Sequence[PairwiseTerm],
     threads: int,
-    traced: bool,
+    keep_trace: bool,
 ) -> MeanField:
     grid = tuple(probabilities.shape[1:])
     steps = in_steps(image, len(grid))
@@ -293,7 +293,7 @@ def _refined(
         raise ValueError(f"probabilities of a grid {grid} need an image of that size, got {steps.shape[1:]}")
     unary = unary_from_probabilities(probabilities)
     terms = [*(kernel.term(steps) for kernel in kernels), *extra]
-    return mean_field_marginals(unary, terms, iterations=iterations, threads=threads, traced=traced)
+    return mean_field_marginals(unary, terms, iterations=iterations, threads=threads, keep_trace=keep_trace)
 
 
 def _check(term: PairwiseTerm, k: int, grid: tuple[int, ...]) -> None:
@@ -345,7 +345,7 @@ def _stacked(placed: Sequence[_Placed], n: int, threads: int) -> _Stack:
                 break
         factors[columns] = one.term.weight * one.lattice.scale
 
-    spread(fill, range(len(placed)), threads)
+    parallel_map(fill, range(len(placed)), threads)
     return _Stack(vertices, slice_weights, splat_weights, factors, first_rows)
 
 

@@ -78,15 +78,15 @@ def dirichlet_variational(
     space: ColorSpace = "lab",
     position_weight: float = 0.0,
     concentration: float = 1.0,
-    most_clusters: int = 20,
+    max_components: int = 20,
     max_steps: int = 200,
     seed: int = 0,
 ) -> Segmentation:
     """Fit the same mixture by truncated variational inference (Blei and Jordan, 2006): scikit-learn's.
 
-    Stick-breaking weights, at most `most_clusters` of them; those that no pixel prefers vanish. The fit takes
-    at most 20,000 pixels drawn evenly, all are labelled. The trace is the lower bound on the evidence, per
-    step.
+    Stick-breaking weights, at most `max_components` of them; those that no pixel prefers vanish. The fit
+    takes at most 20,000 pixels drawn evenly, all are labelled. The trace is the lower bound on the evidence,
+    per step.
 
     Arguments and errors are those of `dirichlet_gibbs` where they have the same name.
 
@@ -95,7 +95,7 @@ def dirichlet_variational(
         space: see there.
         position_weight: see there.
         concentration: see there.
-        most_clusters: where the sticks are cut off.
+        max_components: where the sticks are cut off.
         max_steps: of the fit.
         seed: of the random numbers.
     """
@@ -103,16 +103,16 @@ def dirichlet_variational(
     from sklearn.mixture import BayesianGaussianMixture
 
     points = _points(image, space, position_weight, concentration)
-    if most_clusters < 1 or max_steps < 1:
+    if max_components < 1 or max_steps < 1:
         raise ValueError(
-            f"most_clusters and max_steps must be at least 1, got {most_clusters} and {max_steps}"
+            f"max_components and max_steps must be at least 1, got {max_components} and {max_steps}"
         )
     height, width, d = points.shape
     flat = points.reshape(-1, d)
     random = np.random.default_rng(seed)
     part = flat if len(flat) <= 20_000 else flat[random.choice(len(flat), 20_000, replace=False)]
     # Few different colours cannot fill many clusters, and a covariance needs two points.
-    clusters = min(most_clusters, len(np.unique(part, axis=0)))
+    clusters = min(max_components, len(np.unique(part, axis=0)))
     if clusters < 2 or len(part) < 2:
         return Segmentation.of(np.zeros((height, width), np.int64), (), "evidence bound")
     model = BayesianGaussianMixture(

@@ -54,7 +54,7 @@ def mean_shift_filter(
     Raises:
         ValueError: on an image or colour space that `colors_of` refuses, or a number out of range.
     """
-    from ..kernels import spread
+    from ..kernels import parallel_map
     from ..kernels.mean_shift import mean_shift_rows
 
     colors = colors_of(image, space)
@@ -78,7 +78,7 @@ def mean_shift_filter(
         last = min(height, first + starts.step)
         return mean_shift_rows(planes, half_widths, reach, max_steps, first, last, modes)
 
-    unsettled = spread(shift, starts, threads or torch.get_num_threads())
+    unsettled = parallel_map(shift, starts, threads or torch.get_num_threads())
     found = modes.astype(np.float64)
     return Modes(found[..., :2], found[..., 2:] / _SCALE, not sum(unsettled))
 

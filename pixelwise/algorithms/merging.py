@@ -63,9 +63,9 @@ class _Regions:
         self.means = self.sums / np.array(self.sizes)[:, None]
         self.parents = list(range(count))
         self.neighbours: list[set[int]] = [set() for _ in range(count)]
-        beside = (labels[:, :-1].ravel(), labels[:, 1:].ravel())
+        temporary = (labels[:, :-1].ravel(), labels[:, 1:].ravel())
         below = (labels[:-1].ravel(), labels[1:].ravel())
-        pairs = np.stack([np.concatenate(both) for both in zip(beside, below, strict=True)])
+        pairs = np.stack([np.concatenate(both) for both in zip(temporary, below, strict=True)])
         pairs = np.unique(np.sort(pairs[:, pairs[0] != pairs[1]], axis=0), axis=1)
         for a, b in pairs.T.tolist():
             self.neighbours[a].add(b)

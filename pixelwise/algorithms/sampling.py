@@ -99,7 +99,7 @@ def simulated_annealing(
         raise ValueError(f"temperatures must be 0 < coldest <= hottest, got {coldest} and {hottest}")
     temperatures = np.geomspace(hottest, coldest, _positive(sweeps))
     found = _sampled(energy, _gibbs(energy, seed), temperatures, sweeps - 1, start, progress)
-    return Segmentation(found.label_map, found.trace, found.traced, found.converged)
+    return Segmentation(found.label_map, found.trace, found.objective, found.converged)
 
 
 def _gibbs(energy: GridEnergy, seed: int) -> Sweep:

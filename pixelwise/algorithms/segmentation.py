@@ -21,13 +21,13 @@ class Segmentation:
         label_map: labels "H W", int64, numbered from 0.
         trace: the value that the method makes smaller (or the likelihood that it makes larger), after each of
             its steps; empty for methods that have none.
-        traced: what `trace` holds, such as "energy" or "inertia"; "" without a trace.
+        objective: what `trace` holds, such as "energy" or "inertia"; "" without a trace.
         converged: whether the method stopped by itself rather than at its limit of steps.
     """
 
     label_map: LabelMap
     trace: tuple[float, ...] = ()
-    traced: str = ""
+    objective: str = ""
     converged: bool = True
 
     @classmethod
@@ -35,12 +35,12 @@ class Segmentation:
         cls,
         labels: Integer[np.ndarray, "H W"],
         trace: "list[float] | tuple[float, ...]" = (),
-        traced: str = "",
+        objective: str = "",
         converged: bool = True,
     ) -> "Segmentation":
         """A segmentation of labels in an array."""
         tensor = torch.from_numpy(np.ascontiguousarray(labels, dtype=np.int64))
-        return cls(LabelMap(tensor), tuple(float(value) for value in trace), traced, converged)
+        return cls(LabelMap(tensor), tuple(float(value) for value in trace), objective, converged)
 
     @property
     def num_segments(self) -> int:

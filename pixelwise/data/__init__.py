@@ -10,7 +10,6 @@ from .check import (
     check_data as check_data,
     class_counts as class_counts,
 )
-from .coding import MaskCoding as MaskCoding
 from .dataset import (
     Augmented as Augmented,
     DataSplits as DataSplits,
@@ -25,5 +24,6 @@ from .formats import (
     write_image as write_image,
     write_mask as write_mask,
 )
-from .opening import open_data as open_data
+from .label_encoding import LabelEncoding as LabelEncoding
+from .open import open_data as open_data
 from .transforms import training_transform as training_transform

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..types import ClassTable, Sample
 from .dataset import DataSplits, SegmentationData
-from .opening import open_reporting
+from .open import open_reporting
 
 Progress = Callable[[int, int], None]
 _LISTED = 20
@@ -338,10 +338,10 @@ def _note_identical(findings: _Findings) -> None:
 
 
 def _note_classes(splits: DataSplits, counts: dict[str, ClassCounts], findings: _Findings) -> None:
-    coding, classes = splits.coding, splits.classes
-    if coding.from_files and coding.values == (0, 255):
+    encoding, classes = splits.encoding, splits.classes
+    if encoding.from_files and encoding.values == (0, 255):
         findings.remarks.append("the masks hold only 0 and 255: read as background and foreground")
-    elif coding.from_files:
+    elif encoding.from_files:
         findings.remarks.append(
             f"no class table was given: {len(classes)} classes were found in the masks; "
             "a file classes.csv (name,r,g,b) in the folder names them"
@@ -359,7 +359,7 @@ def _note_classes(splits: DataSplits, counts: dict[str, ClassCounts], findings: 
     for name, images in zip(classes.names, occurring, strict=True):
         if images == 0:
             findings.remarks.append(f"class {name!r} is in no image")
-    if len(classes) == 2 and occurring[1:] == [0] and ignored and 255 in coding.ignored:
+    if len(classes) == 2 and occurring[1:] == [0] and ignored and 255 in encoding.ignored:
         findings.problems.append(
             f"no pixel is {classes.names[1]!r} but {ignored} pixels are 255, which is ignored: if 255 means "
             f"{classes.names[1]!r}, give it the id 255 in the class table"

@@ -6,16 +6,16 @@ from pathlib import Path
 import numpy as np
 
 from ..types import ClassTable, Color, voc_palette
-from .coding import MaskCoding
 from .formats.mask import read_mask_pixels, read_palette
+from .label_encoding import LabelEncoding
 
 _MOST, _MOST_IN_16_BITS = 256, 64
 _MASK_SUFFIXES_WITH_LOSS = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
-def coding_from_masks(
+def encoding_from_masks(
     paths: Sequence[Path], on_error: Callable[[Path, ValueError], None] | None = None
-) -> MaskCoding:
+) -> LabelEncoding:
     """The class table that mask files suggest. Every file is read.
 
     - Values 0, 1, 2, ... become "class 0", "class 1", ... up to the largest; 255 is ignored.
@@ -66,10 +66,10 @@ def _not_too_many(values: set[int], colors: set[int], path: Path, most: int) -> 
         raise ValueError(f"{path} holds values outside 0..65535: give a class table")
 
 
-def _from_values(values: set[int], palette: tuple[Color, ...]) -> MaskCoding:
+def _from_values(values: set[int], palette: tuple[Color, ...]) -> LabelEncoding:
     if values and values <= {0, 255} and 255 in values:
         classes = ClassTable(("background", "foreground"), ((0, 0, 0), (255, 255, 255)))
-        return MaskCoding(classes, (0, 255), (), from_files=True)
+        return LabelEncoding(classes, (0, 255), (), from_files=True)
     found = sorted(values - {255}) or [0]
     count = found[-1] + 1
     if len(found) * 2 < count and count > 2:
@@ -80,7 +80,7 @@ def _from_values(values: set[int], palette: tuple[Color, ...]) -> MaskCoding:
         names = tuple(f"class {value}" for value in coded)
     backup = voc_palette(len(coded))
     colors = tuple(palette[v] if v < len(palette) else backup[i] for i, v in enumerate(coded))
-    return MaskCoding(
+    return LabelEncoding(
         ClassTable(names, colors, _ignore(len(names))),
         coded,
         (255,) if 255 not in coded else (),
@@ -88,11 +88,11 @@ def _from_values(values: set[int], palette: tuple[Color, ...]) -> MaskCoding:
     )
 
 
-def _from_colors(colors: set[int]) -> MaskCoding:
+def _from_colors(colors: set[int]) -> LabelEncoding:
     rgb: tuple[Color, ...] = tuple((code >> 16, code >> 8 & 255, code & 255) for code in sorted(colors))
     names = tuple(f"class {i}" for i in range(len(rgb)))
     classes = ClassTable(names, rgb, _ignore(len(names)))
-    return MaskCoding(classes, tuple(range(len(rgb))), (classes.ignore,), from_files=True)
+    return LabelEncoding(classes, tuple(range(len(rgb))), (classes.ignore,), from_files=True)
 
 
 def _ignore(count: int) -> int:

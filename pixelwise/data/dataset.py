@@ -14,9 +14,9 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..types import ClassTable, LabelMap, Sample
-from .coding import MaskCoding
 from .formats.image import read_image
 from .formats.mask import read_mask
+from .label_encoding import LabelEncoding
 
 SPLITS = ("train", "val", "test")
 
@@ -53,15 +53,15 @@ class MaskFiles:
     """Labels from one mask file per image.
 
     Attributes:
-        coding: what the values in the files mean.
+        encoding: what the values in the files mean.
     """
 
-    coding: MaskCoding
+    encoding: LabelEncoding
 
     def __call__(self, pair: Pair) -> Integer[Tensor, "H W"]:
         """Labels of the mask; see `ReadLabels`."""
         assert pair.mask is not None
-        return read_mask(pair.mask, self.coding)
+        return read_mask(pair.mask, self.encoding)
 
 
 class SegmentationData(Dataset[Sample]):
@@ -83,7 +83,7 @@ class SegmentationData(Dataset[Sample]):
         channels: int = 3,
     ) -> None:
         self.pairs, self.classes, self.channels = tuple(pairs), classes, channels
-        self.read_labels = read_labels or MaskFiles(MaskCoding.of(classes))
+        self.read_labels = read_labels or MaskFiles(LabelEncoding.of(classes))
 
     def __len__(self) -> int:
         """Number of images."""
@@ -143,7 +143,7 @@ class DataSplits:
         classes: the task.
         format: the layout it was read from.
         root: the folder it was read from.
-        coding: how the files write the classes.
+        encoding: how the files write the classes.
         unpaired: images without a mask and masks without an image, which are left out.
         made_val: whether `val` was cut from `train` because the data set has none.
     """
@@ -154,7 +154,7 @@ class DataSplits:
     classes: ClassTable
     format: str
     root: Path
-    coding: MaskCoding
+    encoding: LabelEncoding
     unpaired: tuple[Path, ...] = ()
     made_val: bool = False
 

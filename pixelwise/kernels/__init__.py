@@ -4,4 +4,4 @@ A kernel takes and gives NumPy arrays and plain numbers, and knows neither torch
 The tests hold a plain NumPy reference beside each.
 """
 
-from .compiling import inlined as inlined, kernel as kernel, spread as spread
+from .compiling import inlined as inlined, kernel as kernel, parallel_map as parallel_map

@@ -9,8 +9,8 @@ win there.
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
 
-from .compiling import kernel, spread
-from .machine import multiply_add
+from .compiling import kernel, parallel_map
+from .intrinsics import multiply_add
 from .resizing import TILE, Axis, interpolate_row, resized_axis
 
 BLOCK = 2048  # pixels whose best score and class stay in the first-level cache
@@ -54,14 +54,14 @@ def resized_argmax(
     threads = threads if scores.size > FEW else 1
     settled = np.empty(h * w, np.int32)
     flat = scores.reshape(k, h * w)
-    finite = spread(
+    finite = parallel_map(
         lambda span: settle(flat, span[0], settled[span[0] : span[1]]), spans(h * w, threads), threads
     )
     if not all(finite):
         return False
     rows, columns = (resized_axis(*sizes, align_corners) for sizes in zip((h, w), labels.shape, strict=True))
     plane = settled.reshape(h, w)
-    spread(
+    parallel_map(
         lambda span: fill_labels(scores, plane, rows, columns, span[0], labels[span[0] : span[1]]),
         spans(len(labels), threads),
         threads,

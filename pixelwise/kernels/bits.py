@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt64
 
 from .compiling import kernel
-from .machine import count_bits, lowest_bit
+from .constants import ALL, ONE, ZERO
+from .intrinsics import count_bits, lowest_bit
 from .rle import Counts, Offsets, Runs, areas, boxes, with_room
-from .words import ALL, ONE, ZERO
 
 Words = UInt64[np.ndarray, " _"]
 Table = Int64[np.ndarray, "n 5"]

@@ -6,8 +6,8 @@ import numpy as np
 from jaxtyping import Bool, Int64, UInt64
 
 from .compiling import kernel
-from .machine import lowest_bit
-from .words import ALL, ONE
+from .constants import ALL, ONE
+from .intrinsics import lowest_bit
 
 
 def boundary_bits(mask: Bool[np.ndarray, "h w"]) -> UInt64[np.ndarray, "h words"]:

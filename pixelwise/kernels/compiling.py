@@ -19,7 +19,7 @@ def kernel(function: F) -> F:
 
     The machine code is kept beside the source (or in the user's cache, where that cannot be written), so that
     only the first process that ever calls the kernel waits for the compiler; it says so on standard error.
-    The kernel runs without Python's lock: `spread` runs it on several threads.
+    The kernel runs without Python's lock: `parallel_map` runs it on several threads.
     """
     plain = inspect.unwrap(function)  # without a shape checker, which no compiler understands
     compiled: Any = numba.njit(cache=True, nogil=True)(plain)
@@ -32,7 +32,7 @@ def inlined(function: F) -> F:
     return cast(F, compiled)
 
 
-def spread(work: Callable[[T], R], pieces: Sequence[T], threads: int) -> list[R]:
+def parallel_map(work: Callable[[T], R], pieces: Sequence[T], threads: int) -> list[R]:
     """`work` of every piece, in order, on at most `threads` threads.
 
     Threads of Python, not of OpenMP: those of a kernel that runs before a DataLoader forks its workers would

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 from jaxtyping import Int64, Integer
 
-from .compiling import kernel, spread
-from .machine import WORD, changes, count_bits, lowest_bit
+from .compiling import kernel, parallel_map
+from .intrinsics import WORD, changes, count_bits, lowest_bit
 
 CHUNK = 1 << 15  # pixels that are encoded together: their codes stay in the cache
 NOISY = 16  # changes among 64 pixels from which on counting pixel by pixel is faster
@@ -40,7 +40,7 @@ def count_pairs(
            [0, 1]])
     """
     pieces = _pieces(target, prediction, threads)
-    counted = spread(lambda piece: _count(*piece, num_classes, ignore), pieces, threads)
+    counted = parallel_map(lambda piece: _count(*piece, num_classes, ignore), pieces, threads)
     matrix = np.zeros((num_classes, num_classes), np.int64)
     for pixels, ignored, part in counted:
         if pixels != ignored + part.sum():

@@ -3,8 +3,8 @@
 import numpy as np
 
 from .compiling import kernel
-from .lanes import WIDTH, add, every, exponential, larger, largest, load, multiply, store, total
 from .lattice_filter import slice_rows, splat
+from .simd import WIDTH, add, every, exponential, larger, largest, load, multiply, store, total
 
 # Pixels whose classes stay in the first cache from slice to splat.
 _BLOCK = 32

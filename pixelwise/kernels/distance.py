@@ -8,7 +8,7 @@ every number is a whole one below 2^53, so nothing is rounded.
 import numpy as np
 from jaxtyping import Bool, Float64, Int64
 
-from .compiling import kernel, spread
+from .compiling import kernel, parallel_map
 
 _STRIP = 256  # columns swept together: a thousand rows of them fit a second-level cache
 
@@ -78,12 +78,14 @@ def _distances(
     columns = np.ascontiguousarray(mask).reshape(length, -1)
     strips = range(0, columns.shape[1], _STRIP)
     sweep = squares.reshape(length, -1)
-    spread(lambda x: _sweep(columns[:, x : x + _STRIP], step[0], sweep[:, x : x + _STRIP]), strips, threads)
+    parallel_map(
+        lambda x: _sweep(columns[:, x : x + _STRIP], step[0], sweep[:, x : x + _STRIP]), strips, threads
+    )
     if mask.ndim == 3:
-        spread(lambda plane: lower_envelope_of_columns(plane, step[1]), list(squares), threads)
+        parallel_map(lambda plane: lower_envelope_of_columns(plane, step[1]), list(squares), threads)
     rows = squares.reshape(-1, mask.shape[-1])
     if mask.ndim > 1:
-        spread(
+        parallel_map(
             lambda part: lower_envelope_of_rows(part, step[-1], root), np.array_split(rows, threads), threads
         )
     elif root:

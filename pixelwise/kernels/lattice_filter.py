@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float32
 
 from .compiling import kernel
-from .lanes import WIDTH, add, every, load, multiply_add, store
 from .lattice import Lattice
+from .simd import WIDTH, add, every, load, multiply_add, store
 
 
 @kernel

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float32, Float64, Int64, Integer
 
-from .compiling import kernel, spread
+from .compiling import kernel, parallel_map
 
 _BLOCK = 2048  # pixels whose scores stay in the cache
 _BINS = 1 << 11  # keys of 31 bits are sorted by digits of 10, 10 and 11 bits
@@ -64,7 +64,7 @@ def lovasz_jaccard(
                     slopes[first:last, c] = 0
 
     threads = max(1, min(threads, k))
-    spread(work, [range(start, k, threads) for start in range(threads)], threads)
+    parallel_map(work, [range(start, k, threads) for start in range(threads)], threads)
     return losses, counts
 
 

@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Bool, Float64, Int64, Integer, UInt8
 
 from .compiling import kernel
-from .machine import WORD, changes, lowest_bit
-from .words import ONE, ZERO
+from .constants import ONE, ZERO
+from .intrinsics import WORD, changes, lowest_bit
 
 SLOTS = 512  # of a new table; it doubles when it is half full, and has room for one more block then
 FIRST, SECOND, AREA = np.uint64(0), np.uint64(1), np.uint64(2)  # columns of a table

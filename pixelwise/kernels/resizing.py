@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Int32
 
 from .compiling import kernel
-from .machine import multiply_add
+from .intrinsics import multiply_add
 
 TILE = 1024  # columns of the fine map that are interpolated together
 

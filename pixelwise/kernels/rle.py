@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Int64, UInt8, UInt32
 
 from .compiling import kernel
-from .machine import lowest_bit
-from .words import ALL, ONE, ZERO
+from .constants import ALL, ONE, ZERO
+from .intrinsics import lowest_bit
 
 BLOCK = np.uint64(64)  # bytes that are compared at once
 STRETCH = 1024

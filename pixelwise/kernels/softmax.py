@@ -4,8 +4,8 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from .argmax import FEW, settle, spans, take_lead
-from .compiling import kernel, spread
-from .machine import from_bits, multiply_add
+from .compiling import kernel, parallel_map
+from .intrinsics import from_bits, multiply_add
 from .resizing import TILE, Axis, interpolate_row, resized_axis
 
 
@@ -29,7 +29,7 @@ def resized_confidence(
     if not settle(scores.reshape(len(scores), h * w), 0, np.empty(h * w, np.int32)):
         return False
     rows, columns = (resized_axis(*sizes, align_corners) for sizes in zip((h, w), labels.shape, strict=True))
-    spread(
+    parallel_map(
         lambda span: fill_confidence(
             scores, rows, columns, span[0], labels[span[0] : span[1]], probability[span[0] : span[1]]
         ),

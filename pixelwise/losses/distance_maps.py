@@ -31,7 +31,7 @@ def distance_across(
     Returns:
         Distances in the unit of `spacing`, at least its least number where there is a boundary.
     """
-    from ..kernels.compiling import spread
+    from ..kernels.compiling import parallel_map
     from ..kernels.distance import distance_to
 
     step = None if spacing is None else tuple(spacing)
@@ -44,7 +44,7 @@ def distance_across(
             np.copyto(maps[index], distance_to(without, step), where=within)
             np.copyto(maps[index], distance_to(within, step), where=without)
 
-    spread(measure, range(len(pairs)), torch.get_num_threads())
+    parallel_map(measure, range(len(pairs)), torch.get_num_threads())
     return torch.from_numpy(maps).to(inside.device, dtype).view(inside.shape)
 
 

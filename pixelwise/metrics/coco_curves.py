@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
-from ..kernels import matching, spread
+from ..kernels import matching, parallel_map
 from .coco_shapes import Boxes, Groups, Keypoints, Masks, Shapes
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -141,7 +141,7 @@ def evaluate(
 
     pieces = min(k, 8) if threads > 1 else 1
     cuts = [piece * k // pieces for piece in range(pieces + 1)]
-    spread(work, list(pairwise(cuts)), threads)
+    parallel_map(work, list(pairwise(cuts)), threads)
     return curves
 
 
@@ -180,7 +180,7 @@ def _match(
             outcome,
         )
 
-    spread(work, groups.pieces(), groups.threads)
+    parallel_map(work, groups.pieces(), groups.threads)
     return outcome
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Integer, UInt32
 
-from ..kernels import matching, spread
+from ..kernels import matching, parallel_map
 from ..rle import RleMasks
 from .keypoint_similarity import similarity_of_pairs
 
@@ -84,7 +84,7 @@ class Boxes:
                 similarity,
             )
 
-        spread(work, groups.pieces(), groups.threads)
+        parallel_map(work, groups.pieces(), groups.threads)
         return similarity
 
 
@@ -175,7 +175,7 @@ class Masks:
                 similarity,
             )
 
-        spread(work, groups.pieces(), groups.threads)
+        parallel_map(work, groups.pieces(), groups.threads)
         if self.boundary is None or targets.boundary is None:
             return similarity
         edges = self.boundary.similarity(targets.boundary, is_crowd, groups)

@@ -6,7 +6,7 @@ from jaxtyping import Float, Int64, Integer
 from torch import Tensor
 
 from ..kernels.argmax import argmax
-from ..kernels.compiling import spread
+from ..kernels.compiling import parallel_map
 from ..kernels.confusion import CHUNK, add_pairs, count_pairs, empty_counts, encoded
 
 # Pixels below which a second thread costs more than it saves: of labels, which take a fifth of a nanosecond
@@ -108,7 +108,7 @@ def confusion_from_logits(
     step = max(1, min(CHUNK, -(-pixels // threads)))
     pieces = [(i, start, min(start + step, pixels)) for i in range(b) for start in range(0, pixels, step)]
     parts = [pieces[first::threads] for first in range(threads)]
-    counted = spread(lambda part: _count_logits(scores, labels, part, ignore), parts, threads)
+    counted = parallel_map(lambda part: _count_logits(scores, labels, part, ignore), parts, threads)
     counts = sum(counted[1:], start=counted[0])
     if 0 <= ignore < k:
         counts[ignore] = 0

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..kernels import spread
+from ..kernels import parallel_map
 from ..types import ClassTable, voc_palette
 from .panoptic import Counted, PanopticMetrics, PanopticScores, count_segments
 from .panoptic_map import PanopticMap
@@ -66,7 +66,7 @@ def panoptic_file_scores(
         return count_segments(maps[0], maps[1], classes, str(image))
 
     metrics = PanopticMetrics(classes)
-    metrics.add(spread(counted, list(images), threads))
+    metrics.add(parallel_map(counted, list(images), threads))
     scores = PanopticScores(
         metrics.iou, metrics.true_positives, metrics.false_positives, metrics.false_negatives, classes
     )

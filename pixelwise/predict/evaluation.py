@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .. import checkpoint
 from ..checkpoint import Checkpoint
-from ..data import DataSplits, MaskCoding, SegmentationData, open_data, read_mask
+from ..data import DataSplits, LabelEncoding, SegmentationData, open_data, read_mask
 from ..data.dataset import MaskFiles
 from ..metrics import Absent, Scores, confusion_matrix
 from ..types import ClassTable, DenseModel, Sample
@@ -160,26 +160,26 @@ def _split(data: Data, split: str, classes: ClassTable | None) -> SegmentationDa
     if isinstance(data, str | os.PathLike):
         data = open_data(data)
     chosen = data.part(split)
-    if classes is None or not data.coding.from_files:
+    if classes is None or not data.encoding.from_files:
         return chosen
-    return _with_classes(chosen, data.coding, classes)
+    return _with_classes(chosen, data.encoding, classes)
 
 
-def _with_classes(data: SegmentationData, coding: MaskCoding, classes: ClassTable) -> SegmentationData:
+def _with_classes(data: SegmentationData, encoding: LabelEncoding, classes: ClassTable) -> SegmentationData:
     """The same data with the classes of the model in place of those that were made up from the masks.
 
     Masks that hold 0, 1, 2, ... (or colours) are read as the model's table says, also where its last classes
     do not occur in them. Other values (0 and 255; 0, 100 and 200) stand for the classes in turn.
     """
     k = len(classes)
-    if coding.values == tuple(range(len(coding.values))):
-        ignored = {classes.ignore, *coding.ignored} - set(range(k))
-        coding = MaskCoding(classes, tuple(range(k)), tuple(sorted(ignored)))
-    elif len(coding.values) == k and not classes.names[0].startswith("value "):
-        coding = replace(coding, classes=classes)
+    if encoding.values == tuple(range(len(encoding.values))):
+        ignored = {classes.ignore, *encoding.ignored} - set(range(k))
+        encoding = LabelEncoding(classes, tuple(range(k)), tuple(sorted(ignored)))
+    elif len(encoding.values) == k and not classes.names[0].startswith("value "):
+        encoding = replace(encoding, classes=classes)
     else:
         return data
-    return SegmentationData(data.pairs, classes, read_labels=MaskFiles(coding), channels=data.channels)
+    return SegmentationData(data.pairs, classes, read_labels=MaskFiles(encoding), channels=data.channels)
 
 
 def _check_same_task(predictor: Predictor, data: SegmentationData) -> None:

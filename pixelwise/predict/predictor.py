@@ -19,7 +19,7 @@ from .. import checkpoint, decode, draw
 from ..checkpoint import Checkpoint
 from ..data import read_image, write_mask
 from ..data.formats.image import IMAGE_SUFFIXES
-from ..files import make_folder, replacing
+from ..files import atomic_write, make_folder
 from ..types import ClassTable, DenseLogits, DenseModel, LabelMap
 from .tiling import Network, bands
 from .tta import flipped, scaled
@@ -88,13 +88,13 @@ class Prediction:
         if overlay or path.stem.endswith("_overlay"):
             if suffix not in _PICTURES:
                 raise ValueError(f"an overlay is a picture ({', '.join(_PICTURES)}), got {path.name!r}")
-            with replacing(path) as beside:
-                self.overlay().save(beside)
+            with atomic_write(path) as temporary:
+                self.overlay().save(temporary)
         elif suffix == ".png":
             write_mask(path, self.label_map, self.classes)
         elif suffix == ".npy":
-            with replacing(path) as beside:
-                np.save(beside, self.label_map.labels.to(torch.int32).numpy())
+            with atomic_write(path) as temporary:
+                np.save(temporary, self.label_map.labels.to(torch.int32).numpy())
         else:
             raise ValueError(
                 f"cannot write {path.name!r}: a prediction is saved as .png (labels with a palette), "

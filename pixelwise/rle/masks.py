@@ -94,7 +94,7 @@ class RleMasks:
             encode, pixels = rle.encode_columns, by_columns.view(np.uint8).reshape(n, height * width)
         else:
             encode, pixels = rle.encode_rows, np.ascontiguousarray(array).view(np.uint8)
-        parts = compiling.spread(encode, np.array_split(pixels, max(1, min(threads, n))), threads)
+        parts = compiling.parallel_map(encode, np.array_split(pixels, max(1, min(threads, n))), threads)
         return cls(*_joined(parts), height, width)
 
     def decode(self, *, threads: int = 1) -> Bool[np.ndarray, "n H W"]:
@@ -104,7 +104,7 @@ class RleMasks:
         def paint(part: slice) -> None:
             rle.decode(self.counts, self.offsets[part.start : part.stop + 1], masks[part])
 
-        compiling.spread(paint, _slices(len(self), threads), threads)
+        compiling.parallel_map(paint, _slices(len(self), threads), threads)
         return masks.view(np.bool_)
 
     @classmethod

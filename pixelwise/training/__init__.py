@@ -1,5 +1,6 @@
 """Training: a recipe in, a run directory out."""
 
+from .module import NonFiniteLoss as NonFiniteLoss, TrainingModule as TrainingModule
 from .optim import Optimization as Optimization, freeze as freeze, parameter_groups as parameter_groups
 from .recipe import Recipe as Recipe
 from .report import (
@@ -17,4 +18,3 @@ from .run import (
     run as run,
     train as train,
 )
-from .task import NonFiniteLoss as NonFiniteLoss, Task as Task

@@ -7,8 +7,8 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
-from .keeping import Progress
-from .task import Task
+from .callbacks import Progress
+from .module import TrainingModule
 
 
 class ProgressBar(Callback):
@@ -58,7 +58,7 @@ class ProgressBar(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
     ) -> None:
         """Show the loss, smoothed over about 20 steps."""
-        assert isinstance(pl_module, Task)
+        assert isinstance(pl_module, TrainingModule)
         loss = pl_module.last_loss
         self._loss = loss if self._loss is None else 0.95 * self._loss + 0.05 * loss
         self._update(advance=1)

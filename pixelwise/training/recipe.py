@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from ..files import replacing
+from ..files import atomic_write
 
 ClassWeights = Literal["none", "balanced"] | tuple[float, ...]
 DEFAULT_EPOCHS = 50
@@ -215,8 +215,8 @@ class Recipe:
         Raises:
             ValueError: if the file cannot be written.
         """
-        with replacing(path) as beside:
-            beside.write_text(json.dumps(self.as_dict(), indent=2) + "\n")
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(self.as_dict(), indent=2) + "\n")
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> "Recipe":

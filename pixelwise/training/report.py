@@ -21,11 +21,11 @@ from torch import Tensor
 
 from ..data import SegmentationData
 from ..draw import color_image, error_map, rgb_image, side_by_side
-from ..files import make_folder, replacing
+from ..files import atomic_write, make_folder
 from ..metrics import Scores
 from ..predict import ImageScores, Predictor, evaluate_images
 from ..types import ClassTable, LabelMap
-from .keeping import BEST_WEIGHTS, ENVIRONMENT, REPORT
+from .callbacks import BEST_WEIGHTS, ENVIRONMENT, REPORT
 from .recipe import Recipe
 
 PICTURES = "pictures"
@@ -117,8 +117,8 @@ def write_report(
         + "\n".join(body)
         + "\n</main></body></html>\n"
     )
-    with replacing(path) as beside:
-        beside.write_text(page, encoding="utf-8")
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
     return path
 
 
@@ -155,8 +155,8 @@ def report_run(
     _save(confusion(scores), folder / "confusion.png")
     for kind, group in (("best", best), ("worst", worst)):
         for number, example in enumerate(group, 1):
-            with replacing(folder / f"{kind}_{number}.png") as beside:
-                side_by_side(example.panels(data.classes)).save(beside)
+            with atomic_write(folder / f"{kind}_{number}.png") as temporary:
+                side_by_side(example.panels(data.classes)).save(temporary)
     remark = (
         f"Scores of the best weights (epoch {best_epoch} of {len(history)}) on {len(data)} validation images."
     )
@@ -276,8 +276,8 @@ def _png(figure: Figure, *, transparent: bool) -> bytes:
 
 
 def _save(figure: Figure, path: Path) -> None:
-    with replacing(path) as beside:
-        beside.write_bytes(_png(figure, transparent=False))
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(_png(figure, transparent=False))
 
 
 # --- pieces of the page ---------------------------------------------------------------------------

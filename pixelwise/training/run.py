@@ -18,7 +18,6 @@ import lightning
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 
-from ..catalogue import build
 from ..data import (
     Augmented,
     DataSplits,
@@ -28,12 +27,12 @@ from ..data import (
     training_transform,
     write_classes_file,
 )
-from ..files import make_folder, replacing
+from ..files import atomic_write, make_folder
 from ..losses import Criterion, make_criterion
 from ..metrics import Scores
+from ..registry import build
 from ..types import ClassTable
-from .environment import environment
-from .keeping import (
+from .callbacks import (
     BEST_WEIGHTS,
     CLASSES,
     ENVIRONMENT,
@@ -48,13 +47,14 @@ from .keeping import (
     TensorBoard,
     read_progress,
 )
-from .launching import launch
-from .loading import PartOf, TrainBatches, train_loader, val_loader
+from .distributed import launch
+from .environment import environment
+from .module import TrainingModule
 from .optim import Optimization
 from .progress import ProgressBar
 from .recipe import DEFAULT_EPOCHS, Recipe
 from .report import report_run
-from .task import Task
+from .samplers import PartOf, TrainBatches, train_loader, val_loader
 
 Data = str | os.PathLike[str] | DataSplits | tuple[SegmentationData, SegmentationData]
 
@@ -185,7 +185,7 @@ class Experiment:
     train_data: SegmentationData
     val_data: SegmentationData
     classes: ClassTable
-    task: Task
+    task: TrainingModule
     batches: TrainBatches
     total_steps: int
     total_epochs: int
@@ -252,7 +252,7 @@ def make_experiment(recipe: Recipe, data: Data | None = None, *, rank: int = 0) 
         recipe.schedule,
         recipe.warmup_steps,
     )
-    task = Task(
+    task = TrainingModule(
         model,
         _criterion(recipe, classes, train_data),
         classes,
@@ -449,8 +449,8 @@ def _claim(experiment: Experiment, path: Path) -> Recipe:
         if (given := getattr(recipe, name))
     }
     recipe = recipe.changed(**{"out": str(path.resolve()), **absolute})
-    with replacing(path / ENVIRONMENT) as beside:
-        beside.write_text(json.dumps(environment() | {"seed": recipe.seed}, indent=2) + "\n")
+    with atomic_write(path / ENVIRONMENT) as temporary:
+        temporary.write_text(json.dumps(environment() | {"seed": recipe.seed}, indent=2) + "\n")
     write_classes_file(path / CLASSES, experiment.classes)
     recipe.write(path / RECIPE)
     return recipe

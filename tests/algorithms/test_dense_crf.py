@@ -218,14 +218,14 @@ def test_the_trace_is_the_free_energy_and_falls() -> None:
     image, probabilities = example()
     unary = unary_from_probabilities(probabilities)
     terms = [kernel.term(in_steps(image, 2)) for kernel in small_kernels(0.5)]
-    found = mean_field_marginals(unary, terms, iterations=6, traced=True, threads=2)
+    found = mean_field_marginals(unary, terms, iterations=6, keep_trace=True, threads=2)
     assert len(found.trace) == 6
     assert found.trace[-1] == pytest.approx(free_energy(unary, terms, found.marginals), rel=1e-6)
     assert all(later <= before + 1e-3 for before, later in zip(found.trace, found.trace[1:], strict=False))
     start = mean_field_marginals(unary, terms, iterations=0).marginals
     assert free_energy(unary, terms, start) > found.trace[0]
-    again = dense_crf(probabilities, image, iterations=6, kernels=small_kernels(0.5), traced=True)
-    assert again.traced == "free energy"
+    again = dense_crf(probabilities, image, iterations=6, kernels=small_kernels(0.5), keep_trace=True)
+    assert again.objective == "free energy"
     assert again.trace == pytest.approx(found.trace, rel=1e-6)
 
 
@@ -385,7 +385,7 @@ def test_a_failure_in_one_thread_does_not_leave_the_others_waiting(monkeypatch: 
     module = importlib.import_module("pixelwise.algorithms.dense_crf")  # the package shows its function
     monkeypatch.setattr(module, "_free_energy", broken)
     with pytest.raises(RuntimeError, match="broken"):
-        dense_crf(probabilities, image, traced=True, threads=2)
+        dense_crf(probabilities, image, keep_trace=True, threads=2)
 
 
 def test_unary_energies_are_those_of_pydensecrf() -> None:

@@ -43,7 +43,7 @@ def test_the_inertia_never_rises_and_a_seed_repeats_it() -> None:
     image = RANDOM.integers(0, 256, (30, 40, 3), dtype=np.uint8)
     one, same, other = (kmeans(image, 6, seed=seed) for seed in (1, 1, 2))
     assert all(a >= b * (1 - 1e-6) for a, b in zip(one.trace, one.trace[1:], strict=False))
-    assert one.traced == "inertia"
+    assert one.objective == "inertia"
     assert one.label_map.labels.equal(same.label_map.labels)
     assert one.trace == same.trace
     assert one.trace != other.trace

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from pixelwise.kernels.compiling import kernel
-from pixelwise.kernels.lanes import WIDTH, exponential, load, store
 from pixelwise.kernels.lattice import Lattice, build_lattice
 from pixelwise.kernels.lattice_filter import kernel_sums, lattice_filter
+from pixelwise.kernels.simd import WIDTH, exponential, load, store
 
 
 def plain_simplex(point: np.ndarray) -> tuple[list[tuple[int, ...]], list[float]]:

@@ -150,12 +150,12 @@ def test_a_full_disk(pixelwise, street, weights, tmp_path, monkeypatch) -> None:
 
 
 def test_a_bug_is_not_called_bad_input(pixelwise, monkeypatch) -> None:
-    from pixelwise import catalogue
+    from pixelwise import registry
 
     def broken() -> None:
         raise KeyError("surprise")
 
-    monkeypatch.setattr(catalogue, "list_models", broken)
+    monkeypatch.setattr(registry, "list_models", broken)
     shown = pixelwise("models")
     assert shown.code == 70
     assert "KeyError" in shown.sentence

@@ -48,10 +48,10 @@ def test_help_imports_no_heavy_library() -> None:
 
 
 def test_models_lists_every_model_with_its_size(pixelwise, monkeypatch) -> None:
-    from pixelwise import catalogue
+    from pixelwise import registry
 
     some = ["pspnet", "unet", "unet_bilinear"]
-    monkeypatch.setattr(catalogue, "list_models", lambda: some)
+    monkeypatch.setattr(registry, "list_models", lambda: some)
     found = json.loads(pixelwise("models", "--json", "--classes", 5).out)
     assert [row["name"] for row in found] == some
     by_name = {row["name"]: row for row in found}

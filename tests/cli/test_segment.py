@@ -82,7 +82,7 @@ def test_every_solver_of_a_random_field(pixelwise, scene, solver) -> None:
     assert shown.code == 0, shown.err
     found = json.loads(shown.out)
     assert found["segments"] == 2
-    assert found["traced"] == ("free energy" if solver == "mean_field" else "energy")
+    assert found["objective"] == ("free energy" if solver == "mean_field" else "energy")
     assert all(Path(path).is_file() for path in found["files"].values())
     assert set(found["files"]) == {"labels", "overlay", "trace"}
 
@@ -98,7 +98,7 @@ def test_json_tells_what_was_found(pixelwise, scene) -> None:
     found = json.loads(shown.out)
     assert found["method"] == "kmeans"
     assert found["converged"] is True
-    assert found["traced"] == "inertia"
+    assert found["objective"] == "inertia"
     assert found["trace"] == sorted(found["trace"], reverse=True)
     assert found["seconds"] >= 0
     again = json.loads(

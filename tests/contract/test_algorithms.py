@@ -61,9 +61,9 @@ SEEDED = [name for name, run in METHODS.items() if "seed" in inspect.signature(r
 AT_MOST = {
     ("slic", "num_segments"),
     ("normalized_cuts", "num_regions"),
-    ("dirichlet_variational", "most_clusters"),
+    ("dirichlet_variational", "max_components"),
 }
-NUMBERS = {"num_clusters", "num_segments", "num_labels", "num_classes", "most_clusters", "num_regions"}
+NUMBERS = {"num_clusters", "num_segments", "num_labels", "num_classes", "max_components", "num_regions"}
 
 
 def segment(name: str, image: np.ndarray | torch.Tensor, **arguments: object) -> Segmentation:
@@ -82,7 +82,7 @@ def labels_of(found: Segmentation) -> np.ndarray:
     assert labels.dtype == torch.int64
     assert labels.min() >= 0
     assert all(np.isfinite(found.trace))
-    assert bool(found.trace) <= bool(found.traced)
+    assert bool(found.trace) <= bool(found.objective)
     return labels.numpy()
 
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from pixelwise import models
-from pixelwise.catalogue import build, describe, list_models
 from pixelwise.checkpoint import load, save
+from pixelwise.registry import build, describe, list_models
 from pixelwise.types import ClassTable, DenseLogits, DenseModel
 
 CLASSES = 5

@@ -16,7 +16,7 @@ from pixelwise.data import (
     write_image,
     write_mask,
 )
-from pixelwise.data.formats import read_coding
+from pixelwise.data.formats import read_label_encoding
 from pixelwise.data.formats.coco import decode_rle, encode_rle, polygon_mask
 from pixelwise.types import ClassTable, LabelMap
 
@@ -340,17 +340,17 @@ def test_a_csv_may_be_as_short_as_a_list_of_names(tmp_path) -> None:
 
 def test_ids_tell_the_values_in_masks(tmp_path) -> None:
     (tmp_path / "a.csv").write_text("name,r,g,b,id\nroad,1,2,3,7\nsky,4,5,6,23\nignore,0,0,0,0\n")
-    coding = read_coding(tmp_path / "a.csv")
-    assert coding.classes == ClassTable(("road", "sky"), ((1, 2, 3), (4, 5, 6)), ignore=255)
+    encoding = read_label_encoding(tmp_path / "a.csv")
+    assert encoding.classes == ClassTable(("road", "sky"), ((1, 2, 3), (4, 5, 6)), ignore=255)
     path = saved(tmp_path / "m.png", np.array([[23, 7, 0]], dtype=np.uint8))
-    assert read_mask(path, coding).tolist() == [[1, 0, 255]]
+    assert read_mask(path, encoding).tolist() == [[1, 0, 255]]
     saved(path, np.array([[[4, 5, 6], [0, 0, 0]]], dtype=np.uint8))
-    assert read_mask(path, coding).tolist() == [[1, 255]]
+    assert read_mask(path, encoding).tolist() == [[1, 255]]
     saved(path, np.array([[1]], dtype=np.uint8))
     with pytest.raises(
         ValueError, match=r"holds the value 1, but the table has 2 classes with the values 7, 23"
     ):
-        read_mask(path, coding)
+        read_mask(path, encoding)
 
 
 @pytest.mark.parametrize(

@@ -425,7 +425,7 @@ def test_a_class_table_in_the_folder_is_used(pair_folder) -> None:
 def test_without_a_table_the_values_in_the_masks_are_the_classes(pair_folder) -> None:
     data = open_data(pair_folder(values=(0, 1, 3, 255)))
     assert data.classes == ClassTable.of("class 0", "class 1", "class 2", "class 3")
-    assert data.coding.from_files
+    assert data.encoding.from_files
 
 
 def test_masks_of_only_0_and_255_are_background_and_foreground(pair_folder) -> None:

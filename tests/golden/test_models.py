@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pixelwise import models
-from pixelwise.catalogue import build, list_models
+from pixelwise.registry import build, list_models
 from pixelwise.types import DenseModel
 
 FROZEN = Path(__file__).with_name("models.json")

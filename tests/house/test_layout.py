@@ -28,8 +28,8 @@ ALLOWED = {
     "draw": FOUNDATION | {"files"},
     "encoders": FOUNDATION | {"layers", "ops"},
     "models": FOUNDATION | {"layers", "ops", "encoders"},
-    "catalogue": FOUNDATION | {"models"},
-    "checkpoint": FOUNDATION | {"catalogue", "files"},
+    "registry": FOUNDATION | {"models"},
+    "checkpoint": FOUNDATION | {"registry", "files"},
 }
 MODEL_LINES, CLOSURE_FILES, CLOSURE_LINES = 400, 4, 600
 
@@ -171,7 +171,7 @@ def test_the_reading_budget_is_kept(path: Path) -> None:
 
 def test_every_builder_starts_with_the_name_of_its_file() -> None:
     from pixelwise import models
-    from pixelwise.catalogue import list_models
+    from pixelwise.registry import list_models
 
     for name in list_models():
         stem = getattr(models, name).__module__.rpartition(".")[2]

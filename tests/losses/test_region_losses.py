@@ -218,8 +218,8 @@ def test_generalised_dice_is_that_of_monai_when_every_class_is_in_every_image() 
 @pytest.mark.parametrize("loss", [dice_loss, jaccard_loss, tversky_loss])
 def test_the_loss_of_a_batch_counts_the_pixels_of_all_its_images_together(loss: object) -> None:
     logits, labels = example(6, 5)
-    beside = loss(torch.cat([*logits], -1)[None], torch.cat([*labels], -1)[None])
-    torch.testing.assert_close(loss(logits, labels), beside)
+    temporary = loss(torch.cat([*logits], -1)[None], torch.cat([*labels], -1)[None])
+    torch.testing.assert_close(loss(logits, labels), temporary)
 
 
 def test_an_image_in_which_nothing_counts_has_no_part_in_generalised_dice() -> None:

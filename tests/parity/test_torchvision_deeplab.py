@@ -5,9 +5,9 @@ import torch
 from torch import nn
 from torchvision.models import segmentation
 
-from pixelwise.catalogue import build
 from pixelwise.layers import IMAGENET_MEAN, IMAGENET_STD
 from pixelwise.models import from_torchvision_deeplabv3
+from pixelwise.registry import build
 
 SIZES = [(64, 96), (65, 97), (120, 88)]
 

@@ -9,11 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pixelwise.catalogue import build
 from pixelwise.checkpoint import load, save
 from pixelwise.data import Pair, SegmentationData, open_data
 from pixelwise.metrics import SegmentationMetrics
 from pixelwise.predict import Predictor, evaluate, evaluate_images
+from pixelwise.registry import build
 from pixelwise.types import ClassTable
 
 SIZES = [(20, 30), (20, 30), (25, 9), (20, 30), (64, 41)]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from pixelwise.catalogue import build
 from pixelwise.checkpoint import load, save
 from pixelwise.predict import Predictor, find_images
+from pixelwise.registry import build
 from pixelwise.types import ClassTable
 
 

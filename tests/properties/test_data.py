@@ -10,7 +10,7 @@ from hypothesis.extra import numpy as arrays
 from PIL import Image
 
 from pixelwise.data import (
-    MaskCoding,
+    LabelEncoding,
     read_classes_file,
     read_image,
     read_mask,
@@ -90,9 +90,9 @@ def test_a_rectangle_covers_its_area(left, top, width, height) -> None:
 @few
 @given(st.lists(st.integers(0, 300), min_size=1, max_size=6, unique=True), st.data())
 def test_a_coding_gives_each_value_the_place_in_its_list(values, data) -> None:
-    coding = MaskCoding(ClassTable.of(*map(str, values)), tuple(values), (65535,))
+    encoding = LabelEncoding(ClassTable.of(*map(str, values)), tuple(values), (65535,))
     pixels = data.draw(arrays.arrays(np.uint16, shapes, elements=st.sampled_from([*values, 65535])))
-    labels = coding.labels(pixels, "a.png").numpy()
+    labels = encoding.labels(pixels, "a.png").numpy()
     value_of = {**dict(enumerate(values)), 255: 65535}
     assert np.array_equal(np.vectorize(value_of.get)(labels), pixels)
 

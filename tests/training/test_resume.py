@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 import pixelwise as pw
-from pixelwise.training import Recipe, Task, TrainResult, resume, run
+from pixelwise.training import Recipe, TrainingModule, TrainResult, resume, run
 from pixelwise.types import Batch
 
 MakeRecipe = Callable[..., Recipe]
@@ -24,15 +24,15 @@ MakeRecipe = Callable[..., Recipe]
 
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, epoch: int, batch: int) -> None:
     """Ctrl-C arrives before a training step, epochs counted from 0; only once."""
-    step, pending = Task.training_step, [True]
+    step, pending = TrainingModule.training_step, [True]
 
-    def interrupted(self: Task, data: Batch, batch_idx: int) -> Any:
+    def interrupted(self: TrainingModule, data: Batch, batch_idx: int) -> Any:
         if pending and (self.current_epoch, batch_idx) == (epoch, batch):
             pending.clear()
             raise KeyboardInterrupt
         return step(self, data, batch_idx)
 
-    monkeypatch.setattr(Task, "training_step", interrupted)
+    monkeypatch.setattr(TrainingModule, "training_step", interrupted)
 
 
 def assert_same_runs(one: Path, other: Path) -> None:

@@ -19,7 +19,7 @@ from torch import nn
 import pixelwise as pw
 from pixelwise.checkpoint import read_classes
 from pixelwise.data import SegmentationData, class_counts, open_data, training_transform
-from pixelwise.training import NonFiniteLoss, Recipe, Task, make_experiment, resume, run, train
+from pixelwise.training import NonFiniteLoss, Recipe, TrainingModule, make_experiment, resume, run, train
 from pixelwise.types import LabelMap, Sample
 
 MakeRecipe = Callable[..., Recipe]
@@ -282,16 +282,16 @@ def test_a_full_disk_is_told_and_the_run_can_be_continued(
 def test_a_loss_that_is_not_finite_is_told_with_its_place_and_the_run_can_be_continued(
     tiny: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    step = Task.training_step
+    step = TrainingModule.training_step
 
-    def spoiled(self: Task, batch: pw.Batch, batch_idx: int) -> Any:
+    def spoiled(self: TrainingModule, batch: pw.Batch, batch_idx: int) -> Any:
         if (self.current_epoch, batch_idx) == (1, 2):
             batch = pw.Batch(batch.image * math.nan, batch.labels, batch.valid, batch.ids)
         return step(self, batch, batch_idx)
 
     expected = run(tiny(out=tmp_path / "whole"), progress=False, report=False)
     with monkeypatch.context() as patch:
-        patch.setattr(Task, "training_step", spoiled)
+        patch.setattr(TrainingModule, "training_step", spoiled)
         with pytest.raises(NonFiniteLoss) as caught:
             run(tiny(), progress=False, report=False)
     said = str(caught.value)
@@ -345,7 +345,7 @@ def test_a_task_works_under_any_trainer(boxes: Path) -> None:
     batch = pw.Batch.collate(samples)
     classes = splits.classes
     model = pw.build("pspnet", 2, encoder="tiny")
-    task = Task(model, pw.make_criterion("cross_entropy+dice", classes), classes, Optimization(2))
+    task = TrainingModule(model, pw.make_criterion("cross_entropy+dice", classes), classes, Optimization(2))
     loaders = (torch.utils.data.DataLoader([batch, batch], batch_size=None) for _ in range(2))
     trainer = lightning.Trainer(
         max_epochs=1,
@@ -367,7 +367,7 @@ def test_a_task_refuses_a_model_of_other_classes() -> None:
 
     classes = pw.ClassTable.of("a", "b", "c")
     with pytest.raises(ValueError, match="the model has 2 classes, the class table 3"):
-        Task(
+        TrainingModule(
             pw.build("pspnet", 2, encoder="tiny"),
             pw.make_criterion("dice", classes),
             classes,

@@ -12,9 +12,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import nn
 
-from pixelwise.catalogue import build
 from pixelwise.checkpoint import find, load, save
 from pixelwise.encoders import Tiny
+from pixelwise.registry import build
 from pixelwise.types import ClassTable, DenseModel
 
 TABLE = ClassTable(("sky", "road", "car"), ((0, 0, 255), (90, 90, 90), (255, 0, 0)), ignore=254, things=(2,))

@@ -7,10 +7,10 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from pixelwise.catalogue import build
 from pixelwise.encoders import Encoder, MobileNetV3Large, TimmEncoder, Tiny, dilate, make_encoder
 from pixelwise.encoders.timm import adapt_stem
 from pixelwise.layers import IMAGENET_MEAN
+from pixelwise.registry import build
 from pixelwise.types import STAGES
 
 SWIN = "swin_tiny_patch4_window7_224"

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pixelwise.files import make_folder, replacing
+from pixelwise.files import atomic_write, make_folder
 
 
 def left_in(folder: Path) -> list[str]:
@@ -17,8 +17,8 @@ def left_in(folder: Path) -> list[str]:
 
 def test_a_file_appears_only_when_all_is_written(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "er" / "a.txt"
-    with replacing(path) as beside:
-        beside.write_text("new")
+    with atomic_write(path) as temporary:
+        temporary.write_text("new")
         assert not path.exists()
         assert beside.suffix == ".txt"
     assert path.read_text() == "new"
@@ -33,8 +33,8 @@ def test_an_interruption_leaves_the_old_file_and_nothing_else(
     path.write_text("old")
 
     def interrupted() -> None:
-        with replacing(path) as beside:
-            beside.write_text("half")
+        with atomic_write(path) as temporary:
+            temporary.write_text("half")
             raise error
 
     with pytest.raises(error):
@@ -52,9 +52,9 @@ def test_a_full_disk_is_told_and_leaves_nothing(tmp_path: Path) -> None:
         )  # the kernel stops the write, as a full disk does
         with (
             pytest.raises(ValueError, match=r"cannot write .*a\.bin: File too large"),
-            replacing(path) as beside,
+            atomic_write(path) as temporary,
         ):
-            beside.write_bytes(bytes(5000))
+            temporary.write_bytes(bytes(5000))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert left_in(tmp_path) == []
@@ -67,8 +67,11 @@ def test_a_disk_that_fills_up_at_the_last_step_is_told(
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(os, "replace", full)
-    with pytest.raises(ValueError, match="No space left on device"), replacing(tmp_path / "a.txt") as beside:
-        beside.write_text("whole")
+    with (
+        pytest.raises(ValueError, match="No space left on device"),
+        atomic_write(tmp_path / "a.txt") as temporary,
+    ):
+        temporary.write_text("whole")
     assert left_in(tmp_path) == []
 
 
@@ -76,7 +79,7 @@ def test_a_file_where_a_folder_must_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
         pytest.raises(ValueError, match=r"cannot make the folder .*file"),
-        replacing(tmp_path / "file" / "a.txt"),
+        atomic_write(tmp_path / "file" / "a.txt"),
     ):
         pytest.fail("nothing can be written here")
     with pytest.raises(ValueError, match=r"cannot make the folder .*file"):
@@ -87,14 +90,14 @@ def test_a_folder_where_a_file_must_be_is_told(tmp_path: Path) -> None:
     (tmp_path / "a.txt").mkdir()
     with (
         pytest.raises(ValueError, match=r"cannot write .*a\.txt: Is a directory"),
-        replacing(tmp_path / "a.txt") as beside,
+        atomic_write(tmp_path / "a.txt") as temporary,
     ):
-        beside.write_text("x")
+        temporary.write_text("x")
     assert left_in(tmp_path) == []
 
 
 def test_no_name_is_told() -> None:
-    with pytest.raises(ValueError, match="names no file"), replacing(""):
+    with pytest.raises(ValueError, match="names no file"), atomic_write(""):
         pytest.fail("there is no such place")
 
 
@@ -106,8 +109,8 @@ def test_a_folder_without_permission_is_told(tmp_path: Path, monkeypatch: pytest
 
 def test_a_name_of_the_greatest_length_can_be_written(tmp_path: Path) -> None:
     path = tmp_path / ("n" * 251 + ".txt")
-    with replacing(path) as beside:
-        beside.write_text("x")
+    with atomic_write(path) as temporary:
+        temporary.write_text("x")
     assert path.read_text() == "x"
 
 
@@ -116,9 +119,9 @@ def test_writers_at_the_same_time_do_not_mix(tmp_path: Path) -> None:
     both_inside = threading.Barrier(2)
 
     def write(text: str) -> None:
-        with replacing(path) as beside:
+        with atomic_write(path) as temporary:
             both_inside.wait(5)
-            beside.write_text(text)
+            temporary.write_text(text)
 
     writers = [threading.Thread(target=write, args=(letter * 1000,)) for letter in "ab"]
     for writer in writers:
@@ -131,7 +134,7 @@ def test_writers_at_the_same_time_do_not_mix(tmp_path: Path) -> None:
 
 def test_a_private_file_of_a_writer_becomes_as_readable_as_any_new_file(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("new")
-    with replacing(tmp_path / "weights") as beside:
-        beside.unlink()
-        beside.touch(mode=0o600)
+    with atomic_write(tmp_path / "weights") as temporary:
+        temporary.unlink()
+        temporary.touch(mode=0o600)
     assert (tmp_path / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode

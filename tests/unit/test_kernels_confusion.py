@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numba import njit
 
-from pixelwise.kernels import machine
+from pixelwise.kernels import intrinsics
 from pixelwise.kernels.band import near_another_label
 from pixelwise.kernels.confusion import add_pairs, count_pairs, encoded
 
@@ -122,7 +122,7 @@ def test_codes_are_classes_the_ignored_and_the_wrong() -> None:
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int32])
 def test_changes_are_where_neighbours_differ(dtype: type) -> None:
-    changes = njit(lambda first, second, begin: machine.changes(first, second, begin))
+    changes = njit(lambda first, second, begin: intrinsics.changes(first, second, begin))
     random = np.random.default_rng(2)
     for spread in (1, 2, 9):
         first, second = (random.integers(0, spread, 200).astype(dtype) for _ in range(2))
@@ -133,8 +133,8 @@ def test_changes_are_where_neighbours_differ(dtype: type) -> None:
 
 
 def test_bits_are_counted_and_the_lowest_found() -> None:
-    count = njit(lambda word: machine.count_bits(word))
-    lowest = njit(lambda word: machine.lowest_bit(word))
+    count = njit(lambda word: intrinsics.count_bits(word))
+    lowest = njit(lambda word: intrinsics.lowest_bit(word))
     random = np.random.default_rng(3)
     for word in [0, 1, 2**63, 2**64 - 1, *(int(x) for x in random.integers(1, 2**63, 20))]:
         assert count(np.uint64(word)) == word.bit_count()
@@ -142,7 +142,7 @@ def test_bits_are_counted_and_the_lowest_found() -> None:
 
 
 def test_a_product_and_a_sum_are_rounded_once() -> None:
-    multiply_add = njit(lambda a, b, c: machine.multiply_add(a, b, c))
+    multiply_add = njit(lambda a, b, c: intrinsics.multiply_add(a, b, c))
     random = np.random.default_rng(4)
     for a, b, c in random.standard_normal((200, 3)).astype(np.float32):
         exact = np.float64(a) * np.float64(b) + np.float64(c)  # the product of two float32 is exact
@@ -152,7 +152,7 @@ def test_a_product_and_a_sum_are_rounded_once() -> None:
 
 
 def test_bits_spell_a_number() -> None:
-    from_bits = njit(lambda bits: machine.from_bits(bits))
+    from_bits = njit(lambda bits: intrinsics.from_bits(bits))
     for number in (0.0, 1.0, -2.5, 1e-40):
         assert from_bits(np.float32(number).view(np.int32)) == np.float32(number)
 

@@ -1,6 +1,6 @@
 """Layouts of data sets, one file each.
 
-`matches(root)` looks at a folder, `find(root, coding)` lists what is in it.
+`matches(root)` looks at a folder, `find(root, encoding)` lists what is in it.
 """
 
 from . import camvid, coco, pairs, voc

@@ -9,8 +9,8 @@ import re
 from pathlib import Path
 
 from ...types import ClassTable
-from ..coding import MaskCoding
 from ..dataset import SPLITS, Pair
+from ..label_encoding import LabelEncoding
 from .layout import Layout, by_stem, image_files, read_names
 
 CLASSES = ClassTable(
@@ -53,7 +53,7 @@ def matches(root: Path) -> bool:
     return first is not None and bool(_SEQUENCE.match(first.name))
 
 
-def find(root: Path, coding: MaskCoding | None) -> Layout:
+def find(root: Path, encoding: LabelEncoding | None) -> Layout:
     """List the images that the lists name; see `Layout`.
 
     Raises:
@@ -81,7 +81,7 @@ def find(root: Path, coding: MaskCoding | None) -> Layout:
         raise ValueError(
             f"{root} has no CamVid layout: expected images/train/ and labels/train/ with the same names"
         )
-    return Layout(pairs, coding or MaskCoding.of(CLASSES), unpaired=tuple(unpaired))
+    return Layout(pairs, encoding or LabelEncoding.of(CLASSES), unpaired=tuple(unpaired))
 
 
 def _folders(root: Path, part: str) -> tuple[Path, Path] | None:

@@ -15,9 +15,9 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from ...types import ClassTable
-from ..coding import MaskCoding
 from ..dataset import Pair
 from ..formats.coco import CocoFile, CocoImage, read_coco, semantic_labels
+from ..label_encoding import LabelEncoding
 from .layout import Layout, image_files, split_of
 
 _FIRST_KEY = re.compile(rb'^\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
@@ -48,12 +48,12 @@ def matches(root: Path) -> bool:
     return bool(_files(root))
 
 
-def find(root: Path, coding: MaskCoding | None) -> Layout:
+def find(root: Path, encoding: LabelEncoding | None) -> Layout:
     """List the images that the files describe; see `Layout`.
 
     Args:
         root: a folder, or a file of instances.
-        coding: a class table with one class more than categories, to rename or recolour them.
+        encoding: a class table with one class more than categories, to rename or recolour them.
 
     Raises:
         ValueError: if there is no such file, several for one part, or its images are not found.
@@ -71,7 +71,7 @@ def find(root: Path, coding: MaskCoding | None) -> Layout:
     for other in read.values():
         if other.categories != first.categories:
             raise ValueError(f"{first.path} and {other.path} have different categories")
-    classes = _classes(first, coding)
+    classes = _classes(first, encoding)
     home = root if root.is_dir() else root.parent
     pairs: dict[str, tuple[Pair, ...]] = {}
     described: dict[str, CocoImage] = {}
@@ -91,19 +91,19 @@ def find(root: Path, coding: MaskCoding | None) -> Layout:
         pairs[part] = tuple(found)
     label_of = {number: label for label, (number, _) in enumerate(first.categories, start=1)}
     return Layout(
-        pairs, MaskCoding.of(classes), Instances(described, label_of, classes.ignore), tuple(unpaired)
+        pairs, LabelEncoding.of(classes), Instances(described, label_of, classes.ignore), tuple(unpaired)
     )
 
 
-def _classes(file: CocoFile, coding: MaskCoding | None) -> ClassTable:
-    if coding is None:
+def _classes(file: CocoFile, encoding: LabelEncoding | None) -> ClassTable:
+    if encoding is None:
         return file.classes
-    if len(coding.classes) != len(file.classes):
+    if len(encoding.classes) != len(file.classes):
         raise ValueError(
             f"{file.path} has {len(file.categories)} categories and background, "
-            f"the class table {len(coding.classes)} classes"
+            f"the class table {len(encoding.classes)} classes"
         )
-    return coding.classes
+    return encoding.classes
 
 
 def _files(root: Path) -> list[Path]:

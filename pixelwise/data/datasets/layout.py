@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from ..coding import MaskCoding
 from ..dataset import Pair, ReadLabels
 from ..formats.image import IMAGE_SUFFIXES
+from ..label_encoding import LabelEncoding
 
 _SPLIT_WORDS = {
     "train": ("train", "training"),
@@ -23,13 +23,13 @@ class Layout:
 
     Attributes:
         pairs: the images of each part; those of a data set without parts are under "all".
-        coding: the task; None where masks must be looked at to know it.
+        encoding: the task; None where masks must be looked at to know it.
         read_labels: how labels are read; None for mask files.
         unpaired: images without a mask and masks without an image.
     """
 
     pairs: Mapping[str, tuple[Pair, ...]]
-    coding: MaskCoding | None = None
+    encoding: LabelEncoding | None = None
     read_labels: ReadLabels | None = None
     unpaired: tuple[Path, ...] = ()
 
@@ -40,7 +40,7 @@ class Finder(Protocol):
     def matches(self, root: Path) -> bool:
         """Whether the folder has this layout."""
 
-    def find(self, root: Path, coding: MaskCoding | None) -> Layout:
+    def find(self, root: Path, encoding: LabelEncoding | None) -> Layout:
         """List the pairs.
 
         Raises:

@@ -11,8 +11,8 @@ Instead of folders, lists `train.txt`, `val.txt`, `test.txt` of names may tell t
 from collections.abc import Iterator
 from pathlib import Path
 
-from ..coding import MaskCoding
 from ..dataset import Pair
+from ..label_encoding import LabelEncoding
 from .layout import Layout, by_stem, folders, image_files, read_names, split_of
 
 IMAGES = ("images", "image", "imgs", "img", "frames", "photos", "inputs", "input")
@@ -33,7 +33,7 @@ def matches(root: Path) -> bool:
     return any(_side_by_side(folder)[0] for _, folder in _parts(root))
 
 
-def find(root: Path, coding: MaskCoding | None) -> Layout:
+def find(root: Path, encoding: LabelEncoding | None) -> Layout:
     """List images and masks; see `Layout`.
 
     Raises:

@@ -7,8 +7,8 @@ without a palette are understood too. The root may be a folder above, such as `V
 from pathlib import Path
 
 from ...types import ClassTable, voc_palette
-from ..coding import MaskCoding
 from ..dataset import Pair
+from ..label_encoding import LabelEncoding
 from .layout import Layout, by_stem, image_files, read_names
 
 NAMES = tuple(
@@ -16,7 +16,7 @@ NAMES = tuple(
     "person pottedplant sheep sofa train tvmonitor".split()
 )
 CLASSES = ClassTable(NAMES, voc_palette(len(NAMES)))
-CODING = MaskCoding(CLASSES, tuple(range(len(NAMES))), (255,), ignored_colors=(voc_palette(256)[255],))
+CODING = LabelEncoding(CLASSES, tuple(range(len(NAMES))), (255,), ignored_colors=(voc_palette(256)[255],))
 
 
 def matches(root: Path) -> bool:
@@ -24,7 +24,7 @@ def matches(root: Path) -> bool:
     return _home(root) is not None
 
 
-def find(root: Path, coding: MaskCoding | None) -> Layout:
+def find(root: Path, encoding: LabelEncoding | None) -> Layout:
     """List the images that the lists name; see `Layout`.
 
     A test list of images whose masks are not public gives no test part.
@@ -63,7 +63,7 @@ def find(root: Path, coding: MaskCoding | None) -> Layout:
             pairs[part] = tuple(found)
     if not pairs:
         raise ValueError(f"{home} holds no image with a mask that its lists name")
-    return Layout(pairs, coding or CODING, unpaired=tuple(unpaired))
+    return Layout(pairs, encoding or CODING, unpaired=tuple(unpaired))
 
 
 def _home(root: Path) -> Path | None:

@@ -3,7 +3,7 @@
 from .class_file import (
     find_class_file as find_class_file,
     read_classes_file as read_classes_file,
-    read_coding as read_coding,
+    read_label_encoding as read_label_encoding,
     write_classes_file as write_classes_file,
 )
 from .image import IMAGE_SUFFIXES as IMAGE_SUFFIXES, read_image as read_image, write_image as write_image

@@ -8,9 +8,9 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from ...files import replacing
+from ...files import atomic_write
 from ...types import ClassTable, Color, voc_palette
-from ..coding import MaskCoding
+from ..label_encoding import LabelEncoding
 
 NAMES = ("classes.csv", "classes.json", "class_dict.csv", "classes.txt", "codes.txt")
 _COLOR = ("r", "g", "b")
@@ -22,15 +22,15 @@ def find_class_file(root: Path) -> Path | None:
 
 
 def read_classes_file(path: str | os.PathLike[str]) -> ClassTable:
-    """The class table in a file; see `read_coding` for the formats.
+    """The class table in a file; see `read_label_encoding` for the formats.
 
     Raises:
         ValueError: if the file is missing or is not a class table.
     """
-    return read_coding(path).classes
+    return read_label_encoding(path).classes
 
 
-def read_coding(path: str | os.PathLike[str]) -> MaskCoding:
+def read_label_encoding(path: str | os.PathLike[str]) -> LabelEncoding:
     """The class table in a file, and which values masks use for its classes.
 
     - `.csv`: a header with `name` and, if wanted, `r`, `g`, `b` and `id` (the value in masks; without it the
@@ -77,7 +77,7 @@ def write_classes_file(path: str | os.PathLike[str], classes: ClassTable) -> Pat
         text = _to_csv(classes)
     else:
         raise ValueError(f"a class table is written as .csv or .json, got {path}")
-    with replacing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         file.write(text)
     return path
 
@@ -92,7 +92,7 @@ def _to_csv(classes: ClassTable) -> str:
     return out.getvalue()
 
 
-def _from_csv(text: str) -> MaskCoding:
+def _from_csv(text: str) -> LabelEncoding:
     table = csv.DictReader(StringIO(text, newline=""), skipinitialspace=True)
     rows = [
         {
@@ -121,7 +121,7 @@ def _from_csv(text: str) -> MaskCoding:
     )
 
 
-def _from_json(text: str) -> MaskCoding:
+def _from_json(text: str) -> LabelEncoding:
     fields: Any = json.loads(text)
     if isinstance(fields, list):
         fields = {"names": fields}
@@ -137,7 +137,7 @@ def _from_json(text: str) -> MaskCoding:
     )
 
 
-def _from_txt(text: str) -> MaskCoding:
+def _from_txt(text: str) -> LabelEncoding:
     return _coding(names=[line.strip() for line in text.splitlines() if line.strip()])
 
 
@@ -150,7 +150,7 @@ def _coding(
     *,
     exclusive: bool = True,
     things: tuple[int, ...] = (),
-) -> MaskCoding:
+) -> LabelEncoding:
     values = tuple(ids or range(len(names)))
     if not ignored and 255 not in values:
         ignored = [255]
@@ -161,7 +161,7 @@ def _coding(
     classes = ClassTable(
         tuple(names), tuple(colors or voc_palette(len(names))), label, exclusive=exclusive, things=things
     )
-    return MaskCoding(classes, values, tuple(ignored or ()), tuple(ignored_colors or ()))
+    return LabelEncoding(classes, values, tuple(ignored or ()), tuple(ignored_colors or ()))
 
 
 def _color_of(row: dict[str, str]) -> Color | None:

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from ...files import replacing
+from ...files import atomic_write
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .pnm .jp2 .j2k .tga .avif "
@@ -58,12 +58,12 @@ def write_image(path: str | os.PathLike[str], image: Float[Tensor, "c H W"]) -> 
     pixels = (image.detach().float().clamp(0, 1) * 255).round().byte().permute(1, 2, 0).cpu().numpy()
     if path.suffix.lower() != ".npy" and pixels.shape[-1] not in (1, 3, 4):
         raise ValueError(f"{path} cannot hold {pixels.shape[-1]} channels: write them as .npy")
-    with replacing(path) as beside:
+    with atomic_write(path) as temporary:
         if path.suffix.lower() == ".npy":
-            np.save(beside, pixels)
+            np.save(temporary, pixels)
         else:
             Image.fromarray(np.ascontiguousarray(pixels[..., 0] if pixels.shape[-1] == 1 else pixels)).save(
-                beside
+                temporary
             )
     return path
 

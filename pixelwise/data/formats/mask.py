@@ -9,16 +9,16 @@ from jaxtyping import Int64
 from PIL import Image
 from torch import Tensor
 
-from ...files import replacing
+from ...files import atomic_write
 from ...types import ClassTable, Color, LabelMap, voc_palette
-from ..coding import MaskCoding
+from ..label_encoding import LabelEncoding
 from .image import opened
 
 _VOID: Color = voc_palette(256)[255]
 
 
 def read_mask(
-    path: str | os.PathLike[str], classes: ClassTable | MaskCoding | None = None
+    path: str | os.PathLike[str], classes: ClassTable | LabelEncoding | None = None
 ) -> Int64[Tensor, "H W"]:
     """The labels in a mask file.
 
@@ -40,8 +40,8 @@ def read_mask(
                 raise ValueError(f"{path} is a mask in colours: give a class table with the colours")
             pixels = pixels[..., 0]
         return _as_labels(pixels)
-    coding = classes if isinstance(classes, MaskCoding) else MaskCoding.of(classes)
-    return coding.labels(pixels, path)
+    encoding = classes if isinstance(classes, LabelEncoding) else LabelEncoding.of(classes)
+    return encoding.labels(pixels, path)
 
 
 def read_mask_pixels(path: Path) -> np.ndarray:
@@ -99,8 +99,8 @@ def write_mask(path: str | os.PathLike[str], label_map: LabelMap, classes: Class
         image = Image.fromarray(labels.astype(np.uint8))
         colors = [*classes.colors, *[_VOID] * (256 - len(classes))]
         image.putpalette([part for color in colors for part in color])
-    with replacing(path) as beside:
-        image.save(beside, format="PNG")
+    with atomic_write(path) as temporary:
+        image.save(temporary, format="PNG")
     return path
 
 

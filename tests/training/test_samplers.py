@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, strategies as st
 
 from pixelwise.data import Augmented
-from pixelwise.training.loading import PartOf, TrainBatches
+from pixelwise.training.samplers import PartOf, TrainBatches
 from pixelwise.types import LabelMap, Sample
 
 

@@ -61,7 +61,7 @@ def _start(path: Path, rank: int, world: int, messages: Path, progress: bool) ->
     command = [
         sys.executable,
         "-m",
-        "pixelwise.training.worker",
+        "pixelwise.training.distributed_worker",
         str(path),
         str(messages),
         str(int(progress)),

@@ -14,12 +14,12 @@ from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.pytorch.callbacks import Callback, Checkpoint
 
 from .. import checkpoint
-from ..files import replacing
+from ..files import atomic_write
 from ..metrics import Scores
 from ..types import ClassTable, DenseModel
-from .loading import TrainBatches, seed_of
+from .module import TrainingModule
 from .recipe import Recipe
-from .task import Task
+from .samplers import TrainBatches, seed_of
 
 LAST, BEST_WEIGHTS, LAST_WEIGHTS = "last.ckpt", "best.safetensors", "last.safetensors"
 HISTORY, TENSORBOARD = "metrics.csv", "tensorboard"
@@ -66,9 +66,9 @@ class SafeCheckpoints(TorchCheckpointIO):
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any = None
     ) -> None:
         """Write beside `path`, then rename."""
-        with replacing(path) as beside:
+        with atomic_write(path) as temporary:
             try:
-                torch.save(checkpoint, beside)
+                torch.save(checkpoint, temporary)
             except RuntimeError as error:  # what torch makes of a full disk
                 raise OSError(str(error).splitlines()[0]) from error
 
@@ -139,7 +139,7 @@ class Keeper(Checkpoint):
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write everything. `last.ckpt` comes last: until then, an interrupted run repeats the epoch."""
-        assert isinstance(pl_module, Task)
+        assert isinstance(pl_module, TrainingModule)
         assert pl_module.scores is not None
         progress, scores = self.progress, pl_module.scores
         better = self._note(trainer, pl_module, scores)
@@ -168,7 +168,7 @@ class Keeper(Checkpoint):
         """Put the progress into the checkpoint."""
         checkpoint[_KEY] = dict(vars(self.progress))
 
-    def _note(self, trainer: lightning.Trainer, task: Task, scores: Scores) -> bool:
+    def _note(self, trainer: lightning.Trainer, task: TrainingModule, scores: Scores) -> bool:
         """Add a row for the epoch; whether it is the best so far."""
         progress = self.progress
         row = {
@@ -194,7 +194,7 @@ class Keeper(Checkpoint):
         """Remember the learning rate that is used."""
         self._lr = float(optimizer.param_groups[-1]["lr"])
 
-    def _save(self, task: Task, name: str) -> None:
+    def _save(self, task: TrainingModule, name: str) -> None:
         model = task.model
         assert isinstance(model, DenseModel)
         row = self.progress.history[-1]
@@ -235,7 +235,7 @@ class TensorBoard(Callback):
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
     ) -> None:
         """Write the loss of the step."""
-        assert isinstance(pl_module, Task)
+        assert isinstance(pl_module, TrainingModule)
         step = trainer.global_step
         if step % self.every == 0 and step != self._written:
             self._written = step
@@ -243,7 +243,7 @@ class TensorBoard(Callback):
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write the scores of the epoch."""
-        assert isinstance(pl_module, Task)
+        assert isinstance(pl_module, TrainingModule)
         if pl_module.scores is not None:
             values = {f"val/{name}": value for name, value in pl_module.scores.as_dict().items()}
             self._add({"val/loss": pl_module.val_loss, **values}, trainer.global_step)
@@ -273,7 +273,7 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
     Raises:
         ValueError: if the file cannot be written.
     """
-    with replacing(path) as beside, beside.open("w", newline="") as file:
+    with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         writer = csv.DictWriter(file, list(history[0]) if history else ["epoch"])
         writer.writeheader()
         for row in history:

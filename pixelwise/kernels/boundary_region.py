@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Int64, Integer, UInt64
 
 from .compiling import kernel
-from .machine import count_bits
-from .words import ZERO
+from .constants import ZERO
+from .intrinsics import count_bits
 
 WORD = np.uint64(64)
 

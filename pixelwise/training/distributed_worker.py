@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from .keeping import RECIPE
+from .callbacks import RECIPE
 from .recipe import Recipe
 from .run import fit, make_experiment
 

@@ -45,7 +45,7 @@ class WeightedMean(Metric):
         return self.total / self.weight
 
 
-class Task(lightning.LightningModule):
+class TrainingModule(lightning.LightningModule):
     """What is trained, how it is judged and how it learns. All parts are given.
 
     Logs "train_loss", "val_loss" and the scores as "val_mean_iou" and so on. The validation loss is the mean
@@ -87,7 +87,7 @@ class Task(lightning.LightningModule):
         self._frozen = freeze(model, frozen)
         self.train()
 
-    def train(self, mode: bool = True) -> "Task":
+    def train(self, mode: bool = True) -> "TrainingModule":
         """Training mode for all that is trained; frozen parts stay in eval mode."""
         super().train(mode)
         for module in self._frozen:

@@ -14,7 +14,7 @@ _UNKNOWN = np.iinfo(np.int64).min
 
 
 @dataclass(frozen=True)
-class MaskCoding:
+class LabelEncoding:
     """A class table, and how mask files write its classes.
 
     Attributes:
@@ -24,8 +24,8 @@ class MaskCoding:
         ignored_colors: the same for masks that are drawn in colours.
         from_files: whether the table was made up from the masks themselves, for want of a better one.
 
-    >>> coding = MaskCoding(ClassTable.of("background", "foreground"), (0, 255), ())
-    >>> coding.labels(np.array([[0, 255]]), "mask.png").tolist()
+    >>> encoding = LabelEncoding(ClassTable.of("background", "foreground"), (0, 255), ())
+    >>> encoding.labels(np.array([[0, 255]]), "mask.png").tolist()
     [[0, 1]]
     """
 
@@ -36,7 +36,7 @@ class MaskCoding:
     from_files: bool = False
 
     def __post_init__(self) -> None:
-        """Reject a coding that does not tell its classes apart.
+        """Reject a encoding that does not tell its classes apart.
 
         Raises:
             ValueError: on a missing, doubled or negative value, or one that is also ignored.
@@ -52,8 +52,8 @@ class MaskCoding:
             seen.add(value)
 
     @classmethod
-    def of(cls, classes: ClassTable) -> "MaskCoding":
-        """The plain coding: the value in the file is the label."""
+    def of(cls, classes: ClassTable) -> "LabelEncoding":
+        """The plain encoding: the value in the file is the label."""
         return cls(classes, tuple(range(len(classes))), (classes.ignore,))
 
     def labels(self, pixels: np.ndarray, path: object) -> Int64[Tensor, "H W"]:

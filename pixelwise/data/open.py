@@ -6,11 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..types import ClassTable
-from .classes import coding_from_masks
-from .coding import MaskCoding
+from .classes import encoding_from_masks
 from .dataset import DataSplits, MaskFiles, SegmentationData, divided
 from .datasets import FORMATS, Layout
-from .formats.class_file import find_class_file, read_coding
+from .formats.class_file import find_class_file, read_label_encoding
+from .label_encoding import LabelEncoding
 
 _log = logging.getLogger(__name__)
 
@@ -29,8 +29,9 @@ def open_data(
     Args:
         root: the folder; for COCO also the json file.
         format: "pairs", "voc", "camvid", "coco", or "auto" to look at the folder.
-        classes: the task, or a file that holds it (see `read_coding`). Without it: `classes.csv` or the like
-            in the folder, the classes of the layout, or those found in the masks (see `coding_from_masks`).
+        classes: the task, or a file that holds it (see `read_label_encoding`). Without it: `classes.csv` or
+            the like in the folder, the classes of the layout, or those found in the masks (see
+            `encoding_from_masks`).
         val_fraction: share of the training images that become the validation part where the data name none.
         seed: of that choice.
         channels: of the images.
@@ -64,10 +65,10 @@ def open_reporting(
         raise ValueError(f"format must be auto, {', '.join(FORMATS)}, got {name!r}")
     _check_exists(root)
     layout = FORMATS[name].find(root, _given(root, classes))
-    coding = layout.coding or _given(root, classes)
-    if coding is None:
+    encoding = layout.encoding or _given(root, classes)
+    if encoding is None:
         pairs = [pair for part in layout.pairs.values() for pair in part]
-        coding = coding_from_masks([pair.mask for pair in pairs if pair.mask], on_error)
+        encoding = encoding_from_masks([pair.mask for pair in pairs if pair.mask], on_error)
     if layout.unpaired:
         _log.warning(
             "%s: %d files have no partner and are left out, such as %s",
@@ -75,7 +76,7 @@ def open_reporting(
             len(layout.unpaired),
             layout.unpaired[0],
         )
-    return _split(layout, coding, name, root, val_fraction, seed, channels)
+    return _split(layout, encoding, name, root, val_fraction, seed, channels)
 
 
 def format_of(root: Path) -> str:
@@ -102,31 +103,37 @@ def _check_exists(root: Path) -> None:
         raise ValueError(f"expected a data folder or a COCO json file, got the file {root}")
 
 
-def _given(root: Path, classes: ClassTable | str | os.PathLike[str] | None) -> MaskCoding | None:
+def _given(root: Path, classes: ClassTable | str | os.PathLike[str] | None) -> LabelEncoding | None:
     """The class table that the caller or the folder gives."""
     if isinstance(classes, ClassTable):
-        return MaskCoding.of(classes)
+        return LabelEncoding.of(classes)
     if classes is not None:
-        return read_coding(classes)
+        return read_label_encoding(classes)
     file = find_class_file(root) if root.is_dir() else None
-    return read_coding(file) if file else None
+    return read_label_encoding(file) if file else None
 
 
 def _split(
-    layout: Layout, coding: MaskCoding, name: str, root: Path, val_fraction: float, seed: int, channels: int
+    layout: Layout,
+    encoding: LabelEncoding,
+    name: str,
+    root: Path,
+    val_fraction: float,
+    seed: int,
+    channels: int,
 ) -> DataSplits:
     parts = {
         part: SegmentationData(
-            pairs, coding.classes, read_labels=layout.read_labels or MaskFiles(coding), channels=channels
+            pairs, encoding.classes, read_labels=layout.read_labels or MaskFiles(encoding), channels=channels
         )
         for part, pairs in layout.pairs.items()
     }
-    nothing = SegmentationData((), coding.classes, channels=channels)
+    nothing = SegmentationData((), encoding.classes, channels=channels)
     train = parts.get("train") or parts.get("all") or nothing
     val, made = parts.get("val"), False
     if val is None:
         train, val = divided(train, val_fraction, seed)
         made = len(val) > 0
     return DataSplits(
-        train, val, parts.get("test"), coding.classes, name, root, coding, layout.unpaired, made_val=made
+        train, val, parts.get("test"), encoding.classes, name, root, encoding, layout.unpaired, made_val=made
     )

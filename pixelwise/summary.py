@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from .catalogue import ModelCard, build, describe
 from .ops import measured_receptive_field
+from .registry import ModelCard, build, describe
 from .types import DenseLogits, DenseModel, Features
 
 Shape = tuple[int, ...]
