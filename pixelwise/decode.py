@@ -1,5 +1,10 @@
-"""From what a model returns to an annotation."""
+"""From what a model returns to an annotation.
 
+`semantic`, `confidence` and `probabilities` take scores of every pixel. `boxes`, `instances`, `panoptic` and
+`keypoints` go by the type of the output: what an output of one paper means is registered beside its network.
+"""
+
+from functools import singledispatch
 from typing import NamedTuple
 
 import numpy as np
@@ -11,7 +16,7 @@ from .kernels.argmax import argmax, resized_argmax
 from .kernels.compiling import parallel_map
 from .kernels.softmax import resized_confidence
 from .layers import resize
-from .types import DenseLogits, LabelMap
+from .types import Boxes, ClassTable, DenseLogits, Keypoints, LabelMap, MaskSet, PanopticMap
 
 # On an accelerator many small kernels cost more than memory, up to this many numbers (1 GiB of float32).
 _AT_ONCE = 2**28
@@ -95,6 +100,53 @@ def confidence(output: DenseLogits) -> Confidence:
 def probabilities(output: DenseLogits) -> Float[Tensor, "b k H W"]:
     """Softmax over the classes at every pixel of the image, in [0, 1], float32."""
     return output.logits.float().softmax(1)
+
+
+# --- by the type of the output --------------------------------------------------------------------
+
+
+@singledispatch
+def boxes(output: object) -> tuple[Boxes, ...]:
+    """The objects that an output tells of, one set per image, best first.
+
+    Raises:
+        ValueError: if the output has no boxes.
+    """
+    raise ValueError(f"{type(output).__name__} cannot be decoded to boxes")
+
+
+@singledispatch
+def instances(output: object) -> tuple[MaskSet, ...]:
+    """The instances that an output tells of, one set per image, best first.
+
+    Raises:
+        ValueError: if the output has no masks of instances.
+    """
+    raise ValueError(f"{type(output).__name__} cannot be decoded to instances")
+
+
+@singledispatch
+def panoptic(output: object, classes: ClassTable) -> tuple[PanopticMap, ...]:
+    """The segments that an output tells of, one map per image.
+
+    Args:
+        output: of a model for panoptic segmentation.
+        classes: say which labels are things.
+
+    Raises:
+        ValueError: if the output does not tell things and stuff.
+    """
+    raise ValueError(f"{type(output).__name__} cannot be decoded to a panoptic map")
+
+
+@singledispatch
+def keypoints(output: object) -> tuple[Keypoints, ...]:
+    """The joints that an output tells of, one set per image, in pixels of the image.
+
+    Raises:
+        ValueError: if the output has no joints.
+    """
+    raise ValueError(f"{type(output).__name__} cannot be decoded to keypoints")
 
 
 def _confidence(logits: Float[Tensor, "b k H W"]) -> Confidence:

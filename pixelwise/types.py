@@ -1,21 +1,28 @@
-"""The nouns of the house: what flows from a file to a prediction. Read this file first.
+"""The core types: what flows from a file to a prediction. Read this file first.
 
-    file -> Sample -> Batch -> model -> DenseLogits -> criterion -> loss
-                                                   -> decode -> LabelMap -> metric -> numbers
+    file -> Sample -> Batch -> model -> Output -> criterion -> loss
+                                              -> decode -> Annotation -> metric -> Report
+
+An annotation is a target or a prediction: `LabelMap`, `ClassMasks`, `Boxes`, `MaskSet`, `PanopticMap` or
+`Keypoints`. An output is what a network says before it is decoded: `DenseLogits`, `MaskLogits`,
+`RegionLogits`, `Heatmaps`, `PromptMasks`, or a type that one paper defines in its own file.
 
 Everything here is frozen. Values that hold tensors are pytrees: `torch.export`, `torch.compile` and
 `tree_map` look through them, and `.to(...)` moves all their tensors at once.
 
-Letters in shapes: b batch, c channels, k classes, n things, h w size of a map, H W size of the image.
+Letters in shapes: b batch, c channels, k classes, n instances, j joints, q queries, h w size of a map, H W
+size of the image, *grid the size of an image or a volume. Boxes are x1 y1 x2 y2 in pixels, from the corner of
+the image; points are x y in pixels.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypeVar, dataclass_transform
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Int64, Integer, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
@@ -71,10 +78,55 @@ def voc_palette(count: int) -> tuple[Color, ...]:
 
 
 @dataclass(frozen=True)
-class ClassTable:
-    """The task, declared once: it sets head width, loss, metrics and colours.
+class Skeleton:
+    """The joints of an object and how they belong together.
 
-    Background is a class like any other; a binary task has two classes.
+    Attributes:
+        names: of the joints.
+        edges: pairs of joints that a picture connects.
+        flip_pairs: pairs of joints that change places when the image is mirrored.
+        sigmas: standard deviation of the annotation of each joint, relative to the size of the object, for
+            OKS; empty for the same value everywhere.
+
+    Raises:
+        ValueError: on a joint that does not exist, or another number of sigmas.
+
+    >>> Skeleton(("left eye", "right eye"), edges=((0, 1),), flip_pairs=((0, 1),)).flipped
+    (1, 0)
+    """
+
+    names: tuple[str, ...]
+    edges: tuple[tuple[int, int], ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] = ()
+    sigmas: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Reject joints that do not exist."""
+        for first, second in (*self.edges, *self.flip_pairs):
+            if not (0 <= first < len(self.names) and 0 <= second < len(self.names)):
+                raise ValueError(f"a skeleton of {len(self.names)} joints has no pair {(first, second)}")
+        if self.sigmas and len(self.sigmas) != len(self.names):
+            raise ValueError(f"{len(self.names)} joints need as many sigmas, got {len(self.sigmas)}")
+
+    def __len__(self) -> int:
+        """Number of joints j."""
+        return len(self.names)
+
+    @property
+    def flipped(self) -> tuple[int, ...]:
+        """For each joint, the one that takes its place in the mirrored image."""
+        order = list(range(len(self.names)))
+        for first, second in self.flip_pairs:
+            order[first], order[second] = second, first
+        return tuple(order)
+
+
+@dataclass(frozen=True)
+class ClassTable:
+    """The classes of a data set, declared once: they set head width, loss, metrics and colours.
+
+    Where every pixel has a class, background is a class like any other, and a binary task has two classes.
+    For boxes, instances and keypoints the table holds the classes of objects only, without a background.
 
     Attributes:
         names: one name per class; the label of a class is its position.
@@ -82,6 +134,7 @@ class ClassTable:
         ignore: label of pixels that count neither in losses nor in metrics.
         exclusive: whether a pixel has exactly one class (softmax); otherwise a sigmoid per class.
         things: labels of the countable classes (instances), empty for purely semantic tasks.
+        skeleton: the joints of an object, for keypoints.
 
     >>> table = ClassTable.of("sky", "road")
     >>> len(table), table.names[1]
@@ -93,19 +146,20 @@ class ClassTable:
     ignore: int = 255
     exclusive: bool = True
     things: tuple[int, ...] = ()
+    skeleton: Skeleton | None = None
 
     def __post_init__(self) -> None:
         """Reject a table that cannot be a task.
 
         Raises:
-            ValueError: on fewer than one class, doubled names, missing or impossible colours, an ignore
+            ValueError: on fewer than one class, duplicate names, missing or impossible colours, an ignore
                 label that is also a class, or a thing that is no class.
         """
         if not self.names:
             raise ValueError("a class table needs at least one class, got none")
-        doubled = sorted({name for name in self.names if self.names.count(name) > 1})
-        if doubled:
-            raise ValueError(f"class names must differ, got {doubled[0]!r} twice")
+        duplicates = sorted({name for name in self.names if self.names.count(name) > 1})
+        if duplicates:
+            raise ValueError(f"class names must differ, got {duplicates[0]!r} twice")
         if len(self.colors) != len(self.names):
             raise ValueError(f"{len(self.names)} classes need as many colours, got {len(self.colors)}")
         for name, color in zip(self.names, self.colors, strict=True):
@@ -128,29 +182,44 @@ class ClassTable:
         return len(self.names)
 
 
-# --- what data yields -----------------------------------------------------------------------------
+# --- annotations ----------------------------------------------------------------------------------
 
 
 @value
 class LabelMap(Value):
-    """One class per pixel (or voxel). The same type is a target and a prediction."""
+    """One class per pixel or voxel.
+
+    Attributes:
+        labels: the class, or the ignore label of the class table.
+    """
 
     labels: Integer[Tensor, "*grid"]
 
 
 @value
-class MaskSet(Value):
-    """Things, each with a mask of its own; masks may overlap. The same type is a target and a prediction.
+class ClassMasks(Value):
+    """Any number of classes per pixel or voxel (multilabel): one mask per class.
 
     Attributes:
-        masks: True where the thing is.
-        classes: label of each thing.
-        scores: confidence of each thing in [0, 1]; 1 in a target.
-        is_crowd: True where one mask stands for several things that nobody told apart (COCO's `iscrowd`);
+        masks: 1 where the class is, 0 where it is not, the ignore label where nobody knows.
+    """
+
+    masks: Integer[Tensor, "k *grid"]
+
+
+@value
+class Boxes(Value):
+    """Objects, each with a box.
+
+    Attributes:
+        boxes: x1 y1 x2 y2 in pixels.
+        classes: label of each object.
+        scores: confidence of each object in [0, 1]; 1 in a target.
+        is_crowd: True where one box stands for several objects that nobody told apart (COCO's `iscrowd`);
             False in a prediction.
     """
 
-    masks: Bool[Tensor, "n H W"]
+    boxes: Float[Tensor, "n 4"]
     classes: Integer[Tensor, " n"]
     scores: Float[Tensor, " n"]
     is_crowd: Bool[Tensor, " n"]
@@ -158,77 +227,388 @@ class MaskSet(Value):
     @classmethod
     def of(
         cls,
-        masks: Bool[Tensor, "n H W"],
+        boxes: Float[Tensor, "n 4"],
+        classes: Integer[Tensor, " n"],
+        scores: Float[Tensor, " n"] | None = None,
+        is_crowd: Bool[Tensor, " n"] | None = None,
+    ) -> "Boxes":
+        """A set with scores 1 and without crowds unless they are given."""
+        return cls(boxes, classes, *_certain(boxes, scores, is_crowd))
+
+    def __len__(self) -> int:
+        """Number of objects n."""
+        return len(self.boxes)
+
+    def take(self, index: Tensor) -> "Boxes":
+        """Some of the objects, by numbers or by a mask."""
+        return Boxes(self.boxes[index], self.classes[index], self.scores[index], self.is_crowd[index])
+
+
+@runtime_checkable
+class RunLengths(Protocol):
+    """Masks of one image as run lengths: what `pixelwise.rle.RleMasks` offers to this file."""
+
+    height: int
+    width: int
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any) -> "RunLengths": ...
+
+    def decode(self) -> Bool[np.ndarray, "n H W"]:
+        """The masks, row by row."""
+
+    @property
+    def boxes(self) -> np.ndarray:
+        """Left, top, width and height of each mask."""
+
+
+@value
+class MaskSet(Value):
+    """Instances, each with a mask of its own; masks may overlap.
+
+    Attributes:
+        masks: True where the instance is; as run lengths where they are many or large.
+        classes: label of each instance.
+        scores: confidence of each instance in [0, 1]; 1 in a target.
+        is_crowd: True where one mask stands for several instances that nobody told apart (COCO's `iscrowd`);
+            False in a prediction.
+    """
+
+    masks: Bool[Tensor, "n H W"] | RunLengths
+    classes: Integer[Tensor, " n"]
+    scores: Float[Tensor, " n"]
+    is_crowd: Bool[Tensor, " n"]
+
+    @classmethod
+    def of(
+        cls,
+        masks: Bool[Tensor, "n H W"] | RunLengths,
         classes: Integer[Tensor, " n"],
         scores: Float[Tensor, " n"] | None = None,
         is_crowd: Bool[Tensor, " n"] | None = None,
     ) -> "MaskSet":
         """A set with scores 1 and without crowds unless they are given."""
-        if scores is None:
-            scores = torch.ones(len(masks), device=masks.device)
-        if is_crowd is None:
-            is_crowd = torch.zeros(len(masks), dtype=torch.bool, device=masks.device)
-        return cls(masks, classes, scores, is_crowd)
+        return cls(masks, classes, *_certain(classes, scores, is_crowd))
 
     def __len__(self) -> int:
-        """Number of things n."""
-        return len(self.masks)
+        """Number of instances n."""
+        return len(self.classes)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the image."""
+        if isinstance(self.masks, Tensor):
+            return self.masks.shape[-2], self.masks.shape[-1]
+        return self.masks.height, self.masks.width
+
+    @property
+    def dense(self) -> Bool[Tensor, "n H W"]:
+        """The masks as one tensor, which takes n H W bytes."""
+        if isinstance(self.masks, Tensor):
+            return self.masks
+        return torch.from_numpy(self.masks.decode())
+
+    @property
+    def boxes(self) -> Boxes:
+        """The smallest box around each mask; all zeros where a mask is empty."""
+        if isinstance(self.masks, Tensor):
+            boxes = _boxes_of(self.masks)
+        else:
+            x, y, width, height = torch.from_numpy(np.asarray(self.masks.boxes, np.float32)).T
+            boxes = torch.stack([x, y, x + width, y + height], 1)
+        return Boxes(boxes, self.classes, self.scores, self.is_crowd)
+
+    def take(self, index: Tensor) -> "MaskSet":
+        """Some of the instances, by numbers or by a mask."""
+        masks = self.masks[index] if isinstance(self.masks, Tensor) else self.masks[index.cpu().numpy()]
+        return MaskSet(masks, self.classes[index], self.scores[index], self.is_crowd[index])
+
+
+def _certain(
+    like: Tensor, scores: Float[Tensor, " n"] | None, is_crowd: Bool[Tensor, " n"] | None
+) -> tuple[Tensor, Tensor]:
+    """Scores 1 and no crowd, where they are not given."""
+    if scores is None:
+        scores = torch.ones(len(like), device=like.device)
+    if is_crowd is None:
+        is_crowd = torch.zeros(len(like), dtype=torch.bool, device=like.device)
+    return scores, is_crowd
+
+
+def _boxes_of(masks: Bool[Tensor, "n H W"]) -> Float[Tensor, "n 4"]:
+    """From the first to behind the last row and column that a mask touches."""
+    bounds = []
+    for occupied in (masks.any(1), masks.any(2)):  # columns, rows
+        place = torch.arange(occupied.shape[1], device=masks.device)
+        behind = torch.where(occupied, place + 1, 0)
+        before = torch.where(occupied, occupied.shape[1] - place, 0)
+        none = ~occupied.any(1)
+        low = (occupied.shape[1] - before.amax(1)) if occupied.shape[1] else before.new_zeros(len(masks))
+        high = behind.amax(1) if occupied.shape[1] else behind.new_zeros(len(masks))
+        bounds.append((low.masked_fill(none, 0), high))
+    (x1, x2), (y1, y2) = bounds
+    return torch.stack([x1, y1, x2, y2], 1).float()
+
+
+@value
+class PanopticMap(Value):
+    """Segments that do not overlap, of things and stuff: a map of their ids and a table.
+
+    Attributes:
+        id_map: the id of each pixel's segment; 0 is void.
+        ids: the id of each segment.
+        classes: its label.
+        is_crowd: True where it stands for several things that nobody told apart; False in a prediction.
+        areas: its size in pixels as an annotation file says it; None to count them in the map.
+    """
+
+    id_map: Integer[Tensor, "H W"]
+    ids: Integer[Tensor, " n"]
+    classes: Integer[Tensor, " n"]
+    is_crowd: Bool[Tensor, " n"]
+    areas: Integer[Tensor, " n"] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        id_map: Integer[Tensor, "H W"],
+        ids: Integer[Tensor, " n"],
+        classes: Integer[Tensor, " n"],
+        is_crowd: Bool[Tensor, " n"] | None = None,
+    ) -> "PanopticMap":
+        """A map without crowds unless they are given."""
+        return cls(id_map, ids, classes, torch.zeros(len(ids)).bool() if is_crowd is None else is_crowd)
+
+    @classmethod
+    def of_coco(
+        cls,
+        pixels: Integer[np.ndarray, "H W"] | UInt8[np.ndarray, "H W 3"],
+        segments_info: Sequence[Mapping[str, Any]],
+        label_of: Mapping[int, int],
+        where: str = "",
+    ) -> "PanopticMap":
+        """A map in COCO's panoptic format.
+
+        Args:
+            pixels: ids, or colours that code them: R + 256 G + 65536 B.
+            segments_info: `id`, `category_id` and, where known, `iscrowd` and `area` of each segment.
+            label_of: the label of each category id.
+            where: name of the image, for the message of an error.
+
+        Raises:
+            ValueError: if a segment has a category without label, or lacks its id or category.
+
+        >>> pixels = np.array([[[1, 0, 0], [0, 1, 0]]], np.uint8)
+        >>> info = [{"id": 1, "category_id": 18}, {"id": 256, "category_id": 44, "iscrowd": 1}]
+        >>> coded = PanopticMap.of_coco(pixels, info, {18: 0, 44: 1})
+        >>> coded.id_map.tolist(), coded.classes.tolist(), coded.is_crowd.tolist()
+        ([[1, 256]], [0, 1], [False, True])
+        """
+        named = f" in image {where}" if where else ""
+        for segment in segments_info:
+            if "id" not in segment or "category_id" not in segment:
+                raise ValueError(f"a segment{named} needs an id and a category_id, got {dict(segment)}")
+            if segment["category_id"] not in label_of:
+                raise ValueError(
+                    f"segment {segment['id']}{named} has the unknown category {segment['category_id']}"
+                )
+        if pixels.ndim == 3:
+            pixels = pixels.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
+        areas = None
+        if segments_info and all("area" in segment for segment in segments_info):
+            areas = _column([segment["area"] for segment in segments_info])
+        return cls(
+            torch.from_numpy(np.require(pixels, requirements=["C", "W"])),  # torch takes nothing read-only
+            _column([segment["id"] for segment in segments_info]),
+            _column([label_of[segment["category_id"]] for segment in segments_info]),
+            _column([segment.get("iscrowd", 0) for segment in segments_info]) == 1,
+            areas,
+        )
+
+    @classmethod
+    def of_things(cls, stuff: LabelMap, things: MaskSet, classes: ClassTable) -> "PanopticMap":
+        """Things over stuff: each class of the map that is no thing is one segment where no thing lies.
+
+        Pixels of the map that have the label of a thing, but lie in no mask, are void.
+
+        Raises:
+            ValueError: if the masks overlap, or the map has a label outside the table.
+
+        >>> table = ClassTable(("sky", "car"), ((0, 0, 0), (1, 1, 1)), things=(1,))
+        >>> car = MaskSet.of(torch.tensor([[[False, True]]]), torch.tensor([1]))
+        >>> PanopticMap.of_things(LabelMap(torch.tensor([[0, 0]])), car, table).id_map.tolist()
+        [[1, 3]]
+        """
+        masks = things.dense
+        if (masks.sum(0) > 1).any():
+            raise ValueError("the masks of a panoptic map must not overlap, got some that do")
+        labels = stuff.labels.long()
+        known = labels != classes.ignore
+        if known.any() and not 0 <= int(labels[known].min()) <= int(labels[known].max()) < len(classes):
+            raise ValueError(f"the map has a label outside the table of {len(classes)} classes")
+        is_thing = torch.isin(labels, torch.tensor(classes.things, dtype=torch.int64, device=labels.device))
+        id_map = torch.where(known & ~is_thing, labels + 1, VOID)
+        first = len(classes) + 1
+        for number, mask in enumerate(masks):
+            id_map = torch.where(mask, first + number, id_map)
+        painted = id_map.unique()
+        stuff_ids = painted[(painted != VOID) & (painted < first)]
+        seen = torch.arange(first, first + len(things), device=id_map.device)
+        kept = masks.flatten(1).any(1)
+        return cls.of(
+            id_map,
+            torch.cat([stuff_ids, seen[kept]]),
+            torch.cat([stuff_ids - 1, things.classes[kept]]),
+            torch.cat([torch.zeros_like(stuff_ids, dtype=torch.bool), things.is_crowd[kept]]),
+        )
+
+
+VOID = 0  # the id of pixels that belong to no segment of a panoptic map
+
+
+def _column(numbers: list[int]) -> Int64[Tensor, " n"]:
+    return torch.from_numpy(np.array(numbers, np.int64))  # faster than torch.tensor of a list
+
+
+@value
+class Keypoints(Value):
+    """Objects with joints; which joint is which says the skeleton of the class table.
+
+    Attributes:
+        points: x y of each joint in pixels.
+        visible: of a target, 0 where a joint is not annotated, 1 where it is but hidden, 2 where it is seen
+            (COCO); of a prediction, the confidence in [0, 1].
+        scores: confidence of each object in [0, 1]; 1 in a target.
+        areas: size of each object in pixels, the scale of OKS.
+        boxes: x1 y1 x2 y2 around each object in pixels.
+        is_crowd: True where an annotation stands for several objects; False in a prediction.
+    """
+
+    points: Float[Tensor, "n j 2"]
+    visible: Float[Tensor, "n j"]
+    scores: Float[Tensor, " n"]
+    areas: Float[Tensor, " n"]
+    boxes: Float[Tensor, "n 4"]
+    is_crowd: Bool[Tensor, " n"]
+
+    def __len__(self) -> int:
+        """Number of objects n."""
+        return len(self.points)
+
+
+Annotation = LabelMap | ClassMasks | Boxes | MaskSet | PanopticMap | Keypoints
+
+
+# --- what data yields -----------------------------------------------------------------------------
 
 
 @value
 class Sample(Value):
-    """One image with its annotation.
+    """One image or volume with its annotation.
 
     Attributes:
         image: values in [0, 1]; RGB unless the data set says otherwise.
         target: what is known about it; None where nothing is.
         id: names the sample in reports and messages, usually the path of the image.
+        spacing: size of a pixel or voxel along each axis of the grid, in mm; None where nobody knows.
     """
 
-    image: Float[Tensor, "c H W"]
-    target: LabelMap | None
+    image: Float[Tensor, "c *grid"]
+    target: Annotation | None
     id: str
+    spacing: tuple[float, ...] | None = None
 
 
 @value
 class Batch(Value):
-    """Samples stacked. Smaller images are padded at the right and bottom: image 0, label `ignore`.
+    """Samples stacked. Smaller images are padded at the end of each axis: image 0, label `ignore`.
 
     Attributes:
         image: values in [0, 1].
-        labels: one class per pixel, `ignore` where nothing is known; for a table that is not exclusive
-            0, 1 or `ignore` per class and pixel.
+        target: `LabelMap` with labels "b *grid" or `ClassMasks` with masks "b k *grid"; other annotations
+            one per sample.
         valid: True on pixels that belong to an image, False on padding.
         ids: one per sample.
     """
 
-    image: Float[Tensor, "b c H W"]
-    labels: Integer[Tensor, "b *k H W"]
-    valid: Bool[Tensor, "b H W"]
+    image: Float[Tensor, "b c *grid"]
+    target: LabelMap | ClassMasks | tuple[Annotation, ...]
+    valid: Bool[Tensor, "b *grid"]
     ids: tuple[str, ...]
 
     @classmethod
-    def of(cls, image: Float[Tensor, "b c H W"], labels: Integer[Tensor, "b H W"]) -> "Batch":
-        """A batch of equally large images, for a loop written by hand."""
-        everywhere = torch.ones(labels.shape, dtype=torch.bool, device=labels.device)
-        return cls(image, labels, everywhere, tuple(str(i) for i in range(len(labels))))
+    def of(
+        cls,
+        image: Float[Tensor, "b c *grid"],
+        target: Integer[Tensor, "b *grid"] | LabelMap | ClassMasks | Sequence[Annotation],
+    ) -> "Batch":
+        """A batch of equally large images, for a loop written by hand; a tensor holds the labels."""
+        if isinstance(target, Tensor):
+            target = LabelMap(target)
+        elif not isinstance(target, LabelMap | ClassMasks):
+            target = tuple(target)
+        everywhere = torch.ones(len(image), *image.shape[2:], dtype=torch.bool, device=image.device)
+        return cls(image, target, everywhere, tuple(str(i) for i in range(len(image))))
 
     @classmethod
     def collate(cls, samples: Sequence[Sample], ignore: int = 255) -> "Batch":
-        """Stack samples, padding the smaller ones (`collate_fn` of a DataLoader)."""
-        height = max(sample.image.shape[-2] for sample in samples)
-        width = max(sample.image.shape[-1] for sample in samples)
-        channels = samples[0].image.shape[0]
-        image = torch.zeros(len(samples), channels, height, width)
-        labels = torch.full((len(samples), height, width), ignore, dtype=torch.long)
-        valid = torch.zeros(len(samples), height, width, dtype=torch.bool)
-        for i, sample in enumerate(samples):
-            h, w = sample.image.shape[-2:]
-            image[i, :, :h, :w] = sample.image
-            valid[i, :h, :w] = True
-            if sample.target is not None:
-                labels[i, :h, :w] = sample.target.labels
-        return cls(image, labels, valid, tuple(sample.id for sample in samples))
+        """Stack samples, padding the smaller ones (`collate_fn` of a DataLoader).
+
+        Dense targets are stacked, and samples without one are ignored everywhere; other targets stay one
+        per sample.
+        """
+        axes = samples[0].image.ndim - 1
+        size = tuple(max(sample.image.shape[1 + axis] for sample in samples) for axis in range(axes))
+        valid = torch.zeros(len(samples), *size, dtype=torch.bool)
+        for sample, own in zip(samples, valid, strict=True):
+            own[tuple(slice(n) for n in sample.image.shape[1:])] = True
+        image = _padded([sample.image for sample in samples], size, 0.0)
+        ids = tuple(sample.id for sample in samples)
+        targets = [sample.target for sample in samples]
+        known = next((target for target in targets if target is not None), None)
+        if known is None or isinstance(known, LabelMap):
+            maps = [target.labels if isinstance(target, LabelMap) else None for target in targets]
+            return cls(image, LabelMap(_padded_labels(maps, (), size, ignore)), valid, ids)
+        if isinstance(known, ClassMasks):
+            maps = [target.masks if isinstance(target, ClassMasks) else None for target in targets]
+            shape = known.masks.shape[:1]
+            return cls(image, ClassMasks(_padded_labels(maps, shape, size, ignore)), valid, ids)
+        if missing := [sample.id for sample in samples if sample.target is None]:
+            raise ValueError(f"{missing[0]} has no annotation")
+        return cls(image, tuple(target for target in targets if target is not None), valid, ids)
+
+    @property
+    def labels(self) -> Integer[Tensor, "b ..."]:
+        """The labels of a dense target: "b *grid", or "b k *grid" where classes are not exclusive.
+
+        Raises:
+            ValueError: if the target is of another kind.
+        """
+        if isinstance(self.target, LabelMap):
+            return self.target.labels
+        if isinstance(self.target, ClassMasks):
+            return self.target.masks
+        raise ValueError("the targets of this batch are not dense: it has one annotation per image")
+
+
+def _padded(
+    maps: Sequence[Float[Tensor, "c *grid"]], size: tuple[int, ...], fill: float
+) -> Float[Tensor, "b c *size"]:
+    stacked = torch.full((len(maps), maps[0].shape[0], *size), fill)
+    for own, one in zip(stacked, maps, strict=True):
+        own[(slice(None), *(slice(n) for n in one.shape[1:]))] = one
+    return stacked
+
+
+def _padded_labels(
+    maps: Sequence[Tensor | None], first: tuple[int, ...], size: tuple[int, ...], ignore: int
+) -> Int64[Tensor, "..."]:
+    stacked = torch.full((len(maps), *first, *size), ignore, dtype=torch.long)
+    for own, one in zip(stacked, maps, strict=True):
+        if one is not None:
+            own[tuple(slice(n) for n in one.shape)] = one
+    return stacked
 
 
 # --- encoders -------------------------------------------------------------------------------------
@@ -290,41 +670,97 @@ class Features:
         return self["c5"]
 
 
-# --- models ---------------------------------------------------------------------------------------
+# --- outputs --------------------------------------------------------------------------------------
 
 
 @value
 class DenseLogits(Value):
-    """One score per class and pixel.
+    """One score per class and pixel or voxel.
 
     The coarse map is kept so that decoding can resize and take the maximum in one go.
 
     Attributes:
         coarse: scores as the head gives them, at any resolution.
-        size: height and width of the image.
+        size: of the image along each axis.
         aux: coarse scores of auxiliary heads, best first; only while training, empty otherwise.
         align_corners: how the coarse maps are resized (True where the published network did).
     """
 
-    coarse: Float[Tensor, "b k _ _"]
-    size: tuple[int, int]
-    aux: tuple[Float[Tensor, "b k _ _"], ...] = ()
+    coarse: Float[Tensor, "b k *coarse"]
+    size: tuple[int, ...]
+    aux: tuple[Float[Tensor, "b k *_"], ...] = ()
     align_corners: bool = False
 
     @property
-    def logits(self) -> Float[Tensor, "b k H W"]:
-        """Scores at the size of the image (bilinear)."""
+    def logits(self) -> Float[Tensor, "b k *grid"]:
+        """Scores at the size of the image (bilinear, or trilinear for volumes)."""
         return self._resize(self.coarse)
 
     @property
-    def aux_logits(self) -> tuple[Float[Tensor, "b k H W"], ...]:
+    def aux_logits(self) -> tuple[Float[Tensor, "b k *grid"], ...]:
         """Scores of the auxiliary heads at the size of the image."""
         return tuple(self._resize(aux) for aux in self.aux)
 
-    def _resize(self, coarse: Float[Tensor, "b k _ _"]) -> Float[Tensor, "b k H W"]:
-        if tuple(coarse.shape[-2:]) == tuple(self.size):
+    def _resize(self, coarse: Float[Tensor, "b k *coarse"]) -> Float[Tensor, "b k *grid"]:
+        if tuple(coarse.shape[2:]) == tuple(self.size):
             return coarse
-        return F.interpolate(coarse, self.size, mode="bilinear", align_corners=self.align_corners)
+        mode = {1: "linear", 2: "bilinear", 3: "trilinear"}[len(self.size)]
+        return F.interpolate(coarse, self.size, mode=mode, align_corners=self.align_corners)
+
+
+@value
+class MaskLogits(Value):
+    """Mask classification: a set of masks, each with scores of classes (DETR, MaskFormer, Mask2Former).
+
+    Attributes:
+        class_logits: scores of the k classes and, last, of "no object", for each of q queries.
+        mask_logits: scores of the mask of each query; above 0 is inside.
+        size: height and width of the image.
+        aux: the same from earlier decoder layers, only while training.
+    """
+
+    class_logits: Float[Tensor, "b q k1"]
+    mask_logits: Float[Tensor, "b q h w"]
+    size: tuple[int, int]
+    aux: tuple["MaskLogits", ...] = ()
+
+
+@value
+class Heatmaps(Value):
+    """One map per joint whose maximum is the place of the joint.
+
+    Attributes:
+        coarse: value of each joint at each place.
+        size: height and width of the image (of the crop of one object, for networks that work top down).
+        aux: the same from earlier stages (Stacked Hourglass), only while training.
+    """
+
+    coarse: Float[Tensor, "b j h w"]
+    size: tuple[int, int]
+    aux: tuple[Float[Tensor, "b j h w"], ...] = ()
+
+
+@value
+class PromptMasks(Value):
+    """Masks for prompts (SAM): m candidates for each of p prompts.
+
+    Attributes:
+        coarse: scores of each mask; above 0 is inside.
+        iou: the IoU that the network expects of each mask.
+        size: height and width of the image.
+    """
+
+    coarse: Float[Tensor, "p m h w"]
+    iou: Float[Tensor, "p m"]
+    size: tuple[int, int]
+
+    @property
+    def logits(self) -> Float[Tensor, "p m H W"]:
+        """Scores at the size of the image (bilinear)."""
+        return F.interpolate(self.coarse, self.size, mode="bilinear", align_corners=False)
+
+
+# --- models ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -340,26 +776,47 @@ class BuiltBy:
     arguments: dict[str, Any]
 
 
-class DenseModel(nn.Module, ABC):
-    """A network that scores every pixel: image in [0, 1] -> DenseLogits.
+class Model(nn.Module, ABC):
+    """A network: image in [0, 1] -> an output. Mean and standard deviation are part of the model.
 
-    Any height and width of at least `minimum_size` work, whatever the stride of the network, and so does
-    training with one image per batch. Mean and standard deviation are part of the model.
+    Any size of at least `minimum_size` along each axis works, whatever the stride of the network, and so does
+    training with one image per batch.
 
     Attributes:
-        num_classes: k of the logits.
+        tasks: names of the tasks that it serves (see `pixelwise.tasks`), the first one where none is chosen.
+        output: the type that its forward returns; it decides on criterion and decoding.
         in_channels: c of the image.
-        minimum_size: smallest height and width in pixels.
+        minimum_size: smallest extent of the image along each axis, in pixels.
         built_by: builder and arguments where they are known; `save` needs them.
     """
 
-    num_classes: int
+    tasks: ClassVar[tuple[str, ...]]
+    output: ClassVar[type]
     in_channels: int = 3
     minimum_size: int = 32
     built_by: BuiltBy | None = None
 
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """The arguments of `forward` for a batch in training: the image, unless a model needs the target too.
+
+        `criterion(model(*model.inputs(batch)), batch)` is the loss of any model.
+        """
+        return (batch.image,)
+
+
+class DenseModel(Model):
+    """A network that scores every pixel: image -> DenseLogits.
+
+    Attributes:
+        num_classes: k of the logits.
+    """
+
+    tasks = ("semantic", "multilabel")
+    output = DenseLogits
+    num_classes: int
+
     @abstractmethod
-    def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:
+    def forward(self, image: Float[Tensor, "b c *grid"]) -> DenseLogits:
         """Score every pixel.
 
         Raises:

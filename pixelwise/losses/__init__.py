@@ -14,6 +14,7 @@ from .cldice import ClDice as ClDice, cldice_loss as cldice_loss, soft_skeleton 
 from .criterion import (
     Criterion as Criterion,
     WeightedSum as WeightedSum,
+    loss_parts as loss_parts,
     make_criterion as make_criterion,
 )
 from .cross_entropy import CrossEntropy as CrossEntropy, cross_entropy as cross_entropy

@@ -3,7 +3,7 @@
 import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from functools import partial, singledispatch
 
 import torch
 from jaxtyping import Float, Integer
@@ -65,6 +65,18 @@ class WeightedSum(nn.Module):
         """The formula, as `make_criterion` reads it."""
         factors = {name: "" if weight == 1 else f"{weight:g}*" for name, weight in self.weights.items()}
         return "+".join(factor + name for name, factor in factors.items())
+
+
+@singledispatch
+def loss_parts(output: object, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    """The loss that a paper defines for its own output, in parts, weights applied.
+
+    Registered beside the network, by the type of the output: `@loss_parts.register`.
+
+    Raises:
+        ValueError: if no loss is registered for that type.
+    """
+    raise ValueError(f"no loss is defined for {type(output).__name__}")
 
 
 class Criterion(nn.Module):

@@ -193,7 +193,7 @@ class MaskSetLoss(nn.Module):
             classes[image] = classes[image].scatter(
                 0, rows, torch.where(real, target.classes.long()[columns], none)
             )
-            pairs = self._pairs(mask_logits[image][rows], target.masks[columns], known)
+            pairs = self._pairs(mask_logits[image][rows], target.dense[columns], known)
             each = mask_losses(*pairs, pixel_loss=self.pixel_loss)
             pixel, dice = pixel + (each[0] * real).sum(), dice + (each[1] * real).sum()
         count = _mean_over_processes(total).clamp_min(1)
@@ -211,7 +211,7 @@ class MaskSetLoss(nn.Module):
         valid: Bool[Tensor, "H W"] | None,
     ) -> Float[Tensor, "q n"]:
         """Cost of every pair; that of a crowd is the same with every query, and higher than any other."""
-        masks = target.masks.float()
+        masks = target.dense.float()
         if self.points is None:
             x, g, known = _at_pixels(mask_logits, masks, valid)
         else:

@@ -116,9 +116,9 @@ class CityscapesInstanceMetrics(Metric):
             ValueError: if the shapes differ, or an id is none of Cityscapes.
         """
         place = f" in {where}" if where else ""
-        if prediction.masks.shape[1:] != instance_map.shape:
+        if prediction.size != tuple(instance_map.shape):
             raise ValueError(
-                f"prediction and target must have one shape, got {tuple(prediction.masks.shape[1:])} and "
+                f"prediction and target must have one shape, got {prediction.size} and "
                 f"{tuple(instance_map.shape)}{place}"
             )
         instances = instance_map.cpu().numpy()
@@ -128,7 +128,7 @@ class CityscapesInstanceMetrics(Metric):
             if ((labels < 0) | (labels >= len(LABELS))).any():
                 wrong = labels[(labels < 0) | (labels >= len(LABELS))][0]
                 raise ValueError(f"the {name} holds the id {wrong}{place}, expected 0..{len(LABELS) - 1}")
-        masks, scores = prediction.masks.cpu().numpy(), prediction.scores.cpu().numpy().astype(np.float64)
+        masks, scores = prediction.dense.cpu().numpy(), prediction.scores.cpu().numpy().astype(np.float64)
         targets, missed = torch.zeros_like(self.targets), torch.zeros_like(self.missed)
         for k, label in enumerate(THINGS):
             mine = [i for i in np.flatnonzero(classes == label) if masks[i].any()]

@@ -96,10 +96,10 @@ class InstanceMetrics(Metric):
             ValueError: if the masks have not one size, or a class lies outside the table.
         """
         where = f" in {name}" if name else ""
-        if prediction.masks.shape[1:] != target.masks.shape[1:]:
+        if prediction.size != target.size:
             raise ValueError(
-                f"prediction and target must have masks of one size, got {tuple(prediction.masks.shape[1:])} "
-                f"and {tuple(target.masks.shape[1:])}{where}"
+                f"prediction and target must have masks of one size, got {prediction.size} "
+                f"and {target.size}{where}"
             )
         for what, labels in (("prediction", prediction.classes), ("target", target.classes)):
             wrong = labels[(labels < 0) | (labels >= len(self.classes))]
@@ -108,12 +108,12 @@ class InstanceMetrics(Metric):
                     f"{what} holds the class {int(wrong[0])}{where}, outside the table of "
                     f"{len(self.classes)} classes"
                 )
-        height, width = target.masks.shape[1:]
+        height, width = target.size
         letters = torch.tensor(list(name.encode()), dtype=torch.uint8)
         size = torch.tensor([[height, width, len(prediction), len(target), len(letters)]])
         things, runs = [], []
         for thing in (prediction, target):
-            masks = RleMasks.encode(thing.masks)
+            masks = thing.masks if isinstance(thing.masks, RleMasks) else RleMasks.encode(thing.dense)
             lengths = torch.from_numpy(np.diff(masks.offsets)).to(thing.scores.device)
             columns = (thing.classes, thing.scores, thing.is_crowd, lengths)
             things.append(torch.stack([column.double() for column in columns], 1))
