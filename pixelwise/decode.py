@@ -4,6 +4,7 @@
 `keypoints` go by the type of the output: what an output of one paper means is registered beside its network.
 """
 
+import math
 from functools import singledispatch
 from typing import NamedTuple
 
@@ -32,7 +33,7 @@ class Confidence(NamedTuple):
 
 
 def semantic(output: DenseLogits) -> LabelMap:
-    """The class with the highest score at every pixel of the image: labels "b H W", int64.
+    """The class with the highest score at every pixel or voxel: labels "b *grid", int64.
 
     The result is that of `output.logits.argmax(1)`: the first of equal scores, or the first NaN. The scores
     at image size are never held all at once. On a CPU, float32 scores are interpolated only where the classes
@@ -49,14 +50,19 @@ def semantic(output: DenseLogits) -> LabelMap:
     coarse, size = output.coarse.detach(), output.size
     b, k = coarse.shape[:2]
     on_cpu = coarse.device.type == "cpu"
-    if torch.compiler.is_compiling() or (not on_cpu and b * k * size[0] * size[1] <= _AT_ONCE):
+    has_planes = len(size) == 2 or tuple(coarse.shape[2:]) == tuple(size)
+    if (
+        torch.compiler.is_compiling()
+        or not has_planes
+        or (not on_cpu and b * k * math.prod(size) <= _AT_ONCE)
+    ):
         return LabelMap(output.logits.argmax(1))
     labels = torch.empty(b, *size, dtype=torch.long, device=coarse.device)
     for image, found in zip(coarse.split(1), labels, strict=True):
-        if on_cpu and tuple(coarse.shape[-2:]) == tuple(size):
+        if on_cpu and tuple(coarse.shape[2:]) == tuple(size):
             _highest(image[0].flatten(1), found.view(-1))
         elif on_cpu and _is_rounded_otherwise(output):
-            found.copy_(resize(image, size, align_corners=output.align_corners)[0].argmax(0))
+            found.copy_(resize(image, (size[0], size[1]), align_corners=output.align_corners)[0].argmax(0))
         elif (
             not on_cpu
             or coarse.dtype != torch.float32
@@ -92,7 +98,7 @@ def confidence(output: DenseLogits) -> Confidence:
             output.align_corners,
             torch.get_num_threads(),
         ):
-            found = _confidence(resize(image, size, align_corners=output.align_corners))
+            found = _confidence(resize(image, (size[0], size[1]), align_corners=output.align_corners))
             labels[i], probability[i] = found.labels[0], found.probability[0]
     return Confidence(labels, probability)
 

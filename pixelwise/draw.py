@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .types import ClassTable, Color, LabelMap
+from .types import ClassMasks, ClassTable, Color, LabelMap
 
 IGNORED: Color = (224, 224, 192)  # as PASCAL VOC draws its void
 WRONG: Color = (230, 25, 45)
@@ -88,6 +88,52 @@ def overlay(
         strength[_borders(labels) & (strength[..., 0] > 0)] = 1
     mixed = below + strength * (tint - below)
     return Image.fromarray(mixed.round().astype(np.uint8))
+
+
+def class_masks(
+    image: Float[Tensor, "c H W"] | Image.Image,
+    annotation: ClassMasks,
+    classes: ClassTable,
+    alpha: float = 0.5,
+) -> Image.Image:
+    """The image, tinted with the mean colour of the classes at each pixel, with the outline of each class.
+
+    Raises:
+        ValueError: if image and masks differ in size, or there is not one mask per class.
+    """
+    masks = _class_masks(annotation, classes)
+    picture = np.asarray(_of_size(image, masks[0])).astype(np.float32)
+    colors = np.array(classes.colors, np.float32)
+    total, count = np.zeros_like(picture), masks.sum(0)[..., None]
+    for mask, color in zip(masks, colors, strict=True):
+        total[mask] += color
+    tint = total / np.maximum(count, 1)
+    picture = np.where(count > 0, picture + alpha * (tint - picture), picture)
+    for mask, color in zip(masks, colors, strict=True):
+        picture[_borders(mask) & mask] = color
+    return Image.fromarray(picture.round().astype(np.uint8))
+
+
+def class_mask_errors(
+    image: Float[Tensor, "c H W"] | Image.Image,
+    prediction: ClassMasks,
+    target: ClassMasks,
+    classes: ClassTable,
+) -> Image.Image:
+    """Pixels with a wrong class red, with an unknown one grey, over the darkened image.
+
+    Raises:
+        ValueError: if the sizes differ, or there is not one mask per class.
+    """
+    got, wanted = (_class_masks(one, classes) for one in (prediction, target))
+    if wanted.shape != got.shape:
+        raise ValueError(f"prediction and target must have one size, got {got.shape} and {wanted.shape}")
+    unknown = target.masks.cpu().numpy() == classes.ignore
+    grey = np.asarray(_of_size(image, wanted[0]).convert("L"))
+    picture = np.repeat((grey * 0.6).astype(np.uint8)[..., None], 3, axis=2)
+    picture[unknown.any(0)] = (128, 128, 128)
+    picture[((wanted != got) & ~unknown).any(0)] = WRONG
+    return Image.fromarray(picture)
 
 
 def error_map(
@@ -170,6 +216,15 @@ def side_by_side(
             x += width + gap
         y += height + gap
     return sheet
+
+
+def _class_masks(annotation: ClassMasks, classes: ClassTable) -> Bool[np.ndarray, "k H W"]:
+    masks = annotation.masks.detach().cpu().numpy()
+    if masks.ndim != 3 or len(masks) != len(classes):
+        raise ValueError(
+            f"{len(classes)} classes need as many masks of two axes, got the shape {masks.shape}"
+        )
+    return masks == 1
 
 
 def _grid(label_map: LabelMap) -> Integer[np.ndarray, "H W"]:

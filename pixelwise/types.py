@@ -202,9 +202,11 @@ class ClassMasks(Value):
 
     Attributes:
         masks: 1 where the class is, 0 where it is not, the ignore label where nobody knows.
+        probabilities: of a prediction, what the masks were cut from, in [0, 1]; None in a target.
     """
 
     masks: Integer[Tensor, "k *grid"]
+    probabilities: Float[Tensor, "k *grid"] | None = None
 
 
 @value
@@ -579,6 +581,15 @@ class Batch(Value):
         return cls(image, tuple(target for target in targets if target is not None), valid, ids)
 
     @property
+    def annotations(self) -> tuple[Annotation, ...]:
+        """One target per sample, of the size of the padded image where it is dense."""
+        if isinstance(self.target, LabelMap):
+            return tuple(LabelMap(labels) for labels in self.target.labels.unbind())
+        if isinstance(self.target, ClassMasks):
+            return tuple(ClassMasks(masks) for masks in self.target.masks.unbind())
+        return self.target
+
+    @property
     def labels(self) -> Integer[Tensor, "b ..."]:
         """The labels of a dense target: "b *grid", or "b k *grid" where classes are not exclusive.
 
@@ -609,6 +620,46 @@ def _padded_labels(
         if one is not None:
             own[tuple(slice(n) for n in one.shape)] = one
     return stacked
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Report:
+    """What predictions are worth: numbers by name, and a table with a row per class.
+
+    Attributes:
+        values: the scores over everything by name, the most telling first; nan where nothing counts.
+        per_class: by the name of each class, a number per column.
+        confusion: number of pixels by class of the target (rows) and of the prediction (columns), for tasks
+            with one class per pixel.
+        note: the rules behind the numbers, in one sentence.
+
+    >>> Report({"mean_iou": 0.5}, {"sky": {"IoU": 0.5}})["mean_iou"]
+    0.5
+    """
+
+    values: Mapping[str, float]
+    per_class: Mapping[str, Mapping[str, float]]
+    confusion: Int64[Tensor, "k k"] | None = None
+    note: str = ""
+
+    def __getitem__(self, name: str) -> float:
+        """The score called `name`.
+
+        Raises:
+            KeyError: if there is no such score; names those that there are.
+        """
+        if name not in self.values:
+            raise KeyError(f"there is no score {name!r}: there are {', '.join(self.values)}")
+        return self.values[name]
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns of the table of classes."""
+        rows = iter(self.per_class.values())
+        return tuple(next(rows, {}))
 
 
 # --- encoders -------------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
-"""Random changes for training, on torchvision's v2 transforms: image and mask always move together.
+"""Random changes for training, on torchvision's v2 transforms: image and annotation always move together.
 
 Images are resampled bilinearly, masks by nearest neighbour. What comes from outside the image is 0 in the
-image and the ignore label in the mask. All random numbers are PyTorch's.
+image and the ignore label in a label map (0 in masks of instances and panoptic maps). Instances and boxes
+that leave the image are dropped. All random numbers are PyTorch's.
 """
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +18,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
-from ..types import LabelMap, Sample
+from ..types import Annotation, Boxes, ClassMasks, LabelMap, MaskSet, PanopticMap, Sample
 
 BILINEAR = v2.InterpolationMode.BILINEAR
 _LUMA = (0.299, 0.587, 0.114)  # grey of RGB, ITU-R BT.601
@@ -72,10 +74,10 @@ def training_transform(
 
 
 class OnSample:
-    """Apply v2 transforms to the image and the labels of a sample.
+    """Apply v2 transforms to the image and the annotation of a sample.
 
     Args:
-        transforms: each takes an image and a mask (`tv_tensors`), one after the other.
+        transforms: each takes an image and a mask or boxes (`tv_tensors`), one after the other.
     """
 
     def __init__(self, transforms: Sequence[Callable[..., Any]]) -> None:
@@ -85,15 +87,55 @@ class OnSample:
         """The changed sample. Image values stay in [0, 1]."""
         inputs: tuple[Tensor, ...] = (tv_tensors.Image(sample.image),)
         if sample.target is not None:
-            inputs = (*inputs, tv_tensors.Mask(sample.target.labels))
+            inputs = (*inputs, _as_tv_tensor(sample.target, sample.image))
         for transform in self.transforms:
             outputs = transform(*inputs)
             inputs = outputs if isinstance(outputs, tuple) else (outputs,)
         image = inputs[0].as_subclass(Tensor).contiguous()
         if sample.target is None:
             return Sample(image, None, sample.id)
-        labels = inputs[1].as_subclass(Tensor).to(torch.int64).contiguous()
-        return Sample(image, LabelMap(labels), sample.id)
+        changed = inputs[1].as_subclass(Tensor).contiguous()
+        return Sample(image, _from_tensor(sample.target, changed), sample.id)
+
+
+_SMALLEST_BOX = 1.0  # pixels: a box that keeps less along one side is dropped
+
+
+def _as_tv_tensor(target: Annotation, image: Float[Tensor, "c H W"]) -> Tensor:
+    """What moves with the image: a map, a stack of masks, or boxes.
+
+    Raises:
+        ValueError: if the annotation is of a kind that these transforms do not move.
+    """
+    if isinstance(target, LabelMap):
+        return tv_tensors.Mask(target.labels)
+    if isinstance(target, ClassMasks):
+        return tv_tensors.Mask(target.masks)
+    if isinstance(target, MaskSet):
+        return tv_tensors.Mask(target.dense.to(torch.uint8))
+    if isinstance(target, PanopticMap):
+        return tv_tensors.Mask(target.id_map)
+    if isinstance(target, Boxes):
+        canvas = (image.shape[-2], image.shape[-1])
+        return tv_tensors.BoundingBoxes(target.boxes, format="XYXY", canvas_size=canvas)
+    raise ValueError(f"these transforms do not move {type(target).__name__}")
+
+
+def _from_tensor(target: Annotation, changed: Tensor) -> Annotation:
+    """The annotation with what has moved; objects that have left the image are dropped."""
+    if isinstance(target, LabelMap):
+        return LabelMap(changed.to(torch.int64))
+    if isinstance(target, ClassMasks):
+        return ClassMasks(changed.to(torch.int64))
+    if isinstance(target, MaskSet):
+        masks = changed > 0
+        return replace(target, masks=masks).take(masks.flatten(1).any(1))
+    if isinstance(target, PanopticMap):
+        kept = torch.isin(target.ids, changed)
+        return PanopticMap(changed, target.ids[kept], target.classes[kept], target.is_crowd[kept])
+    assert isinstance(target, Boxes)
+    sides = changed[:, 2:] - changed[:, :2]
+    return replace(target, boxes=changed.float()).take((sides >= _SMALLEST_BOX).all(1))
 
 
 class ScaleAndCrop(v2.Transform):
@@ -125,6 +167,10 @@ class ScaleAndCrop(v2.Transform):
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Cut and resample an image or a mask (called by torchvision)."""
         rows, columns = params["rows"], params["columns"]
+        if isinstance(inpt, tv_tensors.BoundingBoxes):
+            x1, y1, x2, y2 = inpt.as_subclass(Tensor).unbind(-1)
+            moved = torch.stack([columns.moved(x1), rows.moved(y1), columns.moved(x2), rows.moved(y2)], -1)
+            return tv_tensors.BoundingBoxes(moved, format="XYXY", canvas_size=(rows.total, columns.total))
         is_mask = isinstance(inpt, tv_tensors.Mask)
         part = inpt.as_subclass(Tensor)[..., rows.first : rows.stop, columns.first : columns.stop]
         if is_mask:
@@ -153,6 +199,16 @@ class _Span:
         length = min(window, max(1, round(size * window / wanted)))
         before = round(int(place) / (wanted - size) * (window - length))
         return cls(0, size, before, length, window - length - before)
+
+    @property
+    def total(self) -> int:
+        """Pixels that come out, with the padding."""
+        return self.before + self.length + self.after
+
+    def moved(self, place: Tensor) -> Tensor:
+        """Where coordinates along this side come to lie, at the border where they lie outside."""
+        inside = (place.clamp(self.first, self.stop) - self.first) * self.length / (self.stop - self.first)
+        return inside + self.before
 
     def nearest(self) -> Tensor:
         """For every pixel that comes out, the one whose centre is nearest."""

@@ -4,6 +4,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, singledispatch
+from typing import Any
 
 import torch
 from jaxtyping import Float, Integer
@@ -79,8 +80,20 @@ def loss_parts(output: object, batch: Batch) -> dict[str, Float[Tensor, ""]]:
     raise ValueError(f"no loss is defined for {type(output).__name__}")
 
 
-class Criterion(nn.Module):
-    """The loss of a model's output, auxiliary maps included.
+class PaperCriterion(nn.Module):
+    """The loss that a paper defines for the output of its network; see `loss_parts`."""
+
+    def forward(self, output: Any, batch: Batch) -> Float[Tensor, ""]:
+        """The sum of all parts: what to call `backward` on."""
+        return torch.stack(list(self.parts(output, batch).values())).sum()
+
+    def parts(self, output: Any, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+        """Each term of the loss by name; weights are applied."""
+        return loss_parts(output, batch)
+
+
+class Criterion(PaperCriterion):
+    """The loss of scores of every pixel, auxiliary maps included; of other outputs, that of their paper.
 
     Every map is resized to the image, as PSPNet does; the labels never are.
 
@@ -102,12 +115,10 @@ class Criterion(nn.Module):
         )
         self.aux_weight = aux_weight
 
-    def forward(self, output: DenseLogits, batch: Batch) -> Float[Tensor, ""]:
-        """The sum of all parts: what to call `backward` on."""
-        return torch.stack(list(self.parts(output, batch).values())).sum()
-
-    def parts(self, output: DenseLogits, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    def parts(self, output: Any, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """Each term of the loss, and "aux" where the output has auxiliary maps; weights are applied."""
+        if not isinstance(output, DenseLogits):
+            return super().parts(output, batch)
         parts = self.loss.parts(output.logits, batch.labels)
         if output.aux:
             losses = [self.loss(logits, batch.labels) for logits in output.aux_logits]

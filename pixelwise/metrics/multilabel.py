@@ -99,9 +99,9 @@ class MultilabelScores(PerClass):
     def as_dict(self) -> dict[str, float]:
         """The scores over classes, by name."""
         return {
-            "mean_accuracy": self.mean_accuracy,
-            "mean_iou": self.mean_iou,
             "mean_dice": self.mean_dice,
+            "mean_iou": self.mean_iou,
+            "mean_accuracy": self.mean_accuracy,
         }
 
 

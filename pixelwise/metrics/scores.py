@@ -20,13 +20,14 @@ Left out means nan for the class and no part in the mean. Without a single count
 import math
 import warnings
 from abc import ABC, abstractmethod
+from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import torch
 from jaxtyping import Float64, Int64
 from torch import Tensor
 
-from ..types import ClassTable
+from ..types import ClassTable, Report
 
 Absent = Literal["exclude", "zero", "one"]
 
@@ -140,6 +141,31 @@ class PerClass(ABC):
         )
         return [ClassScore(*row) for row in columns]
 
+    def report(self) -> Report:
+        """The scores as every task reports them."""
+        columns = zip(
+            self.classes.names,
+            self.iou.tolist(),
+            self.dice.tolist(),
+            self.precision.tolist(),
+            self.recall.tolist(),
+            self.support.tolist(),
+            strict=True,
+        )
+        names = ("IoU", "Dice", "precision", "recall", "support")
+        rule = {"exclude": "left out of the means", "zero": "counted as 0", "one": "counted as 1"}[
+            self.absent
+        ]
+        return Report(
+            self.as_dict(),
+            {name: dict(zip(names, row, strict=True)) for name, *row in columns},
+            note=f"Support in pixels. Classes that are neither in the target nor predicted are {rule}.",
+        )
+
+    @abstractmethod
+    def as_dict(self) -> dict[str, float]:
+        """The scores over classes, by name."""
+
     def __repr__(self) -> str:
         means = "no pixel counted" if not self.counted else f"mean IoU {self.mean_iou:.4f}"
         name, rule = type(self).__name__, self.absent
@@ -237,12 +263,16 @@ class Scores(PerClass):
     def as_dict(self) -> dict[str, float]:
         """The scores over classes, by name."""
         return {
+            "mean_iou": self.mean_iou,
             "pixel_accuracy": self.pixel_accuracy,
             "mean_accuracy": self.mean_accuracy,
-            "mean_iou": self.mean_iou,
             "frequency_weighted_iou": self.frequency_weighted_iou,
             "mean_dice": self.mean_dice,
         }
+
+    def report(self) -> Report:
+        """The scores as every task reports them, with the confusion matrix."""
+        return replace(super().report(), confusion=self.matrix)
 
     def _of_pixels(self, per_class: Float64[Tensor, " k"]) -> float:
         self._warn_if_empty()

@@ -1,18 +1,18 @@
-"""The one LightningModule: model, criterion and metrics put together."""
+"""The one LightningModule: model, criterion and task put together."""
 
 import math
+from collections import defaultdict
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
-from torchmetrics import Metric
+from torch import Tensor, distributed
 
-from ..decode import semantic
-from ..losses import Criterion
-from ..metrics import Scores, SegmentationMetrics
-from ..types import Batch, ClassTable, DenseLogits, DenseModel
+from ..losses import PaperCriterion
+from ..tasks import Task
+from ..types import Batch, ClassMasks, ClassTable, LabelMap, Model, Report
 from .optim import Optimization, freeze
 
 
@@ -20,41 +20,51 @@ class NonFiniteLoss(ValueError):
     """The loss became nan or infinite: training cannot go on."""
 
 
-class WeightedMean(Metric):
-    """Mean of numbers with weights, over all processes; nan without any.
-
-    Not torchmetrics' `MeanMetric`: it drops nan or, told not to look for it, the weights (1.9.0).
-    """
-
-    full_state_update = False
-    total: Float[Tensor, ""]
-    weight: Float[Tensor, ""]
+class MeanLosses:
+    """Means of the parts of a loss, with weights, over all processes; nan where nothing was counted."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
-        self.add_state("weight", torch.zeros(()), dist_reduce_fx="sum")
+        self._sums: dict[str, float] = defaultdict(float)
+        self._weight = 0
 
-    def update(self, value: Float[Tensor, ""], weight: int) -> None:
-        """Count a number `weight` times."""
-        self.total = self.total + value.float() * weight
-        self.weight = self.weight + weight
+    def update(self, parts: Mapping[str, Tensor], weight: int) -> None:
+        """Count the parts of a loss `weight` times."""
+        values = torch.stack([part.detach() for part in parts.values()]).tolist()
+        for name, value in zip(parts, values, strict=True):
+            self._sums[name] += value * weight
+        self._weight += weight
 
-    def compute(self) -> Float[Tensor, ""]:
-        """The mean."""
-        return self.total / self.weight
+    def compute(self, name: str) -> dict[str, float]:
+        """The mean loss as `name`, and where it has several parts each as `name_part`; forgets everything."""
+        gathered: list[Any] = [(dict(self._sums), self._weight)]
+        if distributed.is_available() and distributed.is_initialized():
+            gathered = [None] * distributed.get_world_size()
+            distributed.all_gather_object(gathered, (dict(self._sums), self._weight))
+        self._sums, self._weight = defaultdict(float), 0
+        weight = sum(own for _, own in gathered) or math.nan
+        parts: dict[str, float] = defaultdict(float)
+        for sums, _ in gathered:
+            for part, value in sums.items():
+                parts[part] += value / weight
+        means = {name: sum(parts.values()) if parts else math.nan}
+        if len(parts) > 1:
+            means |= {f"{name}_{part}": value for part, value in parts.items()}
+        return means
 
 
 class TrainingModule(lightning.LightningModule):
     """What is trained, how it is judged and how it learns. All parts are given.
 
-    Logs "train_loss", "val_loss" and the scores as "val_mean_iou" and so on. The validation loss is the mean
-    over labelled pixels, so it does not depend on how images are batched (for cross-entropy without weights).
+    Logs "train_loss" and "val_loss", each part of them where there are several ("train_loss_dice"), and the
+    scores as "val_mean_iou" and so on. The validation loss is the mean over labelled pixels where targets are
+    dense, so it does not depend on how images are batched (for cross-entropy without weights), else over
+    images.
 
     Args:
-        model: scores every pixel.
+        model: what is trained.
         criterion: takes its output and a batch, gives the loss.
-        classes: the task.
+        task: decodes, scores.
+        classes: of the data.
         optimization: settings of the optimiser.
         frozen: parts of the model that are not trained, see `freeze`.
         channels_last: whether images lie in memory pixel by pixel.
@@ -65,8 +75,9 @@ class TrainingModule(lightning.LightningModule):
 
     def __init__(
         self,
-        model: DenseModel,
-        criterion: Criterion,
+        model: Model,
+        criterion: PaperCriterion,
+        task: Task,
         classes: ClassTable,
         optimization: Optimization,
         *,
@@ -74,15 +85,16 @@ class TrainingModule(lightning.LightningModule):
         channels_last: bool = True,
     ) -> None:
         super().__init__()
-        if model.num_classes != len(classes):
-            raise ValueError(f"the model has {model.num_classes} classes, the class table {len(classes)}")
-        self.classes, self.optimization = classes, optimization
-        self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.model: nn.Module = model.to(memory_format=self.layout)
+        num_classes = getattr(model, "num_classes", len(classes))
+        if num_classes != len(classes):
+            raise ValueError(f"the model has {num_classes} classes, the class table {len(classes)}")
+        self.task, self.classes, self.optimization = task, classes, optimization
+        self.channels_last = channels_last
+        self.model = model.to(memory_format=torch.channels_last) if channels_last else model
         self.criterion = criterion
-        self.metrics = SegmentationMetrics(classes)
-        self.mean_train_loss, self.mean_val_loss = WeightedMean(), WeightedMean()
-        self.scores: Scores | None = None
+        self.metrics = task.metrics(classes)
+        self.train_losses, self.val_losses = MeanLosses(), MeanLosses()
+        self.report: Report | None = None
         self.last_loss = math.nan
         self._frozen = freeze(model, frozen)
         self.train()
@@ -94,10 +106,12 @@ class TrainingModule(lightning.LightningModule):
             module.eval()
         return self
 
-    def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:
-        """What the model makes of images in [0, 1]."""
-        output: DenseLogits = self.model(image.contiguous(memory_format=self.layout))
-        return output
+    def forward(self, batch: Batch) -> Any:
+        """What the model makes of a batch."""
+        image, *rest = self.model.inputs(batch)
+        if self.channels_last and image.ndim == 4:
+            image = image.contiguous(memory_format=torch.channels_last)
+        return self.model(image, *rest)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:
         """The loss of a batch.
@@ -105,36 +119,34 @@ class TrainingModule(lightning.LightningModule):
         Raises:
             NonFiniteLoss: if it is nan or infinite; says where.
         """
-        loss: Tensor = self.criterion(self(batch.image), batch)
+        parts = self.criterion.parts(self(batch), batch)
+        loss = torch.stack(list(parts.values())).sum()
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NonFiniteLoss(self._where(value, batch))
         self.last_loss = value
-        self.mean_train_loss.update(loss.detach(), len(batch.ids))
+        self.train_losses.update(parts, len(batch.ids))
         return loss
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch."""
-        self.train_loss = float(self.mean_train_loss.compute())
-        self.mean_train_loss.reset()
-        self.log("train_loss", self.train_loss, sync_dist=True)
+        self.train_loss = self.train_losses.compute("train_loss")
+        self.log_dict(self.train_loss, sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of whole images."""
-        output = self(batch.image)
-        if labelled := int((batch.labels != self.classes.ignore).sum()):
-            self.mean_val_loss.update(self.criterion(output, batch), labelled)
-        coarse = DenseLogits(output.coarse.float(), output.size, (), output.align_corners)
-        self.metrics.update(semantic(coarse).labels, batch.labels, batch.ids)
+        output = self(batch)
+        if weight := self._labelled(batch):
+            self.val_losses.update(self.criterion.parts(output, batch), weight)
+        predictions = self.task.decode(output, self.classes, self.task.decoding)
+        self.metrics.update(predictions, batch.annotations, batch.ids)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the epoch."""
-        self.val_loss, self.scores = float(self.mean_val_loss.compute()), self.metrics.compute()
-        self.mean_val_loss.reset()
+        self.val_loss, self.report = self.val_losses.compute("val_loss"), self.metrics.compute()
         self.metrics.reset()
-        self.log("val_loss", self.val_loss, sync_dist=True)
-        named = {f"val_{name}": score for name, score in self.scores.as_dict().items()}
-        self.log_dict(named, sync_dist=True)
+        self.log_dict(self.val_loss, sync_dist=True)
+        self.log_dict({f"val_{name}": score for name, score in self.report.values.items()}, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Optimiser and schedule, stepped together."""
@@ -146,6 +158,12 @@ class TrainingModule(lightning.LightningModule):
         """Learning rate of the next step outside the encoder."""
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         return float(optimizer.param_groups[-1]["lr"])
+
+    def _labelled(self, batch: Batch) -> int:
+        """What the loss of a batch weighs in the mean: labelled pixels of dense targets, else images."""
+        if isinstance(batch.target, LabelMap | ClassMasks):
+            return int((batch.labels != self.classes.ignore).sum())
+        return len(batch.ids)
 
     def _where(self, value: float, batch: Batch) -> str:
         ids = ", ".join(batch.ids[:8]) + (", ..." if len(batch.ids) > 8 else "")

@@ -15,7 +15,7 @@ from pixelwise.losses import (
     focal_loss,
     make_criterion,
 )
-from pixelwise.types import Batch, ClassTable, DenseLogits
+from pixelwise.types import Batch, ClassMasks, ClassTable, DenseLogits
 
 CLASSES = ClassTable.of("sky", "road", "car")
 MULTILABEL = ClassTable(CLASSES.names, CLASSES.colors, exclusive=False)
@@ -133,7 +133,7 @@ def multilabel_example() -> tuple[DenseLogits, Batch]:
     output, batch = example(num_aux=1)
     labels = torch.randint(0, 2, (2, 3, 9, 11))
     labels[0, 1, 0] = 255
-    return output, Batch(batch.image, labels, batch.valid, batch.ids)
+    return output, Batch.of(batch.image, ClassMasks(labels))
 
 
 EVERY_NAME = (

@@ -6,6 +6,7 @@ import json
 import math
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -286,7 +287,7 @@ def test_a_loss_that_is_not_finite_is_told_with_its_place_and_the_run_can_be_con
 
     def spoiled(self: TrainingModule, batch: pw.Batch, batch_idx: int) -> Any:
         if (self.current_epoch, batch_idx) == (1, 2):
-            batch = pw.Batch(batch.image * math.nan, batch.labels, batch.valid, batch.ids)
+            batch = replace(batch, image=batch.image * math.nan)
         return step(self, batch, batch_idx)
 
     expected = run(tiny(out=tmp_path / "whole"), progress=False, report=False)

@@ -1,0 +1,130 @@
+"""Multilabel segmentation: any number of classes per pixel, each with a threshold of its own."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from .. import draw
+from ..files import atomic_write
+from ..metrics import MultilabelMetrics
+from ..metrics.precision_recall import PixelPrecisionRecall
+from ..types import Annotation, ClassMasks, ClassTable, DenseLogits, Report
+from . import semantic
+from .task import Settings, Task, TaskMetrics, Writer
+
+
+class ClassMaskMetrics(TaskMetrics):
+    """IoU and Dice of each class at its threshold, and average precision over all thresholds."""
+
+    def __init__(self, classes: ClassTable) -> None:
+        super().__init__()
+        self.masks = MultilabelMetrics(classes)
+        self.curves = PixelPrecisionRecall(classes)
+
+    def update(
+        self, predictions: Sequence[Annotation], targets: Sequence[Annotation], ids: Sequence[str]
+    ) -> None:
+        """Count images; see `TaskMetrics`."""
+        for prediction, target, name in zip(predictions, targets, ids, strict=True):
+            assert isinstance(prediction, ClassMasks)
+            assert isinstance(target, ClassMasks)
+            if prediction.masks.shape != target.masks.shape:
+                given, wanted = (" x ".join(map(str, x.masks.shape)) for x in (prediction, target))
+                raise ValueError(f"{name}: the prediction has the shape {given}, the target {wanted}")
+            prediction = prediction.to(target.masks.device)
+            self.masks.update(prediction.masks[None], target.masks[None])
+            if prediction.probabilities is not None:
+                self.curves.update(prediction.probabilities, target.masks)
+
+    def compute(self) -> Report:
+        """Mean Dice and its kin; columns of AP and of the best threshold where probabilities were there."""
+        report, curves = self.masks.compute().report(), self.curves.compute()
+        rows = zip(report.per_class.items(), curves.average_precision, curves.best_thresholds, strict=True)
+        per_class = {
+            name: {**row, "AP": float(ap), "best threshold": float(t)} for (name, row), ap, t in rows
+        }
+        values = {**report.values, "mean_ap": float(np.nanmean(curves.average_precision))}
+        return Report(values, per_class, note=report.note)
+
+
+def decoded(output: DenseLogits, classes: ClassTable, settings: Settings) -> tuple[ClassMasks, ...]:
+    """The classes whose probability reaches their threshold.
+
+    Args:
+        output: of a network with a sigmoid per class.
+        classes: with `exclusive=False`.
+        settings: `thresholds`, one for all classes or one for each.
+
+    Raises:
+        ValueError: if there are not as many thresholds, or one is outside [0, 1].
+    """
+    thresholds = settings["thresholds"]
+    each = (thresholds,) * len(classes) if isinstance(thresholds, int | float) else tuple(thresholds)
+    if len(each) != len(classes) or not all(0 <= threshold <= 1 for threshold in each):
+        raise ValueError(
+            f"thresholds must be one number in [0, 1], or one for each of {len(classes)} classes, "
+            f"got {thresholds}"
+        )
+    probabilities = output.logits.float().sigmoid()
+    limits = torch.tensor(each, device=probabilities.device).view(-1, *[1] * len(output.size))
+    return tuple(ClassMasks((image >= limits).long(), image) for image in probabilities)
+
+
+def tuned(report: Report) -> Settings:
+    """The thresholds with the highest Dice on the data that were scored."""
+    return {"thresholds": [row["best threshold"] for row in report.per_class.values()]}
+
+
+def class_files(path: Path, classes: ClassTable) -> list[Path]:
+    """a/b.png -> a/CLASS/b.png for each class: the layout of folders per class, which can be read again."""
+    return [path.parent / _file_name(name) / path.name for name in classes.names]
+
+
+def write_pngs(path: Path, class_masks: ClassMasks, classes: ClassTable) -> None:
+    """One black and white image per class, in a folder of its name."""
+    for file, mask in zip(class_files(path, classes), class_masks.masks.cpu().numpy(), strict=True):
+        with atomic_write(file) as temporary:
+            Image.fromarray((mask == 1).astype(np.uint8) * 255).save(temporary)
+
+
+def write_tiff(path: Path, class_masks: ClassMasks, classes: ClassTable) -> None:
+    """One file with a page per class."""
+    pages = [Image.fromarray((mask == 1).astype(np.uint8) * 255) for mask in class_masks.masks.cpu().numpy()]
+    with atomic_write(path) as temporary:
+        pages[0].save(temporary, save_all=True, append_images=pages[1:], compression="tiff_deflate")
+
+
+def write_npy(path: Path, class_masks: ClassMasks, classes: ClassTable) -> None:
+    """An array "k H W" of 0 and 1, uint8."""
+    with atomic_write(path) as temporary:
+        np.save(temporary, class_masks.masks.to(torch.uint8).cpu().numpy())
+
+
+def _file_name(name: str) -> str:
+    return (
+        "".join(letter if letter.isalnum() or letter in "-_. " else "_" for letter in name).strip(". ") or "_"
+    )
+
+
+MULTILABEL = Task(
+    name="multilabel",
+    annotation=ClassMasks,
+    formats=("class_folders", "layers"),
+    criterion=semantic.criterion,
+    decode=decoded,
+    metrics=ClassMaskMetrics,
+    monitor="mean_dice",
+    transform=semantic.transform,
+    draw=draw.class_masks,
+    errors=draw.class_mask_errors,
+    writers={
+        ".png": Writer(write_pngs, class_files),
+        ".tif": Writer(write_tiff),
+        ".npy": Writer(write_npy),
+    },
+    decoding={"thresholds": 0.5},
+    tune=tuned,
+)
