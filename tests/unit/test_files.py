@@ -20,7 +20,7 @@ def test_a_file_appears_only_when_all_is_written(tmp_path: Path) -> None:
     with atomic_write(path) as temporary:
         temporary.write_text("new")
         assert not path.exists()
-        assert beside.suffix == ".txt"
+        assert temporary.suffix == ".txt"
     assert path.read_text() == "new"
     assert left_in(tmp_path) == ["a.txt"]
 
