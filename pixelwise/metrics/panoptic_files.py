@@ -12,7 +12,7 @@ from PIL import Image
 from ..kernels import parallel_map
 from ..types import ClassTable, voc_palette
 from .panoptic import Counted, PanopticMetrics, PanopticScores, count_segments
-from .panoptic_map import PanopticMap
+from .panoptic_map import SegmentArrays
 
 StrPath = str | os.PathLike[str]
 
@@ -58,7 +58,7 @@ def panoptic_file_scores(
 
     def counted(image: object) -> Counted:
         maps = [
-            PanopticMap.of_coco(
+            SegmentArrays.of_coco(
                 _pixels(folder / entry["file_name"]), entry["segments_info"], label_of, str(image)
             )
             for folder, entry in zip(folders, (predicted[image], images[image]), strict=True)

@@ -1,17 +1,56 @@
 """A segmentation into things and stuff at once: a map of ids and a table of segments."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Int64, Integer, UInt8
+from jaxtyping import Bool, Integer, UInt8
 from torch import Tensor
 
 from ..kernels.panoptic import ids_of_colors
 from ..types import ClassTable, LabelMap, MaskSet, Value, value
 
 VOID = 0
+
+
+class SegmentArrays(NamedTuple):
+    """The fields of a `PanopticMap` as NumPy arrays, for worker threads, which touch no tensors."""
+
+    id_map: Integer[np.ndarray, "H W"]
+    ids: Integer[np.ndarray, " n"]
+    classes: Integer[np.ndarray, " n"]
+    is_crowd: Bool[np.ndarray, " n"]
+    areas: Integer[np.ndarray, " n"] | None
+
+    @classmethod
+    def of_coco(
+        cls,
+        pixels: Integer[np.ndarray, "H W"] | UInt8[np.ndarray, "H W 3"],
+        segments_info: Sequence[Mapping[str, Any]],
+        label_of: Mapping[int, int],
+        where: str = "",
+    ) -> "SegmentArrays":
+        """Arguments and errors are those of `PanopticMap.of_coco`."""
+        for segment in segments_info:
+            if "id" not in segment or "category_id" not in segment:
+                raise ValueError(
+                    f"a segment{named(where)} needs an id and a category_id, got {dict(segment)}"
+                )
+            if segment["category_id"] not in label_of:
+                raise ValueError(
+                    f"segment {segment['id']}{named(where)} has the unknown category {segment['category_id']}"
+                )
+        areas = None
+        if segments_info and all("area" in segment for segment in segments_info):
+            areas = np.array([segment["area"] for segment in segments_info], np.int64)
+        return cls(
+            ids_of_pixels(pixels),
+            np.array([segment["id"] for segment in segments_info], np.int64),
+            np.array([label_of[segment["category_id"]] for segment in segments_info], np.int64),
+            np.array([segment.get("iscrowd", 0) for segment in segments_info], np.int64) == 1,
+            areas,
+        )
 
 
 @value
@@ -68,24 +107,24 @@ class PanopticMap(Value):
         >>> coded.id_map.tolist(), coded.classes.tolist(), coded.is_crowd.tolist()
         ([[1, 256]], [0, 1], [False, True])
         """
-        for segment in segments_info:
-            if "id" not in segment or "category_id" not in segment:
-                raise ValueError(
-                    f"a segment{named(where)} needs an id and a category_id, got {dict(segment)}"
-                )
-            if segment["category_id"] not in label_of:
-                raise ValueError(
-                    f"segment {segment['id']}{named(where)} has the unknown category {segment['category_id']}"
-                )
-        areas = None
-        if segments_info and all("area" in segment for segment in segments_info):
-            areas = _column([segment["area"] for segment in segments_info])
+        id_map, ids, labels, is_crowd, areas = SegmentArrays.of_coco(pixels, segments_info, label_of, where)
         return cls(
-            torch.from_numpy(ids_of_pixels(pixels)),
-            _column([segment["id"] for segment in segments_info]),
-            _column([label_of[segment["category_id"]] for segment in segments_info]),
-            _column([segment.get("iscrowd", 0) for segment in segments_info]) == 1,
-            areas,
+            torch.from_numpy(id_map),
+            torch.from_numpy(ids),
+            torch.from_numpy(labels),
+            torch.from_numpy(is_crowd),
+            None if areas is None else torch.from_numpy(areas),
+        )
+
+    @property
+    def arrays(self) -> SegmentArrays:
+        """The same as NumPy arrays, on the CPU."""
+        return SegmentArrays(
+            self.id_map.cpu().numpy(),
+            self.ids.cpu().numpy(),
+            self.classes.cpu().numpy(),
+            self.is_crowd.cpu().numpy(),
+            None if self.areas is None else self.areas.cpu().numpy(),
         )
 
     @classmethod
@@ -123,10 +162,6 @@ class PanopticMap(Value):
             torch.cat([stuff_ids - 1, things.classes[kept]]),
             torch.cat([torch.zeros_like(stuff_ids, dtype=torch.bool), things.is_crowd[kept]]),
         )
-
-
-def _column(numbers: list[int]) -> Int64[Tensor, " n"]:
-    return torch.from_numpy(np.array(numbers, np.int64))  # faster than torch.tensor of a list
 
 
 def ids_of_pixels(
