@@ -15,6 +15,8 @@ from typer.core import TyperGroup
 from . import __version__
 
 BAD_INPUT, INTERRUPTED, PROBLEMS, BUG = 2, 130, 1, 70
+LONGEST_SIDE = 16384  # pixels of a crop, a tile, or a size to compute with
+_OUT_OF_MEMORY = ("not enough memory", "can't allocate memory", "out of memory")
 
 
 class _Sentences(TyperGroup):
@@ -52,6 +54,12 @@ Split = Annotated[str, typer.Option(help="Part of the data: train, val or test."
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Crf = Annotated[
     bool, typer.Option("--crf", help="Refine what the model says by a fully connected CRF on the image.")
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace files that pixelwise wrote earlier; files of your own never are."
+    ),
 ]
 Several = Annotated[
     list[str] | None,
@@ -284,6 +292,7 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="Write an HTML report here; with pictures if a model is scored.")
     ] = None,
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     crf: Crf = False,
     device: Device = "auto",
@@ -297,8 +306,11 @@ def evaluate(
     from .console import console, scores_table
     from .data import open_data
     from .data.formats import find_class_file
+    from .files import check_targets, record
     from .predict import Predictor, evaluate_images
 
+    if report is not None:
+        check_targets([report], report.parent, overwrite=overwrite)
     of_run = any((predictor / name).exists() for name in (*IN_A_RUN, "recipe.json"))
     masks = predictor.is_dir() and not of_run
     if masks and crf:
@@ -323,6 +335,7 @@ def evaluate(
         from .evaluation_report import write_evaluation_report
 
         write_evaluation_report(report, title, evaluation, part, model, remark=f"Scores of {predictor}.")
+        record(report, report.parent)
     if as_json:
         _print_json({**scores.as_dict(), "classes": {row.name: row._asdict() for row in scores.rows()}})
         return
@@ -335,17 +348,28 @@ def evaluate(
 def predict(
     checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT|RUN", show_default=False)],
     sources: Annotated[
-        list[Path],
-        typer.Argument(metavar="SOURCE...", help="Images, or folders of images.", show_default=False),
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Images, folders of images, or quoted patterns: 'photos/**/*.jpg'.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the predictions.")] = Path("predictions"),
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write the image tinted with the classes.")
     ] = False,
+    tint_background: Annotated[
+        bool, typer.Option("--tint-background", help="Tint classes named background or void in overlays too.")
+    ] = False,
+    overwrite: Overwrite = False,
     npy: Annotated[bool, typer.Option("--npy", help="Write NumPy arrays instead of palette PNGs.")] = False,
     tile: Annotated[
         str | None,
-        typer.Option(metavar="HxW", help="Predict large images in overlapping tiles of this size."),
+        typer.Option(
+            metavar="HxW",
+            help="Predict in overlapping tiles of this size (default: where the image does not fit into memory).",
+        ),
     ] = None,
     tile_overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 64,
     flip: Annotated[
@@ -355,6 +379,9 @@ def predict(
         str, typer.Option(metavar="S,S,...", help="Average over the image resized by these factors.")
     ] = "1",
     crf: Crf = False,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Largest height times width of an image.")
+    ] = 1_000_000_000,
     precision: Annotated[str, typer.Option(help="32, or bf16 or 16 for mixed precision.")] = "32",
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="For models that draw while they predict; most do not.")] = 0,
@@ -363,8 +390,12 @@ def predict(
 
     Example: [bold]pixelwise predict runs/street-unet photos --out predictions --overlay[/bold]
     """
-    if missing := [source for source in sources if not source.exists()]:
-        raise ValueError(f"there is no image or folder {missing[0]}")
+    from .data.formats import IMAGE_SUFFIXES
+    from .predict.writing import plan, summary, write_predictions
+
+    if checkpoint.suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f"{checkpoint} is an image: weights or a run directory come first, then the images")
+    jobs = plan(sources, out, ".npy" if npy else ".png")
     import torch
 
     from .predict import Predictor
@@ -374,30 +405,29 @@ def predict(
         checkpoint,
         device=device,
         precision=cast(Any, precision),
-        tile=_size(tile, "--tile") if tile else None,
+        tile=_size(tile, "--tile") if tile else "auto",
         overlap=tile_overlap,
         flip=flip,
         scales=_numbers(scales, "--scales"),
         refine=_refining(crf),
+        max_pixels=max_pixels,
     )
-    suffix = ".npy" if npy else ".png"
-    targets = [
-        out / (source.resolve().name if source.is_dir() else source.with_suffix(suffix).name)
-        for source in sources
-    ]
-    if doubled := [target for target in targets if targets.count(target) > 1]:
-        raise ValueError(f"two sources would be written to {doubled[0]}: predict them one after the other")
-    written: list[Path] = []
-    for source, target in zip(sources, targets, strict=True):
-        if source.is_dir():
-            place = out if len(sources) == 1 else target
-            written += predictor.folder(source, place, suffix=suffix, overlay=overlay, progress=_watched())
-            continue
-        prediction = predictor(source)
-        written.append(prediction.save(target))
-        if overlay:
-            written.append(prediction.save(target.with_name(f"{target.stem}_overlay.png")))
-    typer.echo(f"{len(written)} files written to {out}")
+    written = write_predictions(
+        predictor,
+        jobs,
+        out,
+        overlay=overlay,
+        clear=() if tint_background else None,
+        overwrite=overwrite,
+        progress=_watched() and len(jobs) > 1,
+    )
+    if written.problems and len(jobs) == 1:
+        raise ValueError(written.problems[0])
+    overlays = f" and {len(written.overlays)} overlays" if overlay else ""
+    typer.echo(f"{len(written.predictions)} predictions{overlays} written to {out}")
+    if written.problems:
+        typer.echo(f"Error: {summary(written.problems, len(jobs), out)}", err=True)
+        raise typer.Exit(PROBLEMS)
 
 
 @app.command()
@@ -456,6 +486,7 @@ def segment(
         int | None, typer.Option(help="Then let regions of fewer pixels join their most similar neighbour.")
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder for the pictures.")] = Path("segments"),
+    overwrite: Overwrite = False,
     as_json: AsJson = False,
     seed: Seed = 0,
 ) -> None:
@@ -468,8 +499,19 @@ def segment(
     import time
 
     from .console import progress_bar
-    from .segmenting import read_any_image, read_strokes, segment_image, write_segmentation
+    from .files import check_targets
+    from .segmenting import (
+        files_of_segmentation,
+        read_any_image,
+        read_strokes,
+        segment_image,
+        write_segmentation,
+    )
 
+    name = f"{image.stem}_{method}"
+    sources = [path for path in (image, strokes) if path is not None and path.exists()]
+    targets = files_of_segmentation(out, name).values()
+    check_targets(targets, out, sources=sources, overwrite=overwrite)
     pixels = read_any_image(image)
     options = {
         "segments": segments,
@@ -487,7 +529,7 @@ def segment(
     with progress_bar(method, hidden=as_json or not _watched()) as advance:
         found = segment_image(pixels, method, **options, seed=seed, progress=advance)
     seconds = time.perf_counter() - start
-    files = write_segmentation(out, f"{image.stem}_{method}", pixels, found)
+    files = write_segmentation(out, name, pixels, found)
     if as_json:
         _print_json(
             {
@@ -679,8 +721,10 @@ def _size(text: str, option: str) -> tuple[int, int]:
         ValueError: if it is neither.
     """
     parts = text.lower().split("x")
-    if len(parts) not in (1, 2) or not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ValueError(f"{option} takes HEIGHTxWIDTH in pixels, such as 360x480, got {text!r}")
+    if len(parts) not in (1, 2) or not all(part.isdecimal() and part.strip("0") for part in parts):
+        raise ValueError(f"{option} takes HEIGHTxWIDTH in pixels, such as 360x480, got {text!r:.80}")
+    if any(len(part) > 5 or int(part) > LONGEST_SIDE for part in parts):
+        raise ValueError(f"{option} takes at most {LONGEST_SIDE} pixels for a side, got {text!r:.80}")
     return int(parts[0]), int(parts[-1])
 
 
@@ -735,6 +779,13 @@ def _explain(error: BaseException) -> int:
         message = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
     if isinstance(error, ValueError | OSError):
         typer.echo(f"Error: {message}", err=True)
+        return BAD_INPUT
+    if isinstance(error, MemoryError) or any(words in message.lower() for words in _OUT_OF_MEMORY):
+        typer.echo(
+            "Error: there is not enough memory: predict in smaller tiles (--tile 512x512), "
+            "train on smaller crops or batches (--crop, --batch-size)",
+            err=True,
+        )
         return BAD_INPUT
     typer.echo(
         f"Unexpected {type(error).__name__}: {message}\n"

@@ -12,7 +12,7 @@ from .data import open_data
 from .data.coins import write_coins
 from .draw import error_map, overlay, rgb_image, side_by_side
 from .evaluation_report import write_evaluation_report
-from .files import atomic_write, make_folder
+from .files import atomic_write, make_folder, record, was_written
 from .metrics import Scores
 from .predict import Predictor, evaluate_images
 from .training import Recipe, TrainResult, run
@@ -63,16 +63,20 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
     """Train, evaluate and predict on the photograph of coins, and print what happens.
 
     Args:
-        out: folder for everything; what an earlier demo left there stays, its data are written again.
+        out: folder for everything, new or empty or that of an earlier demo, whose run stays.
         seed: of the training.
         epochs: shorter or longer than `demo_recipe`.
 
     Raises:
-        ValueError: if the folder cannot be written to.
+        ValueError: if the folder cannot be written to or holds anything else.
     """
     started = time.monotonic()
     out, show = make_folder(out), console()
+    table = out / "data" / "classes.csv"
+    if any(out.iterdir()) and not was_written(table, out):
+        raise ValueError(f"the folder {out} is not empty: choose another one for the demo (--out)")
     data = write_coins(out / "data")
+    record(table, out)
     splits = open_data(data)
     assert splits.test is not None
     sizes = [len(part) for part in (splits.train, splits.val, splits.test)]
@@ -104,8 +108,8 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
         assert sample.target is not None
         prediction = predictor(sample.image)
         name = Path(sample.id).stem
-        prediction.save(out / "predictions" / f"{name}.png")
-        prediction.save(out / "predictions" / f"{name}_overlay.png")
+        prediction.save(out / "predictions" / f"{name}.png", overwrite=True)
+        prediction.save(out / "predictions" / f"{name}_overlay.png", overwrite=True)
         panels = {
             "image": rgb_image(sample.image),
             "truth": overlay(sample.image, sample.target, splits.classes, clear=("background",)),

@@ -12,8 +12,11 @@ from .types import ClassMasks, ClassTable, Color, LabelMap
 
 IGNORED: Color = (224, 224, 192)  # as PASCAL VOC draws its void
 WRONG: Color = (230, 25, 45)
+# Names of a class that is no thing to look at, in any case; overlays leave it untinted.
+BACKGROUND = frozenset("background bg _background_ __background__ backdrop void unlabelled unlabeled".split())
 _PAPER: Color = (255, 255, 255)
 _INK: Color = (30, 30, 30)
+_ROWS = 256
 
 
 def rgb_image(image: Float[Tensor, "c H W"] | Image.Image) -> Image.Image:
@@ -51,6 +54,15 @@ def color_image(label_map: LabelMap, classes: ClassTable) -> Image.Image:
     return Image.fromarray(_painted(_checked(label_map, classes), classes))
 
 
+def background_classes(classes: ClassTable) -> tuple[str, ...]:
+    """The classes that are background by their names: those of `BACKGROUND`, whatever their case and label.
+
+    >>> background_classes(ClassTable.of("Background", "cat"))
+    ('Background',)
+    """
+    return tuple(name for name in classes.names if name.strip().lower() in BACKGROUND)
+
+
 def overlay(
     image: Float[Tensor, "c H W"] | Image.Image,
     label_map: LabelMap,
@@ -58,7 +70,7 @@ def overlay(
     *,
     alpha: float = 0.5,
     contours: bool = False,
-    clear: Sequence[str] = (),
+    clear: Sequence[str] | None = None,
 ) -> Image.Image:
     """The image, tinted with the colours of the classes. Ignored pixels keep their own colour.
 
@@ -68,7 +80,7 @@ def overlay(
         classes: give the colours.
         alpha: 0 shows the image alone, 1 the classes alone.
         contours: whether to draw the borders between classes at full strength.
-        clear: names of classes that are not tinted, such as "background".
+        clear: names of classes that are not tinted; `background_classes` if None, () tints all.
 
     Raises:
         ValueError: if image and labels differ in size, a label or a name is outside the table, or alpha is
@@ -76,18 +88,23 @@ def overlay(
     """
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+    clear = background_classes(classes) if clear is None else clear
     if unknown := [name for name in clear if name not in classes.names]:
         raise ValueError(f"clear names {unknown[0]!r}, the classes are {', '.join(classes.names)}")
     labels = _checked(label_map, classes)
-    below = np.asarray(_of_size(image, labels)).astype(np.float32)
-    tint = _painted(labels, classes).astype(np.float32)
-    strength = np.full((*labels.shape, 1), alpha, np.float32)
-    strength[np.isin(labels, [classes.ignore, *map(classes.names.index, clear)])] = 0
-    if contours:
-        # A border belongs to the tinted side, so that it has a colour of its own.
-        strength[_borders(labels) & (strength[..., 0] > 0)] = 1
-    mixed = below + strength * (tint - below)
-    return Image.fromarray(mixed.round().astype(np.uint8))
+    picture = np.array(_of_size(image, labels))
+    untinted = np.isin(labels, [classes.ignore, *map(classes.names.index, clear)])
+    borders = _borders(labels) if contours else None
+    for top in range(0, len(labels), _ROWS):  # in strips: floating-point copies of a large image are larger
+        rows = slice(top, top + _ROWS)
+        strength = np.where(untinted[rows], 0, np.float32(alpha))[..., None]
+        if borders is not None:
+            # A border belongs to the tinted side, so that it has a colour of its own.
+            strength[borders[rows] & ~untinted[rows]] = 1 if alpha else 0
+        below = picture[rows].astype(np.float32)
+        mixed = below + strength * (_painted(labels[rows], classes) - below)
+        picture[rows] = mixed.round().astype(np.uint8)
+    return Image.fromarray(picture)
 
 
 def class_masks(

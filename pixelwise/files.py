@@ -1,10 +1,14 @@
-"""Writing files so that nobody ever sees half of one."""
+"""Writing files so that nobody ever sees half of one, and nobody loses one of their own."""
 
+import hashlib
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+# In a folder of results: what was written to it, as `sha256sum -c` reads it.
+MANIFEST = ".pixelwise.sha256"
 
 
 @contextmanager
@@ -56,3 +60,81 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     if not os.access(path, os.W_OK):
         raise ValueError(f"cannot write to the folder {path}: permission denied")
     return path
+
+
+def check_targets(
+    targets: Iterable[Path], folder: Path, *, sources: Iterable[Path] = (), overwrite: bool = False
+) -> None:
+    """Refuse to lose a file of the user, before anything is written.
+
+    A file is pixelwise's own where the manifest of `folder` (see `record`) has it exactly as it is now: one
+    that was changed since, or copied there, is the user's.
+
+    Args:
+        targets: files that will be written.
+        folder: the folder of results that they are in.
+        sources: files that are read; no target may be one of them, also by a link.
+        overwrite: whether files that pixelwise wrote may be replaced.
+
+    Raises:
+        ValueError: if a target is a source or exists already and must not be replaced; names it.
+    """
+    read = {(status.st_dev, status.st_ino) for status in map(os.stat, sources)}
+    written = _manifest(folder)
+    for target in targets:
+        try:
+            status = target.stat()
+        except OSError:  # there is none; whether it can be made shows when it is written
+            if target.is_symlink():
+                raise ValueError(f"{target} is a link to nowhere: choose another folder") from None
+            continue
+        if (status.st_dev, status.st_ino) in read:
+            raise ValueError(f"{target} is one of the sources and is not overwritten: choose another folder")
+        if not _is_listed(target, folder, written):
+            raise ValueError(
+                f"{target} exists, and pixelwise did not write it as it is now: choose another folder"
+            )
+        if not overwrite:
+            raise ValueError(
+                f"{target} was written before: allow to overwrite it (--overwrite, overwrite=True) "
+                "or choose another folder"
+            )
+
+
+def was_written(target: Path, folder: Path) -> bool:
+    """Whether pixelwise wrote `target`, somewhere below `folder`, as it is now."""
+    return _is_listed(target, folder, _manifest(folder))
+
+
+def record(target: Path, folder: Path) -> None:
+    """Note in the manifest of `folder` that pixelwise wrote `target`, somewhere below it.
+
+    Raises:
+        ValueError: if the manifest cannot be written.
+    """
+    try:
+        # A line is appended in one piece, so that several processes may write to one folder.
+        with (folder / MANIFEST).open("a", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(f"{_digest(target)}  {target.relative_to(folder).as_posix()}\n")
+    except OSError as error:
+        raise ValueError(f"cannot write {folder / MANIFEST}: {error.strerror or error}") from error
+
+
+def _manifest(folder: Path) -> dict[str, set[str]]:
+    """The digests that each file of the folder was written with."""
+    found: dict[str, set[str]] = {}
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for line in (folder / MANIFEST).read_text("utf-8", errors="surrogateescape").split("\n"):
+            digest, _, name = line.partition("  ")
+            found.setdefault(name, set()).add(digest)
+    return found
+
+
+def _is_listed(target: Path, folder: Path, written: Mapping[str, set[str]]) -> bool:
+    digests = written.get(target.relative_to(folder).as_posix())
+    return digests is not None and target.is_file() and _digest(target) in digests
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -17,8 +17,8 @@ from .algorithms.grabcut import BACKGROUND, FOREGROUND, UNKNOWN, Box
 from .algorithms.images import ColorSpace, Image, as_pixels, colors_of
 from .algorithms.kmeans import kmeans_of_points
 from .algorithms.segmentation import Progress, Segmentation
-from .data.formats.image import opened, read_image
-from .files import atomic_write
+from .data.formats.image import opened, read_array, read_image
+from .files import atomic_write, record
 from .types import voc_palette
 
 OUTLINE = (255, 230, 0)
@@ -305,12 +305,7 @@ def read_any_image(path: str | os.PathLike[str]) -> Float[Tensor, "c H W"]:
     """
     path = Path(path)
     if path.suffix.lower() == ".npy":
-        try:
-            shape = np.load(path, allow_pickle=False, mmap_mode="r").shape
-        except FileNotFoundError as error:
-            raise ValueError(f"there is no file {path}") from error
-        except (OSError, ValueError, EOFError) as error:
-            raise ValueError(f"cannot read {path}: it is not a NumPy array of numbers") from error
+        shape = read_array(path).shape
         return read_image(path, shape[-1] if len(shape) == 3 and shape[-1] else 1)
     with opened(path) as image:
         grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
@@ -383,18 +378,29 @@ def write_segmentation(
     Raises:
         ValueError: if there are too many segments for a PNG, or a file cannot be written.
     """
+    folder = Path(folder)
     labels = found.label_map.labels.numpy()
     pictures = {"labels": label_image(labels), "overlay": outlined(image, labels)}
-    files = {}
-    for kind, suffix in (("labels", ""), ("overlay", "_overlay")):
-        files[kind] = Path(folder) / f"{name}{suffix}.png"
-        with atomic_write(files[kind]) as temporary:
-            pictures[kind].save(temporary)
-    if found.trace:
-        files["trace"] = Path(folder) / f"{name}_trace.png"
-        with atomic_write(files["trace"]) as temporary:
-            _plot_trace(found, temporary)
+    files = files_of_segmentation(folder, name)
+    if not found.trace:
+        del files["trace"]
+    for kind, path in files.items():
+        with atomic_write(path) as temporary:
+            if kind == "trace":
+                _plot_trace(found, temporary)
+            else:
+                pictures[kind].save(temporary)
+        record(path, folder)
     return files
+
+
+def files_of_segmentation(folder: Path, name: str) -> dict[str, Path]:
+    """The files that `write_segmentation` may write, by what they show."""
+    return {
+        "labels": folder / f"{name}.png",
+        "overlay": folder / f"{name}_overlay.png",
+        "trace": folder / f"{name}_trace.png",
+    }
 
 
 def _plot_trace(found: Segmentation, path: Path) -> None:

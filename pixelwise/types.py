@@ -407,26 +407,11 @@ class PanopticMap(Value):
         >>> coded.id_map.tolist(), coded.classes.tolist(), coded.is_crowd.tolist()
         ([[1, 256]], [0, 1], [False, True])
         """
-        named = f" in image {where}" if where else ""
-        for segment in segments_info:
-            if "id" not in segment or "category_id" not in segment:
-                raise ValueError(f"a segment{named} needs an id and a category_id, got {dict(segment)}")
-            if segment["category_id"] not in label_of:
-                raise ValueError(
-                    f"segment {segment['id']}{named} has the unknown category {segment['category_id']}"
-                )
         if pixels.ndim == 3:
             pixels = pixels.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
-        areas = None
-        if segments_info and all("area" in segment for segment in segments_info):
-            areas = _column([segment["area"] for segment in segments_info])
-        return cls(
-            torch.from_numpy(np.require(pixels, requirements=["C", "W"])),  # torch takes nothing read-only
-            _column([segment["id"] for segment in segments_info]),
-            _column([label_of[segment["category_id"]] for segment in segments_info]),
-            _column([segment.get("iscrowd", 0) for segment in segments_info]) == 1,
-            areas,
-        )
+        id_map = np.require(pixels, requirements=["C", "W"])  # torch takes nothing read-only
+        columns = segments_of_coco(segments_info, label_of, where)
+        return cls(*(None if column is None else torch.from_numpy(column) for column in (id_map, *columns)))
 
     @classmethod
     def of_things(cls, stuff: LabelMap, things: MaskSet, classes: ClassTable) -> "PanopticMap":
@@ -469,8 +454,38 @@ class PanopticMap(Value):
 VOID = 0  # the id of pixels that belong to no segment of a panoptic map
 
 
-def _column(numbers: list[int]) -> Int64[Tensor, " n"]:
-    return torch.from_numpy(np.array(numbers, np.int64))  # faster than torch.tensor of a list
+def segments_of_coco(
+    segments_info: Sequence[Mapping[str, Any]], label_of: Mapping[int, int], where: str = ""
+) -> tuple[
+    Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], Bool[np.ndarray, " n"], Int64[np.ndarray, " n"] | None
+]:
+    """Ids, labels, crowds and, where all are known, areas of the segments of a COCO panoptic annotation.
+
+    Args:
+        segments_info: `id`, `category_id` and, where known, `iscrowd` and `area` of each segment.
+        label_of: the label of each category id.
+        where: name of the image, for the message of an error.
+
+    Raises:
+        ValueError: if a segment has a category without label, or lacks its id or category.
+    """
+    named = f" in image {where}" if where else ""
+    for segment in segments_info:
+        if "id" not in segment or "category_id" not in segment:
+            raise ValueError(f"a segment{named} needs an id and a category_id, got {dict(segment)}")
+        if segment["category_id"] not in label_of:
+            raise ValueError(
+                f"segment {segment['id']}{named} has the unknown category {segment['category_id']}"
+            )
+    areas = None
+    if segments_info and all("area" in segment for segment in segments_info):
+        areas = np.array([segment["area"] for segment in segments_info], np.int64)
+    return (
+        np.array([segment["id"] for segment in segments_info], np.int64),
+        np.array([label_of[segment["category_id"]] for segment in segments_info], np.int64),
+        np.array([segment.get("iscrowd", 0) for segment in segments_info], np.int64) == 1,
+        areas,
+    )
 
 
 @value

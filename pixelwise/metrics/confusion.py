@@ -2,7 +2,7 @@
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64, Integer
+from jaxtyping import Float, Float32, Int64, Integer, Shaped
 from torch import Tensor
 
 from ..kernels.argmax import argmax
@@ -103,7 +103,9 @@ def confusion_from_logits(
     if not target.numel():
         return torch.zeros(k, k, dtype=torch.long)
     threads = _threads(target, threads, _FEW_SCORES)
-    scores, labels = logits.detach().reshape(b, k, -1), target.reshape(b, -1)
+    # Inference mode is local to a thread: worker threads see NumPy arrays, never tensors.
+    scores = logits.detach().reshape(b, k, -1).float().numpy()
+    labels = _as_numpy(target.reshape(b, -1))
     pixels = labels.shape[1]
     step = max(1, min(CHUNK, -(-pixels // threads)))
     pieces = [(i, start, min(start + step, pixels)) for i in range(b) for start in range(0, pixels, step)]
@@ -118,8 +120,8 @@ def confusion_from_logits(
 
 
 def _count_logits(
-    scores: Float[Tensor, "b k pixels"],
-    labels: Integer[Tensor, "b pixels"],
+    scores: Float32[np.ndarray, "b k pixels"],
+    labels: Shaped[np.ndarray, "b pixels"],
     pieces: list[tuple[int, int, int]],
     ignore: int,
 ) -> Int64[np.ndarray, "rows rows"]:
@@ -127,12 +129,11 @@ def _count_logits(
     k = scores.shape[1]
     counts = empty_counts(k)
     for image, start, stop in pieces:
-        if scores.dtype == torch.float32 and scores[image].is_contiguous():
-            found = argmax(scores[image].numpy(), start, stop)
+        if scores[image].flags.c_contiguous:
+            found = argmax(scores[image], start, stop)
         else:
-            part = scores[image, :, start:stop].float().contiguous()
-            found = argmax(part.numpy(), 0, stop - start)
-        annotated = _as_numpy(labels[image, start:stop].contiguous())
+            found = argmax(np.ascontiguousarray(scores[image, :, start:stop]), 0, stop - start)
+        annotated = np.ascontiguousarray(labels[image, start:stop])
         add_pairs(encoded(annotated, k, ignore), encoded(found, k, -1), counts)
     return counts
 

@@ -24,7 +24,7 @@ from torchmetrics import Metric
 
 from ..kernels.panoptic import compare_segments, is_sound, overlaps
 from ..types import ClassTable
-from .panoptic_map import VOID, PanopticMap, named
+from .panoptic_map import VOID, PanopticMap, SegmentArrays, named
 
 
 class Quality(NamedTuple):
@@ -194,7 +194,9 @@ class PanopticMetrics(Metric):
             raise ValueError(f"{len(targets)} targets need as many predictions, got {len(predictions)}")
         names = ids if len(ids) == len(targets) else [""] * len(targets)
         images = zip(predictions, targets, names, strict=True)
-        self.add([count_segments(one, other, self.classes, name) for one, other, name in images])
+        self.add(
+            [count_segments(one.arrays, other.arrays, self.classes, name) for one, other, name in images]
+        )
 
     def add(self, counted: Sequence["Counted"]) -> None:
         """Add what `count_segments` counted in some images."""
@@ -253,7 +255,7 @@ class Counted(NamedTuple):
 
 
 def count_segments(
-    prediction: PanopticMap, target: PanopticMap, classes: ClassTable, where: str = ""
+    prediction: SegmentArrays, target: SegmentArrays, classes: ClassTable, where: str = ""
 ) -> Counted:
     """Match the segments of one image; the rules stand at the top of this file.
 
@@ -270,7 +272,7 @@ def count_segments(
         )
     p = _table(prediction, "predicted", classes, where)
     t = _table(target, "target", classes, where)
-    rows = overlaps(target.id_map.cpu().numpy(), prediction.id_map.cpu().numpy())
+    rows = overlaps(target.id_map, prediction.id_map)
     crowd_of = np.full(len(classes), -1)
     for crowd in sorted(t.is_crowd.nonzero()[0], key=t.rows.__getitem__):
         crowd_of[t.labels[crowd]] = crowd  # of several the last of the table remains
@@ -302,17 +304,17 @@ class _Table(NamedTuple):
     rows: Int64[np.ndarray, " n"]
 
 
-def _table(segments: PanopticMap, name: str, classes: ClassTable, where: str) -> _Table:
+def _table(segments: SegmentArrays, name: str, classes: ClassTable, where: str) -> _Table:
     """The checked columns of a table."""
-    ids = segments.ids.cpu().numpy().astype(np.int64, copy=False)
+    ids = segments.ids.astype(np.int64, copy=False)
     rows = ids.argsort()
-    ids, labels = ids[rows], segments.classes.cpu().numpy()[rows].astype(np.int64, copy=False)
+    ids, labels = ids[rows], segments.classes[rows].astype(np.int64, copy=False)
     if not is_sound(ids, labels, len(classes)):
         raise _fault(ids, labels, name, len(classes), where)
     areas = np.full(len(ids), -1)
     if segments.areas is not None:
-        areas = segments.areas.cpu().numpy().astype(np.int64)[rows]
-    return _Table(ids, labels, segments.is_crowd.cpu().numpy()[rows], areas, rows)
+        areas = segments.areas.astype(np.int64)[rows]
+    return _Table(ids, labels, segments.is_crowd[rows], areas, rows)
 
 
 def _fault(

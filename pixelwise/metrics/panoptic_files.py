@@ -12,7 +12,7 @@ from PIL import Image
 from ..kernels import parallel_map
 from ..types import ClassTable, voc_palette
 from .panoptic import Counted, PanopticMetrics, PanopticScores, count_segments
-from .panoptic_map import PanopticMap, ids_of_pixels
+from .panoptic_map import SegmentArrays
 
 StrPath = str | os.PathLike[str]
 
@@ -58,11 +58,8 @@ def panoptic_file_scores(
 
     def counted(image: object) -> Counted:
         maps = [
-            PanopticMap.of_coco(
-                ids_of_pixels(_pixels(folder / entry["file_name"])),
-                entry["segments_info"],
-                label_of,
-                str(image),
+            SegmentArrays.of_coco(
+                _pixels(folder / entry["file_name"]), entry["segments_info"], label_of, str(image)
             )
             for folder, entry in zip(folders, (predicted[image], images[image]), strict=True)
         ]

@@ -1,10 +1,34 @@
-"""Reading the pictures of COCO's panoptic format."""
+"""Panoptic maps as NumPy arrays, and the pictures of COCO's panoptic format."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Integer, UInt8
+from jaxtyping import Bool, Integer, UInt8
 
 from ..kernels.panoptic import ids_of_colors
-from ..types import VOID as VOID, PanopticMap as PanopticMap
+from ..types import VOID as VOID, PanopticMap as PanopticMap, segments_of_coco
+
+
+class SegmentArrays(NamedTuple):
+    """The fields of a `PanopticMap` as NumPy arrays, for worker threads, which touch no tensors."""
+
+    id_map: Integer[np.ndarray, "H W"]
+    ids: Integer[np.ndarray, " n"]
+    classes: Integer[np.ndarray, " n"]
+    is_crowd: Bool[np.ndarray, " n"]
+    areas: Integer[np.ndarray, " n"] | None
+
+    @classmethod
+    def of_coco(
+        cls,
+        pixels: Integer[np.ndarray, "H W"] | UInt8[np.ndarray, "H W 3"],
+        segments_info: Sequence[Mapping[str, Any]],
+        label_of: Mapping[int, int],
+        where: str = "",
+    ) -> "SegmentArrays":
+        """Arguments and errors are those of `PanopticMap.of_coco`."""
+        return cls(ids_of_pixels(pixels), *segments_of_coco(segments_info, label_of, where))
 
 
 def ids_of_pixels(

@@ -6,11 +6,8 @@ from .evaluation import (
     evaluate as evaluate,
     evaluate_images as evaluate_images,
 )
-from .predictor import (
-    Prediction as Prediction,
-    Predictor as Predictor,
-    Refine as Refine,
-    find_images as find_images,
-)
+from .prediction import Prediction as Prediction
+from .predictor import Predictor as Predictor, Refine as Refine
 from .tiling import bands as bands, tile as tile, tiled as tiled, untile as untile
 from .tta import flipped as flipped, scaled as scaled
+from .writing import find_images as find_images, write_predictions as write_predictions

@@ -18,7 +18,8 @@ from ..data import DataSplits, LabelEncoding, SegmentationData, open_data, read_
 from ..data.dataset import MaskFiles
 from ..metrics import Absent, Scores, confusion_matrix
 from ..types import ClassTable, DenseModel, Sample
-from .predictor import Predictor, find_images
+from .predictor import Predictor
+from .writing import find_images
 
 Evaluated = DenseModel | Predictor | Checkpoint | str | os.PathLike[str]
 Data = DataSplits | SegmentationData | str | os.PathLike[str]
@@ -102,6 +103,15 @@ def evaluate_images(
         ValueError: if there is no such split, an image has no mask, the classes of model and data differ,
             or a prediction is missing, has another size or holds a label outside the table; names the file.
     """
+    if isinstance(model, DenseModel) and any(part.training for part in model.modules()):
+        modes = [(part, part.training) for part in model.modules()]
+        try:
+            return evaluate_images(
+                model.eval(), data, split=split, absent=absent, batch_size=batch_size, progress=progress
+            )
+        finally:  # a training goes on
+            for part, training in modes:
+                part.training = training
     source = _opened(model)
     classes = source.classes if isinstance(source, Predictor | Checkpoint) else None
     labelled = _split(data, split, classes)

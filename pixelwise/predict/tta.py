@@ -14,6 +14,8 @@ from torch.nn import functional as F
 from ..types import DenseLogits
 from .tiling import Network
 
+_LARGEST = 16
+
 
 def flipped(f: Network) -> Network:
     """`f`, averaged over the image and its mirror image (left and right exchanged).
@@ -37,10 +39,10 @@ def scaled(f: Network, scales: Sequence[float]) -> Network:
         scales: factors of height and width, such as (0.75, 1.0, 1.25).
 
     Raises:
-        ValueError: if there is no scale or one is not positive.
+        ValueError: if there is no scale or one is not above 0 and at most 16.
     """
-    if not scales or min(scales) <= 0:
-        raise ValueError(f"scales must be positive and at least one, got {tuple(scales)}")
+    if not scales or not all(0 < scale <= _LARGEST for scale in scales):  # also catches nan
+        raise ValueError(f"scales must be positive, at most {_LARGEST} and at least one, got {tuple(scales)}")
 
     def at_size(image: Float[Tensor, "b c H W"], scale: float) -> Float[Tensor, "b k H W"]:
         height, width = image.shape[-2:]

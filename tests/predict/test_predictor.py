@@ -1,17 +1,24 @@
 """The predictor takes images in any form, and says in a sentence what it cannot take."""
 
+import os
 import resource
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch import nn
 
 from pixelwise.checkpoint import load, save
-from pixelwise.predict import Predictor, find_images
+from pixelwise.files import MANIFEST
+from pixelwise.predict import Predictor, find_images, predictor
+from pixelwise.predict.memory import bytes_per_pixel
 from pixelwise.registry import build
-from pixelwise.types import ClassTable
+from pixelwise.types import ClassTable, DenseLogits
 
 
 @pytest.fixture
@@ -78,15 +85,17 @@ def test_an_open_image_is_read_as_its_file(
     assert opened.id == str(path)
 
 
-def test_a_file_is_turned_as_its_exif_says_and_an_open_image_is_taken_as_it_is(
-    predict: Predictor, tmp_path: Path, pixels: np.ndarray
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_files_and_open_images_are_turned_as_their_exif_says(
+    orientation: int, predict: Predictor, tmp_path: Path, pixels: np.ndarray
 ) -> None:
     exif = Image.Exif()
-    exif[0x0112] = 6
+    exif[0x0112] = orientation
     Image.fromarray(pixels).save(tmp_path / "a.png", exif=exif)
-    assert predict(tmp_path / "a.png").label_map.labels.shape == (41, 30)
+    expected = predict(tmp_path / "a.png")
+    assert expected.label_map.labels.shape == ((41, 30) if orientation > 4 else (30, 41))
     with Image.open(tmp_path / "a.png") as image:
-        assert predict(image).label_map.labels.shape == (30, 41)
+        assert torch.equal(predict(image).image, expected.image)
 
 
 def test_a_list_gives_a_list(
@@ -110,9 +119,9 @@ def test_other_numbers_of_channels_are_taken_if_the_model_does(brightness, class
     "source, said",
     [
         (np.zeros((9, 9), np.int64), "pixels must be uint8, uint16, bool or floats .*, got int64"),
-        (np.full((9, 9), 17.0), r"must be in \[0, 1\], got 17 to 17"),
-        (np.full((9, 9), -0.1), r"must be in \[0, 1\], got -0.1"),
-        (np.full((9, 9), np.nan), r"must be in \[0, 1\], got nan"),
+        (np.full((9, 9), 17.0), "image: holds values from 17 to 17, expected 0 to 1"),
+        (np.full((9, 9), -0.1), "values from -0.1 to -0.1, expected 0 to 1"),
+        (np.full((9, 9), np.nan), "values from nan to nan, expected 0 to 1"),
         (np.zeros(9), r"axes H W or H W c, got shape \(9,\)"),
         (np.zeros((1, 3, 9, 9)), "axes H W or H W c"),
         (np.zeros((3, 9, 9)), "the model takes images of 3 channels, got 9"),
@@ -173,18 +182,23 @@ def test_any_size_works(size: tuple[int, int]) -> None:
 # --- what it does to the model --------------------------------------------------------------------
 
 
-def test_every_part_of_the_model_gets_its_mode_back(model, classes: ClassTable) -> None:
+def test_threads_share_a_predictor_of_a_model_that_came_in_train_mode() -> None:
+    model = build("unet", 3, encoder="tiny", width=4)
+    for part in model.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.running_mean.normal_()
+            part.register_forward_pre_hook(lambda *_: time.sleep(0.0005))  # lets another thread in
     model.train()
-    model.part.eval()
-    predict = Predictor(model, classes)
-    predict(torch.rand(3, 9, 9))
-    with pytest.raises(ValueError, match="at least"):
-        predict(torch.rand(3, 2, 2))
-    assert model.training
-    assert not model.part.training
-    model.part.train()
-    predict(torch.rand(3, 9, 9))
-    assert model.part.training
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    predict = Predictor(model, ClassTable.of(*"abc"))
+    assert not any(part.training for part in model.modules())
+    images = torch.rand(12, 3, 40, 40)
+    expected = [predict(image).label_map.labels for image in images]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda i: predict(images[i % 12]).label_map.labels, range(48)))
+    assert all(torch.equal(labels, expected[i % 12]) for i, labels in enumerate(found))
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
+    assert not any(part.training for part in model.modules())
 
 
 def test_weights_and_gradients_stay_as_they_are(model, classes: ClassTable) -> None:
@@ -366,7 +380,9 @@ def album(tmp_path: Path, pixels: np.ndarray) -> Path:
 
 
 def files_below(folder: Path) -> list[str]:
-    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file())
+    """All but the list of what was written."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST]
+    return sorted(str(path.relative_to(folder)) for path in files)
 
 
 def test_images_of_a_folder_are_found(album: Path) -> None:
@@ -401,7 +417,7 @@ def test_a_folder_gives_overlays_and_arrays_when_asked(
 
 def test_results_inside_the_source_are_no_new_images(predict: Predictor, album: Path) -> None:
     first = predict.folder(album, album / "out", progress=False)
-    assert predict.folder(album, album / "out", progress=False) == first
+    assert predict.folder(album, album / "out", overwrite=True, progress=False) == first
 
 
 def test_progress_is_shown_on_the_error_stream(
@@ -460,3 +476,202 @@ def test_a_disk_that_fills_up_stops_at_once(predict: Predictor, tmp_path: Path) 
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert files_below(tmp_path / "out") == []
+
+
+# --- files that must not be lost ------------------------------------------------------------------
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_prediction_is_never_written_over_a_source(
+    overwrite: bool, predict: Predictor, album: Path, tmp_path: Path
+) -> None:
+    before = contents(album)
+    with pytest.raises(ValueError, match=r"b\.png is one of the sources and is not overwritten"):
+        predict.folder(album, album, overwrite=overwrite, progress=False)
+    (tmp_path / "links").mkdir()
+    os.link(album / "b.png", tmp_path / "links" / "a.png")
+    (tmp_path / "other").symlink_to(tmp_path / "links")
+    with pytest.raises(ValueError, match=r"a\.png is one of the sources"):
+        predict.folder(album, tmp_path / "other", overwrite=overwrite, progress=False)
+    assert contents(album) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize("name", ["b.png", "deep/er/c.png", "b_overlay.png"])
+def test_a_file_of_the_user_is_never_overwritten(
+    overwrite: bool, name: str, predict: Predictor, album: Path, tmp_path: Path
+) -> None:
+    mask = tmp_path / "masks" / name
+    mask.parent.mkdir(parents=True)
+    Image.new("L", (41, 30), 1).save(mask)
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=rf"{name} exists, and pixelwise did not write it"):
+        predict.folder(album, tmp_path / "masks", overlay=True, overwrite=overwrite, progress=False)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("suffix", [".png", ".npy"])
+def test_earlier_predictions_are_overwritten_only_when_allowed_and_unchanged(
+    suffix: str, predict: Predictor, album: Path, tmp_path: Path
+) -> None:
+    options = {"suffix": suffix, "overlay": True, "progress": False}
+    written = predict.folder(album, tmp_path / "out", **options)
+    with pytest.raises(ValueError, match=r"a\.\w+ was written before: .*--overwrite, overwrite=True"):
+        predict.folder(album, tmp_path / "out", **options)
+    (tmp_path / "out").rename(tmp_path / "moved")
+    assert len(predict.folder(album, tmp_path / "moved", overwrite=True, **options)) == len(written)
+    corrected = tmp_path / "moved" / f"b{suffix}"
+    corrected.write_bytes(corrected.read_bytes() + b"corrected by hand")
+    before = contents(tmp_path)
+    with pytest.raises(ValueError, match=r"b\.\w+ exists, and pixelwise did not write it as it is now"):
+        predict.folder(album, tmp_path / "moved", overwrite=True, **options)
+    assert contents(tmp_path) == before
+
+
+def test_an_overlay_and_a_mask_of_one_name_are_refused(
+    predict: Predictor, album: Path, tmp_path: Path, pixels: np.ndarray
+) -> None:
+    Image.fromarray(pixels).save(album / "b_overlay.bmp")
+    with pytest.raises(ValueError, match=r"b\.png and .*b_overlay\.bmp would both be written to"):
+        predict.folder(album, tmp_path / "out", overlay=True, progress=False)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_prediction_is_not_saved_over_its_image_nor_over_another_file(
+    predict: Predictor, photograph: Path, tmp_path: Path
+) -> None:
+    prediction, before = predict(photograph), photograph.read_bytes()
+    for overwrite in (False, True):
+        with pytest.raises(ValueError, match="is the image that was predicted and is not overwritten"):
+            prediction.save(photograph, overwrite=overwrite)
+    assert photograph.read_bytes() == before
+    prediction.save(tmp_path / "mask.png")
+    with pytest.raises(ValueError, match=r"mask\.png exists already"):
+        prediction.save(tmp_path / "mask.png")
+    prediction.save(tmp_path / "mask.png", overwrite=True)
+
+
+# --- large maps, threads and memory ---------------------------------------------------------------
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+class Scores(nn.Module):
+    """Scores in a given layout and type: the image itself, or every fourth pixel of it."""
+
+    num_classes, in_channels, minimum_size, built_by = 3, 3, 8, None
+
+    def __init__(self, dtype: torch.dtype, memory_format: torch.memory_format, step: int) -> None:
+        super().__init__()
+        self.dtype, self.memory_format, self.step = dtype, memory_format, step
+
+    def forward(self, image: torch.Tensor) -> DenseLogits:
+        scores = image[..., :: self.step, :: self.step].to(self.dtype)
+        return DenseLogits(scores.contiguous(memory_format=self.memory_format), tuple(image.shape[-2:]))
+
+
+@pytest.mark.compile  # the shape checker wants a DenseModel
+@pytest.mark.parametrize("tile", [None, "auto", (200, 300)])
+@pytest.mark.parametrize("step", [1, 4])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_maps_that_several_threads_decode_are_those_of_one(
+    dtype: torch.dtype, memory_format: torch.memory_format, step: int, tile: object, two_threads
+) -> None:
+    image = torch.rand(3, 260, 300)  # above the 65,536 pixels below which one thread decodes
+    predict = Predictor(Scores(dtype, memory_format, step), ClassTable.of(*"abc"), tile=tile)
+    labels = predict(image).label_map.labels
+    likely = predict(image, probabilities=True)
+    torch.set_num_threads(1)
+    assert torch.equal(labels, predict(image).label_map.labels)
+    assert (labels == likely.label_map.labels).float().mean() > 0.999
+    labels[0, 0] = 2  # a plain tensor
+    assert likely.confidence.shape == (260, 300)
+
+
+def test_an_image_that_does_not_fit_into_memory_is_predicted_in_tiles(
+    model, classes: ClassTable, monkeypatch
+) -> None:
+    image = torch.rand(3, 1100, 1000)
+    whole = Predictor(model, classes, tile=None)(image).label_map.labels
+    predict, seen = Predictor(model, classes), []
+    handle = model.part.register_forward_hook(lambda _, given, __: seen.append(tuple(given[0].shape[-2:])))
+    assert torch.equal(predict(image).label_map.labels, whole)
+    assert seen[-1] == (1100, 1000)
+    monkeypatch.setattr(predictor, "available_memory", lambda device: 48 * 2**20)
+    assert torch.equal(predict(image).label_map.labels, whole)
+    assert max(seen[-1]) <= 768
+    monkeypatch.setattr(predictor, "available_memory", lambda device: 2**20)
+    with pytest.raises(ValueError, match=r"1100 x 1000 pixels do not fit into memory .*--tile HxW"):
+        predict(image)
+    handle.remove()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 90 GiB"),
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you ..."
+        ),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"),
+    ],
+)
+def test_running_out_of_memory_is_a_sentence_that_names_tiles(
+    error: Exception, model, classes: ClassTable, monkeypatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    model.part.register_forward_hook(fail)
+    for tile, said in (
+        (None, "at once: predict in tiles"),
+        ((16, 16), "even in tiles of 16 x 16: .*smaller"),
+    ):
+        predict = Predictor(model, classes, tile=tile, overlap=4)
+        for probabilities in (False, True):
+            with pytest.raises(ValueError, match=rf"image: 30 x 40 pixels do not fit .*{said} .*--tile"):
+                predict(torch.rand(3, 30, 40), probabilities=probabilities)
+
+
+def test_other_errors_of_torch_are_not_called_a_lack_of_memory(model, classes: ClassTable) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("shapes do not match")
+
+    model.part.register_forward_hook(fail)
+    with pytest.raises(RuntimeError, match="shapes do not match"):
+        Predictor(model, classes)(torch.rand(3, 30, 40))
+
+
+def test_the_memory_of_a_pass_is_that_of_the_tensors_that_live_at_once() -> None:
+    def network(image: torch.Tensor) -> DenseLogits:
+        x = image.repeat(1, 4, 1, 1)  # 12 channels of 4 bytes
+        for _ in range(5):
+            x = x + 1  # two of them at a time
+        return DenseLogits(x[:, :2], tuple(image.shape[-2:]))
+
+    found = bytes_per_pixel(network, 3, 8, torch.device("cpu"))
+    assert 96 <= found <= 96 + 12 + 8 + 8
+
+
+def test_a_predictor_shows_itself_in_few_lines(model, classes: ClassTable) -> None:
+    text = repr(Predictor(model, classes, tile=(64, 32), overlap=8, flip=True, scales=(0.5, 1.0)))
+    assert len(text.splitlines()) <= 3
+    for words in ("Brightness", "dark, middle, bright", "tile=(64, 32)", "flip=True", "scales=(0.5, 1.0)"):
+        assert words in text
+
+
+@pytest.mark.parametrize("tile", [(0, 5), (-1, 40), (1_000_000, 1_000_000), (64,)])
+def test_absurd_tiles_are_told(tile: tuple[int, ...], model, classes: ClassTable) -> None:
+    with pytest.raises(ValueError, match="a tile has a height and a width of 1 to 65536 pixels"):
+        Predictor(model, classes, tile=tile, overlap=0)

@@ -62,7 +62,9 @@ def test_improbable_classes_do_not_become_infinite() -> None:
     assert flipped(sure)(torch.rand(1, 3, 8, 8)).logits.isfinite().all()
 
 
-@pytest.mark.parametrize("scales", [(), (1.0, 0.0), (-1.0,)])
+@pytest.mark.parametrize(
+    "scales", [(), (1.0, 0.0), (-1.0,), (1000.0,), (1.0, float("nan")), (float("nan"), 1.0), (float("inf"),)]
+)
 def test_wrong_scales_are_told(scales: tuple[float, ...]) -> None:
-    with pytest.raises(ValueError, match="scales must be positive and at least one"):
+    with pytest.raises(ValueError, match="scales must be positive, at most 16 and at least one"):
         scaled(pointwise, scales)

@@ -1,14 +1,15 @@
 """Images: any format that Pillow reads, and NumPy or TIFF files with any number of channels."""
 
+import math
 import os
-import struct
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
@@ -18,11 +19,60 @@ IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .pnm .jp2 .j2k .tga .avif "
     ".npy".split()
 )
+MAX_PIXELS = 1_000_000_000  # of one file, unless the caller says otherwise
+Source = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
+
 _ORIENTATION = 0x0112  # EXIF tag
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
-def read_image(path: str | os.PathLike[str], channels: int = 3) -> Float[Tensor, "c H W"]:
+def to_tensor(source: Source, channels: int = 3, *, max_pixels: int = MAX_PIXELS) -> Float[Tensor, "c H W"]:
+    """Any image as a tensor with values in [0, 1], upright as its EXIF orientation says.
+
+    Args:
+        source: path of a file (see `read_image`); PIL image; array "H W" or "H W c" of uint8 or uint16 over
+            their whole range, bool, or floats in [0, 1]; tensor "c H W" likewise.
+        channels: of the result. Grey and RGBA become RGB where three are wanted.
+        max_pixels: largest height times width of a file.
+
+    Raises:
+        ValueError: if the source cannot be read or does not have so many channels; names the file.
+
+    >>> to_tensor(np.array([[0, 255]], np.uint8)).tolist()
+    [[[0.0, 1.0]], [[0.0, 1.0]], [[0.0, 1.0]]]
+    """
+    if isinstance(source, str | os.PathLike):
+        return read_image(source, channels, max_pixels=max_pixels)
+    if isinstance(source, Image.Image):
+        pixels = _of_16_bits(_planes(_pixels(upright(source), _MODES.get(channels, "RGB"))))
+    elif isinstance(source, np.ndarray):
+        if source.ndim not in (2, 3):
+            raise ValueError(f"an array must have axes H W or H W c, got shape {source.shape}")
+        pixels = _planes(source)
+    elif isinstance(source, Tensor):
+        if source.ndim != 3:
+            raise ValueError(f"a tensor must have axes c H W, got shape {tuple(source.shape)}")
+        source = source.detach().cpu()
+        pixels = (
+            source.float() if source.dtype == torch.bfloat16 else source
+        ).numpy()  # NumPy has no bfloat16
+    else:
+        raise ValueError(
+            f"an image is a path, a PIL image, an array or a tensor, got {type(source).__name__}"
+        )
+    given = len(pixels)
+    if channels == 3 and given in (1, 2):
+        pixels = pixels[[0, 0, 0]]
+    elif channels == 3 and given == 4:
+        pixels = pixels[:3]
+    elif channels != given:
+        raise ValueError(f"the model takes images of {channels} channels, got {given}")
+    return torch.from_numpy(_unit(pixels))
+
+
+def read_image(
+    path: str | os.PathLike[str], channels: int = 3, *, max_pixels: int = MAX_PIXELS
+) -> Float[Tensor, "c H W"]:
     """An image with values in [0, 1], turned as its EXIF orientation says.
 
     Grey becomes three equal channels and colour becomes grey where `channels` asks for it; transparency is
@@ -30,22 +80,30 @@ def read_image(path: str | os.PathLike[str], channels: int = 3) -> Float[Tensor,
     floating-point values must be in [0, 1]. Another number of channels is read from a TIFF file or from a
     NumPy file (H W, H W c or c H W).
 
+    Args:
+        path: of the file.
+        channels: of the result.
+        max_pixels: largest height times width; a file may claim any size.
+
     Raises:
-        ValueError: if the file is missing, damaged or no image, or does not have so many channels.
+        ValueError: if the file is missing, damaged, too large or no image, or does not have so many channels.
     """
     if channels < 1:
         raise ValueError(f"channels must be at least 1, got {channels}")
     path = Path(path)
     if path.suffix.lower() == ".npy":
-        return _scaled(_arranged(_array(path), channels, path), path)
-    if channels not in _MODES:
-        return _scaled(_arranged(_tiff(path), channels, path), path)
-    with opened(path) as image:
-        pixels = _pixels(image, _MODES[channels])
-    tensor = _scaled(torch.from_numpy(pixels), path)
-    if tensor.ndim == 2:
-        return tensor.expand(channels, -1, -1).contiguous()
-    return tensor.permute(2, 0, 1).contiguous()
+        pixels = _arranged(read_array(path, max_pixels * channels), channels, path)
+    elif channels not in _MODES:
+        pixels = _arranged(_tiff(path, channels, max_pixels), channels, path)
+    else:
+        with opened(path, max_pixels) as image:
+            pixels = _planes(_pixels(image, _MODES[channels]))
+        if len(pixels) != channels:
+            pixels = np.repeat(pixels, channels, 0)
+    try:
+        return torch.from_numpy(_unit(_of_16_bits(pixels)))
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from error
 
 
 def write_image(path: str | os.PathLike[str], image: Float[Tensor, "c H W"]) -> Path:
@@ -69,32 +127,95 @@ def write_image(path: str | os.PathLike[str], image: Float[Tensor, "c H W"]) -> 
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Image.Image]:
-    """An open image, upright; whatever is wrong with the file becomes a ValueError that names it."""
-    try:
-        with Image.open(path) as image:
-            image.load()
+def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """An open image, upright; whatever is wrong with the file becomes a ValueError that names it.
+
+    Pillow warns of large images and refuses larger ones; here `max_pixels` alone decides.
+    """
+    with readable(path):
+        with _PILLOWS_LIMIT.lifted():
+            image = Image.open(path)
+        with image:
+            _check_size(image.height, image.width, max_pixels)
+            with _PILLOWS_LIMIT.lifted():
+                image.load()
             yield upright(image)
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Whatever a library raises while it reads `path` becomes a ValueError that names the file."""
+    try:
+        yield
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
     except UnidentifiedImageError as error:
         raise ValueError(f"cannot read {path}: it is not an image of a known format") from error
-    except (
-        OSError,
-        SyntaxError,
-        EOFError,
-        ValueError,
-        struct.error,
-        IndexError,
-        Image.DecompressionBombError,
-    ) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
+    except MemoryError as error:
+        raise ValueError(f"cannot read {path}: it does not fit into memory") from error
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or _first_line(error)}") from error
+    except Exception as error:  # damaged files make decoders raise anything
+        raise ValueError(f"cannot read {path}: {_first_line(error)}") from error
 
 
 def upright(image: Image.Image) -> Image.Image:
     """The image turned as its EXIF orientation says."""
     turned = image.getexif().get(_ORIENTATION, 1) != 1
     return ImageOps.exif_transpose(image) if turned else image
+
+
+def read_array(path: Path, max_numbers: int = MAX_PIXELS) -> np.ndarray:
+    """The array in a NumPy file, which is never unpickled.
+
+    Raises:
+        ValueError: if the file is missing, damaged, or holds anything else or too much.
+    """
+    with readable(path):
+        try:
+            array = np.load(path, mmap_mode="r", allow_pickle=False)
+        except (FileNotFoundError, MemoryError):
+            raise
+        except Exception as error:  # the header is Python text: any error of a tokenizer
+            raise ValueError("it is not a NumPy array of numbers") from error
+        if not isinstance(array, np.ndarray):
+            raise ValueError("it is an archive of arrays, expected one array")
+        _check_size(array.size, 1, max_numbers)
+        return _native(np.array(array))
+
+
+class _PillowsLimit:
+    """Pillow's own limit of pixels, which is global, taken away while any thread reads an image."""
+
+    def __init__(self) -> None:
+        self._lock, self._readers, self._limit = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
+
+    @contextmanager
+    def lifted(self) -> Iterator[None]:
+        with self._lock:
+            if not self._readers:
+                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if not self._readers:
+                    Image.MAX_IMAGE_PIXELS = self._limit
+
+
+_PILLOWS_LIMIT = _PillowsLimit()
+
+
+def _check_size(height: int, width: int, most: int) -> None:
+    if height * width > most:
+        size = f"{height} x {width} pixels" if width > 1 else f"{height:,} numbers"
+        raise ValueError(f"it has {size}, more than the limit of {most:,} (--max-pixels, max_pixels=)")
+
+
+def _first_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _pixels(image: Image.Image, mode: str) -> np.ndarray:
@@ -106,45 +227,50 @@ def _pixels(image: Image.Image, mode: str) -> np.ndarray:
     return np.array(image if image.mode == mode else image.convert(mode))
 
 
+def _planes(pixels: np.ndarray) -> np.ndarray:
+    """(H W) or (H W c) as c H W."""
+    return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+
+
 def _native(pixels: np.ndarray) -> np.ndarray:
     """In the byte order of this machine."""
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-def _scaled(pixels: Tensor, path: Path) -> Tensor:
-    """Values in [0, 1] by bit depth. A 32-bit integer image holds 16-bit values, or it is not understood."""
-    if pixels.dtype == torch.uint8:
-        return pixels.to(torch.float32).div_(255)
-    if pixels.dtype == torch.bool:
-        return pixels.to(torch.float32)
-    lowest, highest = (float(x) for x in pixels.double().aminmax())
-    top = 1 if pixels.is_floating_point() else 65535
-    if not (lowest >= 0 and highest <= top):
-        raise ValueError(f"{path} holds values from {lowest:g} to {highest:g}, expected 0 to {top}")
-    return pixels.to(torch.float32) / top
+def _of_16_bits(pixels: np.ndarray) -> np.ndarray:
+    """Integers of other types hold 16-bit values, or they are not understood."""
+    if pixels.dtype.kind not in "iu" or pixels.dtype in (np.uint8, np.uint16):
+        return pixels
+    lowest, highest = (int(pixels.min()), int(pixels.max())) if pixels.size else (0, 0)
+    if not (lowest >= 0 and highest <= 65535):
+        raise ValueError(f"holds values from {lowest} to {highest}, expected 0 to 65535")
+    return pixels.astype(np.uint16)
 
 
-def _array(path: Path) -> np.ndarray:
-    try:
-        return _native(np.load(path, allow_pickle=False))
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}") from error
-    except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"cannot read {path}: it is not a NumPy array of numbers") from error
+def _unit(pixels: np.ndarray) -> Float32[np.ndarray, "..."]:
+    """Values in [0, 1], contiguous."""
+    if pixels.dtype in (np.uint8, np.uint16):
+        scaled = np.ascontiguousarray(pixels, np.float32)
+        scaled /= np.float32(np.iinfo(pixels.dtype).max)
+        return scaled
+    if pixels.dtype != np.bool_ and pixels.dtype.kind != "f":
+        raise ValueError(f"pixels must be uint8, uint16, bool or floats in [0, 1], got {pixels.dtype}")
+    low, high = (float(pixels.min()), float(pixels.max())) if pixels.size else (0.0, 0.0)
+    if not (low >= 0 and high <= 1):  # also catches nan
+        raise ValueError(f"holds values from {low:g} to {high:g}, expected 0 to 1")
+    return np.array(pixels, np.float32, order="C")
 
 
-def _tiff(path: Path) -> np.ndarray:
+def _tiff(path: Path, channels: int, max_pixels: int) -> np.ndarray:
     import tifffile  # comes with scikit-image
 
-    if not path.is_file():
-        raise ValueError(f"there is no file {path}")
-    try:
-        return _native(tifffile.imread(path))
-    except Exception as error:  # tifffile raises whatever its codecs raise
-        raise ValueError(f"cannot read {path} as a TIFF file of several channels: {error}") from error
+    with readable(path), tifffile.TiffFile(path) as file:
+        shape = file.series[0].shape
+        _check_size(math.prod(shape), 1, max_pixels * channels)
+        return _native(file.asarray())
 
 
-def _arranged(pixels: np.ndarray, channels: int, path: Path) -> Tensor:
+def _arranged(pixels: np.ndarray, channels: int, path: Path) -> np.ndarray:
     """As c H W."""
     if pixels.dtype.kind not in "buif":
         raise ValueError(f"{path} holds {pixels.dtype}, expected numbers")
@@ -154,4 +280,4 @@ def _arranged(pixels: np.ndarray, channels: int, path: Path) -> Tensor:
         pixels = pixels.transpose(2, 0, 1)
     if pixels.ndim != 3 or pixels.shape[0] != channels or 0 in pixels.shape:
         raise ValueError(f"{path} has the shape {pixels.shape}, expected {channels} channels")
-    return torch.from_numpy(np.ascontiguousarray(pixels))
+    return pixels
