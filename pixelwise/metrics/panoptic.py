@@ -195,7 +195,10 @@ class PanopticMetrics(Metric):
         names = ids if len(ids) == len(targets) else [""] * len(targets)
         images = zip(predictions, targets, names, strict=True)
         self.add(
-            [count_segments(one.arrays, other.arrays, self.classes, name) for one, other, name in images]
+            [
+                count_segments(SegmentArrays.of(one), SegmentArrays.of(other), self.classes, name)
+                for one, other, name in images
+            ]
         )
 
     def add(self, counted: Sequence["Counted"]) -> None:

@@ -20,6 +20,13 @@ class SegmentArrays(NamedTuple):
     areas: Integer[np.ndarray, " n"] | None
 
     @classmethod
+    def of(cls, panoptic_map: PanopticMap) -> "SegmentArrays":
+        """The tensors of a map as arrays."""
+        columns = (panoptic_map.id_map, panoptic_map.ids, panoptic_map.classes, panoptic_map.is_crowd)
+        areas = panoptic_map.areas
+        return cls(*(each.cpu().numpy() for each in columns), None if areas is None else areas.cpu().numpy())
+
+    @classmethod
     def of_coco(
         cls,
         pixels: Integer[np.ndarray, "H W"] | UInt8[np.ndarray, "H W 3"],
