@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..encoders import Encoder, StemPolicy, make_encoder
-from ..layers import ConvNormAct, size_of
+from ..layers import ConvNormAct, fit, max_pool_up, size_of
 from ..ops import bilinear_kernel
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .vgg import CONVOLUTIONS, VGG16, caffe_names, copy_layers, initialize_relu, vgg_normalize
@@ -83,7 +83,7 @@ class VGG16FCN(DenseModel):
         for stage, widths in enumerate(VGG16, 1):
             for i in range(1, len(widths) + 1):
                 x = F.relu(getattr(self, f"conv{stage}_{i}")(x))
-            x = F.max_pool2d(x, 2, ceil_mode=True)
+            x, _ = max_pool_up(x)
             pools.append(x)
         x = self.dropout(F.relu(self.fc6(x)))
         x = self.dropout(F.relu(self.fc7(x)))
@@ -101,7 +101,7 @@ class FCN32s(VGG16FCN):
         """Score every pixel; see `DenseModel`."""
         size = size_of(image, self.minimum_size)
         _, _, fc7 = self.maps(image)
-        return DenseLogits(crop(self.upscore(self.score_fr(fc7)), 19, size), size)
+        return DenseLogits(fit(self.upscore(self.score_fr(fc7)), size, offset=19), size)
 
 
 class FCN16s(VGG16FCN):
@@ -118,8 +118,8 @@ class FCN16s(VGG16FCN):
         size = size_of(image, self.minimum_size)
         _, pool4, fc7 = self.maps(image)
         x = self.upscore2(self.score_fr(fc7))
-        x = x + crop(self.score_pool4(pool4), 5, x.shape[-2:])
-        return DenseLogits(crop(self.upscore16(x), 27, size), size)
+        x = x + fit(self.score_pool4(pool4), size_of(x, 1), offset=5)
+        return DenseLogits(fit(self.upscore16(x), size, offset=27), size)
 
 
 class FCN8s(VGG16FCN):
@@ -146,15 +146,10 @@ class FCN8s(VGG16FCN):
         size = size_of(image, self.minimum_size)
         pool3, pool4, fc7 = self.maps(image)
         x = self.upscore2(self.score_fr(fc7))
-        x = x + crop(self.score_pool4(self.scale_pool4 * pool4), 5, x.shape[-2:])
+        x = x + fit(self.score_pool4(self.scale_pool4 * pool4), size_of(x, 1), offset=5)
         x = self.upscore_pool4(x)
-        x = x + crop(self.score_pool3(self.scale_pool3 * pool3), 9, x.shape[-2:])
-        return DenseLogits(crop(self.upscore8(x), 31, size), size)
-
-
-def crop(x: Float[Tensor, "b k _ _"], offset: int, size: tuple[int, int]) -> Float[Tensor, "b k _ _"]:
-    """The part of `x` that starts `offset` rows and columns in and has `size`."""
-    return x[:, :, offset : offset + size[0], offset : offset + size[1]]
+        x = x + fit(self.score_pool3(self.scale_pool3 * pool3), size_of(x, 1), offset=9)
+        return DenseLogits(fit(self.upscore8(x), size, offset=31), size)
 
 
 def score(c_in: int, num_classes: int) -> nn.Conv2d:

@@ -17,9 +17,8 @@ from collections.abc import Mapping
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..layers import BatchNorm2d, size_of
+from ..layers import BatchNorm2d, max_pool_up, max_unpool, size_of
 from ..types import DenseLogits, DenseModel, Paper
 from .vgg import VGG16, caffe_names, copy_layers, initialize_relu, vgg_normalize
 
@@ -74,14 +73,14 @@ class SegNet(DenseModel):
         x, pooled = self.normalize(image), []
         for depth, encode in enumerate(self.encoder, 1):
             x = encode(x)
-            before = x.shape[-2:]
-            x, indices = F.max_pool2d(x, 2, ceil_mode=True, return_indices=True)
+            before = size_of(x, 1)
+            x, indices = max_pool_up(x)
             pooled.append((indices, before))
             if depth >= 3:
                 x = self.dropout(x)
         for depth, decode in zip((5, 4, 3, 2, 1), self.decoder, strict=True):
             indices, before = pooled.pop()
-            x = decode(F.max_unpool2d(x, indices, (2, 2), output_size=before))
+            x = decode(max_unpool(x, indices, before))
             if depth >= 3:
                 x = self.dropout(x)
         return DenseLogits(self.head(x), size)
@@ -122,12 +121,12 @@ class SegNetBasic(DenseModel):
         x, pooled = self.normalize(255 * image), []
         for encode in self.encoder:
             x = encode(x)
-            before = x.shape[-2:]
-            x, indices = F.max_pool2d(x, 2, ceil_mode=True, return_indices=True)
+            before = size_of(x, 1)
+            x, indices = max_pool_up(x)
             pooled.append((indices, before))
         for decode in self.decoder:
             indices, before = pooled.pop()
-            x = decode(F.max_unpool2d(x, indices, (2, 2), output_size=before))
+            x = decode(max_unpool(x, indices, before))
         return DenseLogits(self.head(x), size)
 
 

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..encoders import Encoder, make_encoder
-from ..layers import BatchNorm2d, ConvNormAct, resize_like, size_of
+from ..layers import BatchNorm2d, ConvNormAct, fit, resize_like, size_of
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .fpn import ConvGroupNormAct
 from .smp_deeplabv3 import smp_deeplabv3, smp_deeplabv3plus
@@ -119,8 +119,8 @@ class SMPLinknet(DenseModel):
         x = features.c5
         skips = (features.c4, features.c3, features.c2, features.c1, None)
         for up, skip in zip(self.decoder, skips, strict=True):
-            height, width = size if skip is None else skip.shape[-2:]
-            x = up(x)[:, :, :height, :width]  # odd sizes: the doubled map is one too large
+            target = image if skip is None else skip
+            x = fit(up(x), size_of(target, 1))  # odd sizes: the doubled map is one too large
             if skip is not None:
                 x = x + skip
         return DenseLogits(self.head(x), size)

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..encoders import Encoder, StemPolicy, make_encoder
-from ..layers import ConvNormAct, size_of
+from ..layers import ConvNormAct, fit, size_of
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 
 PAPER = Paper(
@@ -117,12 +117,12 @@ class UNetOriginal(DenseModel):
         rows = _mirrored(height, self.margin, _tile(height), image.device)
         columns = _mirrored(width, self.margin, _tile(width), image.device)
         scores = self.valid(image[:, :, rows][..., columns])
-        return DenseLogits(scores[:, :, :height, :width], size)
+        return DenseLogits(fit(scores, size), size)
 
 
 def _tile(length: int) -> int:
     """The smallest valid side of a tile whose scores cover `length` pixels."""
-    return 16 * math.ceil((length + 60) / 16) + 124
+    return (length + 60 + 15) // 16 * 16 + 124
 
 
 def _mirrored(length: int, before: int, total: int, device: torch.device) -> Tensor:
@@ -252,7 +252,7 @@ class EncoderUNet(DenseModel):
         """Score every pixel; see `DenseModel`."""
         size = height, width = size_of(image, self.minimum_size)
         features = self.encoder(image)
-        half = ((height + 1) // 2, (width + 1) // 2)
+        half = (height // 2, width // 2)  # rounded down, as in SMP
         skips = [
             features.c4,
             features.c3,
