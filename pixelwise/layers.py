@@ -86,9 +86,7 @@ def resize_like(
     return resize(x, (like.shape[-2], like.shape[-1]), align_corners=align_corners)
 
 
-def fit(
-    x: Float[Tensor, "b c _ _"], size: tuple[int, int], *, offset: int = 0
-) -> Float[Tensor, "b c _ _"]:
+def fit(x: Float[Tensor, "b c _ _"], size: tuple[int, int], *, offset: int = 0) -> Float[Tensor, "b c _ _"]:
     """The part of `x` that has `size`; rows and columns beyond the end of `x` repeat its last.
 
     Args:
@@ -122,7 +120,7 @@ def max_pool_up(
 def max_unpool(
     x: Float[Tensor, "b c _ _"], indices: Integer[Tensor, "b c _ _"], size: tuple[int, int]
 ) -> Float[Tensor, "b c _ _"]:
-    """A map of `size` (height, width) with the values of `x` where `max_pool_up` found them, zero elsewhere."""
+    """The values of `x` where `max_pool_up` found them, in a map of `size` (height, width) zero elsewhere."""
     height, width = size[0] + 1, size[1] + 1
     flat = x.new_zeros(*x.shape[:2], height * width).scatter(2, indices.flatten(2), x.flatten(2))
     return flat.unflatten(2, (height, width))[:, :, :-1, :-1]

@@ -9,6 +9,7 @@ Everything here is frozen. Values that hold tensors are pytrees: `torch.export`,
 Letters in shapes: b batch, c channels, k classes, n things, h w size of a map, H W size of the image.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -340,6 +341,27 @@ class BuiltBy:
     arguments: dict[str, Any]
 
 
+class ParameterRole(NamedTuple):
+    """What a parameter is to an optimiser.
+
+    Attributes:
+        of_encoder: whether it belongs to the part that may start from pretrained weights.
+        decays: whether weight decay applies: to the weights of convolutions and linear layers, not to norms,
+            biases, position embeddings, tables of relative biases, class tokens and learned temperatures.
+    """
+
+    of_encoder: bool
+    decays: bool
+
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+# Names of parameters with several axes that are no weights of a layer, as timm and the papers have them.
+_UNDECAYED = re.compile(
+    r"pos_?embed\w*$|position_embedding\w*$|rel_pos|relative_position|attention_bias|cpb_mlp|"
+    r"(cls|class|dist|mask|reg)_token$|logit_scale$|temperature$"
+)
+
+
 class DenseModel(nn.Module, ABC):
     """A network that scores every pixel: image in [0, 1] -> DenseLogits.
 
@@ -351,12 +373,27 @@ class DenseModel(nn.Module, ABC):
         in_channels: c of the image.
         minimum_size: smallest height and width in pixels.
         built_by: builder and arguments where they are known; `save` needs them.
+        encoder_parts: names of the modules that make up the encoder.
     """
 
     num_classes: int
     in_channels: int = 3
     minimum_size: int = 32
     built_by: BuiltBy | None = None
+    encoder_parts: tuple[str, ...] = ("encoder",)
+
+    def parameter_roles(self) -> dict[str, ParameterRole]:
+        """The role of every parameter by its name; `Optimization` makes its groups of them."""
+        of_norms = {
+            id(p) for module in self.modules() if isinstance(module, _NORMS) for p in module.parameters()
+        }
+        return {
+            name: ParameterRole(
+                of_encoder=name.partition(".")[0] in self.encoder_parts,
+                decays=p.ndim > 1 and id(p) not in of_norms and not _UNDECAYED.search(name),
+            )
+            for name, p in self.named_parameters()
+        }
 
     @abstractmethod
     def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:

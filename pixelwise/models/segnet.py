@@ -18,6 +18,7 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..encoders import StemPolicy, fetch
 from ..layers import BatchNorm2d, max_pool_up, max_unpool, size_of
 from ..types import DenseLogits, DenseModel, Paper
 from .vgg import VGG16, caffe_names, copy_layers, initialize_relu, vgg_normalize
@@ -130,12 +131,13 @@ class SegNetBasic(DenseModel):
         return DenseLogits(self.head(x), size)
 
 
-def load_vgg16_encoder(model: SegNet, state_dict: Mapping[str, Tensor]) -> None:
+def load_vgg16_encoder(model: SegNet, state_dict: Mapping[str, Tensor], stem: StemPolicy = "repeat") -> None:
     """Begin with the convolutions of a classifier, in place; with its batch norms too where it has them.
 
     Args:
         model: whose encoder gets the weights.
         state_dict: of a VGG16 of torchvision or timm, with or without batch norm.
+        stem: what its colour filters become where the image is not RGB, see `adapt_stem`.
 
     Raises:
         ValueError: if it is not that of a VGG16.
@@ -148,18 +150,21 @@ def load_vgg16_encoder(model: SegNet, state_dict: Mapping[str, Tensor]) -> None:
                 for key, tensor in layers.items():
                     if key.startswith(theirs):
                         source[f"encoder.{i}.{j}.{ours}.{key.removeprefix(theirs)}"] = tensor
-    copy_layers(source, model, tuple(source))
+    copy_layers(source, model, tuple(source), stem)
 
 
 def segnet(
-    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, dropout: float = 0.0
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    dropout: float = 0.0,
 ) -> SegNet:
     """The paper's SegNet (pretrained: its encoder begins with a VGG16 with batch norm of ImageNet)."""
     model = SegNet(num_classes, in_channels=in_channels, dropout=dropout)
     if pretrained:
-        import timm
-
-        load_vgg16_encoder(model, timm.create_model("vgg16_bn", pretrained=True).state_dict())
+        load_vgg16_encoder(model, fetch("vgg16_bn"), stem)
     return model
 
 

@@ -19,7 +19,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..encoders import Encoder, make_encoder
+from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import BatchNorm2d, ConvNormAct, fit, resize_like, size_of
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .fpn import ConvGroupNormAct
@@ -178,28 +178,43 @@ class SMPPSPNet(DenseModel):
 
 
 def smp_fpn(
-    num_classes: int, *, encoder: str | Encoder = "resnet34", in_channels: int = 3, pretrained: bool = False
+    num_classes: int,
+    *,
+    encoder: str | Encoder = "resnet34",
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
 ) -> SMPFPN:
     """SMP's FPN on any encoder."""
     stages = ("c2", "c3", "c4", "c5")
-    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stages=stages)
+    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stem=stem, stages=stages)
     return SMPFPN(made, num_classes)
 
 
 def smp_linknet(
-    num_classes: int, *, encoder: str | Encoder = "resnet34", in_channels: int = 3, pretrained: bool = False
+    num_classes: int,
+    *,
+    encoder: str | Encoder = "resnet34",
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
 ) -> SMPLinknet:
     """SMP's LinkNet on any encoder that has a stage of stride 2."""
     stages = ("c1", "c2", "c3", "c4", "c5")
-    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stages=stages)
+    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stem=stem, stages=stages)
     return SMPLinknet(made, num_classes)
 
 
 def smp_pspnet(
-    num_classes: int, *, encoder: str | Encoder = "resnet34", in_channels: int = 3, pretrained: bool = False
+    num_classes: int,
+    *,
+    encoder: str | Encoder = "resnet34",
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
 ) -> SMPPSPNet:
     """SMP's PSPNet on the first half of any encoder."""
-    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stages=("c3",))
+    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stem=stem, stages=("c3",))
     return SMPPSPNet(made, num_classes)
 
 

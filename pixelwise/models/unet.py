@@ -65,6 +65,7 @@ class UNetOriginal(DenseModel):
         width: channels at the finest of five levels; each level doubles them.
     """
 
+    encoder_parts = ("down",)
     margin = 92  # pixels that a tile loses on every side
 
     def __init__(self, num_classes: int, *, in_channels: int = 1, width: int = 64) -> None:
@@ -190,6 +191,8 @@ class UNet(DenseModel):
             one above.
     """
 
+    encoder_parts = ("down",)
+
     def __init__(
         self, num_classes: int, *, in_channels: int = 3, width: int = 64, bilinear: bool = False
     ) -> None:
@@ -290,7 +293,7 @@ def unet(
         encoder: name of a backbone or an encoder; None for the network's own.
         in_channels: of the image.
         pretrained: whether the encoder starts from pretrained weights.
-        stem: how pretrained filters take an image that is not RGB, see `TimmEncoder`.
+        stem: what pretrained colour filters become where the image is not RGB, see `adapt_stem`.
         width: channels of the decoder at full resolution; None for 64, or 16 on an encoder.
 
     Raises:

@@ -78,7 +78,7 @@ class TrainingModule(lightning.LightningModule):
             raise ValueError(f"the model has {model.num_classes} classes, the class table {len(classes)}")
         self.classes, self.optimization = classes, optimization
         self.layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.model: nn.Module = model.to(memory_format=self.layout)
+        self.model: DenseModel = model.to(memory_format=self.layout)
         self.criterion = criterion
         self.metrics = SegmentationMetrics(classes)
         self.mean_train_loss, self.mean_val_loss = WeightedMean(), WeightedMean()
