@@ -6,7 +6,7 @@ from typing import Any
 import lightning
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 from torchmetrics import Metric
 
 from ..decode import semantic
