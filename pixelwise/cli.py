@@ -694,6 +694,8 @@ def _pairs(pairs: Iterable[str] | None) -> dict[str, Any]:
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
             raise ValueError(f"--set takes KEY=VALUE, got {pair!r}")
+        if name in ("name", "num_classes"):
+            raise ValueError(f"--set takes further arguments of the builder, not {name}")
         try:
             arguments[name] = json.loads(text)
         except json.JSONDecodeError:

@@ -1,7 +1,7 @@
 """The few bricks that belong to no paper."""
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,8 +72,9 @@ class Normalize(nn.Module):
 def resize(
     x: Float[Tensor, "b c _ _"], size: tuple[int, int], *, align_corners: bool = False
 ) -> Float[Tensor, "b c _ _"]:
-    """Bilinear resize of `x` to `size` (height, width); nothing happens where it has that size."""
-    if tuple(x.shape[-2:]) == tuple(size):
+    """Bilinear resize of `x` to `size` (height, width); nothing changes where it has that size."""
+    # An exported program must serve other sizes than the traced one, so it compares none.
+    if not torch.compiler.is_exporting() and tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
 
@@ -83,6 +84,46 @@ def resize_like(
 ) -> Float[Tensor, "b c H W"]:
     """Bilinear resize of `x` to the height and width of `like`."""
     return resize(x, (like.shape[-2], like.shape[-1]), align_corners=align_corners)
+
+
+def fit(x: Float[Tensor, "b c _ _"], size: tuple[int, int], *, offset: int = 0) -> Float[Tensor, "b c _ _"]:
+    """The part of `x` that has `size`; rows and columns beyond the end of `x` repeat its last.
+
+    Args:
+        x: any maps.
+        size: height and width of the result.
+        offset: first row and first column of `x` that is taken.
+    """
+    rows, columns = (offset + length for length in size)
+    if torch.compiler.is_exporting():  # slices and pads would hold for the traced size only
+        y = torch.arange(offset, rows, device=x.device).clamp(max=x.shape[-2] - 1)
+        z = torch.arange(offset, columns, device=x.device).clamp(max=x.shape[-1] - 1)
+        return x[:, :, y][..., z]
+    x = x[:, :, offset:rows, offset:columns]
+    if tuple(x.shape[-2:]) == tuple(size):
+        return x
+    return F.pad(x, (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2]), mode="replicate")
+
+
+def max_pool_up(
+    x: Float[Tensor, "b c h w"],
+) -> tuple[Float[Tensor, "b c _ _"], Integer[Tensor, "b c _ _"]]:
+    """Maxima of 2x2 squares, where odd sizes are rounded up, and their positions in `x` (`max_unpool`).
+
+    As with `ceil_mode=True`, whose rounding torch.export cannot follow at sizes it was not traced with.
+    Positions count in a map that has one more row and column.
+    """
+    padded = F.pad(x, (0, 1, 0, 1), value=-torch.inf)
+    return F.max_pool2d(padded, 2, return_indices=True)
+
+
+def max_unpool(
+    x: Float[Tensor, "b c _ _"], indices: Integer[Tensor, "b c _ _"], size: tuple[int, int]
+) -> Float[Tensor, "b c _ _"]:
+    """The values of `x` where `max_pool_up` found them, in a map of `size` (height, width) zero elsewhere."""
+    height, width = size[0] + 1, size[1] + 1
+    flat = x.new_zeros(*x.shape[:2], height * width).scatter(2, indices.flatten(2), x.flatten(2))
+    return flat.unflatten(2, (height, width))[:, :, :-1, :-1]
 
 
 def size_of(image: Float[Tensor, "b c H W"], minimum: int) -> tuple[int, int]:

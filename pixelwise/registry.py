@@ -2,10 +2,12 @@
 
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from math import isfinite
+from types import NoneType, UnionType
+from typing import Any, Literal, Union, get_args, get_origin
 
 from . import models
 from .types import BuiltBy as BuiltBy, DenseModel, Paper
@@ -50,7 +52,7 @@ def build(name: str, num_classes: int, **arguments: Any) -> DenseModel:
         arguments: further arguments of the builder, such as `encoder` or `in_channels`.
 
     Raises:
-        ValueError: if there is no such model or it has no such argument.
+        ValueError: if there is no such model, it has no such argument, or an argument is of the wrong kind.
 
     >>> model = build("pspnet", 5, encoder="tiny")
     >>> model.num_classes
@@ -63,9 +65,14 @@ def build(name: str, num_classes: int, **arguments: Any) -> DenseModel:
             near = get_close_matches(argument, known, n=1)
             hint = f": did you mean {near[0]!r}?" if near else f": it takes {', '.join(known)}"
             raise ValueError(f"model {name!r} has no argument {argument!r}{hint}")
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    model = builder(num_classes, **arguments)
+    for argument, given in {"num_classes": num_classes, **arguments}.items():
+        _check(argument, given, known[argument].annotation)
+    try:
+        model = builder(num_classes, **arguments)
+    except (RuntimeError, MemoryError) as error:
+        told = ", ".join(f"{key}={given!r}" for key, given in arguments.items())
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else "out of memory"
+        raise ValueError(f"model {name!r} cannot be built with {told or 'its defaults'}: {reason}") from error
     model.built_by = BuiltBy(name, {"num_classes": num_classes, **arguments})
     return model
 
@@ -91,6 +98,47 @@ def _builders() -> dict[str, Builder]:
         for name, function in vars(models).items()
         if inspect.isfunction(function) and name[0].islower() and not name.startswith("from_")
     }
+
+
+def _check(argument: str, given: Any, annotation: Any) -> None:
+    """Hold what came from a command line or a file against the signature of a builder.
+
+    Raises:
+        ValueError: if it does not fit. Whole numbers of builders are counts, so they start at 1.
+    """
+    kinds = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    if any(_fits(given, kind) for kind in kinds):
+        return
+    expected = " or ".join(_told(kind) for kind in kinds)
+    raise ValueError(f"{argument} must be {expected}, got {given!r}")
+
+
+def _fits(given: Any, kind: Any) -> bool:
+    if kind is int:
+        return type(given) is int and given >= 1
+    if kind is float:
+        return type(given) in (int, float) and isfinite(given)
+    if get_origin(kind) is Literal:
+        return given in get_args(kind)
+    if get_origin(kind) is Sequence:
+        (item,) = get_args(kind)
+        return isinstance(given, list | tuple) and all(_fits(one, item) for one in given)
+    return isinstance(given, kind)
+
+
+def _told(kind: Any) -> str:
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(get_args(kind))}"
+    if get_origin(kind) is Sequence:
+        return f"a list of which each is {_told(get_args(kind)[0])}"
+    words = {
+        int: "a whole number of at least 1",
+        float: "a number",
+        bool: "true or false",
+        str: "a name",
+        NoneType: "none",
+    }
+    return words.get(kind) or kind.__name__
 
 
 def _find(name: str) -> Builder:

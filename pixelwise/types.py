@@ -15,6 +15,7 @@ size of the image, *grid the size of an image or a volume. Boxes are x1 y1 x2 y2
 the image; points are x y in pixels.
 """
 
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -842,6 +843,27 @@ class BuiltBy:
     arguments: dict[str, Any]
 
 
+class ParameterRole(NamedTuple):
+    """What a parameter is to an optimiser.
+
+    Attributes:
+        of_encoder: whether it belongs to the part that may start from pretrained weights.
+        decays: whether weight decay applies: to the weights of convolutions and linear layers, not to norms,
+            biases, position embeddings, tables of relative biases, class tokens and learned temperatures.
+    """
+
+    of_encoder: bool
+    decays: bool
+
+
+_NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
+# Names of parameters with several axes that are no weights of a layer, as timm and the papers have them.
+_UNDECAYED = re.compile(
+    r"pos_?embed\w*$|position_embedding\w*$|rel_pos|relative_position|attention_bias|cpb_mlp|"
+    r"(cls|class|dist|mask|reg)_token$|logit_scale$|temperature$"
+)
+
+
 class Model(nn.Module, ABC):
     """A network: image in [0, 1] -> an output. Mean and standard deviation are part of the model.
 
@@ -854,6 +876,7 @@ class Model(nn.Module, ABC):
         in_channels: c of the image.
         minimum_size: smallest extent of the image along each axis, in pixels.
         built_by: builder and arguments where they are known; `save` needs them.
+        encoder_parts: names of the modules that make up the encoder.
     """
 
     tasks: ClassVar[tuple[str, ...]]
@@ -861,6 +884,20 @@ class Model(nn.Module, ABC):
     in_channels: int = 3
     minimum_size: int = 32
     built_by: BuiltBy | None = None
+    encoder_parts: tuple[str, ...] = ("encoder",)
+
+    def parameter_roles(self) -> dict[str, ParameterRole]:
+        """The role of every parameter by its name; `Optimization` makes its groups of them."""
+        of_norms = {
+            id(p) for module in self.modules() if isinstance(module, _NORMS) for p in module.parameters()
+        }
+        return {
+            name: ParameterRole(
+                of_encoder=name.partition(".")[0] in self.encoder_parts,
+                decays=p.ndim > 1 and id(p) not in of_norms and not _UNDECAYED.search(name),
+            )
+            for name, p in self.named_parameters()
+        }
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
         """The arguments of `forward` for a batch in training: the image, unless a model needs the target too.

@@ -3,8 +3,14 @@
 from collections.abc import Sequence
 
 from ..types import STAGES
-from .base import Encoder as Encoder
-from .timm import StemPolicy as StemPolicy, TimmEncoder as TimmEncoder, dilate as dilate
+from .base import Encoder as Encoder, WeightsUnavailable as WeightsUnavailable
+from .timm import (
+    StemPolicy as StemPolicy,
+    TimmEncoder as TimmEncoder,
+    dilate as dilate,
+    fetch as fetch,
+    has_weights as has_weights,
+)
 from .tiny import Tiny as Tiny
 from .torchvision import MobileNetV3Large as MobileNetV3Large
 

@@ -8,11 +8,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.func import functional_call
-from torch.nn import functional as F
 
-from ..layers import IMAGENET_MEAN, IMAGENET_STD, Normalize
+from ..layers import IMAGENET_MEAN, IMAGENET_STD, Normalize, fit
 from ..types import STAGES, Features, PerStage
-from .base import Encoder
+from .base import Encoder, WeightsUnavailable
+from .swin import decide_shift_by_map
 
 StemPolicy = Literal["repeat", "mean", "zero"]
 
@@ -23,10 +23,11 @@ class TimmEncoder(Encoder):
     """A backbone of timm, cut behind its last used stage.
 
     Keys of `body` are timm's own, so a ResNet here has the keys of torchvision's. Backbones that accept
-    only multiples of 32 pixels (Swin, HRNet) are given the image with its border repeated, and their maps
-    are cut back. What is behind the last stage is cut off; weights before it that no stage needs (some of
-    HRNet, say) are frozen. A dilated ResNet stage keeps the former dilation in its first block, as in
-    torchvision; see `dilate`.
+    only multiples of some number of pixels (Swin 4, HRNet 32) are given the image with its border repeated,
+    and their maps are cut back. Swin shifts its windows wherever a map is larger than one, see `swin.py`.
+    What is behind the last stage is cut off; weights before it that no stage needs (some of HRNet, say) are
+    frozen. A dilated ResNet stage keeps the former dilation in its first block, as in torchvision; see
+    `dilate`.
 
     Args:
         name: any name of `timm.list_models()`, with or without a pretrained tag ("resnet50.a1_in1k").
@@ -34,8 +35,7 @@ class TimmEncoder(Encoder):
         pretrained: whether to load timm's weights.
         output_stride: 32, or 16 or 8 to dilate the last stages instead of striding them.
         stages: the stages to give, in any order; None for all that the backbone has (some have no c1).
-        stem: where `in_channels` is not 3, pretrained colour filters are used in turn ("repeat"), by their
-            mean ("mean"), both scaled by 3 / in_channels, or with zeros for further channels ("zero").
+        stem: what pretrained colour filters become where `in_channels` is not 3, see `adapt_stem`.
 
     Raises:
         ValueError: if timm has no such backbone, if it gives no pyramid (plain ViTs), works at one image
@@ -64,6 +64,8 @@ class TimmEncoder(Encoder):
             hint = f": did you mean {' or '.join(near)}?" if near else ""
             raise ValueError(f"timm has no backbone {name!r}{hint}")
 
+        if in_channels < 1:
+            raise ValueError(f"in_channels must be at least 1, got {in_channels}")
         options: dict[str, Any] = {"features_only": True}
         if name.startswith("swin"):
             options["strict_img_size"] = False
@@ -80,12 +82,10 @@ class TimmEncoder(Encoder):
         except (AssertionError, TypeError, NotImplementedError) as error:
             raise ValueError(f"backbone {name!r} cannot be dilated to stride {output_stride}") from error
         if pretrained:
-            try:
-                colour = timm.create_model(name, pretrained=True, **options).state_dict()
-            except (RuntimeError, OSError) as error:
-                raise ValueError(f"the pretrained weights of {name!r} cannot be had: {error}") from error
+            colour = fetch(name, **options)
             self.body.load_state_dict(adapt_stem(colour, self.body.state_dict(), stem))
         _cut(self.body)
+        decide_shift_by_map(self.body)
         _freeze_idle(self.body, in_channels)
 
         self.in_channels = in_channels
@@ -106,40 +106,88 @@ class TimmEncoder(Encoder):
         """The maps of `stages`."""
         height, width = image.shape[-2:]
         x = self.normalize(image)
-        if self.multiple > 1:
-            x = F.pad(x, (0, -width % self.multiple, 0, -height % self.multiple), mode="replicate")
+        if (m := self.multiple) > 1:
+            x = fit(x, (-(-height // m) * m, -(-width // m) * m))
         maps = {}
         for stage, map in zip(self.stages, self.body(x), strict=True):
             if self.last_axis_is_channels:
                 map = map.permute(0, 3, 1, 2)
             if self.multiple > 1:
                 stride = getattr(self.strides, stage)
-                map = map[:, :, : -(-height // stride), : -(-width // stride)]
+                map = fit(map, (-(-height // stride), -(-width // stride)))
             maps[stage] = map
         return Features(maps)
+
+
+def has_weights(name: str) -> bool:
+    """Whether pretrained weights are published for the backbone `name` of timm."""
+    import timm
+
+    config = timm.get_pretrained_cfg(name)
+    return bool(config and config.has_weights)
+
+
+def fetch(name: str, **options: Any) -> dict[str, Tensor]:
+    """State dict of timm's backbone `name` with its published weights, from the cache or the network.
+
+    Args:
+        name: of the backbone.
+        options: further arguments of `timm.create_model`.
+
+    Raises:
+        WeightsUnavailable: if there are no such weights, or they cannot be fetched.
+    """
+    import timm
+
+    if not has_weights(name):
+        raise WeightsUnavailable(f"no pretrained weights are published for {name!r}")
+    try:
+        weights: dict[str, Tensor] = timm.create_model(name, pretrained=True, **options).state_dict()
+    except (RuntimeError, OSError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        raise WeightsUnavailable(f"the pretrained weights of {name!r} cannot be had: {reason}") from error
+    return weights
 
 
 def adapt_stem(source: dict[str, Tensor], target: dict[str, Tensor], stem: StemPolicy) -> dict[str, Tensor]:
     """`source` with the filters that look at the image made to fit the image channels of `target`.
 
+    With W_0, W_1, W_2 the parts of a filter for red, green and blue, and n channels of the image, the parts
+    of the new filter are:
+
+    - one channel, by any policy: W_0 + W_1 + W_2, so that a grey image gives what the same image in colour
+      would give;
+    - "repeat": part i is 3/n W_(i mod 3), the colours in turn;
+    - "mean": each part is 1/n (W_0 + W_1 + W_2);
+    - "zero": part i is W_i for i < 3, and 0 for further channels.
+
+    The first two keep the sum over channels. Where there are not three, all channels are normalised alike,
+    with the mean of the three means and the mean of the three standard deviations (`per_channel`).
+
     Args:
         source: state dict of a backbone for three channels.
         target: state dict of the same backbone for any number.
-        stem: see `TimmEncoder`.
+        stem: "repeat", "mean" or "zero".
     """
     adapted = dict(source)
     for key, wanted in target.items():
         weight = source[key]
         if weight.shape == wanted.shape:
             continue
-        c, n = weight.shape[1], wanted.shape[1]
-        if stem == "repeat":
-            adapted[key] = weight[:, [i % c for i in range(n)]] * (c / n)
+        # A stem that first moves space into channels sees several pixels, each with three colours.
+        pixels = weight.shape[1] // 3
+        colours = weight.unflatten(1, (pixels, 3))
+        n = wanted.shape[1] // pixels
+        if n == 1:
+            parts = colours.sum(2, keepdim=True)
+        elif stem == "repeat":
+            parts = colours[:, :, [i % 3 for i in range(n)]] * (3 / n)
         elif stem == "mean":
-            adapted[key] = weight.mean(1, keepdim=True).expand_as(wanted) * (c / n)
+            parts = colours.sum(2, keepdim=True).repeat_interleave(n, 2) / n
         else:
-            adapted[key] = torch.zeros_like(wanted)
-            adapted[key][:, : min(c, n)] = weight[:, : min(c, n)]
+            parts = torch.zeros_like(colours[:, :, :1]).repeat_interleave(n, 2)
+            parts[:, :, : min(3, n)] = colours[:, :, : min(3, n)]
+        adapted[key] = parts.flatten(1, 2)
     return adapted
 
 
@@ -210,9 +258,10 @@ def _probe(name: str, options: dict[str, Any]) -> tuple[dict[str, int], int]:
         index = {_STAGE_OF_STRIDE[stride]: i for stride, i in places if stride in _STAGE_OF_STRIDE}
         if len(set(strides)) < len(strides) or "c5" not in index:
             raise ValueError(f"backbone {name!r} gives no pyramid: the strides of its maps are {strides}")
-        for multiple, size in ((1, (65, 97)), (32, (96, 160))):
+        for multiple in (1, 2, 4, 8, 16, 32):
+            odd = max(3, 64 // multiple + 1)  # of no larger power of two is the size a multiple
             try:
-                body(torch.empty(1, 3, *size))
+                body(torch.empty(1, 3, odd * multiple, (odd + 2) * multiple))
             except (AssertionError, RuntimeError):
                 continue
             return index, multiple
@@ -220,7 +269,7 @@ def _probe(name: str, options: dict[str, Any]) -> tuple[dict[str, int], int]:
 
 
 def per_channel(values: Sequence[float], in_channels: int) -> tuple[float, ...]:
-    """`values` if there is one per channel, else their mean for each."""
+    """`values` if there is one per channel, else their mean for each, also for a single channel."""
     if in_channels == len(values):
         return tuple(values)
     return (sum(values) / len(values),) * in_channels

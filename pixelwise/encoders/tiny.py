@@ -23,6 +23,8 @@ class Tiny(Encoder):
         self, *, in_channels: int = 3, output_stride: int = 32, stages: Sequence[str] = STAGES
     ) -> None:
         super().__init__()
+        if output_stride not in (8, 16, 32):
+            raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
         widths = (4, 8, 8, 16, 16)
         self.in_channels = in_channels
         self.stages = tuple(stage for stage in STAGES if stage in stages)

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..layers import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from ..types import STAGES, Features, PerStage
-from .base import Encoder
+from .base import Encoder, WeightsUnavailable
 from .timm import StemPolicy, adapt_stem, per_channel
 
 # Position of each stage in torchvision's `features`: the first block of its stride, and the very last.
@@ -27,7 +27,7 @@ class MobileNetV3Large(Encoder):
         pretrained: whether to load torchvision's ImageNet weights.
         output_stride: 32 or 16.
         stages: the stages to give, in any order.
-        stem: how pretrained filters are carried over to other image channels, see `TimmEncoder`.
+        stem: how pretrained filters are carried over to other image channels, see `adapt_stem`.
 
     Raises:
         ValueError: on another output stride, or if the weights cannot be had.
@@ -52,7 +52,9 @@ class MobileNetV3Large(Encoder):
                 weights="IMAGENET1K_V1" if pretrained else None, dilated=output_stride == 16
             ).features
         except (RuntimeError, OSError) as error:
-            raise ValueError(f"the weights of 'mobilenet_v3_large' cannot be had: {error}") from error
+            raise WeightsUnavailable(
+                f"the pretrained weights of 'mobilenet_v3_large' cannot be had: {error}"
+            ) from error
         if in_channels != 3:
             colour = features.state_dict()
             features[0][0] = nn.Conv2d(in_channels, 16, 3, stride=2, padding=1, bias=False)

@@ -133,7 +133,7 @@ def deeplabv3(
         encoder: name of a backbone, or an encoder.
         in_channels: of the image.
         pretrained: whether the encoder starts from pretrained weights.
-        stem: how pretrained filters take an image that is not RGB, see `TimmEncoder`.
+        stem: what pretrained colour filters become where the image is not RGB, see `adapt_stem`.
         output_stride: 8, 16 or 32; the weights of one fit the others.
         multi_grid: for ResNets, dilation of each block of the last stage as a multiple of the stage's.
 
@@ -154,7 +154,12 @@ def deeplabv3(
 
 
 def deeplabv3_resnet50(
-    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, output_stride: int = 16
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    output_stride: int = 16,
 ) -> DeepLabV3:
     """The paper's DeepLabV3 on ResNet-50."""
     return deeplabv3(
@@ -162,13 +167,19 @@ def deeplabv3_resnet50(
         encoder="resnet50",
         in_channels=in_channels,
         pretrained=pretrained,
+        stem=stem,
         output_stride=output_stride,
         multi_grid=MULTI_GRID,
     )
 
 
 def deeplabv3_resnet101(
-    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, output_stride: int = 16
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    output_stride: int = 16,
 ) -> DeepLabV3:
     """The paper's DeepLabV3 on ResNet-101."""
     return deeplabv3(
@@ -176,6 +187,7 @@ def deeplabv3_resnet101(
         encoder="resnet101",
         in_channels=in_channels,
         pretrained=pretrained,
+        stem=stem,
         output_stride=output_stride,
         multi_grid=MULTI_GRID,
     )
@@ -187,6 +199,7 @@ def deeplabv3_torchvision(
     encoder: str = "resnet50",
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
     aux: bool = True,
 ) -> TorchvisionDeepLabV3:
     """DeepLabV3 as torchvision has it, on "resnet50", "resnet101", "mobilenet_v3_large" or any encoder."""
@@ -196,6 +209,7 @@ def deeplabv3_torchvision(
         encoder,
         in_channels=in_channels,
         pretrained=pretrained,
+        stem=stem,
         output_stride=16 if mobile else 8,
         stages=(aux_stage, "c5") if aux_stage else ("c5",),
     )

@@ -81,7 +81,12 @@ def deeplabv3plus(
 
 
 def deeplabv3plus_resnet101(
-    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, output_stride: int = 16
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    output_stride: int = 16,
 ) -> DeepLabV3Plus:
     """The paper's DeepLabV3+ on ResNet-101."""
     return deeplabv3plus(
@@ -89,6 +94,7 @@ def deeplabv3plus_resnet101(
         encoder="resnet101",
         in_channels=in_channels,
         pretrained=pretrained,
+        stem=stem,
         output_stride=output_stride,
         multi_grid=MULTI_GRID,
     )

@@ -20,6 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..encoders.timm import per_channel
 from ..layers import IMAGENET_MEAN, IMAGENET_STD, Normalize, resize_like, size_of
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 
@@ -203,18 +204,17 @@ class ESPNetv2(DenseModel):
         in_channels: of the image.
     """
 
+    encoder_parts = ("stem", "down2", "down3", "units3", "down4", "units4")
+
     def __init__(self, num_classes: int, widths: tuple[int, int, int, int], *, in_channels: int = 3) -> None:
         super().__init__()
         self.num_classes, self.in_channels = num_classes, in_channels
         c1, c2, c3, c4 = widths
         d4, d3, d2 = 64, 48, 32
         inner = min(max(num_classes // 2, 1), 16)
-        if in_channels == 3:
-            self.normalize = Normalize(IMAGENET_MEAN, IMAGENET_STD)
-        else:
-            self.normalize = Normalize(
-                (sum(IMAGENET_MEAN) / 3,) * in_channels, (sum(IMAGENET_STD) / 3,) * in_channels
-            )
+        self.normalize = Normalize(
+            per_channel(IMAGENET_MEAN, in_channels), per_channel(IMAGENET_STD, in_channels)
+        )
         self.shrink = nn.AvgPool2d(3, stride=2, padding=1)
 
         self.stem = ConvNormPReLU(in_channels, c1, 3, stride=2)

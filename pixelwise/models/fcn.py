@@ -25,8 +25,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..encoders import Encoder, StemPolicy, make_encoder
-from ..layers import ConvNormAct, size_of
+from ..encoders import Encoder, StemPolicy, fetch, make_encoder
+from ..layers import ConvNormAct, fit, max_pool_up, size_of
 from ..ops import bilinear_kernel
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .vgg import CONVOLUTIONS, VGG16, caffe_names, copy_layers, initialize_relu, vgg_normalize
@@ -60,6 +60,7 @@ class VGG16FCN(DenseModel):
     """
 
     minimum_size = 1
+    encoder_parts = FIXED
 
     def __init__(self, num_classes: int, *, in_channels: int = 3) -> None:
         super().__init__()
@@ -83,7 +84,7 @@ class VGG16FCN(DenseModel):
         for stage, widths in enumerate(VGG16, 1):
             for i in range(1, len(widths) + 1):
                 x = F.relu(getattr(self, f"conv{stage}_{i}")(x))
-            x = F.max_pool2d(x, 2, ceil_mode=True)
+            x, _ = max_pool_up(x)
             pools.append(x)
         x = self.dropout(F.relu(self.fc6(x)))
         x = self.dropout(F.relu(self.fc7(x)))
@@ -101,7 +102,7 @@ class FCN32s(VGG16FCN):
         """Score every pixel; see `DenseModel`."""
         size = size_of(image, self.minimum_size)
         _, _, fc7 = self.maps(image)
-        return DenseLogits(crop(self.upscore(self.score_fr(fc7)), 19, size), size)
+        return DenseLogits(fit(self.upscore(self.score_fr(fc7)), size, offset=19), size)
 
 
 class FCN16s(VGG16FCN):
@@ -118,8 +119,8 @@ class FCN16s(VGG16FCN):
         size = size_of(image, self.minimum_size)
         _, pool4, fc7 = self.maps(image)
         x = self.upscore2(self.score_fr(fc7))
-        x = x + crop(self.score_pool4(pool4), 5, x.shape[-2:])
-        return DenseLogits(crop(self.upscore16(x), 27, size), size)
+        x = x + fit(self.score_pool4(pool4), size_of(x, 1), offset=5)
+        return DenseLogits(fit(self.upscore16(x), size, offset=27), size)
 
 
 class FCN8s(VGG16FCN):
@@ -146,15 +147,10 @@ class FCN8s(VGG16FCN):
         size = size_of(image, self.minimum_size)
         pool3, pool4, fc7 = self.maps(image)
         x = self.upscore2(self.score_fr(fc7))
-        x = x + crop(self.score_pool4(self.scale_pool4 * pool4), 5, x.shape[-2:])
+        x = x + fit(self.score_pool4(self.scale_pool4 * pool4), size_of(x, 1), offset=5)
         x = self.upscore_pool4(x)
-        x = x + crop(self.score_pool3(self.scale_pool3 * pool3), 9, x.shape[-2:])
-        return DenseLogits(crop(self.upscore8(x), 31, size), size)
-
-
-def crop(x: Float[Tensor, "b k _ _"], offset: int, size: tuple[int, int]) -> Float[Tensor, "b k _ _"]:
-    """The part of `x` that starts `offset` rows and columns in and has `size`."""
-    return x[:, :, offset : offset + size[0], offset : offset + size[1]]
+        x = x + fit(self.score_pool3(self.scale_pool3 * pool3), size_of(x, 1), offset=9)
+        return DenseLogits(fit(self.upscore8(x), size, offset=31), size)
 
 
 def score(c_in: int, num_classes: int) -> nn.Conv2d:
@@ -200,12 +196,13 @@ def convolutionize(
     return weight.view(c_out, -1, kernel, kernel)
 
 
-def load_vgg16(model: VGG16FCN, state_dict: Mapping[str, Tensor]) -> None:
+def load_vgg16(model: VGG16FCN, state_dict: Mapping[str, Tensor], stem: StemPolicy = "repeat") -> None:
     """Begin with the weights of a classifier: all its layers but the last go into `model`, in place.
 
     Args:
         model: any of the three.
         state_dict: of a VGG16 of torchvision or timm, with any number of classes.
+        stem: what its colour filters become where the image is not RGB, see `adapt_stem`.
 
     Raises:
         ValueError: if it is not that of a VGG16 without batch norm.
@@ -216,7 +213,7 @@ def load_vgg16(model: VGG16FCN, state_dict: Mapping[str, Tensor]) -> None:
     for name, kernel in (("fc6", 7), ("fc7", 1)):
         if (weight := layers.get(f"{name}.weight")) is not None:
             layers[f"{name}.weight"] = convolutionize(weight.flatten(1), kernel)
-    copy_layers(layers, model, [f"{name}.{part}" for name in FIXED for part in ("weight", "bias")])
+    copy_layers(layers, model, [f"{name}.{part}" for name in FIXED for part in ("weight", "bias")], stem)
 
 
 def from_caffe_fcn(state_dict: Mapping[str, Tensor]) -> VGG16FCN:
@@ -262,28 +259,35 @@ def _with_weights(model: M, weights: Mapping[str, Tensor], built_by: BuiltBy) ->
     return model
 
 
-def fcn32s_vgg16(num_classes: int, *, in_channels: int = 3, pretrained: bool = False) -> FCN32s:
+def fcn32s_vgg16(
+    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, stem: StemPolicy = "repeat"
+) -> FCN32s:
     """The paper's FCN-32s on VGG16 (pretrained: begins with a classifier of ImageNet)."""
-    return _classifier_inside(FCN32s(num_classes, in_channels=in_channels), pretrained)
+    return _classifier_inside(FCN32s(num_classes, in_channels=in_channels), pretrained, stem)
 
 
-def fcn16s_vgg16(num_classes: int, *, in_channels: int = 3, pretrained: bool = False) -> FCN16s:
+def fcn16s_vgg16(
+    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, stem: StemPolicy = "repeat"
+) -> FCN16s:
     """The paper's FCN-16s on VGG16 (pretrained: begins with a classifier of ImageNet)."""
-    return _classifier_inside(FCN16s(num_classes, in_channels=in_channels), pretrained)
+    return _classifier_inside(FCN16s(num_classes, in_channels=in_channels), pretrained, stem)
 
 
 def fcn8s_vgg16(
-    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, at_once: bool = False
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    at_once: bool = False,
 ) -> FCN8s:
     """The paper's FCN-8s on VGG16 (pretrained: begins with a classifier of ImageNet)."""
-    return _classifier_inside(FCN8s(num_classes, in_channels=in_channels, at_once=at_once), pretrained)
+    return _classifier_inside(FCN8s(num_classes, in_channels=in_channels, at_once=at_once), pretrained, stem)
 
 
-def _classifier_inside(model: V, pretrained: bool) -> V:
+def _classifier_inside(model: V, pretrained: bool, stem: StemPolicy) -> V:
     if pretrained:
-        import timm
-
-        load_vgg16(model, timm.create_model("vgg16", pretrained=True).state_dict())
+        load_vgg16(model, fetch("vgg16"), stem)
     return model
 
 
@@ -347,17 +351,31 @@ def fcn(
 
 
 def fcn_resnet50(
-    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, aux: bool = True
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    aux: bool = True,
 ) -> DilatedFCN:
     """The FCN on ResNet-50 of torchvision."""
-    return fcn(num_classes, encoder="resnet50", in_channels=in_channels, pretrained=pretrained, aux=aux)
+    return fcn(
+        num_classes, encoder="resnet50", in_channels=in_channels, pretrained=pretrained, stem=stem, aux=aux
+    )
 
 
 def fcn_resnet101(
-    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, aux: bool = True
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    aux: bool = True,
 ) -> DilatedFCN:
     """The FCN on ResNet-101 of torchvision."""
-    return fcn(num_classes, encoder="resnet101", in_channels=in_channels, pretrained=pretrained, aux=aux)
+    return fcn(
+        num_classes, encoder="resnet101", in_channels=in_channels, pretrained=pretrained, stem=stem, aux=aux
+    )
 
 
 def from_torchvision_fcn(state_dict: Mapping[str, Tensor]) -> DilatedFCN:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..encoders import Encoder, StemPolicy, make_encoder
-from ..layers import BatchNorm2d, size_of
+from ..layers import BatchNorm2d, fit, size_of
 from ..types import DenseLogits, DenseModel, Paper
 
 PAPER = Paper(
@@ -105,14 +105,6 @@ class LinkNet(DenseModel):
             x = F.relu(x if link is None else x + link)
         x = self.refine(fit(self.up(x), ((height + 1) // 2, (width + 1) // 2)))  # b 32 H/2 W/2
         return DenseLogits(fit(self.head(x), size), size)
-
-
-def fit(x: Float[Tensor, "b c _ _"], size: tuple[int, int]) -> Float[Tensor, "b c _ _"]:
-    """`x` without the rows and columns beyond `size`; missing ones repeat the last."""
-    x = x[:, :, : size[0], : size[1]]
-    if tuple(x.shape[-2:]) == size:
-        return x
-    return F.pad(x, (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2]), mode="replicate")
 
 
 def linknet(

@@ -106,21 +106,36 @@ def pspnet(
 
 
 def pspnet_resnet50(
-    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, aux: bool = True
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    aux: bool = True,
 ) -> PSPNet:
     """The authors' PSPNet on ResNet-50."""
-    return _pspnet("resnet50s", num_classes, in_channels, pretrained, aux)
+    model = pspnet(
+        num_classes, encoder="resnet50s", in_channels=in_channels, pretrained=pretrained, stem=stem, aux=aux
+    )
+    return _dilated_fully(model)
 
 
 def pspnet_resnet101(
-    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, aux: bool = True
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    aux: bool = True,
 ) -> PSPNet:
     """The authors' PSPNet on ResNet-101."""
-    return _pspnet("resnet101s", num_classes, in_channels, pretrained, aux)
+    model = pspnet(
+        num_classes, encoder="resnet101s", in_channels=in_channels, pretrained=pretrained, stem=stem, aux=aux
+    )
+    return _dilated_fully(model)
 
 
-def _pspnet(encoder: str, num_classes: int, in_channels: int, pretrained: bool, aux: bool) -> PSPNet:
-    model = pspnet(num_classes, encoder=encoder, in_channels=in_channels, pretrained=pretrained, aux=aux)
+def _dilated_fully(model: PSPNet) -> PSPNet:
     dilate(model.encoder, "c4", 2)
     dilate(model.encoder, "c5", 4)
     return model

@@ -17,9 +17,9 @@ from collections.abc import Mapping
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from ..layers import BatchNorm2d, size_of
+from ..encoders import StemPolicy, fetch
+from ..layers import BatchNorm2d, max_pool_up, max_unpool, size_of
 from ..types import DenseLogits, DenseModel, Paper
 from .vgg import VGG16, caffe_names, copy_layers, initialize_relu, vgg_normalize
 
@@ -74,14 +74,14 @@ class SegNet(DenseModel):
         x, pooled = self.normalize(image), []
         for depth, encode in enumerate(self.encoder, 1):
             x = encode(x)
-            before = x.shape[-2:]
-            x, indices = F.max_pool2d(x, 2, ceil_mode=True, return_indices=True)
+            before = size_of(x, 1)
+            x, indices = max_pool_up(x)
             pooled.append((indices, before))
             if depth >= 3:
                 x = self.dropout(x)
         for depth, decode in zip((5, 4, 3, 2, 1), self.decoder, strict=True):
             indices, before = pooled.pop()
-            x = decode(F.max_unpool2d(x, indices, (2, 2), output_size=before))
+            x = decode(max_unpool(x, indices, before))
             if depth >= 3:
                 x = self.dropout(x)
         return DenseLogits(self.head(x), size)
@@ -122,21 +122,22 @@ class SegNetBasic(DenseModel):
         x, pooled = self.normalize(255 * image), []
         for encode in self.encoder:
             x = encode(x)
-            before = x.shape[-2:]
-            x, indices = F.max_pool2d(x, 2, ceil_mode=True, return_indices=True)
+            before = size_of(x, 1)
+            x, indices = max_pool_up(x)
             pooled.append((indices, before))
         for decode in self.decoder:
             indices, before = pooled.pop()
-            x = decode(F.max_unpool2d(x, indices, (2, 2), output_size=before))
+            x = decode(max_unpool(x, indices, before))
         return DenseLogits(self.head(x), size)
 
 
-def load_vgg16_encoder(model: SegNet, state_dict: Mapping[str, Tensor]) -> None:
+def load_vgg16_encoder(model: SegNet, state_dict: Mapping[str, Tensor], stem: StemPolicy = "repeat") -> None:
     """Begin with the convolutions of a classifier, in place; with its batch norms too where it has them.
 
     Args:
         model: whose encoder gets the weights.
         state_dict: of a VGG16 of torchvision or timm, with or without batch norm.
+        stem: what its colour filters become where the image is not RGB, see `adapt_stem`.
 
     Raises:
         ValueError: if it is not that of a VGG16.
@@ -149,18 +150,21 @@ def load_vgg16_encoder(model: SegNet, state_dict: Mapping[str, Tensor]) -> None:
                 for key, tensor in layers.items():
                     if key.startswith(theirs):
                         source[f"encoder.{i}.{j}.{ours}.{key.removeprefix(theirs)}"] = tensor
-    copy_layers(source, model, tuple(source))
+    copy_layers(source, model, tuple(source), stem)
 
 
 def segnet(
-    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, dropout: float = 0.0
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    dropout: float = 0.0,
 ) -> SegNet:
     """The paper's SegNet (pretrained: its encoder begins with a VGG16 with batch norm of ImageNet)."""
     model = SegNet(num_classes, in_channels=in_channels, dropout=dropout)
     if pretrained:
-        import timm
-
-        load_vgg16_encoder(model, timm.create_model("vgg16_bn", pretrained=True).state_dict())
+        load_vgg16_encoder(model, fetch("vgg16_bn"), stem)
     return model
 
 

@@ -19,8 +19,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..encoders import Encoder, make_encoder
-from ..layers import BatchNorm2d, ConvNormAct, resize_like, size_of
+from ..encoders import Encoder, StemPolicy, make_encoder
+from ..layers import BatchNorm2d, ConvNormAct, fit, resize_like, size_of
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .fpn import ConvGroupNormAct
 from .smp_deeplabv3 import smp_deeplabv3, smp_deeplabv3plus
@@ -119,8 +119,8 @@ class SMPLinknet(DenseModel):
         x = features.c5
         skips = (features.c4, features.c3, features.c2, features.c1, None)
         for up, skip in zip(self.decoder, skips, strict=True):
-            height, width = size if skip is None else skip.shape[-2:]
-            x = up(x)[:, :, :height, :width]  # odd sizes: the doubled map is one too large
+            target = image if skip is None else skip
+            x = fit(up(x), size_of(target, 1))  # odd sizes: the doubled map is one too large
             if skip is not None:
                 x = x + skip
         return DenseLogits(self.head(x), size)
@@ -178,28 +178,43 @@ class SMPPSPNet(DenseModel):
 
 
 def smp_fpn(
-    num_classes: int, *, encoder: str | Encoder = "resnet34", in_channels: int = 3, pretrained: bool = False
+    num_classes: int,
+    *,
+    encoder: str | Encoder = "resnet34",
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
 ) -> SMPFPN:
     """SMP's FPN on any encoder."""
     stages = ("c2", "c3", "c4", "c5")
-    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stages=stages)
+    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stem=stem, stages=stages)
     return SMPFPN(made, num_classes)
 
 
 def smp_linknet(
-    num_classes: int, *, encoder: str | Encoder = "resnet34", in_channels: int = 3, pretrained: bool = False
+    num_classes: int,
+    *,
+    encoder: str | Encoder = "resnet34",
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
 ) -> SMPLinknet:
     """SMP's LinkNet on any encoder that has a stage of stride 2."""
     stages = ("c1", "c2", "c3", "c4", "c5")
-    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stages=stages)
+    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stem=stem, stages=stages)
     return SMPLinknet(made, num_classes)
 
 
 def smp_pspnet(
-    num_classes: int, *, encoder: str | Encoder = "resnet34", in_channels: int = 3, pretrained: bool = False
+    num_classes: int,
+    *,
+    encoder: str | Encoder = "resnet34",
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
 ) -> SMPPSPNet:
     """SMP's PSPNet on the first half of any encoder."""
-    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stages=("c3",))
+    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stem=stem, stages=("c3",))
     return SMPPSPNet(made, num_classes)
 
 

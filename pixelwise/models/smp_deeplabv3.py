@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..encoders import Encoder, dilate, make_encoder
+from ..encoders import Encoder, StemPolicy, dilate, make_encoder
 from ..layers import BatchNorm2d, ConvNormAct, resize_like, size_of
 from ..types import DenseLogits, DenseModel, Paper
 from .deeplabv3 import ASPP
@@ -114,6 +114,7 @@ def smp_deeplabv3(
     encoder: str | Encoder = "resnet34",
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
     output_stride: int = 8,
     fully_dilated: bool = False,
 ) -> SMPDeepLabV3:
@@ -124,12 +125,18 @@ def smp_deeplabv3(
         encoder: name of a backbone, or an encoder.
         in_channels: of the image.
         pretrained: whether the encoder starts from pretrained weights.
+        stem: what pretrained colour filters become where the image is not RGB, see `adapt_stem`.
         output_stride: 8 or 16.
         fully_dilated: whether the first 3x3 convolution of a dilated ResNet stage is dilated like the
             others. SMP does so with its own encoders; timm, and so SMP's "tu-" encoders, do not.
     """
     made = make_encoder(
-        encoder, in_channels=in_channels, pretrained=pretrained, output_stride=output_stride, stages=("c5",)
+        encoder,
+        in_channels=in_channels,
+        pretrained=pretrained,
+        stem=stem,
+        output_stride=output_stride,
+        stages=("c5",),
     )
     if fully_dilated:
         _dilate_fully(made, output_stride)
@@ -142,6 +149,7 @@ def smp_deeplabv3plus(
     encoder: str | Encoder = "resnet34",
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
     output_stride: int = 16,
     fully_dilated: bool = False,
 ) -> SMPDeepLabV3Plus:
@@ -150,6 +158,7 @@ def smp_deeplabv3plus(
         encoder,
         in_channels=in_channels,
         pretrained=pretrained,
+        stem=stem,
         output_stride=output_stride,
         stages=("c2", "c5"),
     )

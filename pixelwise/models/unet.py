@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..encoders import Encoder, StemPolicy, make_encoder
-from ..layers import ConvNormAct, size_of
+from ..layers import ConvNormAct, fit, size_of
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 
 PAPER = Paper(
@@ -65,6 +65,7 @@ class UNetOriginal(DenseModel):
         width: channels at the finest of five levels; each level doubles them.
     """
 
+    encoder_parts = ("down",)
     margin = 92  # pixels that a tile loses on every side
 
     def __init__(self, num_classes: int, *, in_channels: int = 1, width: int = 64) -> None:
@@ -117,12 +118,12 @@ class UNetOriginal(DenseModel):
         rows = _mirrored(height, self.margin, _tile(height), image.device)
         columns = _mirrored(width, self.margin, _tile(width), image.device)
         scores = self.valid(image[:, :, rows][..., columns])
-        return DenseLogits(scores[:, :, :height, :width], size)
+        return DenseLogits(fit(scores, size), size)
 
 
 def _tile(length: int) -> int:
     """The smallest valid side of a tile whose scores cover `length` pixels."""
-    return 16 * math.ceil((length + 60) / 16) + 124
+    return (length + 60 + 15) // 16 * 16 + 124
 
 
 def _mirrored(length: int, before: int, total: int, device: torch.device) -> Tensor:
@@ -190,6 +191,8 @@ class UNet(DenseModel):
             one above.
     """
 
+    encoder_parts = ("down",)
+
     def __init__(
         self, num_classes: int, *, in_channels: int = 3, width: int = 64, bilinear: bool = False
     ) -> None:
@@ -252,7 +255,7 @@ class EncoderUNet(DenseModel):
         """Score every pixel; see `DenseModel`."""
         size = height, width = size_of(image, self.minimum_size)
         features = self.encoder(image)
-        half = ((height + 1) // 2, (width + 1) // 2)
+        half = (height // 2, width // 2)  # rounded down, as in SMP
         skips = [
             features.c4,
             features.c3,
@@ -290,7 +293,7 @@ def unet(
         encoder: name of a backbone or an encoder; None for the network's own.
         in_channels: of the image.
         pretrained: whether the encoder starts from pretrained weights.
-        stem: how pretrained filters take an image that is not RGB, see `TimmEncoder`.
+        stem: what pretrained colour filters become where the image is not RGB, see `adapt_stem`.
         width: channels of the decoder at full resolution; None for 64, or 16 on an encoder.
 
     Raises:

@@ -9,7 +9,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..encoders.timm import adapt_stem
+from ..encoders import StemPolicy
+from ..encoders.timm import adapt_stem, per_channel
 from ..layers import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from ..types import Paper
 
@@ -30,9 +31,7 @@ CONVOLUTIONS = tuple(
 
 def vgg_normalize(in_channels: int) -> Normalize:
     """ImageNet's mean and standard deviation, averaged over the colours where there are not three."""
-    if in_channels == 3:
-        return Normalize()
-    return Normalize((sum(IMAGENET_MEAN) / 3,) * in_channels, (sum(IMAGENET_STD) / 3,) * in_channels)
+    return Normalize(per_channel(IMAGENET_MEAN, in_channels), per_channel(IMAGENET_STD, in_channels))
 
 
 def initialize_relu(layers: nn.Module) -> None:
@@ -75,8 +74,16 @@ def caffe_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return renamed
 
 
-def copy_layers(source: Mapping[str, Tensor], target: nn.Module, keys: Sequence[str]) -> None:
-    """Copy `source[key]` to `target` for all `keys`, a stem for colours being repeated for other channels.
+def copy_layers(
+    source: Mapping[str, Tensor], target: nn.Module, keys: Sequence[str], stem: StemPolicy = "repeat"
+) -> None:
+    """Copy `source[key]` to `target` for all `keys`.
+
+    Args:
+        source: state dict.
+        target: model that gets the weights, in place.
+        keys: names in both.
+        stem: what filters for colours become where the target's image is not RGB, see `adapt_stem`.
 
     Raises:
         ValueError: if `source` lacks one of `keys`.
@@ -85,7 +92,7 @@ def copy_layers(source: Mapping[str, Tensor], target: nn.Module, keys: Sequence[
         raise ValueError(f"state_dict lacks {missing[0]}")
     state = target.state_dict()
     wanted = {key: state[key] for key in keys}
-    fitting = adapt_stem({key: source[key] for key in keys}, wanted, "repeat")
+    fitting = adapt_stem({key: source[key] for key in keys}, wanted, stem)
     with torch.no_grad():
         for key in keys:
             state[key].copy_(fitting[key])

@@ -10,6 +10,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from ..types import Model
 from .schedule import Schedule, factor
 
 
@@ -21,8 +22,8 @@ class Optimization:
         total_steps: number of optimiser steps of the training.
         optimizer: "adamw" or "sgd".
         lr: highest learning rate.
-        encoder_lr_factor: learning rate of the model's `encoder` over that of the rest.
-        weight_decay: of weights; norms and biases have none.
+        encoder_lr_factor: learning rate of the model's encoder over that of the rest.
+        weight_decay: of weights; see `ParameterRole` for what has none.
         momentum: of sgd.
         schedule: see `schedule.factor`.
         warmup_steps: of linear warm-up.
@@ -37,11 +38,11 @@ class Optimization:
     schedule: Schedule = "poly"
     warmup_steps: int = 0
 
-    def make(self, model: nn.Module) -> tuple[Optimizer, LambdaLR]:
+    def make(self, model: Model) -> tuple[Optimizer, LambdaLR]:
         """Optimiser and schedule (to be stepped with the optimiser) for the parameters that are trained.
 
         Raises:
-            ValueError: if no parameter is, or the warm-up is longer than the training.
+            ValueError: see `parameter_groups`; or if the warm-up is longer than the training.
         """
         groups = parameter_groups(
             model, lr=self.lr, encoder_lr_factor=self.encoder_lr_factor, weight_decay=self.weight_decay
@@ -58,25 +59,26 @@ class Optimization:
 
 
 def parameter_groups(
-    model: nn.Module, *, lr: float, encoder_lr_factor: float = 1.0, weight_decay: float = 0.0
+    model: Model, *, lr: float, encoder_lr_factor: float = 1.0, weight_decay: float = 0.0
 ) -> list[dict[str, Any]]:
     """Trained parameters in up to four groups: of the encoder or not, with weight decay or not.
 
-    Vectors (norms, biases, scales) have no weight decay. Those behind `encoder.` are the encoder's.
+    Which is which, the model says: `Model.parameter_roles`.
 
     Raises:
-        ValueError: if no parameter is trained.
+        ValueError: if no parameter is trained, or `encoder_lr_factor` is not 1 and none of the encoder is.
     """
+    roles = model.parameter_roles()
     groups: dict[tuple[bool, bool], dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
         if not parameter.requires_grad:
             continue
-        of_encoder, decays = name.startswith("encoder."), parameter.ndim > 1
+        of_encoder, decays = roles[name]
         group = groups.setdefault(
             (of_encoder, decays),
             {
                 "name": ("encoder, " if of_encoder else "rest, ")
-                + ("weights" if decays else "norms and biases"),
+                + ("weights" if decays else "norms, biases and embeddings"),
                 "params": [],
                 "lr": lr * (encoder_lr_factor if of_encoder else 1.0),
                 "weight_decay": weight_decay if decays else 0.0,
@@ -85,6 +87,11 @@ def parameter_groups(
         group["params"].append(parameter)
     if not groups:
         raise ValueError("no parameter is left to train: freeze less")
+    if encoder_lr_factor != 1 and not any(of_encoder for of_encoder, _ in groups):
+        raise ValueError(
+            f"encoder_lr_factor must be 1 where no encoder is trained, got {encoder_lr_factor}: "
+            f"{type(model).__name__} has none, or it is frozen"
+        )
     return list(groups.values())
 
 

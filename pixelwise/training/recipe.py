@@ -67,7 +67,7 @@ class Recipe:
         optimizer: "adamw" or "sgd".
         lr: highest learning rate.
         encoder_lr_factor: learning rate of the model's encoder over that of the rest.
-        weight_decay: of weights; norms and biases have none.
+        weight_decay: of weights; norms, biases and position embeddings have none.
         momentum: of sgd.
         clip_norm: largest norm of the gradient, None for any.
         schedule: "poly" (power 0.9) or "cosine", both down to 0, or "constant".

@@ -9,6 +9,7 @@ from torch import nn
 import pixelwise as pw
 from pixelwise.training import Optimization, freeze, parameter_groups
 from pixelwise.training.schedule import factor
+from pixelwise.types import DenseModel
 
 
 def test_poly_is_the_published_formula() -> None:
@@ -91,19 +92,69 @@ def test_a_part_that_does_not_exist_is_told_with_a_suggestion() -> None:
 
 
 def test_a_model_that_is_frozen_whole_cannot_be_trained() -> None:
-    model = nn.Linear(2, 2)
-    for parameter in model.parameters():
-        parameter.requires_grad_(False)
+    model = pw.build("unet_bilinear", 2, width=2)
+    model.requires_grad_(False)
     with pytest.raises(ValueError, match="no parameter is left to train"):
         parameter_groups(model, lr=1.0)
 
 
 def test_weight_decay_shrinks_weights_only() -> None:
-    model = nn.Linear(2, 2)
+    model = pw.build("unet_bilinear", 2, width=2)
     before = {name: p.clone() for name, p in model.named_parameters()}
     optimizer, _ = Optimization(1, "adamw", lr=0.1, weight_decay=0.5, schedule="constant").make(model)
     for parameter in model.parameters():
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
-    assert torch.allclose(model.weight, before["weight"] * 0.95)
-    assert torch.equal(model.bias, before["bias"])
+    torch.testing.assert_close(model.head.weight, before["head.weight"] * 0.95)
+    assert torch.equal(model.head.bias, before["head.bias"])
+
+
+@pytest.mark.parametrize(
+    "name", ["fcn8s_vgg16", "espnetv2_s_0_5", "unet", "unet_original", "segnet_basic", "linknet"]
+)
+def test_every_model_has_an_encoder_that_takes_its_own_learning_rate(name: str) -> None:
+    with torch.device("meta"):
+        model = pw.build(name, 3)
+    groups = parameter_groups(model, lr=1.0, encoder_lr_factor=0.1)
+    assert {group["lr"] for group in groups} == {0.1, 1.0}
+    first = next(p for p in model.parameters() if p.ndim == 4)
+    (holder,) = [group for group in groups if any(p is first for p in group["params"])]
+    assert holder["lr"] == 0.1
+
+
+def test_a_factor_that_matches_nothing_is_refused() -> None:
+    model = pw.build("pspnet", 3, encoder="tiny")
+    freeze(model, ("encoder",))
+    with pytest.raises(
+        ValueError, match=r"encoder_lr_factor must be 1 where no encoder is trained, got 0\.1"
+    ):
+        parameter_groups(model, lr=1.0, encoder_lr_factor=0.1)
+
+
+def test_position_embeddings_bias_tables_and_norms_of_any_shape_do_not_decay() -> None:
+    class Odd(DenseModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pos_embed = nn.Parameter(torch.ones(1, 4, 2))
+            self.cls_token = nn.Parameter(torch.ones(1, 1, 2))
+            self.attn = nn.Module()
+            self.attn.relative_position_bias_table = nn.Parameter(torch.ones(9, 2))
+            self.attn.attention_biases = nn.Parameter(torch.ones(2, 9))
+            self.norm = nn.LayerNorm((2, 2))
+            self.head = nn.Linear(2, 2)
+
+        def forward(self, image: torch.Tensor) -> pw.DenseLogits:
+            raise NotImplementedError
+
+    decaying = [name for name, role in Odd().parameter_roles().items() if role.decays]
+    assert decaying == ["head.weight"]
+
+
+def test_the_bias_tables_of_swin_do_not_decay() -> None:
+    with torch.device("meta"):
+        model = pw.build("unet", 3, encoder="swin_tiny_patch4_window7_224")
+    roles = model.parameter_roles()
+    tables = [role for name, role in roles.items() if "bias_table" in name]
+    assert len(tables) == 12
+    assert all(role.of_encoder and not role.decays for role in tables)
+    assert roles["encoder.body.layers_0.blocks.0.attn.qkv.weight"] == (True, True)
