@@ -10,6 +10,7 @@ Letters in shapes: b batch, c channels, k classes, n things, h w size of a map, 
 """
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar, dataclass_transform
@@ -19,6 +20,8 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
+
+from .wording import brief
 
 T = TypeVar("T")
 V = TypeVar("V", bound="Value")
@@ -103,9 +106,9 @@ class ClassTable:
         """
         if not self.names:
             raise ValueError("a class table needs at least one class, got none")
-        doubled = sorted({name for name in self.names if self.names.count(name) > 1})
-        if doubled:
-            raise ValueError(f"class names must differ, got {doubled[0]!r} twice")
+        if len(set(self.names)) < len(self.names):
+            doubled = sorted(name for name, count in Counter(self.names).items() if count > 1)
+            raise ValueError(f"class names must differ, got {brief(doubled[0])} twice")
         if len(self.colors) != len(self.names):
             raise ValueError(f"{len(self.names)} classes need as many colours, got {len(self.colors)}")
         for name, color in zip(self.names, self.colors, strict=True):

@@ -73,6 +73,7 @@ def opened(path: Path) -> Iterator[Image.Image]:
     """An open image, upright; whatever is wrong with the file becomes a ValueError that names it."""
     try:
         with Image.open(path) as image:
+            refuse_pages(image)
             image.load()
             yield upright(image)
     except FileNotFoundError as error:
@@ -89,6 +90,32 @@ def opened(path: Path) -> Iterator[Image.Image]:
         Image.DecompressionBombError,
     ) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+
+
+def refuse_pages(image: Image.Image) -> None:
+    """Accept a single picture only: of several pages nobody can tell which is meant.
+
+    Smaller copies of the first page (the pyramid of a TIFF) and the previews beside a photograph (MPO) are
+    no pages.
+
+    Raises:
+        ValueError: if there are more.
+    """
+    count = getattr(image, "n_frames", 1)
+    if count == 1 or image.format == "MPO":
+        return
+    size, pages = image.size, 1
+    if image.format == "TIFF":
+        for page in range(1, count):
+            image.seek(page)
+            pages += image.size == size
+        image.seek(0)
+    else:
+        pages = count
+    if pages > 1:
+        raise ValueError(
+            f"it holds {pages} pages or frames, and only one picture is understood: write each as a file"
+        )
 
 
 def upright(image: Image.Image) -> Image.Image:
