@@ -19,7 +19,7 @@ from .types import (
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint as Checkpoint, load as load, save as save
-    from .data import DataSplits as DataSplits, open_data as open_data
+    from .data import DataSplits as DataSplits, check_data as check_data, open_data as open_data
     from .losses import Criterion as Criterion, make_criterion as make_criterion
     from .predict import Predictor as Predictor, evaluate as evaluate
     from .registry import build as build, describe as describe, list_models as list_models
@@ -37,6 +37,7 @@ _LAZY = {
     "load": "checkpoint",
     "save": "checkpoint",
     "DataSplits": "data",
+    "check_data": "data",
     "open_data": "data",
     "Criterion": "losses",
     "make_criterion": "losses",

@@ -44,7 +44,17 @@ app = typer.Typer(
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Format = Annotated[
-    str, typer.Option(help="Layout of the data: auto looks at the folder. Else: pairs, voc, camvid, coco.")
+    str,
+    typer.Option(
+        help="Layout of the data: auto looks at the folder. Else: pairs, voc, camvid, cityscapes, coco."
+    ),
+]
+MaskRule = Annotated[
+    str,
+    typer.Option(
+        help="How masks are read: exact (values are classes), or above-127 or above-0, which make brighter "
+        "pixels foreground: for JPEG masks, smooth edges and instance maps."
+    ),
 ]
 Classes = Annotated[
     Path | None, typer.Option(help="Class table: a csv with name,r,g,b or json. Without it: from the data.")
@@ -140,7 +150,11 @@ def train(
     ] = None,
     format: Annotated[
         str | None,
-        _in("Data", "Layout of the data: pairs, voc, camvid, coco; auto looks at the folder (default auto)."),
+        _in(
+            "Data",
+            "Layout of the data: pairs, voc, camvid, cityscapes, coco; auto looks at the folder "
+            "(default auto).",
+        ),
     ] = None,
     classes: Annotated[
         Path | None, _in("Data", "Class table: csv, json or txt (default from the data).")
@@ -148,6 +162,14 @@ def train(
     val_fraction: Annotated[
         float | None,
         _in("Data", "Share of the images kept for validation where the data name none (default 0.2)."),
+    ] = None,
+    mask_rule: Annotated[
+        str | None,
+        _in(
+            "Data",
+            "exact (values are classes), or above-127 or above-0: brighter pixels are foreground "
+            "(default exact).",
+        ),
     ] = None,
     loss: Annotated[
         str | None,
@@ -289,6 +311,7 @@ def evaluate(
     ] = "exclude",
     format: Format = "auto",
     classes: Classes = None,
+    mask_rule: MaskRule = "exact",
     report: Annotated[
         Path | None, typer.Option(help="Write an HTML report here; with pictures if a model is scored.")
     ] = None,
@@ -319,7 +342,7 @@ def evaluate(
     given: Any = classes
     if given is None and model is not None and not find_class_file(data):
         given = model.classes  # a part of the data may not show every class
-    splits = open_data(data, format=format, classes=given, seed=seed)
+    splits = open_data(data, format=format, classes=given, seed=seed, mask_rule=cast(Any, mask_rule))
     part = {"train": splits.train, "val": splits.val, "test": splits.test}.get(split)
     if part is None:
         raise ValueError(
@@ -554,6 +577,7 @@ def check(
     data: Annotated[Path, typer.Argument(help="Folder of images and masks.", show_default=False)],
     format: Format = "auto",
     classes: Classes = None,
+    mask_rule: MaskRule = "exact",
     as_json: AsJson = False,
     seed: Seed = 0,
 ) -> None:
@@ -565,7 +589,14 @@ def check(
     from .data import check_data
 
     with progress_bar("reading", hidden=as_json or not _watched()) as advance:
-        report = check_data(data, format=format, classes=classes, seed=seed, progress=advance)
+        report = check_data(
+            data,
+            format=format,
+            classes=classes,
+            seed=seed,
+            mask_rule=cast(Any, mask_rule),
+            progress=advance,
+        )
     if as_json:
         _print_json(report.as_dict())
     else:

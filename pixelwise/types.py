@@ -17,6 +17,7 @@ the image; points are x y in pixels.
 
 import re
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform, runtime_checkable
@@ -27,6 +28,8 @@ from jaxtyping import Bool, Float, Int64, Integer, UInt8
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils import _pytree as pytree
+
+from .wording import brief
 
 T = TypeVar("T")
 V = TypeVar("V", bound="Value")
@@ -158,9 +161,9 @@ class ClassTable:
         """
         if not self.names:
             raise ValueError("a class table needs at least one class, got none")
-        duplicates = sorted({name for name in self.names if self.names.count(name) > 1})
-        if duplicates:
-            raise ValueError(f"class names must differ, got {duplicates[0]!r} twice")
+        if len(set(self.names)) < len(self.names):
+            duplicates = sorted(name for name, count in Counter(self.names).items() if count > 1)
+            raise ValueError(f"class names must differ, got {brief(duplicates[0])} twice")
         if len(self.colors) != len(self.names):
             raise ValueError(f"{len(self.names)} classes need as many colours, got {len(self.colors)}")
         for name, color in zip(self.names, self.colors, strict=True):

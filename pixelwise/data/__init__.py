@@ -24,6 +24,6 @@ from .formats import (
     write_image as write_image,
     write_mask as write_mask,
 )
-from .label_encoding import LabelEncoding as LabelEncoding
+from .label_encoding import LabelEncoding as LabelEncoding, MaskRule as MaskRule
 from .open import open_data as open_data
 from .transforms import training_transform as training_transform

@@ -15,11 +15,14 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from ..types import ClassTable, Sample
+from ..wording import some_of
 from .dataset import DataSplits, SegmentationData
+from .label_encoding import MaskRule
 from .open import open_reporting
 
 Progress = Callable[[int, int], None]
 _LISTED = 20
+_DARK = (2**14 - 1) / 65535  # the largest value of 14 bits in a file of 16
 
 
 @dataclass(frozen=True)
@@ -200,6 +203,7 @@ class _Findings:
     remarks: list[str] = field(default_factory=list)
     seen: dict[bytes, list[tuple[str, str]]] = field(default_factory=dict)
     sizes: list[tuple[int, int]] = field(default_factory=list)
+    brightest: float = 0.0
 
 
 def check_data(
@@ -210,6 +214,7 @@ def check_data(
     val_fraction: float = 0.2,
     seed: int = 0,
     channels: int = 3,
+    mask_rule: MaskRule = "exact",
     progress: Progress | None = None,
 ) -> DataReport:
     """Read every image and mask of a data set and report what is wrong with it.
@@ -218,12 +223,13 @@ def check_data(
     outside the table, classes that never occur, images that are the same in two parts.
 
     Args:
-        root: as in `open_data`, like the next five.
+        root: as in `open_data`, like the next six.
         format: the layout.
         classes: the task.
         val_fraction: share of the validation part where the data name none.
         seed: of that choice.
         channels: of the images.
+        mask_rule: how masks are read.
         progress: called with the number of images done and of all images.
 
     Raises:
@@ -242,12 +248,16 @@ def check_data(
         val_fraction=val_fraction,
         seed=seed,
         channels=channels,
+        mask_rule=mask_rule,
         on_error=note,
     )
+    findings.problems += splits.problems
+    findings.remarks += splits.remarks
     findings.problems += [_lonely(path) for path in splits.unpaired]
     counts = _counts(splits, findings, progress)
     findings.problems += sorted(unreadable - set(findings.problems))
     _note_identical(findings)
+    _note_dark(findings)
     _note_classes(splits, counts, findings)
     sizes = findings.sizes
     lowest_and_highest = (
@@ -294,8 +304,9 @@ def _counts(splits: DataSplits, findings: _Findings, progress: Progress | None) 
                 if isinstance(sample, ValueError):
                     findings.problems.append(str(sample))
                     continue
-                digest, size, counted, name = sample
+                digest, size, counted, name, brightest = sample
                 result[part] += counted
+                findings.brightest = max(findings.brightest, brightest)
                 findings.sizes.append(size)
                 findings.seen.setdefault(digest, []).append((part, name))
     return result
@@ -303,7 +314,7 @@ def _counts(splits: DataSplits, findings: _Findings, progress: Progress | None) 
 
 def _read(
     data: SegmentationData, index: int
-) -> "tuple[bytes, tuple[int, int], ClassCounts, str] | ValueError":
+) -> "tuple[bytes, tuple[int, int], ClassCounts, str, float] | ValueError":
     """What is kept of one sample, or what is wrong with it."""
     try:
         sample: Sample = data[index]
@@ -312,7 +323,8 @@ def _read(
         digest = hashlib.blake2b(
             sample.image.numpy().tobytes() + f"{height} {width}".encode(), digest_size=16
         )
-        return digest.digest(), (height, width), ClassCounts.of(sample.target.labels, data.classes), sample.id
+        counts = ClassCounts.of(sample.target.labels, data.classes)
+        return digest.digest(), (height, width), counts, sample.id, float(sample.image.max())
     except ValueError as error:
         return error
 
@@ -328,13 +340,23 @@ def _note_identical(findings: _Findings) -> None:
         parts = {part for part, _ in same}
         if len(parts) > 1:
             names = [name for _, name in same]
-            findings.problems.append(
-                f"the same image is in {' and '.join(sorted(parts))}: {', '.join(names)}"
-            )
+            findings.problems.append(f"the same image is in {' and '.join(sorted(parts))}: {some_of(names)}")
         elif len(same) > 1:
             findings.remarks.append(
-                f"the same image is {len(same)} times in {same[0][0]}: {', '.join(n for _, n in same)}"
+                f"the same image is {len(same)} times in {same[0][0]}: {some_of([n for _, n in same])}"
             )
+
+
+def _note_dark(findings: _Findings) -> None:
+    """Values of 9 to 14 bits in files of 16; the rule is one for all images, whatever each of them holds."""
+    if not 0 < findings.brightest <= _DARK:
+        return
+    bits = max(math.ceil(math.log2(findings.brightest * 65535 + 1)), 1)
+    findings.remarks.append(
+        f"all images are almost black: no value is above {findings.brightest:.1%} of the range, as with "
+        f"{bits} bits in 16-bit files, whose values are divided by 65535 in training and prediction alike; "
+        f"multiply them by {2 ** (16 - bits)} when you write the files"
+    )
 
 
 def _note_classes(splits: DataSplits, counts: dict[str, ClassCounts], findings: _Findings) -> None:

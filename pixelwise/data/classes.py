@@ -7,9 +7,10 @@ import numpy as np
 
 from ..types import ClassTable, Color, voc_palette
 from .formats.mask import read_mask_pixels, read_palette
-from .label_encoding import LabelEncoding
+from .label_encoding import LabelEncoding, MaskRule
 
 _MOST, _MOST_IN_16_BITS = 256, 64
+_EXTREME, _GREYS = 0.8, 3  # share of pixels near black and white; values in each half between them
 _MASK_SUFFIXES_WITH_LOSS = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
@@ -23,17 +24,44 @@ def encoding_from_masks(
     - Values with more gaps than entries (0, 100, 200): one class per value, "value 0", "value 100", ...
     - Colours: one class per colour, in ascending order.
 
-    The colours of the classes are those of the palette or of the masks where they have any.
+    The colours of the classes are those of the palette or of the masks where they have any. Masks in black
+    and white with greys between them (JPEG, smooth edges), and maps with more values than classes may have,
+    need a mask rule or a class table.
 
     Args:
         paths: the mask files.
-        on_error: told of a file that cannot be read; without it such a file raises.
+        on_error: told of a file that cannot be read and of masks that need a rule, which are then read by
+            the one that is suggested; without it both raise.
 
     Raises:
         ValueError: if a file cannot be read, or there are too many values or colours to be classes.
     """
+    try:
+        return _looked_through(paths, on_error)
+    except _NeedsRule as error:
+        if on_error is None:
+            raise
+        on_error(error.path, error)
+        return LabelEncoding.by_rule(error.rule)
+
+
+class _NeedsRule(ValueError):
+    """The masks are no map of classes, but a mask rule can read them."""
+
+    def __init__(self, path: Path, why: str, rule: MaskRule) -> None:
+        super().__init__(
+            f"{why}: give the mask rule {rule} (--mask-rule {rule}, mask_rule={rule!r}), which reads them as "
+            "background and foreground, or a class table"
+        )
+        self.path, self.rule = path, rule
+
+
+def _looked_through(
+    paths: Sequence[Path], on_error: Callable[[Path, ValueError], None] | None
+) -> LabelEncoding:
     values: set[int] = set()
     colors: set[int] = set()
+    greys = np.zeros(256, dtype=np.int64)
     for path in paths:
         try:
             pixels = read_mask_pixels(path)
@@ -47,10 +75,18 @@ def encoding_from_masks(
         if pixels.ndim == 3:
             colors.update(np.unique(pixels.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])).tolist())
         elif pixels.dtype == np.uint8:
-            values.update(np.flatnonzero(np.bincount(pixels.ravel(), minlength=256)).tolist())
+            counts = np.bincount(pixels.ravel(), minlength=256)
+            greys += counts
+            values.update(np.flatnonzero(counts).tolist())
         else:
             values.update(np.unique(pixels).tolist())
         _not_too_many(values, colors, path, _MOST if pixels.dtype == np.uint8 else _MOST_IN_16_BITS)
+    if _blurred(greys, lossy=any(path.suffix.lower() in _MASK_SUFFIXES_WITH_LOSS for path in paths)):
+        raise _NeedsRule(
+            paths[0],
+            f"the masks, such as {paths[0]}, are black and white with greys between (JPEG or smooth edges)",
+            "above-127",
+        )
     if colors:
         return _from_colors(colors | {value * 0x10101 for value in values})
     return _from_values(values, _palette(paths))
@@ -59,11 +95,26 @@ def encoding_from_masks(
 def _not_too_many(values: set[int], colors: set[int], path: Path, most: int) -> None:
     many = max(len(values), len(colors))
     lossy = path.suffix.lower() in _MASK_SUFFIXES_WITH_LOSS
-    if many > most or (lossy and many > 64):
-        why = "JPEG blurs masks" if lossy else "are these instances, not classes?"
-        raise ValueError(f"the masks up to {path} hold {many} different values ({why}): give a class table")
+    if lossy and many > 64 and colors:
+        raise ValueError(f"the masks up to {path} hold {many} colours (JPEG blurs masks): give a class table")
+    if many > most:
+        why = "do they number objects, as instance maps do: are these instances, not classes?"
+        raise _NeedsRule(path, f"the masks up to {path} hold {many} different values ({why})", "above-0")
     if values and (min(values) < 0 or max(values) > 65535):
         raise ValueError(f"{path} holds values outside 0..65535: give a class table")
+
+
+def _blurred(greys: np.ndarray, *, lossy: bool) -> bool:
+    """Whether 8-bit values are black and white with greys between: most pixels near 0 or 255, some between.
+
+    JPEG leaves few greys; without it three values in each half are asked for, which class tables of small
+    numbers do not have.
+    """
+    total, extreme = int(greys.sum()), int(greys[:16].sum() + greys[240:].sum())
+    if not greys[200:].any() or extreme < _EXTREME * total:
+        return False
+    dark, bright = int(np.count_nonzero(greys[1:128])), int(np.count_nonzero(greys[128:255]))
+    return dark + bright > 0 if lossy else min(dark, bright) >= _GREYS
 
 
 def _from_values(values: set[int], palette: tuple[Color, ...]) -> LabelEncoding:

@@ -14,11 +14,16 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..types import ClassTable, LabelMap, Sample
+from ..wording import brief, some_of
 from .formats.image import read_image
-from .formats.mask import read_mask
+from .formats.mask import read_mask, turned_by_exif
 from .label_encoding import LabelEncoding
 
 SPLITS = ("train", "val", "test")
+_TURNED = (
+    ": the EXIF orientation turns the image but not the mask; turn the mask, or write the image upright "
+    "without that tag"
+)
 
 
 @dataclass(frozen=True)
@@ -85,6 +90,11 @@ class SegmentationData(Dataset[Sample]):
         self.pairs, self.classes, self.channels = tuple(pairs), classes, channels
         self.read_labels = read_labels or MaskFiles(LabelEncoding.of(classes))
 
+    def __repr__(self) -> str:
+        images = "1 image" if len(self) == 1 else f"{len(self)} images"
+        first = f", first {brief(self.pairs[0].id)[1:-1]}" if self.pairs else ""
+        return f"<SegmentationData: {images}{first}; {_classes_in_words(self.classes)}>"
+
     def __len__(self) -> int:
         """Number of images."""
         return len(self.pairs)
@@ -105,9 +115,10 @@ class SegmentationData(Dataset[Sample]):
         labels = self.labels(index)
         if labels.shape != image.shape[-2:]:
             height, width = image.shape[-2:]
+            turned = tuple(labels.shape) == (width, height) and turned_by_exif(pair.image)
             raise ValueError(
                 f"the image {pair.image} has {height} x {width} pixels, its mask {pair.mask} "
-                f"{labels.shape[0]} x {labels.shape[1]}"
+                f"{labels.shape[0]} x {labels.shape[1]}{_TURNED if turned else ''}"
             )
         return Sample(image, LabelMap(labels), pair.id)
 
@@ -146,6 +157,8 @@ class DataSplits:
         encoding: how the files write the classes.
         unpaired: images without a mask and masks without an image, which are left out.
         made_val: whether `val` was cut from `train` because the data set has none.
+        problems: what `open_data` refuses and `check_data` reports, one sentence each.
+        remarks: what is worth knowing about the files, one sentence each.
     """
 
     train: SegmentationData
@@ -157,6 +170,12 @@ class DataSplits:
     encoding: LabelEncoding
     unpaired: tuple[Path, ...] = ()
     made_val: bool = False
+    problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        parts = ", ".join(f"{len(data)} {name}" for name, data in self.parts().items()) or "no images"
+        return f"<DataSplits {self.root} ({self.format}): {parts}; {_classes_in_words(self.classes)}>"
 
     def part(self, name: str) -> SegmentationData:
         """The part called `train`, `val` or `test`.
@@ -166,7 +185,7 @@ class DataSplits:
         """
         parts = self.parts()
         if name not in SPLITS:
-            raise ValueError(f"a part of a data set is one of {', '.join(SPLITS)}, got {name!r}")
+            raise ValueError(f"a part of a data set is one of {', '.join(SPLITS)}, got {brief(name)}")
         if name not in parts:
             raise ValueError(f"{self.root} has no {name} part: it has {', '.join(parts)}")
         return parts[name]
@@ -247,3 +266,7 @@ def divided(
     order = list(range(len(data)))
     random.Random(seed).shuffle(order)
     return data.take(sorted(order[count:])), data.take(sorted(order[:count]))
+
+
+def _classes_in_words(classes: ClassTable) -> str:
+    return f"{len(classes)} classes: {some_of([brief(name, 40)[1:-1] for name in classes.names])}"

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -9,8 +10,18 @@ from jaxtyping import Int64
 from torch import Tensor
 
 from ..types import ClassTable, Color
+from ..wording import brief
 
 _UNKNOWN = np.iinfo(np.int64).min
+_HIGHEST = 65_535  # of a file with 16 bits
+_INSTANCES = (
+    "; this looks like an instance map, in which every object has a number: the mask rule above-0 "
+    "(--mask-rule above-0) reads all of them as foreground"
+)
+
+MaskRule = Literal["exact", "above-127", "above-0"]
+MASK_RULES: tuple[MaskRule, ...] = get_args(MaskRule)
+_ABOVE = {"above-127": 127, "above-0": 0}
 
 
 @dataclass(frozen=True)
@@ -23,6 +34,8 @@ class LabelEncoding:
         ignored: the values in a mask file that mean "not known".
         ignored_colors: the same for masks that are drawn in colours.
         from_files: whether the table was made up from the masks themselves, for want of a better one.
+        above: pixels brighter than this are the second class, all others the first; None where values tell
+            the class. Of colours (also those of a palette) the brightest channel counts.
 
     >>> encoding = LabelEncoding(ClassTable.of("background", "foreground"), (0, 255), ())
     >>> encoding.labels(np.array([[0, 255]]), "mask.png").tolist()
@@ -34,27 +47,50 @@ class LabelEncoding:
     ignored: tuple[int, ...]
     ignored_colors: tuple[Color, ...] = ()
     from_files: bool = False
+    above: int | None = None
 
     def __post_init__(self) -> None:
         """Reject a encoding that does not tell its classes apart.
 
         Raises:
-            ValueError: on a missing, doubled or negative value, or one that is also ignored.
+            ValueError: on a missing, doubled or negative value, one above 65535, or one that is also ignored.
         """
         if len(self.values) != len(self.classes):
             raise ValueError(f"{len(self.classes)} classes need as many mask values, got {len(self.values)}")
         seen: set[int] = set()
         for value, name in zip(self.values, self.classes.names, strict=True):
             if value < 0 or value in seen:
-                raise ValueError(f"the mask value of {name!r} must be its own and not negative, got {value}")
+                raise ValueError(
+                    f"the mask value (id) of {brief(name)} must be its own and not negative, got {value}"
+                )
             if value in self.ignored:
-                raise ValueError(f"the mask value {value} of {name!r} is also the one that is ignored")
+                raise ValueError(f"the mask value {value} of {brief(name)} is also the one that is ignored")
             seen.add(value)
+        if (highest := max(*self.values, *self.ignored, 0)) > _HIGHEST:
+            raise ValueError(f"a mask value (id) is at most {_HIGHEST}, got {brief(highest)}")
 
     @classmethod
     def of(cls, classes: ClassTable) -> "LabelEncoding":
         """The plain encoding: the value in the file is the label."""
         return cls(classes, tuple(range(len(classes))), (classes.ignore,))
+
+    @classmethod
+    def by_rule(cls, rule: MaskRule, classes: ClassTable | None = None) -> "LabelEncoding":
+        """Background and foreground by brightness; without `classes` they are called so.
+
+        Raises:
+            ValueError: on an unknown rule, or a table of more or fewer than two classes.
+        """
+        if rule not in _ABOVE:
+            raise ValueError(f"mask_rule must be one of {', '.join(MASK_RULES)}, got {brief(rule)}")
+        if classes is None:
+            classes = ClassTable(("background", "foreground"), ((0, 0, 0), (255, 255, 255)))
+        if len(classes) != 2:
+            raise ValueError(
+                f"the mask rule {rule} tells background and foreground apart, the class table has "
+                f"{len(classes)} classes"
+            )
+        return cls(classes, (0, 1), (), above=_ABOVE[rule])
 
     def labels(self, pixels: np.ndarray, path: object) -> Int64[Tensor, "H W"]:
         """Labels of the pixels of a mask file.
@@ -66,6 +102,9 @@ class LabelEncoding:
         Raises:
             ValueError: on a value or colour that the table does not have.
         """
+        if self.above is not None:
+            brightness = pixels.max(axis=-1) if pixels.ndim == 3 else pixels
+            return torch.from_numpy((brightness > self.above).astype(np.int64))
         if pixels.ndim == 3:
             labels, wrong = self._of_colors(pixels)
             if len(wrong) and (pixels == pixels[..., :1]).all():
@@ -78,7 +117,8 @@ class LabelEncoding:
         labels = self._of_values(pixels)
         if (labels == _UNKNOWN).any():
             value = pixels[labels == _UNKNOWN].min()
-            raise ValueError(f"{path} holds the value {value}, but {self._known}")
+            instances = "" if pixels.dtype == np.uint8 or value <= 255 else _INSTANCES
+            raise ValueError(f"{path} holds the value {value}, but {self._known}{instances}")
         return torch.from_numpy(labels)
 
     @property

@@ -6,11 +6,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 from ..types import ClassTable
+from ..wording import brief
 from .classes import encoding_from_masks
 from .dataset import DataSplits, MaskFiles, SegmentationData, divided
-from .datasets import FORMATS, Layout
+from .datasets import FORMATS, Layout, export_of
 from .formats.class_file import find_class_file, read_label_encoding
-from .label_encoding import LabelEncoding
+from .label_encoding import MASK_RULES, LabelEncoding, MaskRule
 
 _log = logging.getLogger(__name__)
 
@@ -23,24 +24,35 @@ def open_data(
     val_fraction: float = 0.2,
     seed: int = 0,
     channels: int = 3,
+    mask_rule: MaskRule = "exact",
 ) -> DataSplits:
     """Open a folder of images and masks.
 
     Args:
         root: the folder; for COCO also the json file.
-        format: "pairs", "voc", "camvid", "coco", or "auto" to look at the folder.
+        format: "pairs", "voc", "camvid", "cityscapes", "coco", or "auto" to look at the folder.
         classes: the task, or a file that holds it (see `read_label_encoding`). Without it: `classes.csv` or
             the like in the folder, the classes of the layout, or those found in the masks (see
             `encoding_from_masks`).
         val_fraction: share of the training images that become the validation part where the data name none.
         seed: of that choice.
         channels: of the images.
+        mask_rule: "exact": the values of masks are classes. "above-127" and "above-0": brighter pixels are
+            foreground, all others background; for JPEG masks, smooth edges and instance maps. Of a colour,
+            also one of a palette, the brightest channel counts.
 
     Raises:
-        ValueError: if there is no such folder, nothing in it that can be understood, or no class table.
+        ValueError: if there is no such folder, nothing in it that can be understood, or no class table; and
+            on an annotation file that contradicts itself.
     """
     return open_reporting(
-        root, format=format, classes=classes, val_fraction=val_fraction, seed=seed, channels=channels
+        root,
+        format=format,
+        classes=classes,
+        val_fraction=val_fraction,
+        seed=seed,
+        channels=channels,
+        mask_rule=mask_rule,
     )
 
 
@@ -52,20 +64,31 @@ def open_reporting(
     val_fraction: float = 0.2,
     seed: int = 0,
     channels: int = 3,
+    mask_rule: MaskRule = "exact",
     on_error: Callable[[Path, ValueError], None] | None = None,
 ) -> DataSplits:
-    """Like `open_data`; masks that cannot be read while classes are looked for are told to `on_error`.
+    """Like `open_data`, but what is wrong with single files is told to `on_error` and does not end it.
 
     Raises:
         ValueError: as `open_data`.
     """
     root = Path(root)
+    if mask_rule not in MASK_RULES:
+        raise ValueError(f"mask_rule must be one of {', '.join(MASK_RULES)}, got {brief(mask_rule)}")
     name = format_of(root) if format == "auto" else format
     if name not in FORMATS:
-        raise ValueError(f"format must be auto, {', '.join(FORMATS)}, got {name!r}")
+        raise ValueError(f"format must be auto, {', '.join(FORMATS)}, got {brief(name)}")
     _check_exists(root)
     layout = FORMATS[name].find(root, _given(root, classes))
+    if layout.problems and on_error is None:
+        more = len(layout.problems) - 1
+        others = f" (and {more} more problems: `pixelwise check` lists them)" if more else ""
+        raise ValueError(layout.problems[0] + others)
     encoding = layout.encoding or _given(root, classes)
+    if mask_rule != "exact":
+        if layout.read_labels is not None:
+            raise ValueError(f"the mask rule {mask_rule} is for mask files, {root} is of the layout {name}")
+        encoding = LabelEncoding.by_rule(mask_rule, encoding.classes if encoding else None)
     if encoding is None:
         pairs = [pair for part in layout.pairs.values() for pair in part]
         encoding = encoding_from_masks([pair.mask for pair in pairs if pair.mask], on_error)
@@ -76,6 +99,8 @@ def open_reporting(
             len(layout.unpaired),
             layout.unpaired[0],
         )
+    for remark in layout.remarks:
+        _log.warning("%s", remark)
     return _split(layout, encoding, name, root, val_fraction, seed, channels)
 
 
@@ -93,6 +118,8 @@ def format_of(root: Path) -> str:
     for name, layout in FORMATS.items():
         if layout.matches(root):
             return name
+    if (export := export_of(root)) is not None:
+        raise ValueError(f"{root} looks like {export.name}; pixelwise does not read it yet: {export.advice}")
     return "pairs"  # it says what it misses
 
 
@@ -135,5 +162,15 @@ def _split(
         train, val = divided(train, val_fraction, seed)
         made = len(val) > 0
     return DataSplits(
-        train, val, parts.get("test"), encoding.classes, name, root, encoding, layout.unpaired, made_val=made
+        train,
+        val,
+        parts.get("test"),
+        encoding.classes,
+        name,
+        root,
+        encoding,
+        layout.unpaired,
+        made,
+        layout.problems,
+        layout.remarks,
     )

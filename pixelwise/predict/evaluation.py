@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+import numpy as np
 import torch
 from jaxtyping import Float64, Integer
 from rich.console import Console
@@ -16,6 +17,7 @@ from .. import checkpoint
 from ..checkpoint import Checkpoint
 from ..data import DataSplits, LabelEncoding, SegmentationData, open_data, read_mask
 from ..data.dataset import MaskFiles
+from ..data.formats.mask import read_mask_pixels
 from ..metrics import Absent, Scores, confusion_matrix
 from ..types import ClassTable, DenseModel, Sample
 from .predictor import Predictor
@@ -243,13 +245,28 @@ def _from_folder(folder: Path, data: SegmentationData) -> Iterator[tuple[Sample,
         sample = _labelled(data, i)
         assert sample.target is not None
         target, ignore = sample.target.labels, data.classes.ignore
-        labels = read_mask(path, data.classes)
+        labels = _predicted(path, data)
         if labels.shape != target.shape:
             given, wanted = (" x ".join(map(str, x.shape)) for x in (labels, target))
             raise ValueError(f"{path} has {given} pixels, its target {wanted}")
         if ((labels == ignore) & (target != ignore)).any():
             raise ValueError(f"{path} holds {ignore} (ignore) where its target has a class")
         yield sample, labels
+
+
+def _predicted(path: Path, data: SegmentationData) -> Integer[Tensor, "H W"]:
+    """The labels in a file of predictions.
+
+    Under a mask rule they are read like the masks of the data, unless they hold nothing but the labels 0
+    and 1, as the files that pixelwise writes do.
+    """
+    encoding = data.read_labels.encoding if isinstance(data.read_labels, MaskFiles) else None
+    if encoding is None or encoding.above is None:
+        return read_mask(path, data.classes)
+    pixels = read_mask_pixels(path)
+    if pixels.ndim == 2 and pixels.max(initial=0) <= 1 and pixels.min(initial=0) >= 0:
+        return torch.from_numpy(pixels.astype(np.int64))
+    return read_mask(path, encoding)
 
 
 def _prediction_of(id: str, files: dict[str, list[Path]], folder: Path) -> Path:

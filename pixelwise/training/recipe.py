@@ -8,12 +8,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
+from ..data.label_encoding import MASK_RULES, MaskRule
 from ..files import atomic_write
 
 ClassWeights = Literal["none", "balanced"] | tuple[float, ...]
 DEFAULT_EPOCHS = 50
 
-_CHOICES = {
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "mask_rule": MASK_RULES,
     "optimizer": ("adamw", "sgd"),
     "schedule": ("poly", "cosine", "constant"),
     "precision": ("32", "bf16", "16"),
@@ -60,6 +62,7 @@ class Recipe:
         format: layout of the data; "auto" looks at the folder.
         classes: file of the class table; None takes it from the data.
         val_fraction: share of the images in (0, 1) kept for validation where the data name none.
+        mask_rule: "exact" (values are classes), or "above-127" or "above-0": brighter pixels are foreground.
         loss: a name that `make_criterion` knows, or a sum of such: "cross_entropy+0.5*dice".
         class_weights: "none", "balanced" (median-frequency balancing), or one factor per class.
         label_smoothing: in [0, 1], for cross-entropy.
@@ -108,6 +111,7 @@ class Recipe:
     format: str = "auto"
     classes: str | None = None
     val_fraction: float = 0.2
+    mask_rule: MaskRule = "exact"
     loss: str = "cross_entropy"
     class_weights: ClassWeights = "none"
     label_smoothing: float = 0.0

@@ -392,6 +392,7 @@ def _open(recipe: Recipe, data: Data | None) -> tuple[SegmentationData, Segmenta
             classes=recipe.classes,
             val_fraction=recipe.val_fraction,
             seed=recipe.seed,
+            mask_rule=recipe.mask_rule,
         )
     if isinstance(data, DataSplits):
         where, parts = f"{data.root}: ", (data.train, data.val)

@@ -3,8 +3,15 @@
 `matches(root)` looks at a folder, `find(root, encoding)` lists what is in it.
 """
 
-from . import camvid, coco, pairs, voc
+from . import camvid, cityscapes, coco, pairs, voc
+from .exports import export_of as export_of
 from .layout import Finder, Layout as Layout
 
 # In the order in which they are tried.
-FORMATS: dict[str, Finder] = {"voc": voc, "camvid": camvid, "pairs": pairs, "coco": coco}
+FORMATS: dict[str, Finder] = {
+    "voc": voc,
+    "camvid": camvid,
+    "cityscapes": cityscapes,
+    "pairs": pairs,
+    "coco": coco,
+}

@@ -68,7 +68,7 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
         images = by_stem(image_files(folders[0]), folders[0])
         masks = by_stem(image_files(folders[1]), folders[1])
         listed = root / f"{part}.txt"
-        stems = [Path(name).stem for name in read_names(listed)] if listed.is_file() else sorted(images)
+        stems = read_names(listed, {*images, *masks}) if listed.is_file() else sorted(images)
         found = []
         for stem in stems:
             if stem in images and stem in masks:

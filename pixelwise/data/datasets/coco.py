@@ -17,6 +17,7 @@ from torch import Tensor
 from ...types import ClassTable
 from ..dataset import Pair
 from ..formats.coco import CocoFile, CocoImage, read_coco, semantic_labels
+from ..formats.mask import check_size
 from ..label_encoding import LabelEncoding
 from .layout import Layout, image_files, split_of
 
@@ -40,7 +41,12 @@ class Instances:
 
     def __call__(self, pair: Pair) -> Int64[Tensor, "H W"]:
         """Labels of the image; see `ReadLabels`."""
-        return semantic_labels(self.images[pair.id], self.label_of, self.ignore)
+        image = self.images[pair.id]
+        try:
+            check_size(pair.image, image.height, image.width)
+            return semantic_labels(image, self.label_of, self.ignore)
+        except ValueError as error:
+            raise ValueError(f"{pair.mask}: {error}") from error
 
 
 def matches(root: Path) -> bool:
@@ -91,7 +97,11 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
         pairs[part] = tuple(found)
     label_of = {number: label for label, (number, _) in enumerate(first.categories, start=1)}
     return Layout(
-        pairs, LabelEncoding.of(classes), Instances(described, label_of, classes.ignore), tuple(unpaired)
+        pairs,
+        LabelEncoding.of(classes),
+        Instances(described, label_of, classes.ignore),
+        tuple(unpaired),
+        problems=tuple(problem for file in read.values() for problem in file.problems),
     )
 
 

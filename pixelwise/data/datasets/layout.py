@@ -1,9 +1,9 @@
 """What every layout answers, and how files are listed."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Protocol
 
 from ..dataset import Pair, ReadLabels
@@ -26,12 +26,16 @@ class Layout:
         encoding: the task; None where masks must be looked at to know it.
         read_labels: how labels are read; None for mask files.
         unpaired: images without a mask and masks without an image.
+        problems: what must be repaired before a training may use the data, one sentence each.
+        remarks: what is worth knowing, one sentence each.
     """
 
     pairs: Mapping[str, tuple[Pair, ...]]
     encoding: LabelEncoding | None = None
     read_labels: ReadLabels | None = None
     unpaired: tuple[Path, ...] = ()
+    problems: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
 
 class Finder(Protocol):
@@ -71,8 +75,12 @@ def image_files(root: Path, *, deep: bool = True) -> list[Path]:
     )
 
 
-def read_names(path: Path) -> list[str]:
-    """The entries of a list file: the first word of each line.
+def read_names(path: Path, known: Container[str]) -> list[str]:
+    """The names in a list file, one per line, as `known` has them.
+
+    A name may hold spaces; where the whole line is no known name, its first word counts (the lists of
+    SegNet and VOC have a second column). Of a path the end counts, with or without the suffix. A name that
+    is not known stays as it is.
 
     Raises:
         ValueError: if the file cannot be read.
@@ -81,7 +89,23 @@ def read_names(path: Path) -> list[str]:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read the list {path}: {error}") from error
-    return [line.split()[0] for line in lines if line.strip()]
+    named = []
+    for line in (line.strip() for line in lines):
+        if line:
+            words = (line, line.split("\t")[0], line.split()[0])
+            named.append(next((name for word in words if (name := name_in(known, word))), words[-1]))
+    return named
+
+
+def name_in(known: Container[str], written: str) -> str | None:
+    """The longest end of the path `written`, with or without the suffix, that is a known name."""
+    parts = PurePosixPath(written.replace("\\", "/")).parts
+    for first in range(len(parts)):
+        end = PurePosixPath(*parts[first:])
+        for name in (str(end), str(end.with_suffix("")) if end.name not in ("", "..") else ""):
+            if name and name in known:
+                return name
+    return None
 
 
 def by_stem(files: list[Path], root: Path) -> dict[str, Path]:

@@ -3,9 +3,11 @@
 - `images/a.jpg` and `masks/a.png`, each with or without `train`, `val`, `test` below it, or within
   `train`, `val`, `test` (`train/images/a.jpg`);
 - `train/a.jpg` and `trainannot/a.png`, `train_images` and `train_masks`;
-- `a.jpg` and `a_mask.png`, or `a.jpg` and `a.png`, side by side, with or without `train`, `val`, `test`.
+- `a.jpg` and `a_mask.png`, or `a.jpg` and `a.png`, side by side, with or without `train`, `val`, `test`;
+- `img_1.png` and `mask_1.png`, `a_sat.jpg` and `a_mask.png`, `a.png` and `a_L.png`;
+- `..._Training_Input` and `..._Training_GroundTruth` (the ISIC challenges), `img_dir` and `ann_dir`.
 
-Instead of folders, lists `train.txt`, `val.txt`, `test.txt` of names may tell the parts.
+Instead of folders, files may tell the parts; see `split_files`.
 """
 
 from collections.abc import Iterator
@@ -13,16 +15,23 @@ from pathlib import Path
 
 from ..dataset import Pair
 from ..label_encoding import LabelEncoding
-from .layout import Layout, by_stem, folders, image_files, read_names, split_of
+from .layout import Layout, by_stem, folders, image_files, split_of
+from .split_files import by_files
 
-IMAGES = ("images", "image", "imgs", "img", "frames", "photos", "inputs", "input")
+IMAGES = (
+    "images image imgs img img_dir frames photos inputs input 701_stillsraw_full"  # the last: CamVid
+).split()
 MASKS = (
     "masks mask labels label annotations annotation annots annot segmentations segmentation "
-    "ground_truth groundtruth gt targets target"
+    "ground_truth groundtruth gt targets target ann_dir labeledapproved_full"  # the last: CamVid
 ).split()
 SUFFIXES = tuple(
     f"{joint}{word}" for word in ("mask", "label", "labels", "seg", "segmentation", "gt") for joint in "_-."
 )
+_ENDS_OF_MASKS = (*SUFFIXES, "_L")  # the last: CamVid
+_ENDS_OF_IMAGES = ("_sat", "_image", "_img")
+_STARTS_OF_IMAGES = ("img_", "image_", "img-", "image-")
+_STARTS_OF_MASKS = ("mask_", "label_", "seg_", "gt_", "mask-", "label-", "seg-", "gt-")
 _PHOTO = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
@@ -57,10 +66,8 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
             f"{root} holds {images} image files but no image with a mask: expected {IMAGES[0]}/ and "
             f"{MASKS[0]}/ with the same names, or a_mask.png beside a.jpg"
         )
-    return Layout(
-        _by_lists(root, {split: tuple(some) for split, some in pairs.items() if some}),
-        unpaired=tuple(unpaired),
-    )
+    layout = Layout({part: tuple(some) for part, some in pairs.items() if some}, unpaired=tuple(unpaired))
+    return by_files(root, layout)
 
 
 def _places(root: Path) -> Iterator[tuple[str, Path, Path]]:
@@ -89,12 +96,25 @@ def _places(root: Path) -> Iterator[tuple[str, Path, Path]]:
         ):
             yield str(split_of(name)), folder, beside
     for name, folder in inside.items():
+        if (part := _part_of_challenge(name, ("input", "data"))) is not None:
+            truths = (f for n, f in inside.items() if _part_of_challenge(n, ("groundtruth",)) == part)
+            if (truth := next(truths, None)) is not None:
+                yield part, folder, truth
+    for name, folder in inside.items():
         first, _, last = name.replace("-", "_").rpartition("_")
         for part, word in ((first, last), (last, first)):
             if part and split_of(part) and word in IMAGES:
                 other = (n for mask in MASKS for n in (name.replace(word, mask),) if n in inside)
                 if (found := next(other, None)) is not None:
                     yield str(split_of(part)), folder, inside[found]
+
+
+def _part_of_challenge(name: str, ends: tuple[str, ...]) -> str | None:
+    """The part in the name of a folder of the ISIC challenges: ISIC2018_Task1-2_Training_Input -> train."""
+    words = name.replace("-", "_").split("_")
+    if words[-1] not in ends or not any("isic" in word for word in words):
+        return None
+    return next((part for word in words if (part := split_of(word))), None)
 
 
 def _parts(root: Path) -> list[tuple[str, Path]]:
@@ -108,7 +128,7 @@ def _matched(image_folder: Path, mask_folder: Path, root: Path) -> tuple[list[Pa
     pairs, alone, used = [], [], set()
     for image in image_files(image_folder):
         stem = image.relative_to(image_folder).with_suffix("").as_posix()
-        names = (stem, *(stem + suffix for suffix in SUFFIXES), image.relative_to(image_folder).as_posix())
+        names = (*_mask_names(stem), image.relative_to(image_folder).as_posix())
         name = next((name for name in names if name in masks), None)
         if name is None:
             alone.append(image)
@@ -118,51 +138,55 @@ def _matched(image_folder: Path, mask_folder: Path, root: Path) -> tuple[list[Pa
     return pairs, alone + [path for name, path in masks.items() if name not in used]
 
 
+def _mask_names(stem: str) -> Iterator[str]:
+    """What the mask of an image may be called, the plainest first."""
+    folder, slash, name = stem.rpartition("/")
+    for base in _bases(name):
+        yield from (folder + slash + base + end for end in ("", *_ENDS_OF_MASKS))
+        yield from (folder + slash + start + base for start in _STARTS_OF_MASKS)
+
+
+def _bases(name: str) -> Iterator[str]:
+    """The name of an image, and what is left of it without a mark such as img_ or _sat."""
+    yield name
+    yield from (name[: -len(end)] for end in _ENDS_OF_IMAGES if name.lower().endswith(end))
+    yield from (name[len(start) :] for start in _STARTS_OF_IMAGES if name.lower().startswith(start))
+
+
+def _base_of_mask(name: str) -> str | None:
+    """What is left of the name of a mask without its mark; None for a name without one."""
+    for end in _ENDS_OF_MASKS:
+        if name.endswith(end) or (end in SUFFIXES and name.lower().endswith(end)):
+            return name[: -len(end)]
+    starts = (name[len(start) :] for start in _STARTS_OF_MASKS if name.lower().startswith(start))
+    return next(starts, None)
+
+
 def _side_by_side(folder: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
     """Images with their masks in one folder, and what has no partner."""
     files = image_files(folder, deep=False)
     images: dict[str, Path] = {}
     masks: dict[str, Path] = {}
     for path in files:
-        suffix = next((suffix for suffix in SUFFIXES if path.stem.lower().endswith(suffix)), None)
-        if suffix:
-            masks[path.stem[: -len(suffix)]] = path
+        base = _base_of_mask(path.stem)
+        if base:
+            masks[base] = path
+    marked = set(masks.values())
     for path in files:
-        if path in masks.values():
+        if path in marked:
             continue
-        if path.stem in images and path.stem not in masks:
+        name = next((base for base in _bases(path.stem) if base in masks), path.stem)
+        if name in images and name not in masks:
             # a.jpg and a.png: the photograph is the one that may lose, the mask the one that may not.
-            one, other = sorted((images[path.stem], path), key=lambda p: p.suffix.lower() not in _PHOTO)
-            images[path.stem], masks[path.stem] = one, other
+            one, other = sorted((images[name], path), key=lambda p: p.suffix.lower() not in _PHOTO)
+            images[name], masks[name] = one, other
         else:
-            images[path.stem] = path
+            images[name] = path
     pairs = [(image, masks[stem]) for stem, image in images.items() if stem in masks]
     if not pairs:
         return [], []
     alone = [image for stem, image in images.items() if stem not in masks]
     return pairs, alone + [mask for stem, mask in masks.items() if stem not in images]
-
-
-def _by_lists(root: Path, pairs: dict[str, tuple[Pair, ...]]) -> dict[str, tuple[Pair, ...]]:
-    """The parts that lists of names tell, where folders tell none.
-
-    Raises:
-        ValueError: if a list names an image that is not there.
-    """
-    lists = [
-        path for split in ("train", "val", "test") for path in (root / f"{split}.txt",) if path.is_file()
-    ]
-    if set(pairs) != {"all"} or not lists:
-        return pairs
-    known = {pair.image.stem: pair for pair in pairs["all"]}
-    parts = {}
-    for path in lists:
-        stems = [Path(name).name for name in read_names(path)]
-        stems = [stem if stem in known else Path(stem).stem for stem in stems]
-        if missing := [stem for stem in stems if stem not in known]:
-            raise ValueError(f"{path} names {missing[0]}, but there is no such image with a mask")
-        parts[path.stem] = tuple(known[stem] for stem in stems)
-    return parts
 
 
 def _id(path: Path, root: Path) -> str:

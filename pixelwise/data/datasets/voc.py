@@ -41,7 +41,7 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
         name: home / "ImageSets" / "Segmentation" / f"{name}.txt"
         for name in ("train", "val", "test", "trainval")
     }
-    named = {name: read_names(path) for name, path in lists.items() if path.is_file()}
+    named = {name: read_names(path, {*images, *masks}) for name, path in lists.items() if path.is_file()}
     if "trainval" in named:
         both = named.pop("trainval")
         if not {"train", "val"} & set(named):

@@ -10,10 +10,12 @@ from typing import Any
 
 from ...files import atomic_write
 from ...types import ClassTable, Color, voc_palette
+from ...wording import brief
 from ..label_encoding import LabelEncoding
 
 NAMES = ("classes.csv", "classes.json", "class_dict.csv", "classes.txt", "codes.txt")
 _COLOR = ("r", "g", "b")
+_MOST = 65_535  # with an ignore label they fit into 16 bits
 
 
 def find_class_file(root: Path) -> Path | None:
@@ -56,7 +58,9 @@ def read_label_encoding(path: str | os.PathLike[str]) -> LabelEncoding:
         raise ValueError(f"cannot read the class table {path}: {error}") from error
     try:
         return readers[path.suffix.lower()](text)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except RecursionError as error:
+        raise ValueError(f"{path} is not a class table: its brackets are nested too deeply") from error
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError, csv.Error) as error:
         raise ValueError(f"{path} is not a class table: {error}") from error
 
 
@@ -109,14 +113,14 @@ def _from_csv(text: str) -> LabelEncoding:
     colors = [color for row in named if (color := _color_of(row))]
     if colors and len(colors) != len(named):
         raise ValueError("some classes have a colour and some have none")
-    ids = [int(row["id"]) for row in named if row.get("id")]
+    ids = [_whole(row["id"], "id") for row in named if row.get("id")]
     if ids and len(ids) != len(named):
         raise ValueError("some classes have an id and some have none")
     return _coding(
         names=[row["name"] for row in named],
         colors=colors,
         ids=ids,
-        ignored=[int(row["id"]) for row in ignored if row.get("id")],
+        ignored=[_whole(row["id"], "id") for row in ignored if row.get("id")],
         ignored_colors=[color for row in ignored if (color := _color_of(row))],
     )
 
@@ -130,10 +134,10 @@ def _from_json(text: str) -> LabelEncoding:
     return _coding(
         names=[str(name) for name in fields["names"]],
         colors=[_three(color) for color in fields.get("colors", [])],
-        ids=[int(value) for value in fields.get("ids", [])],
-        ignored=[int(fields["ignore"])] if "ignore" in fields else [],
+        ids=[_whole(value, "ids") for value in fields.get("ids", [])],
+        ignored=[_whole(fields["ignore"], "ignore")] if "ignore" in fields else [],
         exclusive=bool(fields.get("exclusive", True)),
-        things=tuple(int(thing) for thing in fields.get("things", ())),
+        things=tuple(_whole(thing, "things") for thing in fields.get("things", ())),
     )
 
 
@@ -151,6 +155,8 @@ def _coding(
     exclusive: bool = True,
     things: tuple[int, ...] = (),
 ) -> LabelEncoding:
+    if len(names) > _MOST:
+        raise ValueError(f"it has {len(names)} classes, expected at most {_MOST}")
     values = tuple(ids or range(len(names)))
     if not ignored and 255 not in values:
         ignored = [255]
@@ -170,8 +176,25 @@ def _color_of(row: dict[str, str]) -> Color | None:
 
 
 def _three(parts: Any) -> Color:
-    r, g, b = (int(part) for part in parts)
+    if not isinstance(parts, list | tuple) or len(parts) != 3:
+        raise ValueError(f"a colour needs three numbers, got {brief(parts)}")
+    r, g, b = (_whole(part, "a colour") for part in parts)
     return r, g, b
+
+
+def _whole(value: Any, field: str) -> int:
+    """A whole number, which may be written as 3, 3.0 or "3".
+
+    Raises:
+        ValueError: on anything else; names the field.
+    """
+    try:
+        number = int(value)
+        if isinstance(value, bool) or (isinstance(value, float) and value != number):
+            raise ValueError
+    except (ValueError, TypeError, OverflowError) as error:
+        raise ValueError(f"{field} must be a whole number, got {brief(value)}") from error
+    return number
 
 
 def _is_ignore(name: str) -> bool:

@@ -1,9 +1,10 @@
 """COCO's annotation files: polygons, run lengths, and the semantic labels that they add up to."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
@@ -12,6 +13,11 @@ from torch import Tensor
 
 from ...rle import RleMasks
 from ...types import ClassTable, voc_palette
+from ...wording import brief, some_of
+
+_MOST_PIXELS = 2**30
+_MOST_CATEGORIES = 65_534  # with background and an ignore label they fit into 16 bits
+_FARTHEST = 2.0**24  # a coordinate; beyond it single precision has no whole numbers
 
 
 def decode_rle(rle: Mapping[str, Any]) -> Bool[Tensor, "H W"]:
@@ -59,7 +65,7 @@ class CocoImage:
 
     Attributes:
         id: its number in the file.
-        file_name: as the file names it.
+        file_name: as the file names it, with forward slashes.
         height: in pixels.
         width: in pixels.
         annotations: its instances, as in the file.
@@ -80,11 +86,14 @@ class CocoFile:
         path: where it lies.
         images: in the order of the file.
         categories: (id, name) in the order of their ids.
+        problems: annotations that are left out because they belong to nothing or have no outline, and
+            images whose number is taken; one sentence for each kind.
     """
 
     path: Path
     images: tuple[CocoImage, ...]
     categories: tuple[tuple[int, str], ...]
+    problems: tuple[str, ...] = ()
 
     @property
     def classes(self) -> ClassTable:
@@ -99,40 +108,125 @@ def read_coco(path: Path) -> CocoFile:
     """Read an annotation file of instances.
 
     Raises:
-        ValueError: if the file is missing, is not such a file, or refers to what it does not hold.
+        ValueError: if the file is missing or is not such a file, or if it holds boxes only.
     """
     try:
         content = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, MemoryError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
+    except RecursionError as error:
+        raise ValueError(f"cannot read {path}: its brackets are nested too deeply") from error
     try:
-        categories = sorted((int(entry["id"]), str(entry["name"])) for entry in content["categories"])
-        instances: dict[int, list[dict[str, Any]]] = {int(entry["id"]): [] for entry in content["images"]}
-        known = {number for number, _ in categories}
-        for annotation in content["annotations"]:
-            if "segmentation" not in annotation:
-                continue
-            if annotation["category_id"] not in known:
-                raise ValueError(f"an annotation has the unknown category {annotation['category_id']}")
-            if annotation["image_id"] not in instances:
-                raise ValueError(f"an annotation belongs to the unknown image {annotation['image_id']}")
-            instances[annotation["image_id"]].append(annotation)
-        images = tuple(
-            CocoImage(
-                int(entry["id"]),
-                str(entry["file_name"]),
-                int(entry["height"]),
-                int(entry["width"]),
-                tuple(instances[int(entry["id"])]),
-            )
-            for entry in content["images"]
-        )
+        return _file_of(path, content)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is not a COCO file of instances: {reason}") from error
-    return CocoFile(path, images, tuple(categories))
+
+
+def _file_of(path: Path, content: Any) -> CocoFile:
+    if not isinstance(content, dict):
+        raise ValueError("expected an object with images, annotations and categories")
+    categories = sorted(
+        (_whole(entry["id"], "the id of a category"), str(entry["name"])) for entry in content["categories"]
+    )
+    numbers = [number for number, _ in categories]
+    if doubled := [number for number, count in Counter(numbers).items() if count > 1]:
+        raise ValueError(f"two categories have the id {doubled[0]}")
+    if len(categories) > _MOST_CATEGORIES:
+        raise ValueError(f"it has {len(categories)} categories, expected at most {_MOST_CATEGORIES}")
+    entries, taken = _images_of(content["images"])
+    by_image, problems = _sorted_annotations(content["annotations"], set(numbers), set(entries))
+    images = tuple(
+        CocoImage(number, name, height, width, tuple(by_image[number]))
+        for number, (name, height, width) in entries.items()
+    )
+    if taken:
+        problems.insert(0, f"several images have one id: {some_of(taken)}")
+    return CocoFile(path, images, tuple(categories), tuple(f"{path}: {text}" for text in problems))
+
+
+def _images_of(images: Any) -> tuple[dict[int, tuple[str, int, int]], list[str]]:
+    """Name and size of each image by its id, and those whose id is taken."""
+    entries: dict[int, tuple[str, int, int]] = {}
+    taken = []
+    for entry in images:
+        number = _whole(entry["id"], "the id of an image")
+        name = str(entry["file_name"]).replace("\\", "/")
+        if not PurePosixPath(name).name or "\0" in name:
+            raise ValueError(f"the file_name of image {number} must name a file, got {brief(name)}")
+        height = _whole(entry["height"], f"the height of {brief(name)}", 1)
+        width = _whole(entry["width"], f"the width of {brief(name)}", 1)
+        if height * width > _MOST_PIXELS:
+            raise ValueError(f"{brief(name)} has {height} x {width} pixels, expected at most {_MOST_PIXELS}")
+        if number in entries:
+            taken.append(f"{number} ({entries[number][0]}, {name})")
+            continue
+        entries[number] = name, height, width
+    return entries, taken
+
+
+def _sorted_annotations(
+    annotations: Any, categories: set[int], images: set[int]
+) -> tuple[dict[int, list[dict[str, Any]]], list[str]]:
+    """The annotations that can be drawn, by image, and a sentence for each kind that cannot.
+
+    Raises:
+        ValueError: if none has an outline.
+    """
+    by_image: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
+    no_category: Counter[int] = Counter()
+    no_image: Counter[int] = Counter()
+    bare, total = 0, 0
+    for annotation in annotations:
+        total += 1
+        category = _whole(annotation["category_id"], "the category_id of an annotation")
+        image = _whole(annotation["image_id"], "the image_id of an annotation")
+        if category not in categories:
+            no_category[category] += 1
+        if image not in images:
+            no_image[image] += 1
+        if not annotation.get("segmentation"):
+            bare += 1
+        elif category in categories and image in images:
+            by_image[image].append({**annotation, "category_id": category})
+    if total and bare == total and not no_category and not no_image:
+        raise ValueError(
+            f"none of its {total} annotations has a segmentation, it holds boxes only: outlines are needed "
+            "to train on"
+        )
+    problems = [
+        *_unknown(no_category, "category"),
+        *_unknown(no_image, "image"),
+    ]
+    if bare:
+        problems.append(
+            f"{bare} of {total} annotations have no segmentation (a box at most): they would count as "
+            "background"
+        )
+    return by_image, problems
+
+
+def _unknown(counts: Counter[int], what: str) -> list[str]:
+    if not counts:
+        return []
+    numbers = some_of([f"{number} ({count} times)" for number, count in sorted(counts.items())])
+    return [f"annotations belong to the unknown {what} {numbers}"]
+
+
+def _whole(value: Any, field: str, lowest: int = 0) -> int:
+    """A whole number, which JSON may write as 20, 20.0 or "20".
+
+    Raises:
+        ValueError: on anything else, or a number that is no 64-bit integer from `lowest` on.
+    """
+    if isinstance(value, str) and value.isdecimal() and len(value) < 20:
+        value = int(value)
+    right = isinstance(value, int | float) and not isinstance(value, bool) and lowest <= value < 2**63
+    if not right or value != int(value):
+        raise ValueError(f"{field} must be a whole number of at least {lowest}, got {brief(value)}")
+    return int(value)
 
 
 def semantic_labels(image: CocoImage, label_of: Mapping[int, int], ignore: int) -> Int64[Tensor, "H W"]:
@@ -159,18 +253,44 @@ def semantic_labels(image: CocoImage, label_of: Mapping[int, int], ignore: int) 
 
 
 def _mask(annotation: Mapping[str, Any], image: CocoImage) -> Bool[Tensor, "H W"]:
-    segmentation = annotation["segmentation"]
+    segmentation, size = annotation["segmentation"], (image.height, image.width)
+    which = f"instance {annotation.get('id')} of {image.file_name}"
     try:
         if isinstance(segmentation, list):
-            return polygon_mask(segmentation, image.height, image.width)
-        mask = decode_rle(segmentation)
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"instance {annotation.get('id')} of {image.file_name} cannot be drawn: {error}"
-        ) from error
-    if mask.shape != (image.height, image.width):
-        raise ValueError(
-            f"instance {annotation.get('id')} of {image.file_name} has a mask of {tuple(mask.shape)}, "
-            f"expected {(image.height, image.width)}"
-        )
-    return mask
+            return polygon_mask([_ring(ring) for ring in segmentation], *size)
+        given = tuple(_whole(side, "its size") for side in segmentation["size"])
+        counts = _counts(segmentation["counts"])
+        if given == size:
+            return decode_rle({"size": list(size), "counts": counts})
+    except KeyError as error:
+        raise ValueError(f"{which} cannot be drawn: {error} is missing") from error
+    except (TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{which} cannot be drawn: {error}") from error
+    raise ValueError(f"{which} has a mask of {given}, expected {size}")
+
+
+def _ring(ring: Any) -> list[float]:
+    """The corners of a polygon as numbers.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    if not isinstance(ring, list):
+        raise ValueError(f"a polygon must be a list of numbers, got {brief(ring)}")
+    for x in ring:
+        if not isinstance(x, int | float) or isinstance(x, bool) or not abs(x) <= _FARTHEST:
+            raise ValueError(f"a polygon needs finite coordinates, got {brief(x)}")
+    return [float(x) for x in ring]
+
+
+def _counts(counts: Any) -> Any:
+    """Run lengths: whole numbers, or COCO's string.
+
+    Raises:
+        ValueError: if they are something else.
+    """
+    if isinstance(counts, list):
+        return [_whole(count, "a run length") for count in counts]
+    if not isinstance(counts, str) or not counts.isascii():
+        raise ValueError(f"counts must be a list of numbers or COCO's string, got {brief(counts)}")
+    return counts

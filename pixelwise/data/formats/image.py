@@ -137,6 +137,7 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
             image = Image.open(path)
         with image:
             _check_size(image.height, image.width, max_pixels)
+            refuse_pages(image)
             with _PILLOWS_LIMIT.lifted():
                 image.load()
             yield upright(image)
@@ -157,6 +158,32 @@ def readable(path: Path) -> Iterator[None]:
         raise ValueError(f"cannot read {path}: {error.strerror or _first_line(error)}") from error
     except Exception as error:  # damaged files make decoders raise anything
         raise ValueError(f"cannot read {path}: {_first_line(error)}") from error
+
+
+def refuse_pages(image: Image.Image) -> None:
+    """Accept a single picture only: of several pages nobody can tell which is meant.
+
+    Smaller copies of the first page (the pyramid of a TIFF) and the previews beside a photograph (MPO) are
+    no pages.
+
+    Raises:
+        ValueError: if there are more.
+    """
+    count = getattr(image, "n_frames", 1)
+    if count == 1 or image.format == "MPO":
+        return
+    size, pages = image.size, 1
+    if image.format == "TIFF":
+        for page in range(1, count):
+            image.seek(page)
+            pages += image.size == size
+        image.seek(0)
+    else:
+        pages = count
+    if pages > 1:
+        raise ValueError(
+            f"it holds {pages} pages or frames, and only one picture is understood: write each as a file"
+        )
 
 
 def upright(image: Image.Image) -> Image.Image:

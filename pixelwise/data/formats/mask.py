@@ -14,6 +14,7 @@ from ...types import ClassTable, Color, LabelMap, voc_palette
 from ..label_encoding import LabelEncoding
 from .image import opened
 
+_ORIENTATION = 0x0112  # EXIF tag
 _VOID: Color = voc_palette(256)[255]
 
 
@@ -33,23 +34,69 @@ def read_mask(
             and no table was given.
     """
     path = Path(path)
-    pixels = read_mask_pixels(path)
-    if classes is None:
+    encoding = LabelEncoding.of(classes) if isinstance(classes, ClassTable) else classes
+    pixels = read_mask_pixels(path, as_seen=encoding is not None and encoding.above is not None)
+    if encoding is None:
         if pixels.ndim == 3:
             if not (pixels == pixels[..., :1]).all():
                 raise ValueError(f"{path} is a mask in colours: give a class table with the colours")
             pixels = pixels[..., 0]
         return _as_labels(pixels)
-    encoding = classes if isinstance(classes, LabelEncoding) else LabelEncoding.of(classes)
     return encoding.labels(pixels, path)
 
 
-def read_mask_pixels(path: Path) -> np.ndarray:
-    """Values (H W) or colours (H W 3) of a mask file, as they are written."""
+def read_mask_pixels(path: Path, *, as_seen: bool = False) -> np.ndarray:
+    """Values (H W) or colours (H W 3) of a mask file, as they are written.
+
+    Args:
+        path: the file.
+        as_seen: gives the colours of a palette instead of its indices, and 0 and 255 for black and white.
+
+    Raises:
+        ValueError: if the file cannot be read, whatever the library that reads it raises; names the file.
+    """
+    try:
+        if path.suffix.lower() == ".npy":
+            return _array(path, as_seen)
+        return _pixels(path, as_seen)
+    except ValueError:
+        raise
+    except Exception as error:  # Pillow and its codecs raise what they like on damaged files
+        raise ValueError(f"cannot read {path}: {error or type(error).__name__}") from error
+
+
+def check_size(path: Path, height: int, width: int) -> None:
+    """Compare the size of an image file, upright or not, with what its annotation says.
+
+    Nothing is drawn before: a wrong size may be larger than the memory.
+
+    Raises:
+        ValueError: if they differ, or the image cannot be opened.
+    """
     if path.suffix.lower() == ".npy":
-        return _array(path)
+        return
+    try:
+        with Image.open(path) as image:
+            size = image.size
+    except Exception as error:  # as above
+        raise ValueError(f"cannot read {path}: {error or type(error).__name__}") from error
+    if {height, width} != set(size):
+        raise ValueError(f"{path} has {size[1]} x {size[0]} pixels, its annotation says {height} x {width}")
+
+
+def turned_by_exif(path: Path) -> bool:
+    """Whether the EXIF orientation of a picture exchanges its height and width."""
+    if path.suffix.lower() == ".npy":
+        return False
+    with Image.open(path) as image:
+        return image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+
+
+def _pixels(path: Path, as_seen: bool) -> np.ndarray:
     with opened(path) as image:
-        if image.mode in ("P", "L", "1") or image.mode.startswith("I"):
+        if as_seen and image.mode in ("P", "PA", "1"):
+            pixels = np.array(image.convert("L" if image.mode == "1" else "RGB"))
+        elif image.mode in ("P", "L", "1") or image.mode.startswith("I"):
             pixels = np.array(image)
         elif image.mode in ("PA", "LA"):
             pixels = np.array(image.getchannel(0))
@@ -104,16 +151,18 @@ def write_mask(path: str | os.PathLike[str], label_map: LabelMap, classes: Class
     return path
 
 
-def _array(path: Path) -> np.ndarray:
+def _array(path: Path, as_seen: bool) -> np.ndarray:
     try:
-        pixels = np.load(path, allow_pickle=False)
+        # Mapped, a file that promises more than it holds is refused before memory is taken for it.
+        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        shape, kind = pixels.shape, pixels.dtype
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # NumPy parses the header as Python and raises whatever the parser raises
         raise ValueError(f"cannot read {path}: it is not a NumPy array of numbers") from error
-    if pixels.dtype.kind not in "bui" or pixels.ndim != 2:
-        raise ValueError(f"{path} holds {pixels.dtype} of shape {pixels.shape}, expected integers (H W)")
-    return pixels.astype(np.int64)
+    if kind.kind not in "bui" or len(shape) != 2:
+        raise ValueError(f"{path} holds {kind} of shape {shape}, expected integers (H W)")
+    return pixels.astype(np.int64) * (255 if as_seen and kind.kind == "b" else 1)
 
 
 def _as_labels(pixels: np.ndarray) -> Int64[Tensor, "H W"]:

@@ -1,0 +1,116 @@
+"""Exports of annotation tools and data sets that are known by sight but not read yet.
+
+Each row names one, says by what it is recognised, and what to do.
+"""
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+_HEAD, _FILES = 1 << 16, 3  # bytes of a file, files of a folder level that are looked at
+_YOLO_LINE = re.compile(rb"\s*\d+(\s+-?[\d.]+(e-?\d+)?){4,}\s*(\n|\r|$)", re.IGNORECASE)
+_AS_MASKS = "export the masks as PNG files or as COCO json instead"
+
+
+@dataclass(frozen=True)
+class Export:
+    """A tree of files that pixelwise can name.
+
+    Attributes:
+        name: with its article, as in "this looks like ...".
+        advice: what its owner can do.
+        seen: whether a folder looks like it.
+    """
+
+    name: str
+    advice: str
+    seen: Callable[[Path], bool]
+
+
+def export_of(root: Path) -> Export | None:
+    """What the folder looks like, if it is known."""
+    return next((export for export in _EXPORTS if export.seen(root)), None)
+
+
+def _heads(root: Path, pattern: str) -> Iterator[bytes]:
+    """The beginnings of some files in the folder and up to three levels below it."""
+    for level in ("", "*/", "*/*/", "*/*/*/"):
+        for path in islice(root.glob(level + pattern), _FILES):
+            try:
+                with path.open("rb") as file:
+                    yield file.read(_HEAD)
+            except OSError:
+                continue
+
+
+def _holds(pattern: str, *words: bytes) -> Callable[[Path], bool]:
+    """Whether a file of that name begins with text that has all the words."""
+    return lambda root: any(all(word in head for word in words) for head in _heads(root, pattern))
+
+
+def _any(*tests: Callable[[Path], bool]) -> Callable[[Path], bool]:
+    return lambda root: any(test(root) for test in tests)
+
+
+def _has(*folders: str) -> Callable[[Path], bool]:
+    """Whether the patterns all match something in the folder."""
+    return lambda root: all(next(root.glob(folder), None) is not None for folder in folders)
+
+
+def _yolo(root: Path) -> bool:
+    labels = (
+        path
+        for pattern in ("labels/*.txt", "labels/*/*.txt", "*/labels/*.txt")
+        for path in root.glob(pattern)
+    )
+    for path in islice(labels, 20):
+        with path.open("rb") as file:
+            if (line := file.readline(_HEAD)).strip():
+                return bool(_YOLO_LINE.match(line))
+    return False
+
+
+_EXPORTS = (
+    Export("nnU-Net or Medical Segmentation Decathlon data", _AS_MASKS, _has("imagesTr", "labelsTr")),
+    Export("a YOLO-seg export", _AS_MASKS, _yolo),
+    Export("a Supervisely project", _AS_MASKS, _holds("*.json", b'"classTitle"')),
+    Export(
+        "a VIA (VGG Image Annotator) project",
+        _AS_MASKS,
+        _any(_holds("*.json", b'"shape_attributes"'), _holds("*.csv", b"region_shape_attributes")),
+    ),
+    Export(
+        "LabelMe json files",
+        "convert them with labelme_export_json or as COCO json",
+        _holds("*.json", b'"shapes"'),
+    ),
+    Export(
+        "a COCO panoptic file", "open its file of instances instead", _holds("*.json", b'"segments_info"')
+    ),
+    Export("a Label Studio export", _AS_MASKS, _holds("*.json", b'"annotations"', b'"result"', b'"data"')),
+    Export(
+        "a CVAT XML export",
+        "export 'Segmentation mask 1.1' or 'COCO 1.0' instead",
+        _holds("*.xml", b"<annotations", b"<meta"),
+    ),
+    Export(
+        "the Data Science Bowl 2018 (a folder of masks for each image)",
+        "unite the masks of each image into one file, as in images/a.png and masks/a.png",
+        _any(_has("*/images/*.*", "*/masks/*.*"), _has("*/*/images/*.*", "*/*/masks/*.*")),
+    ),
+    Export(
+        "VOC annotations of boxes",
+        "masks in SegmentationClass/ are needed to train on",
+        _has("JPEGImages", "Annotations/*.xml"),
+    ),
+    Export(
+        "a table of run lengths as Kaggle writes them",
+        "write the masks as PNG files or as COCO json",
+        _any(_holds("*.csv", b"EncodedPixels"), _holds("*.csv", b"encoded_pixels")),
+    ),
+    Export(
+        "NIfTI volumes", "write their slices as images and masks", _any(_has("**/*.nii.gz"), _has("**/*.nii"))
+    ),
+)
