@@ -50,7 +50,7 @@ def build(name: str, num_classes: int, **arguments: Any) -> DenseModel:
         arguments: further arguments of the builder, such as `encoder` or `in_channels`.
 
     Raises:
-        ValueError: if there is no such model or it has no such argument.
+        ValueError: if there is no such model, it has no such argument, or it cannot be built of those given.
 
     >>> model = build("pspnet", 5, encoder="tiny")
     >>> model.num_classes
@@ -65,7 +65,12 @@ def build(name: str, num_classes: int, **arguments: Any) -> DenseModel:
             raise ValueError(f"model {name!r} has no argument {argument!r}{hint}")
     if num_classes < 1:
         raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    model = builder(num_classes, **arguments)
+    try:
+        model = builder(num_classes, **arguments)
+    except (TypeError, RuntimeError, ArithmeticError, LookupError, MemoryError) as error:
+        given = ", ".join(f"{argument}={value!r:.40}" for argument, value in arguments.items())
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(f"{name!r} cannot be built with {given or num_classes}: {reason}") from error
     model.built_by = BuiltBy(name, {"num_classes": num_classes, **arguments})
     return model
 
