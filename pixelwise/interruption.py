@@ -32,13 +32,12 @@ def terminable() -> Iterator[None]:
 
 
 def heed_sigterm() -> None:
-    """Let SIGTERM raise `Terminated` from now on; a second one is ignored. Main thread only."""
+    """Let SIGTERM raise `Terminated` from now on, as SIGINT does `KeyboardInterrupt`. Main thread only."""
     process = os.getpid()
 
     def end(number: int, frame: FrameType | None) -> None:
         if os.getpid() != process:  # a loading process, forked with this handler
             os._exit(Terminated.exit_code)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         raise Terminated
 
     signal.signal(signal.SIGTERM, end)

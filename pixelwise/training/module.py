@@ -1,6 +1,7 @@
 """The one LightningModule: model, criterion and metrics put together."""
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import lightning
@@ -20,36 +21,42 @@ class NonFiniteLoss(ValueError):
     """The loss became nan or infinite: training cannot go on."""
 
 
-class WeightedMean(Metric):
-    """Mean of numbers with weights, over all processes; nan without any.
+class WeightedMeans(Metric):
+    """Means of named numbers with weights, over all processes; nan without any.
 
-    Not torchmetrics' `MeanMetric`: it drops nan or, told not to look for it, the weights (1.9.0).
+    All processes must update with the same names. Not torchmetrics' `MeanMetric`: it drops nan or, told not to
+    look for it, the weights (1.9.0).
     """
 
     full_state_update = False
-    total: Float[Tensor, ""]
+    totals: Float[Tensor, " n"]
     weight: Float[Tensor, ""]
 
     def __init__(self) -> None:
         super().__init__()
-        self.add_state("total", torch.zeros(()), dist_reduce_fx="sum")
+        self.names: tuple[str, ...] = ()
+        self.add_state("totals", torch.zeros(0), dist_reduce_fx="sum")
         self.add_state("weight", torch.zeros(()), dist_reduce_fx="sum")
 
-    def update(self, value: Float[Tensor, ""], weight: int) -> None:
-        """Count a number `weight` times."""
-        self.total = self.total + value.float() * weight
-        self.weight = self.weight + weight
+    def update(self, values: Mapping[str, Float[Tensor, ""]], weight: int) -> None:
+        """Count each number `weight` times; with weight 0, only its name."""
+        if not len(self.totals):
+            self.names, self.totals = tuple(values), self.weight.new_zeros(len(values))
+        if weight:
+            self.totals = self.totals + torch.stack(list(values.values())).float() * weight
+            self.weight = self.weight + weight
 
-    def compute(self) -> Float[Tensor, ""]:
-        """The mean."""
-        return self.total / self.weight
+    def compute(self) -> dict[str, float]:
+        """The means, by name."""
+        return dict(zip(self.names, (self.totals / self.weight).tolist(), strict=True))
 
 
 class TrainingModule(lightning.LightningModule):
     """What is trained, how it is judged and how it learns. All parts are given.
 
-    Logs "train_loss", "val_loss" and the scores as "val_mean_iou" and so on. The validation loss is the mean
-    over labelled pixels, so it does not depend on how images are batched (for cross-entropy without weights).
+    Logs "train_loss" and "val_loss", each part of them as "train_loss_dice" and so on, and the scores as
+    "val_mean_iou" and so on. The validation loss is the mean over labelled pixels, so it does not depend on how
+    images are batched (for cross-entropy without weights).
 
     Args:
         model: scores every pixel.
@@ -81,9 +88,12 @@ class TrainingModule(lightning.LightningModule):
         self.model: nn.Module = model.to(memory_format=self.layout)
         self.criterion = criterion
         self.metrics = SegmentationMetrics(classes)
-        self.mean_train_loss, self.mean_val_loss = WeightedMean(), WeightedMean()
+        self.train_means, self.val_means = WeightedMeans(), WeightedMeans()
+        self.train_losses: dict[str, float] = {}
+        self.val_losses: dict[str, float] = {}
         self.scores: Scores | None = None
         self.last_loss = math.nan
+        self.last_parts: dict[str, float] = {}
         self._frozen = freeze(model, frozen)
         self.train()
 
@@ -105,36 +115,42 @@ class TrainingModule(lightning.LightningModule):
         Raises:
             NonFiniteLoss: if it is nan or infinite; says where.
         """
-        loss: Tensor = self.criterion(self(batch.image), batch)
+        parts = self.criterion.parts(self(batch.image), batch)
+        loss = torch.stack(list(parts.values())).sum()
         value = float(loss.detach())
         if not math.isfinite(value):
             raise NonFiniteLoss(self._where(value, batch))
         self.last_loss = value
-        self.mean_train_loss.update(loss.detach(), len(batch.ids))
+        self.last_parts = {name: float(part.detach()) for name, part in parts.items()}
+        self.train_means.update(_named("train", loss, parts), len(batch.ids))
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the scores of earlier epochs: not every epoch has a validation."""
+        self.val_losses, self.scores = {}, None
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch."""
-        self.train_loss = float(self.mean_train_loss.compute())
-        self.mean_train_loss.reset()
-        self.log("train_loss", self.train_loss, sync_dist=True)
+        self.train_losses = self.train_means.compute()
+        self.train_means.reset()
+        self.log_dict(self.train_losses, sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of whole images."""
         output = self(batch.image)
-        if labelled := int((batch.labels != self.classes.ignore).sum()):
-            self.mean_val_loss.update(self.criterion(output, batch), labelled)
+        labelled = int((batch.labels != self.classes.ignore).sum())
+        parts = self.criterion.parts(output, batch)
+        self.val_means.update(_named("val", torch.stack(list(parts.values())).sum(), parts), labelled)
         coarse = DenseLogits(output.coarse.float(), output.size, (), output.align_corners)
         self.metrics.update(semantic(coarse).labels, batch.labels, batch.ids)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the epoch."""
-        self.val_loss, self.scores = float(self.mean_val_loss.compute()), self.metrics.compute()
-        self.mean_val_loss.reset()
+        self.val_losses, self.scores = self.val_means.compute(), self.metrics.compute()
+        self.val_means.reset()
         self.metrics.reset()
-        self.log("val_loss", self.val_loss, sync_dist=True)
         named = {f"val_{name}": score for name, score in self.scores.as_dict().items()}
-        self.log_dict(named, sync_dist=True)
+        self.log_dict({**self.val_losses, **named}, sync_dist=True)
 
     def configure_optimizers(self) -> Any:
         """Optimiser and schedule, stepped together."""
@@ -155,3 +171,11 @@ class TrainingModule(lightning.LightningModule):
             f"(learning rate {self.lr:.3g}, last finite loss {before}, samples {ids}): a lower learning "
             "rate, warm-up steps or clip_norm may help"
         )
+
+
+def _named(
+    stage: str, loss: Float[Tensor, ""], parts: Mapping[str, Float[Tensor, ""]]
+) -> dict[str, Float[Tensor, ""]]:
+    """A loss and its parts by the names under which they are logged."""
+    named = {f"{stage}_loss": loss, **{f"{stage}_loss_{name}": part for name, part in parts.items()}}
+    return {name: value.detach() for name, value in named.items()}
