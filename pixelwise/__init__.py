@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from .losses import Criterion as Criterion, make_criterion as make_criterion
     from .predict import Predictor as Predictor, evaluate as evaluate
     from .registry import build as build, describe as describe, list_models as list_models
-    from .training import TrainResult as TrainResult, train as train
+    from .training import TrainResult as TrainResult, resume as resume, train as train
     from .weights import list_weights as list_weights, load_weights as load_weights
 
 __version__ = "0.1.0"
@@ -47,6 +47,7 @@ _LAZY = {
     "load_weights": "weights",
     "TrainResult": "training",
     "train": "training",
+    "resume": "training",
 }
 _SUBMODULES = (
     "algorithms",

@@ -2,11 +2,12 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
@@ -17,6 +18,7 @@ from .types import ClassTable, DenseModel
 
 _FORMAT = "pixelwise-1"
 _METADATA_LIMIT = 16 * 2**20  # bytes; safetensors reads no header above 100 MB
+_LARGEST_ARGUMENT = 2**20  # no builder takes a larger number; a list of so many channels would fill memory
 IN_A_RUN = ("best.safetensors", "last.safetensors")
 
 
@@ -36,6 +38,27 @@ class Checkpoint:
     built_by: BuiltBy
     notes: dict[str, str]
 
+    def __repr__(self) -> str:
+        """Builder, size, classes and notes in at most three lines.
+
+        >>> table = ClassTable.of("sky", "road")
+        >>> Checkpoint(build("pspnet", 2, encoder="tiny"), table, BuiltBy("pspnet", {}), {"epoch": "3"})
+        Checkpoint of pspnet, 6,584 parameters
+          2 classes: sky, road
+          notes: epoch 3
+        """
+        size = sum(parameter.numel() for parameter in self.model.parameters())
+        arguments = ", ".join(
+            f"{name}={value}" for name, value in self.built_by.arguments.items() if name != "num_classes"
+        )
+        named = f"{self.built_by.builder}({arguments})" if arguments else self.built_by.builder
+        names, notes = ", ".join(self.classes.names), ", ".join(f"{k} {v}" for k, v in self.notes.items())
+        lines = [
+            f"Checkpoint of {_short(named)}, {size:,} parameters",
+            f"  {len(self.classes)} classes: {_short(names)}",
+        ]
+        return "\n".join([*lines, f"  notes: {_short(notes)}"] if notes else lines)
+
 
 def save(
     model: DenseModel,
@@ -46,7 +69,8 @@ def save(
 ) -> None:
     """Write weights, builder, arguments and class table to a safetensors file.
 
-    The file appears whole or not at all. Weights keep their type; `load` gives float32.
+    The file appears whole or not at all, and the same model gives the same bytes. Weights keep their type;
+    `load` gives float32.
 
     Args:
         model: made by `pixelwise.build`, which notes how.
@@ -89,6 +113,7 @@ def save(
             save_file(weights, temporary, metadata)
         except SafetensorError as error:
             raise OSError(str(error)) from error
+        _sort_header(temporary)
 
 
 def load(path: str | os.PathLike[str]) -> Checkpoint:
@@ -112,21 +137,19 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             _fields(metadata, name) for name in ("arguments", "preprocessing", "notes")
         )
         classes = read_classes(_fields(metadata, "classes"))
-        # Weights come from the file, so nothing is to be fetched.
-        offline = {"pretrained": False} if "pretrained" in arguments else {}
-        model = build(builder, **{**arguments, **offline})
     except KeyError as error:
         raise ValueError(f"{path} is no whole checkpoint: it lacks {error.args[0]!r}") from error
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
+    # Weights come from the file, so nothing is to be fetched.
+    offline = {"pretrained": False} if "pretrained" in arguments else {}
+    model = _build(path, builder, {**arguments, **offline}, weights)
     if preprocessing != _preprocessing(model):
         raise ValueError(
             f"{path} wants images prepared as {preprocessing}, its model takes {_preprocessing(model)}"
         )
     if len(classes) != model.num_classes:
         raise ValueError(f"{path} names {len(classes)} classes for a model of {model.num_classes}")
-    if problem := _difference(weights, model.state_dict()):
-        raise ValueError(f"the weights in {path} do not fit {builder!r}: {problem}")
     model.load_state_dict(weights)
     model.built_by = BuiltBy(builder, arguments)
     return Checkpoint(model.eval(), classes, model.built_by, notes)
@@ -160,6 +183,59 @@ def read_classes(fields: dict[str, Any]) -> ClassTable:
     )
 
 
+def _build(path: Path, builder: str, arguments: dict[str, Any], weights: Mapping[str, Tensor]) -> DenseModel:
+    """The model that a checkpoint names, of the shapes that its weights have.
+
+    It is built without memory for its weights first, so a file that asks for a huge one is refused at once.
+
+    Raises:
+        ValueError: if there is no such model, or the weights are not its own; names the file.
+    """
+    if any(abs(number) > _LARGEST_ARGUMENT for number in _numbers(arguments)):
+        raise ValueError(f"{path} cannot be used: an argument of its model is above {_LARGEST_ARGUMENT:,}")
+    model = None
+    for device in ("meta", "cpu"):
+        try:
+            with torch.device(device):
+                model = build(builder, **arguments)
+        except Exception as error:  # what a builder raises on arguments that make no sense
+            if device == "meta" and "meta tensor" in str(error):
+                continue  # an encoder that cannot be built without memory
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise ValueError(f"{path} cannot be used: {reason}") from error
+        if problem := _difference(weights, model.state_dict()):
+            raise ValueError(f"the weights in {path} do not fit {builder!r}: {problem}")
+    assert model is not None
+    return model
+
+
+def _numbers(value: Any) -> Iterator[float]:
+    """Every number in what JSON gave."""
+    if isinstance(value, Mapping | list):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from _numbers(part)
+    elif isinstance(value, int | float):
+        yield value
+
+
+def _sort_header(path: Path) -> None:
+    """Write the header of a safetensors file anew, sorted: safetensors orders metadata at random.
+
+    The header is as long as before, with spaces at its end as the format allows, so no tensor moves.
+    """
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(length))
+        text = json.dumps(header, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        assert len(text) <= length
+        file.seek(8)
+        file.write(text.ljust(length))
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
 def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Metadata and tensors of a safetensors file, nothing else."""
     try:
@@ -185,7 +261,10 @@ def _read(path: Path) -> tuple[dict[str, str], dict[str, Tensor]]:
 
 def _fields(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     """What an entry of the metadata tells, by name."""
-    fields = json.loads(metadata[name])
+    try:
+        fields = json.loads(metadata[name])
+    except RecursionError as error:
+        raise ValueError(f"its {name} are nested too deeply") from error
     if not isinstance(fields, dict):
         raise ValueError(f"its {name} are {fields!r:.40}, not names with values")
     return fields

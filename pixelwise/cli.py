@@ -3,9 +3,10 @@
 Everything heavy is imported inside the commands, so that `--help` answers at once.
 """
 
+import inspect
 import json
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -13,6 +14,8 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
+from .interruption import Terminated
+from .recipe import KINDS, SETTINGS, Recipe, read_settings
 
 BAD_INPUT, INTERRUPTED, PROBLEMS, BUG = 2, 130, 1, 70
 LONGEST_SIDE = 16384  # pixels of a crop, a tile, or a size to compute with
@@ -36,7 +39,6 @@ app = typer.Typer(
     cls=_Sentences,
     name="pixelwise",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -120,156 +122,108 @@ def demo(
     run_demo(out, seed=seed)
 
 
+def _option_of(name: str) -> inspect.Parameter:
+    """The option of `train` for a setting of `Recipe`: None where it is not given."""
+    setting, kind = SETTINGS[name], KINDS[name][0]
+    default = Recipe.__dataclass_fields__[name].default
+    if setting.without:
+        told = setting.without
+    elif isinstance(default, bool):
+        told = setting.flags[0].removeprefix("--").partition("/")[0]
+    elif isinstance(default, tuple):
+        told = ("x" if setting.metavar == "HxW" else ",").join(map(str, default))
+    else:
+        told = str(default)
+    if kind not in (int, float, bool):  # texts, and what `_recipe_settings` makes of them
+        kind = list[str] if setting.metavar == "PART" else Path if setting.is_path else str
+    choices = list(setting.choices)
+    option = typer.Option(
+        *setting.flags,
+        help=f"{setting.help.removesuffix('.')} (default {told}).",
+        metavar=setting.metavar,
+        rich_help_panel=setting.panel,
+        autocompletion=(lambda: choices) if choices else None,
+    )
+    return _parameter(name, Annotated[kind | None, option])
+
+
+def _parameter(name: str, annotation: Any) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+
+# Further arguments of the builder, which a recipe keeps together as `model_arguments`.
+_MODEL_OPTIONS = (
+    _parameter(
+        "encoder",
+        Annotated[
+            str | None,
+            _in("Model", "Any timm backbone, for models that take one (default that of the model)."),
+        ],
+    ),
+    _parameter(
+        "pretrained",
+        Annotated[
+            bool | None,
+            _in(
+                "Model",
+                "Start from published weights or from random ones (default scratch).",
+                "--pretrained/--scratch",
+            ),
+        ],
+    ),
+    _parameter("in_channels", Annotated[int | None, _in("Model", "Channels of the images (default 3).")]),
+    _parameter(
+        "set_",
+        Annotated[
+            list[str] | None,
+            _in(
+                "Model",
+                "Further argument of the builder; may be repeated.",
+                "--set",
+                metavar="KEY=VALUE",
+            ),
+        ],
+    ),
+)
+
+
+def _with_settings_of_a_recipe(command: Callable[..., None]) -> Callable[..., None]:
+    """`command` with an option for each setting of `Recipe`, in their order, for typer to see."""
+    options: list[inspect.Parameter] = []
+    for name in SETTINGS:
+        options += (
+            _MODEL_OPTIONS if name == "model_arguments" else [_option_of(name)] if name != "data" else []
+        )
+    own = inspect.signature(command)
+    parameters = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    command.__signature__ = own.replace(parameters=[*parameters, *options])  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in (*parameters, *options)} | {"return": None}
+    return command
+
+
 @app.command()
+@_with_settings_of_a_recipe
 def train(
     ctx: typer.Context,
     data: Annotated[
         Path | None, typer.Argument(help="Folder of images and masks.", show_default=False)
     ] = None,
-    model: Annotated[str | None, _in("Model", "See `pixelwise models` (default unet).")] = None,
-    encoder: Annotated[
-        str | None, _in("Model", "Any timm backbone, for models that take one (default that of the model).")
-    ] = None,
-    pretrained: Annotated[
-        bool | None,
-        _in(
-            "Model",
-            "Start from published weights or from random ones (default scratch).",
-            "--pretrained/--scratch",
-        ),
-    ] = None,
-    in_channels: Annotated[int | None, _in("Model", "Channels of the images (default 3).")] = None,
-    set_: Annotated[
-        list[str] | None,
+    *,
+    config: Annotated[
+        Path | None,
         typer.Option(
-            "--set",
-            metavar="KEY=VALUE",
-            help="Further argument of the builder; may be repeated.",
-            rich_help_panel="Model",
+            help="Take the settings of a recipe, .json or .toml, such as recipe.json of a run; other options "
+            "override it."
         ),
     ] = None,
-    format: Annotated[
-        str | None,
-        _in(
-            "Data",
-            "Layout of the data: pairs, voc, camvid, cityscapes, coco; auto looks at the folder "
-            "(default auto).",
-        ),
-    ] = None,
-    classes: Annotated[
-        Path | None, _in("Data", "Class table: csv, json or txt (default from the data).")
-    ] = None,
-    val_fraction: Annotated[
-        float | None,
-        _in("Data", "Share of the images kept for validation where the data name none (default 0.2)."),
-    ] = None,
-    mask_rule: Annotated[
-        str | None,
-        _in(
-            "Data",
-            "exact (values are classes), or above-127 or above-0: brighter pixels are foreground "
-            "(default exact).",
-        ),
-    ] = None,
-    loss: Annotated[
-        str | None,
-        _in("Loss", "A loss of docs/losses.md or a sum: cross_entropy+0.5*dice (default cross_entropy)."),
-    ] = None,
-    class_weights: Annotated[
-        str | None, _in("Loss", "none, balanced, or one number per class: 1,1,5 (default none).")
-    ] = None,
-    label_smoothing: Annotated[
-        float | None, _in("Loss", "For cross-entropy, in [0, 1] (default 0.0).")
-    ] = None,
-    aux_weight: Annotated[
-        float | None, _in("Loss", "Factor of the loss on auxiliary maps (default 0.4).")
-    ] = None,
-    epochs: Annotated[
-        int | None, _in("Length and batches", "Length in passes over the training images (default 50).")
-    ] = None,
-    steps: Annotated[
-        int | None, _in("Length and batches", "Length in optimiser steps instead (default by epochs).")
-    ] = None,
-    batch_size: Annotated[
-        int | None, _in("Length and batches", "Images per forward pass, of all devices together (default 8).")
-    ] = None,
-    val_batch_size: Annotated[
-        int | None, _in("Length and batches", "Images per validation pass and device (default 1).")
-    ] = None,
-    accumulate: Annotated[
-        int | None, _in("Length and batches", "Batches per optimiser step (default 1).")
-    ] = None,
-    optimizer: Annotated[str | None, _in("Optimiser", "adamw or sgd (default adamw).")] = None,
-    lr: Annotated[float | None, _in("Optimiser", "Highest learning rate (default 0.001).")] = None,
-    encoder_lr_factor: Annotated[
-        float | None, _in("Optimiser", "Learning rate of the encoder over that of the rest (default 1.0).")
-    ] = None,
-    weight_decay: Annotated[
-        float | None, _in("Optimiser", "Of weights; norms and biases have none (default 0.01).")
-    ] = None,
-    momentum: Annotated[float | None, _in("Optimiser", "Of sgd (default 0.9).")] = None,
-    clip_norm: Annotated[
-        float | None, _in("Optimiser", "Largest norm of the gradient (default any).")
-    ] = None,
-    schedule: Annotated[str | None, _in("Optimiser", "poly, cosine or constant (default poly).")] = None,
-    warmup_steps: Annotated[
-        int | None, _in("Optimiser", "Steps of linear warm-up (default 0).", "--warmup-steps", "--warmup")
-    ] = None,
-    crop: Annotated[
-        str | None,
-        _in(
-            "Augmentation",
-            "Size of the training crops; none for whole images (default 256x256).",
-            metavar="HxW",
-        ),
-    ] = None,
-    scale: Annotated[
-        str | None, _in("Augmentation", "Range of random scaling (default 0.5,2.0).", metavar="LOW,HIGH")
-    ] = None,
-    flip: Annotated[float | None, _in("Augmentation", "Probability of mirroring (default 0.5).")] = None,
-    color: Annotated[
-        float | None, _in("Augmentation", "Strength of colour changes in [0, 1] (default 0.4).")
-    ] = None,
-    rotation: Annotated[float | None, _in("Augmentation", "Largest angle in degrees (default 0.0).")] = None,
-    elastic: Annotated[
-        float | None, _in("Augmentation", "Strength of elastic deformation in pixels (default 0.0).")
-    ] = None,
-    precision: Annotated[str | None, _in("Machine", "32, bf16 or 16 (default 32).")] = None,
-    channels_last: Annotated[
-        bool | None,
-        _in(
-            "Machine", "How images lie in memory (default channels-last).", "--channels-last/--channels-first"
-        ),
-    ] = None,
-    workers: Annotated[
-        int | None, _in("Machine", "Processes that load images, per device (default 2).")
-    ] = None,
-    devices: Annotated[
-        int | None, _in("Machine", "How many; more than one trains with DDP (default 1).")
-    ] = None,
-    accelerator: Annotated[str | None, _in("Machine", "auto, cpu, gpu or mps (default auto).")] = None,
-    early_stopping: Annotated[
-        int | None, _in("Run", "Stop after so many epochs without a better mean IoU (default never).")
-    ] = None,
-    freeze: Annotated[
-        list[str] | None,
-        _in(
-            "Run",
-            "Part of the model that is not trained, such as encoder; may be repeated (default nothing).",
-            metavar="PART",
-        ),
-    ] = None,
-    seed: Annotated[int | None, _in("Run", "Of every random choice (default 0).")] = None,
-    out: Annotated[Path | None, _in("Run", "Run directory (default runs/DATA-MODEL).")] = None,
-    name: Annotated[str | None, _in("Run", "Title of the run (default that of the run directory).")] = None,
     resume: Annotated[
         Path | None,
-        _in(
-            "Run",
-            "Continue an interrupted run with its own settings; takes no others (default no).",
+        typer.Option(
             metavar="RUN",
+            help="Continue an interrupted run with its own settings; of others it takes a greater --epochs.",
         ),
     ] = None,
+    **settings: Any,
 ) -> None:
     """Train a model on a folder of images and masks.
 
@@ -278,17 +232,22 @@ def train(
     After an interruption: [bold]pixelwise train --resume runs/street-deeplabv3plus[/bold]
     """
     given = {name: value for name, value in ctx.params.items() if value is not None and value != ()}
-    others = [name for name in given if name != "resume"]
+    others = [name for name in given if name not in ("resume", "epochs")]
     if resume is not None and others:
         raise ValueError(f"--resume continues with the settings of the run: leave out {_option(others[0])}")
-    if resume is None and data is None:
+    chosen = _recipe_settings(given)
+    if config is not None:
+        chosen = _overriding(read_settings(config), chosen)
+    if resume is None and "data" not in chosen:
         raise ValueError("train needs the folder of images and masks: pixelwise train DATA")
-    settings = _recipe_settings(given)
 
     from .console import console, scores_table
-    from .training import Recipe, resume as resume_run, run
+    from .training import resume as resume_run, run
 
-    result = run(Recipe.of(settings)) if resume is None else resume_run(resume)
+    if resume is None:
+        result = run(Recipe.of(chosen))
+    else:
+        result = resume_run(resume, epochs=chosen.get("epochs"))
     console().print(scores_table(result.scores, "best weights on the validation part"))
     typer.echo(f"run directory: {result.path}\nbest weights:  {result.best}")
     typer.echo(f"report:        {result.report}")
@@ -682,7 +641,7 @@ def _recipe_settings(given: dict[str, Any]) -> dict[str, Any]:
         ValueError: if one of them cannot be read.
     """
     parts = ("encoder", "in_channels", "pretrained", "set_")
-    settings = {name: value for name, value in given.items() if name not in parts}
+    settings = {name: value for name, value in given.items() if name in SETTINGS}
     settings["model_arguments"] = _model_arguments(*(given.get(part) for part in parts))
     for name in ("data", "classes", "out"):
         if name in given:
@@ -696,6 +655,17 @@ def _recipe_settings(given: dict[str, Any]) -> dict[str, Any]:
     if "freeze" in given:
         settings["freeze"] = tuple(given["freeze"])
     return settings
+
+
+def _overriding(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a file, with those of the command line in their place."""
+    arguments = settings.get("model_arguments", {})
+    if not isinstance(arguments, dict):
+        raise ValueError(f"model_arguments must be names with values, got {arguments!r:.80}")
+    kept = dict(settings)
+    if "epochs" in given or "steps" in given:  # one length in place of the other
+        kept = {name: value for name, value in kept.items() if name not in ("epochs", "steps")}
+    return kept | dict(given) | {"model_arguments": arguments | given["model_arguments"]}
 
 
 def _option(name: str) -> str:
@@ -804,6 +774,9 @@ def _without_nan(what: Any) -> Any:
 
 def _explain(error: BaseException) -> int:
     """Print one sentence to stderr; the exit code."""
+    if isinstance(error, Terminated):
+        typer.echo(str(error) or "Terminated.", err=True)
+        return error.exit_code
     if isinstance(error, KeyboardInterrupt):
         typer.echo(str(error) or "Interrupted.", err=True)
         return INTERRUPTED

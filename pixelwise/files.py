@@ -2,11 +2,17 @@
 
 import hashlib
 import os
+import re
 import secrets
+import sys
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+if sys.platform != "win32":
+    import fcntl
+
+LOCK = ".lock"
 # In a folder of results: what was written to it, as `sha256sum -c` reads it.
 MANIFEST = ".pixelwise.sha256"
 
@@ -138,3 +144,65 @@ def _is_listed(target: Path, folder: Path, written: Mapping[str, set[str]]) -> b
 def _digest(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remove_temporary(folder: str | os.PathLike[str], names: Iterable[str]) -> list[str]:
+    """Remove what `atomic_write` to one of the files `names` left in `folder` when its process was killed.
+
+    Call it only where nobody else writes, as under `lock_folder`.
+
+    Returns:
+        The names of the removed files.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = (Path(folder) / ".last.0123abcd.ckpt").write_text("half")
+    ...     _ = (Path(folder) / ".mine.ckpt").write_text("whole")
+    ...     remove_temporary(folder, ["last.ckpt"])
+    ['.last.0123abcd.ckpt']
+    """
+    patterns = [
+        re.compile(rf"\.{re.escape(Path(name).stem[:100])}\.[0-9a-f]{{8}}{re.escape(Path(name).suffix)}")
+        for name in names
+    ]
+    removed = []
+    for path in sorted(Path(folder).iterdir()):
+        if any(pattern.fullmatch(path.name) for pattern in patterns) and path.is_file():
+            path.unlink(missing_ok=True)
+            removed.append(path.name)
+    return removed
+
+
+@contextmanager
+def lock_folder(folder: str | os.PathLike[str]) -> Iterator[int]:
+    """Hold `folder` for this process, by a lock on a file `.lock` in it; gives the open file's descriptor.
+
+    The system releases the lock when the last process that holds the descriptor ends, however it ends, so
+    nobody has to clean up after a crash. The file itself stays. Windows has no such locks: there, nothing is
+    locked.
+
+    Raises:
+        ValueError: if another process holds the folder, or the file cannot be written.
+    """
+    path = Path(folder) / LOCK
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+    except OSError as error:
+        raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
+        if sys.platform != "win32":
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                holder = os.read(descriptor, 20).decode(errors="replace")
+                raise ValueError(
+                    f"another process{f' ({holder})' if holder else ''} is working in {folder}: wait for its "
+                    "end, or stop it first"
+                ) from error
+            except OSError as error:
+                raise ValueError(f"cannot lock {path}: {error.strerror or error}") from error
+        os.truncate(descriptor, 0)
+        os.write(descriptor, str(os.getpid()).encode())
+        yield descriptor
+    finally:
+        os.close(descriptor)

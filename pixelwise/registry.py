@@ -69,9 +69,9 @@ def build(name: str, num_classes: int, **arguments: Any) -> DenseModel:
         _check(argument, given, known[argument].annotation)
     try:
         model = builder(num_classes, **arguments)
-    except (RuntimeError, MemoryError) as error:
-        told = ", ".join(f"{key}={given!r}" for key, given in arguments.items())
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else "out of memory"
+    except (TypeError, RuntimeError, ArithmeticError, LookupError, MemoryError) as error:
+        told = ", ".join(f"{key}={given!r:.40}" for key, given in arguments.items())
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"model {name!r} cannot be built with {told or 'its defaults'}: {reason}") from error
     model.built_by = BuiltBy(name, {"num_classes": num_classes, **arguments})
     return model

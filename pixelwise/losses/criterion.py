@@ -125,6 +125,11 @@ class Criterion(PaperCriterion):
             parts["aux"] = self.aux_weight * torch.stack(losses).sum()
         return parts
 
+    @property
+    def part_weights(self) -> dict[str, float]:
+        """The weight of each part that `parts` can tell."""
+        return {**self.loss.weights, "aux": self.aux_weight}
+
     def breakdown(self, output: DenseLogits, batch: Batch) -> str:
         """The parts as text: the value of each, its weight, and what it adds to the sum.
 
@@ -138,11 +143,11 @@ class Criterion(PaperCriterion):
         """
         with torch.no_grad():
             parts = {name: part.item() for name, part in self.parts(output, batch).items()}
-        weights = {**self.loss.weights, "aux": self.aux_weight}
+        weights = self.part_weights
         width = max(len(name) for name in (*parts, "part"))
         lines = [f"{'part':{width}}  {'value':>9}  {'weight':>6}  {'added':>6}"]
         for name, added in parts.items():
-            weight = weights.get(name, 1.0)
+            weight = weights[name]
             value = f"{added / weight:.4f}" if weight else ""
             lines.append(f"{name:{width}}  {value:>9}  {weight:>6g}  {added:.4f}")
         lines.append(f"{'sum':{width}}  {'':>9}  {'':>6}  {sum(parts.values()):.4f}")

@@ -121,6 +121,11 @@ class DeepSupervision(Criterion):
         )
         return {f"level_{number}": part for number, part in enumerate(levels)}
 
+    @property
+    def part_weights(self) -> dict[str, float]:
+        """The weight of each level."""
+        return {f"level_{number}": weight for number, weight in enumerate(self.weights)}
+
     def extra_repr(self) -> str:
         """Weights, and what is resized."""
         return f"weights={self.weights}, resize={self.resize}"

@@ -1,8 +1,8 @@
 """Training: a recipe in, a run directory out."""
 
+from ..recipe import Recipe as Recipe
 from .module import NonFiniteLoss as NonFiniteLoss, TrainingModule as TrainingModule
 from .optim import Optimization as Optimization, freeze as freeze, parameter_groups as parameter_groups
-from .recipe import Recipe as Recipe
 from .report import (
     Example as Example,
     best_and_worst as best_and_worst,

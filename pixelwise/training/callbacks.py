@@ -3,7 +3,9 @@
 import csv
 import math
 import os
+import threading
 import time
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,18 +13,20 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
-from lightning.pytorch.callbacks import Callback, Checkpoint
+from lightning.pytorch.callbacks import Checkpoint
 
 from .. import checkpoint
 from ..files import atomic_write
+from ..interruption import heed_sigterm
 from ..metrics import Scores
+from ..recipe import Recipe
 from ..types import ClassTable, DenseModel
+from .ema import WeightAverage
 from .module import TrainingModule
-from .recipe import Recipe
 from .samplers import TrainBatches, seed_of
 
 LAST, BEST_WEIGHTS, LAST_WEIGHTS = "last.ckpt", "best.safetensors", "last.safetensors"
-HISTORY, TENSORBOARD = "metrics.csv", "tensorboard"
+HISTORY = "metrics.csv"
 RECIPE, ENVIRONMENT, CLASSES, REPORT = "recipe.json", "environment.json", "classes.json", "report.html"
 _KEY = "pixelwise"
 
@@ -37,6 +41,7 @@ class Progress:
         best_epoch: number of the best one so far, counted from 1; 0 before the first.
         best_matrix: its confusion matrix on the validation part.
         finished: whether training is over.
+        total_steps: optimiser steps that the training was to have, None before its first epoch ends.
     """
 
     data: str
@@ -44,6 +49,7 @@ class Progress:
     best_epoch: int = 0
     best_matrix: torch.Tensor | None = None
     finished: bool = False
+    total_steps: int | None = None
 
     @property
     def best(self) -> float:
@@ -103,6 +109,7 @@ class Keeper(Checkpoint):
         total_steps: optimiser steps of the training.
         total_epochs: epochs of the training; the last may be cut short by `total_steps`.
         resumed: whether the training goes on from a checkpoint.
+        average: holds the averaged weights, which are saved in place of the model's; None for no average.
     """
 
     def __init__(
@@ -115,20 +122,32 @@ class Keeper(Checkpoint):
         total_steps: int,
         total_epochs: int,
         resumed: bool,
+        average: WeightAverage | None = None,
     ) -> None:
         self.path, self.recipe, self.batches, self.progress = path, recipe, batches, progress
         self.total_steps, self.total_epochs, self.resumed = total_steps, total_epochs, resumed
-        self.interrupted = False
+        self.average = average
+        self.interruption: KeyboardInterrupt | None = None
         self._started = time.monotonic()
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Make sure that a run that ends in its first epoch can be continued."""
+        """Make sure that a run that ends in its first epoch can be continued; heed SIGTERM."""
+        if threading.current_thread() is threading.main_thread():
+            heed_sigterm()  # Lightning's own handler lets training end as if all were well
         if not self.resumed:
             trainer.save_checkpoint(self.path / LAST)
+            return
+        # A checkpoint holds the next learning rate; the schedule may be another since, of more epochs.
+        scheduler: Any = trainer.lr_scheduler_configs[0].scheduler
+        parts = zip(scheduler.optimizer.param_groups, scheduler.base_lrs, scheduler.lr_lambdas, strict=True)
+        for group, base, factor in parts:
+            group["lr"] = base * factor(scheduler.last_epoch)
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Let order, augmentation and dropout depend on seed and epoch alone."""
+        """Let order, augmentation and dropout depend on seed and epoch alone; choose who is validated."""
         self._started = time.monotonic()
+        last = trainer.current_epoch + 1 >= self.total_epochs
+        trainer.check_val_every_n_epoch = 1 if last else self.recipe.val_every
         self.batches.set_epoch(trainer.current_epoch)
         torch.manual_seed(seed_of(self.recipe.seed, trainer.current_epoch, trainer.global_rank))
 
@@ -140,27 +159,30 @@ class Keeper(Checkpoint):
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write everything. `last.ckpt` comes last: until then, an interrupted run repeats the epoch."""
         assert isinstance(pl_module, TrainingModule)
-        assert pl_module.scores is not None
-        progress, scores = self.progress, pl_module.scores
-        better = self._note(trainer, pl_module, scores)
+        progress = self.progress
+        better = self._note(trainer, pl_module)
         patience = self.recipe.early_stopping
         epoch = len(progress.history)
-        stopped = patience is not None and epoch - progress.best_epoch >= patience
+        validated = pl_module.scores is not None
+        stopped = validated and patience is not None and epoch - progress.best_epoch >= patience
+        progress.total_steps = self.total_steps
         progress.finished = stopped or epoch >= self.total_epochs or trainer.global_step >= self.total_steps
         if stopped:
             trainer.should_stop = True
         if trainer.is_global_zero:
             write_history(self.path / HISTORY, progress.history)
-            self._save(pl_module, LAST_WEIGHTS)
-            if better:
-                self._save(pl_module, BEST_WEIGHTS)
+            with self.average.inside(pl_module.model) if self.average is not None else nullcontext():
+                self._save(pl_module, LAST_WEIGHTS)
+                if better:
+                    self._save(pl_module, BEST_WEIGHTS)
         trainer.save_checkpoint(self.path / LAST)
 
     def on_exception(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, exception: BaseException
     ) -> None:
-        """Remember Ctrl-C, which Lightning turns into an exit."""
-        self.interrupted = isinstance(exception, KeyboardInterrupt)
+        """Remember Ctrl-C and SIGTERM, which Lightning turns into an exit."""
+        if isinstance(exception, KeyboardInterrupt):
+            self.interruption = exception
 
     def on_save_checkpoint(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, checkpoint: dict[str, Any]
@@ -168,20 +190,24 @@ class Keeper(Checkpoint):
         """Put the progress into the checkpoint."""
         checkpoint[_KEY] = dict(vars(self.progress))
 
-    def _note(self, trainer: lightning.Trainer, task: TrainingModule, scores: Scores) -> bool:
-        """Add a row for the epoch; whether it is the best so far."""
-        progress = self.progress
+    def _note(self, trainer: lightning.Trainer, task: TrainingModule) -> bool:
+        """Add a row for the epoch; whether it is the best so far. Without a validation its scores are nan."""
+        progress, scores = self.progress, task.scores
+        val = {"val_loss": math.nan, "val_mean_iou": math.nan}
+        if scores is not None:
+            val = task.val_losses | {f"val_{name}": score for name, score in scores.as_dict().items()}
         row = {
             "epoch": float(len(progress.history) + 1),
             "step": float(trainer.global_step),
             "lr": self._lr,
-            "train_loss": task.train_loss,
-            "val_loss": task.val_loss,
-            **{f"val_{name}": score for name, score in scores.as_dict().items()},
+            **task.train_losses,
+            **val,
             "seconds": time.monotonic() - self._started,
         }
         before = progress.best
         progress.history.append(row)
+        if scores is None:
+            return False
         mean_iou = row["val_mean_iou"]
         better = (-1.0 if math.isnan(mean_iou) else mean_iou) > before
         if better:
@@ -207,66 +233,6 @@ class Keeper(Checkpoint):
         checkpoint.save(model, self.path / name, task.classes, notes=notes)
 
 
-class TensorBoard(Callback):
-    """Writes loss, learning rate and scores for TensorBoard.
-
-    Args:
-        folder: where to.
-        progress: holds the rows of finished epochs.
-        every: optimiser steps between two values of the training loss.
-    """
-
-    def __init__(self, folder: Path, progress: Progress, every: int = 10) -> None:
-        self.folder, self.progress, self.every = folder, progress, every
-        self.writer: Any = None
-        self._written = -1
-
-    def on_train_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Open the file; what an interrupted epoch wrote is void."""
-        if trainer.is_global_zero:
-            from torch.utils.tensorboard import SummaryWriter
-
-            try:
-                self.writer = SummaryWriter(str(self.folder), purge_step=trainer.global_step)
-            except OSError as error:
-                raise ValueError(f"cannot write to {self.folder}: {error.strerror or error}") from error
-
-    def on_train_batch_end(
-        self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
-    ) -> None:
-        """Write the loss of the step."""
-        assert isinstance(pl_module, TrainingModule)
-        step = trainer.global_step
-        if step % self.every == 0 and step != self._written:
-            self._written = step
-            self._add({"train/loss": pl_module.last_loss, "train/lr": pl_module.lr}, step)
-
-    def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Write the scores of the epoch."""
-        assert isinstance(pl_module, TrainingModule)
-        if pl_module.scores is not None:
-            values = {f"val/{name}": value for name, value in pl_module.scores.as_dict().items()}
-            self._add({"val/loss": pl_module.val_loss, **values}, trainer.global_step)
-
-    def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:
-        """Close the file."""
-        if self.writer is not None:
-            writer, self.writer = self.writer, None
-            try:
-                writer.close()
-            except OSError as error:
-                raise ValueError(f"cannot write to {self.folder}: {error.strerror or error}") from error
-
-    def _add(self, values: dict[str, float], step: int) -> None:
-        if self.writer is None:
-            return
-        try:
-            for name, value in values.items():
-                self.writer.add_scalar(name, value, step)
-        except OSError as error:
-            raise ValueError(f"cannot write to {self.folder}: {error.strerror or error}") from error
-
-
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
     """One line per epoch as CSV.
 
@@ -274,7 +240,9 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
         ValueError: if the file cannot be written.
     """
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(history[0]) if history else ["epoch"])
+        # An epoch without a validation has fewer numbers: the longest row names the columns.
+        columns = list(max(history, key=len)) if history else ["epoch"]
+        writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in history:
             writer.writerow({name: f"{value:.8g}" for name, value in row.items()})

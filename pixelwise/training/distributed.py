@@ -14,18 +14,27 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
+from ..interruption import Terminated
+
 _GRACE, _PATIENCE = 5, 30  # seconds to end after Ctrl-C, and after being told to
 
 
-def launch(path: Path, world: int, *, progress: bool) -> None:
+def launch(path: Path, world: int, *, progress: bool, lock: int) -> None:
     """Train in a run directory with `world` processes; returns when all are done.
 
+    Args:
+        path: run directory.
+        world: number of processes.
+        progress: whether to show how far they are.
+        lock: descriptor of the run directory's lock. The processes hold it too, so it lasts where this one is
+            killed and they are not.
+
     Raises:
-        ValueError: what one of them raised; the others are ended.
-        KeyboardInterrupt: on Ctrl-C, after all have ended.
+        ValueError: what one of them raised, or that the system killed one; the others are ended.
+        KeyboardInterrupt: on Ctrl-C, and as `Terminated` on SIGTERM, after all have ended.
     """
     with tempfile.TemporaryDirectory() as messages:
-        processes = [_start(path, rank, world, Path(messages), progress) for rank in range(world)]
+        processes = [_start(path, rank, world, Path(messages), progress, lock) for rank in range(world)]
         try:
             failed = _wait(processes)
         except KeyboardInterrupt:
@@ -44,10 +53,19 @@ def launch(path: Path, world: int, *, progress: bool) -> None:
         code = processes[failed].returncode
         if code == 130:
             raise KeyboardInterrupt
+        if code in (Terminated.exit_code, -signal.SIGTERM):
+            raise Terminated
+        if code < 0:
+            raise ValueError(
+                f"process {failed} of {world} of the training was killed by signal {-code}, perhaps because "
+                f"memory ran out: pixelwise train --resume {path}"
+            )
         raise RuntimeError(f"process {failed} of {world} of the training ended with code {code}")
 
 
-def _start(path: Path, rank: int, world: int, messages: Path, progress: bool) -> subprocess.Popen[bytes]:
+def _start(
+    path: Path, rank: int, world: int, messages: Path, progress: bool, lock: int
+) -> subprocess.Popen[bytes]:
     package = Path(__file__).parent.parent.parent
     paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
     environment = os.environ | {
@@ -66,7 +84,7 @@ def _start(path: Path, rank: int, world: int, messages: Path, progress: bool) ->
         str(messages),
         str(int(progress)),
     ]
-    return subprocess.Popen(command, env=environment)
+    return subprocess.Popen(command, env=environment, pass_fds=() if sys.platform == "win32" else (lock,))
 
 
 def _port(messages: Path) -> str:

@@ -4,8 +4,9 @@ import os
 import sys
 from pathlib import Path
 
+from ..interruption import Terminated, terminable
+from ..recipe import Recipe
 from .callbacks import RECIPE
-from .recipe import Recipe
 from .run import fit, make_experiment
 
 
@@ -13,8 +14,11 @@ def main(path: str, messages: str, progress: str) -> int:
     """Train; the exit code. What goes wrong is written to a file in `messages`."""
     rank = int(os.environ["LOCAL_RANK"])
     try:
-        experiment = make_experiment(Recipe.read(Path(path) / RECIPE), rank=rank)
-        fit(experiment, Path(path), resumed=True, progress=progress == "1")
+        with terminable():
+            experiment = make_experiment(Recipe.read(Path(path) / RECIPE), rank=rank)
+            fit(experiment, Path(path), resumed=True, progress=progress == "1")
+    except Terminated as error:
+        return error.exit_code
     except KeyboardInterrupt:
         return 130
     except ValueError as error:

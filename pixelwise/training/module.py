@@ -27,12 +27,14 @@ class MeanLosses:
         self._sums: dict[str, float] = defaultdict(float)
         self._weight = 0
 
-    def update(self, parts: Mapping[str, Tensor], weight: int) -> None:
-        """Count the parts of a loss `weight` times."""
+    def update(self, parts: Mapping[str, Tensor], weight: int) -> dict[str, float]:
+        """Count the parts of a loss `weight` times; gives them as numbers."""
         values = torch.stack([part.detach() for part in parts.values()]).tolist()
-        for name, value in zip(parts, values, strict=True):
+        named = dict(zip(parts, values, strict=True))
+        for name, value in named.items():
             self._sums[name] += value * weight
         self._weight += weight
+        return named
 
     def compute(self, name: str) -> dict[str, float]:
         """The mean loss as `name`, and where it has several parts each as `name_part`; forgets everything."""
@@ -93,9 +95,12 @@ class TrainingModule(lightning.LightningModule):
         self.model = model.to(memory_format=torch.channels_last) if channels_last else model
         self.criterion = criterion
         self.metrics = task.metrics(classes)
-        self.train_losses, self.val_losses = MeanLosses(), MeanLosses()
+        self.train_means, self.val_means = MeanLosses(), MeanLosses()
+        self.train_losses: dict[str, float] = {}
+        self.val_losses: dict[str, float] = {}
         self.report: Report | None = None
         self.last_loss = math.nan
+        self.last_parts: dict[str, float] = {}
         self._frozen = freeze(model, frozen)
         self.train()
 
@@ -121,31 +126,35 @@ class TrainingModule(lightning.LightningModule):
         """
         parts = self.criterion.parts(self(batch), batch)
         loss = torch.stack(list(parts.values())).sum()
-        value = float(loss.detach())
+        self.last_parts = self.train_means.update(parts, len(batch.ids))
+        value = sum(self.last_parts.values())
         if not math.isfinite(value):
             raise NonFiniteLoss(self._where(value, batch))
         self.last_loss = value
-        self.train_losses.update(parts, len(batch.ids))
         return loss
+
+    def on_train_epoch_start(self) -> None:
+        """Forget the scores of earlier epochs: not every epoch has a validation."""
+        self.val_losses, self.report = {}, None
 
     def on_train_epoch_end(self) -> None:
         """Log the mean loss of the epoch."""
-        self.train_loss = self.train_losses.compute("train_loss")
-        self.log_dict(self.train_loss, sync_dist=True)
+        self.train_losses = self.train_means.compute("train_loss")
+        self.log_dict(self.train_losses, sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count a batch of whole images."""
         output = self(batch)
         if weight := self._labelled(batch):
-            self.val_losses.update(self.criterion.parts(output, batch), weight)
+            self.val_means.update(self.criterion.parts(output, batch), weight)
         predictions = self.task.decode(output, self.classes, self.task.decoding)
         self.metrics.update(predictions, batch.annotations, batch.ids)
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the epoch."""
-        self.val_loss, self.report = self.val_losses.compute("val_loss"), self.metrics.compute()
+        self.val_losses, self.report = self.val_means.compute("val_loss"), self.metrics.compute()
         self.metrics.reset()
-        self.log_dict(self.val_loss, sync_dist=True)
+        self.log_dict(self.val_losses, sync_dist=True)
         self.log_dict({f"val_{name}": score for name, score in self.report.values.items()}, sync_dist=True)
 
     def configure_optimizers(self) -> Any:

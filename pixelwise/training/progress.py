@@ -95,18 +95,20 @@ class ProgressBar(Callback):
         new, self._shown = self.progress.history[self._shown :], len(self.progress.history)
         if self._bar is None and trainer.is_global_zero:
             for row in new:
+                scores = ""
+                if "val_pixel_accuracy" in row:  # not every epoch has a validation
+                    scores = f"val loss {row['val_loss']:.4f}  mean IoU {row['val_mean_iou']:.4f}  "
                 self.console.print(
-                    f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train_loss']:.4f}  "
-                    f"val loss {row['val_loss']:.4f}  mean IoU {row['val_mean_iou']:.4f}  "
+                    f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train_loss']:.4f}  {scores}"
                     f"{row['seconds']:.0f} s",
                     highlight=False,
                 )
 
     def _mean_iou(self) -> str:
-        history = self.progress.history
-        if not history:
+        validated = [row for row in self.progress.history if "val_pixel_accuracy" in row]
+        if not validated:
             return "-"
-        return f"{history[-1]['val_mean_iou']:.3f} (best {max(self.progress.best, 0):.3f})"
+        return f"{validated[-1]['val_mean_iou']:.3f} (best {max(self.progress.best, 0):.3f})"
 
     def _stop(self) -> None:
         if self._bar is not None:

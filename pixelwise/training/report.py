@@ -24,9 +24,9 @@ from ..draw import color_image, error_map, rgb_image, side_by_side
 from ..files import atomic_write, make_folder
 from ..metrics import Scores
 from ..predict import ImageScores, Predictor, evaluate_images
+from ..recipe import Recipe
 from ..types import ClassTable, LabelMap
 from .callbacks import BEST_WEIGHTS, ENVIRONMENT, REPORT
-from .recipe import Recipe
 
 PICTURES = "pictures"
 _MOST_IMAGES = 200  # of the validation part that are looked at for the best and worst predictions

@@ -17,6 +17,8 @@ from typing import Any
 import lightning
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.callbacks import Callback
+from rich.console import Console
 
 from ..data import (
     Augmented,
@@ -27,34 +29,37 @@ from ..data import (
     training_transform,
     write_classes_file,
 )
-from ..files import atomic_write, make_folder
+from ..files import LOCK, atomic_write, lock_folder, make_folder, remove_temporary
+from ..interruption import Terminated, terminable
 from ..losses import Criterion, make_criterion
 from ..metrics import Scores
+from ..recipe import DEFAULT_EPOCHS, Recipe
 from ..registry import build
 from ..types import ClassTable
 from .callbacks import (
     BEST_WEIGHTS,
     CLASSES,
     ENVIRONMENT,
+    HISTORY,
     LAST,
     LAST_WEIGHTS,
     RECIPE,
     REPORT,
-    TENSORBOARD,
     Keeper,
     Progress,
     SafeCheckpoints,
-    TensorBoard,
     read_progress,
 )
 from .distributed import launch
+from .ema import WeightAverage
 from .environment import environment
+from .loggers import LogMetrics, check_logger
 from .module import TrainingModule
 from .optim import Optimization
 from .progress import ProgressBar
-from .recipe import DEFAULT_EPOCHS, Recipe
 from .report import report_run
 from .samplers import PartOf, TrainBatches, train_loader, val_loader
+from .schedule import factor
 
 Data = str | os.PathLike[str] | DataSplits | tuple[SegmentationData, SegmentationData]
 
@@ -132,7 +137,7 @@ def run(
 
     Raises:
         ValueError: see `train`.
-        KeyboardInterrupt: on Ctrl-C; says how to continue.
+        KeyboardInterrupt: on Ctrl-C, and as `Terminated` on SIGTERM; says how to continue.
     """
     if resume:
         if recipe.out is None:
@@ -143,26 +148,36 @@ def run(
 
 
 def resume(
-    path: str | os.PathLike[str], *, data: Data | None = None, progress: bool = True, report: bool = True
+    path: str | os.PathLike[str],
+    *,
+    epochs: int | None = None,
+    data: Data | None = None,
+    progress: bool = True,
+    report: bool = True,
 ) -> TrainResult:
-    """Continue an interrupted training, from the end of the last whole epoch.
+    """Continue an interrupted training, from the end of the last whole epoch, or a finished one for longer.
 
     The weights become, bit for bit, those of a training that was never interrupted (on a CPU; GPU kernels
-    need not be deterministic).
+    need not be deterministic). With other `epochs` the schedule is that of a training of this length from here
+    on; what was learned before, under the old one, stays. So unless the schedule is constant, the weights are
+    not those of a training that had this length from its start.
 
     Args:
         path: run directory.
+        epochs: length that the training shall have in all, in place of the one in its recipe.
         data: needed where the training was given data that no folder holds.
         progress: whether to show how far it is.
         report: whether to write the HTML report and its pictures.
 
     Raises:
-        ValueError: if it is no run directory, or the data are not those that it was started with.
+        ValueError: if it is no run directory, another process trains in it, the data are not those that it was
+            started with, or it has that many epochs already.
     """
     path = Path(path)
     if not (path / RECIPE).is_file():
         raise ValueError(f"{path} is no run directory: it holds no {RECIPE}")
-    return _run(Recipe.read(path / RECIPE), path, data, resumed=True, progress=progress, report=report)
+    recipe = Recipe.read(path / RECIPE)
+    return _run(recipe, path, data, resumed=True, progress=progress, report=report, epochs=epochs)
 
 
 @dataclass(frozen=True)
@@ -205,6 +220,7 @@ def make_experiment(recipe: Recipe, data: Data | None = None, *, rank: int = 0) 
     Raises:
         ValueError: if something in the recipe cannot be used.
     """
+    check_logger(recipe.logger)
     if recipe.precision == "16" and not torch.cuda.is_available():
         raise ValueError("precision 16 needs a GPU: take bf16, or 32")
     train_data, val_data, classes = _open(recipe, data)
@@ -280,8 +296,11 @@ def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = T
             f"the data are not those that {path} was started with (other images, parts or classes): give "
             "them with data=..."
         )
-    if state.finished:
+    longer = state.total_steps is not None and experiment.total_steps > state.total_steps
+    if state.finished and not longer:
         return state
+    state.finished = False
+    average = WeightAverage(recipe.ema) if recipe.ema is not None else None
     keeper = Keeper(
         path,
         recipe,
@@ -290,8 +309,13 @@ def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = T
         total_steps=experiment.total_steps,
         total_epochs=experiment.total_epochs,
         resumed=resumed,
+        average=average,
     )
-    shown = [ProgressBar(state, experiment.total_epochs)] if progress else []
+    callbacks: list[Callback] = [LogMetrics(recipe, path), keeper]
+    if average is not None:
+        callbacks.insert(0, average)
+    if progress:
+        callbacks.insert(0, ProgressBar(state, experiment.total_epochs))
     with quiet():
         trainer = lightning.Trainer(
             accelerator=recipe.accelerator,
@@ -301,7 +325,7 @@ def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = T
             max_epochs=experiment.total_epochs,
             accumulate_grad_batches=recipe.accumulate,
             gradient_clip_val=recipe.clip_norm,
-            callbacks=[*shown, TensorBoard(path / TENSORBOARD, state), keeper],
+            callbacks=callbacks,
             plugins=[LightningEnvironment(), SafeCheckpoints()],
             logger=False,
             enable_progress_bar=False,
@@ -323,41 +347,79 @@ def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = T
         try:
             trainer.fit(experiment.task, *loaders, ckpt_path=last if resumed else None)
         except SystemExit as error:
-            if keeper.interrupted:
-                raise KeyboardInterrupt from error
+            if keeper.interruption is not None:
+                raise keeper.interruption from error
             raise
         except ValueError as error:
             if (sentence := _of_worker(str(error))) != str(error):
                 raise ValueError(sentence) from error
             raise
+        except (torch.OutOfMemoryError, MemoryError) as error:
+            raise ValueError(
+                f"the memory is too small for this training: a smaller batch_size (now {recipe.batch_size}) or "
+                "crop, or precision bf16, may help"
+            ) from error
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise ValueError(
+                "a process that loads images was killed, perhaps because memory ran out: fewer workers (now "
+                f"{recipe.workers}) or a smaller batch_size may help"
+            ) from error
+    if not state.finished:
+        raise ValueError(
+            f"training ended in epoch {len(state.history) + 1} of {experiment.total_epochs}, before its end: "
+            f"pixelwise train --resume {path}"
+        )
     return state
 
 
 def _run(
-    recipe: Recipe, path: Path, data: Data | None, *, resumed: bool, progress: bool, report: bool
+    recipe: Recipe,
+    path: Path,
+    data: Data | None,
+    *,
+    resumed: bool,
+    progress: bool,
+    report: bool,
+    epochs: int | None = None,
 ) -> TrainResult:
-    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
-        return _with_own_random_numbers(recipe, path, data, resumed, progress, report)
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())), terminable():
+        if epochs is not None:
+            recipe = _of_other_length(recipe, path, epochs)
+        experiment = make_experiment(recipe, data)
+        if recipe.devices > 1 and data is not None:
+            _check_reopens(experiment)
+        if not resumed:
+            _check_free(path)
+            make_folder(path)
+        with lock_folder(path) as lock:
+            if not resumed:
+                experiment = replace(experiment, recipe=_claim(experiment, path))
+            else:
+                _sweep(path)
+            if epochs is not None:
+                recipe.write(path / RECIPE)
+                if progress and (remark := _other_schedule(experiment, path)):
+                    Console(stderr=True).print(remark, highlight=False)
+            try:
+                return _trained(experiment, path, lock, resumed=resumed, progress=progress, report=report)
+            except KeyboardInterrupt as error:
+                what = "Terminated" if isinstance(error, Terminated) else "Interrupted"
+                raise type(error)(
+                    f"{what}. All whole epochs are kept: pixelwise train --resume {path}"
+                ) from error
 
 
-def _with_own_random_numbers(
-    recipe: Recipe, path: Path, data: Data | None, resumed: bool, progress: bool, report: bool
+def _trained(
+    experiment: Experiment, path: Path, lock: int, *, resumed: bool, progress: bool, report: bool
 ) -> TrainResult:
-    experiment = make_experiment(recipe, data)
-    if recipe.devices > 1 and data is not None:
-        _check_reopens(experiment)
-    if not resumed:
-        experiment = replace(experiment, recipe=_claim(experiment, path))
-    try:
-        if recipe.devices > 1:
-            launch(path, recipe.devices, progress=progress)
-            state = read_progress(path / LAST)
-        else:
-            state = fit(experiment, path, resumed=resumed, progress=progress)
-    except KeyboardInterrupt as error:
-        raise KeyboardInterrupt(
-            f"Interrupted. All whole epochs are kept: pixelwise train --resume {path}"
-        ) from error
+    """Train in a run directory that is ours, and write the report."""
+    if experiment.recipe.devices > 1:
+        launch(path, experiment.recipe.devices, progress=progress, lock=lock)
+        state = read_progress(path / LAST)
+    else:
+        state = fit(experiment, path, resumed=resumed, progress=progress)
     result = TrainResult(
         path,
         path / BEST_WEIGHTS,
@@ -377,6 +439,44 @@ def _with_own_random_numbers(
             best_epoch=result.best_epoch,
         )
     return result
+
+
+def _sweep(path: Path) -> None:
+    """Remove the temporary files of a training in `path` that was killed."""
+    remove_temporary(path, (RECIPE, ENVIRONMENT, CLASSES, HISTORY, LAST, LAST_WEIGHTS, BEST_WEIGHTS, REPORT))
+
+
+def _of_other_length(recipe: Recipe, path: Path, epochs: int) -> Recipe:
+    """The recipe of a run with another number of epochs.
+
+    Raises:
+        ValueError: if the run counts steps, or has as many epochs already.
+    """
+    if recipe.steps is not None:
+        raise ValueError(f"{path} was started for {recipe.steps} steps, so epochs cannot lengthen it")
+    done = len(read_progress(path / LAST).history) if (path / LAST).is_file() else 0
+    if epochs <= done:
+        raise ValueError(f"{path} has {done} epochs already: epochs must be more, got {epochs}")
+    return recipe.changed(epochs=epochs)
+
+
+def _other_schedule(experiment: Experiment, path: Path) -> str:
+    """What another length means for the learning rate; "" where the length is the old one."""
+    recipe = experiment.recipe
+    state = read_progress(path / LAST) if (path / LAST).is_file() else Progress("")
+    if state.total_steps in (None, experiment.total_steps):
+        return ""
+    done, row = len(state.history), state.history[-1]
+    if recipe.schedule == "constant":
+        return f"Epoch {done + 1} to {experiment.total_epochs}, with the learning rate as it was."
+    step = int(row["step"])
+    lr = recipe.lr * factor(recipe.schedule, experiment.total_steps, recipe.warmup_steps)(step)
+    return (
+        f"Epoch {done + 1} to {experiment.total_epochs} follow the {recipe.schedule} schedule of "
+        f"{experiment.total_epochs} epochs: the learning rate goes from {row['lr']:.3g} to {lr:.3g}. The first "
+        f"{done} epochs followed a schedule of another length, so the weights will not be those of a training of "
+        f"{experiment.total_epochs} epochs from the start."
+    )
 
 
 def _open(recipe: Recipe, data: Data | None) -> tuple[SegmentationData, SegmentationData, ClassTable]:
@@ -438,11 +538,14 @@ def _check_reopens(experiment: Experiment) -> None:
         raise ValueError(with_message)
 
 
-def _claim(experiment: Experiment, path: Path) -> Recipe:
-    """Make the run directory and write what is known before training; the recipe with absolute paths."""
-    if path.is_dir() and any(path.iterdir()):
+def _check_free(path: Path) -> None:
+    if path.is_dir() and any(inside.name != LOCK for inside in path.iterdir()):
         raise ValueError(f"the run directory {path} is not empty: resume it, or choose another")
-    make_folder(path)
+
+
+def _claim(experiment: Experiment, path: Path) -> Recipe:
+    """Write what is known before training into the locked run directory; the recipe with absolute paths."""
+    _check_free(path)
     recipe = experiment.recipe
     absolute = {
         name: str(Path(given).resolve())

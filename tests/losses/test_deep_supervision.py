@@ -85,6 +85,18 @@ def test_the_criterion_serves_auxiliary_maps(resize: str, align_corners: bool) -
     torch.testing.assert_close(criterion(alone, batch), expected[0])
 
 
+def test_the_breakdown_tells_the_weight_of_each_level() -> None:
+    maps, labels = levels(16, 12)
+    batch = Batch.of(torch.rand(2, 3, 16, 12), labels)
+    output = DenseLogits(maps[0], (16, 12), aux=(maps[1],))
+    criterion = DeepSupervision(CrossEntropy(), [1.0, 0.5])
+    lines = criterion.breakdown(output, batch).splitlines()
+    assert [line.split()[2] for line in lines[1:3]] == ["1", "0.5"]
+    unweighted = CrossEntropy()(maps[1], nearest_labels(labels, (8, 6))).item()
+    assert float(lines[2].split()[1]) == pytest.approx(unweighted, abs=1e-4)
+    assert float(lines[2].split()[3]) == pytest.approx(0.5 * unweighted, abs=1e-4)
+
+
 def test_bad_arguments_are_named() -> None:
     maps, labels = levels(16, 12)
     with pytest.raises(ValueError, match="2 weights serve 1 to 2 levels, got 3"):

@@ -1,8 +1,12 @@
 """A checkpoint is used as it was saved, or refused in one sentence."""
 
 import json
+import os
 import pickle
 import resource
+import subprocess
+import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -309,3 +313,64 @@ def test_a_full_disk_leaves_the_old_checkpoint(model: DenseModel, path: Path) ->
 def test_an_unwritable_place_is_named(model: DenseModel, path: Path) -> None:
     with pytest.raises(ValueError, match="cannot make the folder"):
         save(model, path / "below" / "a.safetensors", TABLE)
+
+
+def test_the_same_model_gives_the_same_bytes_in_every_process(model: DenseModel, tmp_path: Path) -> None:
+    save(model, tmp_path / "source.safetensors", TABLE, notes={"b": "2", "a": '\u00fc \x01 " \\', "c": "3"})
+    code = (
+        "import sys; from pixelwise.checkpoint import load, save\n"
+        "found = load(sys.argv[1])\n"
+        "for path in sys.argv[2:]: save(found.model, path, found.classes, notes=found.notes)"
+    )
+    paths = [tmp_path / f"{i}.safetensors" for i in range(6)]
+    for seed in (1, 2):
+        mine = map(str, paths[3 * (seed - 1) : 3 * seed])
+        command = [sys.executable, "-c", code, str(tmp_path / "source.safetensors"), *mine]
+        subprocess.run(command, env=os.environ | {"PYTHONHASHSEED": str(seed)}, check=True)
+    assert {path.read_bytes() for path in paths} == {(tmp_path / "source.safetensors").read_bytes()}
+    assert load(paths[0]).notes["a"] == '\u00fc \x01 " \\'
+
+
+@pytest.mark.parametrize(
+    "arguments, words",
+    [
+        ({"width": -4}, "cannot be"),
+        ({"width": 0}, "shape"),
+        ({"width": "wide"}, "cannot be"),
+        ({"width": 60_000}, "has shape"),
+        ({"width": 10**12}, "above 1,048,576"),
+        ({"in_channels": 10**9}, "above 1,048,576"),
+        ({"in_channels": float("inf")}, "above 1,048,576"),
+        ({"num_classes": 200_000}, "has shape"),
+    ],
+)
+def test_a_model_that_the_weights_do_not_have_is_refused_before_it_takes_memory(
+    tmp_path: Path, arguments: dict[str, object], words: str
+) -> None:
+    save(build("unet", 3, width=2), tmp_path / "model.safetensors", TABLE)
+    told = json.dumps({"num_classes": 3, "width": 2, **arguments})
+    path = changed(tmp_path / "model.safetensors", arguments=told)
+    started = time.monotonic()
+    assert words in refused(path)
+    assert time.monotonic() - started < 5
+
+
+@pytest.mark.parametrize(
+    "classes",
+    [
+        "[" * 100_000,
+        '{"names": ' * 100_000,
+        '{"names": ["a"], "colors": [[1e999, 0, 0]], "ignore": 255, "exclusive": true, "things": []}',
+        '{"names": 3, "colors": [], "ignore": 255, "exclusive": true, "things": []}',
+        "1" * 5000,
+    ],
+)
+def test_class_tables_that_make_no_sense_are_refused(path: Path, classes: str) -> None:
+    refused(changed(path, classes=classes))
+
+
+def test_a_checkpoint_is_shown_in_three_lines(path: Path) -> None:
+    first, second, third = repr(load(path)).splitlines()
+    assert first.startswith("Checkpoint of pspnet(encoder=tiny, in_channels=4, output_stride=16), ")
+    assert second == "  3 classes: sky, road, car"
+    assert third == "  notes: mean IoU 0.5"

@@ -3,12 +3,14 @@
 import errno
 import os
 import resource
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
 import pytest
 
-from pixelwise.files import atomic_write, make_folder
+from pixelwise.files import atomic_write, lock_folder, make_folder, remove_temporary
 
 
 def left_in(folder: Path) -> list[str]:
@@ -138,3 +140,37 @@ def test_a_private_file_of_a_writer_becomes_as_readable_as_any_new_file(tmp_path
         temporary.unlink()
         temporary.touch(mode=0o600)
     assert (tmp_path / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_only_our_own_temporary_files_are_swept(tmp_path: Path) -> None:
+    ours = [".last.0a1b2c3d.ckpt", ".metrics.00000000.csv"]
+    theirs = [
+        ".last.ckpt",
+        ".last.0a1b2c3d.txt",
+        ".last.xyz.ckpt",
+        "last.0a1b2c3d.ckpt",
+        ".other.0a1b2c3d.ckpt",
+    ]
+    for name in (*ours, *theirs, "last.ckpt"):
+        (tmp_path / name).write_text("")
+    assert remove_temporary(tmp_path, ["last.ckpt", "metrics.csv"]) == ours
+    assert left_in(tmp_path) == sorted([*theirs, "last.ckpt"])
+
+
+def test_a_locked_folder_is_refused_until_its_holder_ends_however_it_ends(tmp_path: Path) -> None:
+    code = (
+        "import sys, time; from pixelwise.files import lock_folder\n"
+        "with lock_folder(sys.argv[1]): print('held', flush=True); time.sleep(60)"
+    )
+    holder = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert holder.stdout.readline() == "held\n"
+    with (
+        pytest.raises(ValueError, match=rf"another process \({holder.pid}\) is working in"),
+        lock_folder(tmp_path),
+    ):
+        pytest.fail("two hold it")
+    holder.kill()
+    holder.communicate()
+    for _ in range(2):
+        with lock_folder(tmp_path):
+            assert (tmp_path / ".lock").read_text() == str(os.getpid())
