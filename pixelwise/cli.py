@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, so that `--help` answers at on
 """
 
 import json
+import shlex
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -284,6 +285,9 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(help="Write an HTML report here; with pictures if a model is scored.")
     ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write the scores of each image here, one row per image.")
+    ] = None,
     as_json: AsJson = False,
     crf: Crf = False,
     device: Device = "auto",
@@ -297,8 +301,15 @@ def evaluate(
     from .console import console, scores_table
     from .data import open_data
     from .data.formats import find_class_file
+    from .files import check_replaceable
     from .predict import Predictor, evaluate_images
+    from .predict.evaluation import CSV_COLUMNS
+    from .report import REPORT_MARK, write_evaluation_report
+    from .training.environment import environment
 
+    for target, mark in ((report, REPORT_MARK), (csv, ",".join(CSV_COLUMNS))):
+        if target is not None:
+            check_replaceable(target, mark)
     of_run = any((predictor / name).exists() for name in (*IN_A_RUN, "recipe.json"))
     masks = predictor.is_dir() and not of_run
     if masks and crf:
@@ -319,16 +330,27 @@ def evaluate(
         model or predictor, part, absent=cast(Any, absent), progress=_watched() and not as_json
     )
     scores, title = evaluation.scores, f"{split} part of {data}"
+    if csv is not None:
+        evaluation.write_csv(csv)
     if report is not None:
-        from .evaluation_report import write_evaluation_report
-
-        write_evaluation_report(report, title, evaluation, part, model, remark=f"Scores of {predictor}.")
+        write_evaluation_report(
+            report,
+            title,
+            evaluation,
+            part,
+            model,
+            environment=environment(),
+            command=shlex.join(["pixelwise", *sys.argv[1:]]),
+            remark=f"Scores of {predictor} on {len(part)} images.",
+        )
     if as_json:
         _print_json({**scores.as_dict(), "classes": {row.name: row._asdict() for row in scores.rows()}})
         return
     console().print(scores_table(scores, title))
     if report is not None:
         typer.echo(f"report: {report}")
+    if csv is not None:
+        typer.echo(f"scores of each image: {csv}")
 
 
 @app.command()

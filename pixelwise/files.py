@@ -56,3 +56,27 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     if not os.access(path, os.W_OK):
         raise ValueError(f"cannot write to the folder {path}: permission denied")
     return path
+
+
+def check_replaceable(path: str | os.PathLike[str], mark: str) -> None:
+    """Refuse to write where a file lies that pixelwise did not write.
+
+    Args:
+        path: of the file to be written; nothing need be there.
+        mark: what the first kilobyte of such a file of pixelwise holds.
+
+    Raises:
+        ValueError: if a folder or another file is there, or it cannot be read.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise ValueError(f"cannot write {path}: it is a folder")
+    if not path.exists():
+        return
+    try:
+        with path.open("rb") as file:
+            beginning = file.read(1024)
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
+    if mark.encode() not in beginning:
+        raise ValueError(f"{path} is a file that pixelwise did not write: choose another name")

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import Callback, Checkpoint
 from .. import checkpoint
 from ..files import atomic_write
 from ..metrics import Scores
+from ..report.figures import CLASS_IOU
 from ..types import ClassTable, DenseModel
 from .module import TrainingModule
 from .recipe import Recipe
@@ -171,6 +172,7 @@ class Keeper(Checkpoint):
     def _note(self, trainer: lightning.Trainer, task: TrainingModule, scores: Scores) -> bool:
         """Add a row for the epoch; whether it is the best so far."""
         progress = self.progress
+        per_class = zip(task.classes.names, scores.iou.tolist(), strict=True)
         row = {
             "epoch": float(len(progress.history) + 1),
             "step": float(trainer.global_step),
@@ -178,6 +180,7 @@ class Keeper(Checkpoint):
             "train_loss": task.train_loss,
             "val_loss": task.val_loss,
             **{f"val_{name}": score for name, score in scores.as_dict().items()},
+            **{f"{CLASS_IOU}{name}": iou for name, iou in per_class},
             "seconds": time.monotonic() - self._started,
         }
         before = progress.best
@@ -274,7 +277,8 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
         ValueError: if the file cannot be written.
     """
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(history[0]) if history else ["epoch"])
+        names = list(dict.fromkeys(name for row in history for name in row))
+        writer = csv.DictWriter(file, names or ["epoch"])
         writer.writeheader()
         for row in history:
             writer.writerow({name: f"{value:.8g}" for name, value in row.items()})

@@ -53,7 +53,7 @@ from .module import TrainingModule
 from .optim import Optimization
 from .progress import ProgressBar
 from .recipe import DEFAULT_EPOCHS, Recipe
-from .report import report_run
+from .run_report import report_run
 from .samplers import PartOf, TrainBatches, train_loader, val_loader
 
 Data = str | os.PathLike[str] | DataSplits | tuple[SegmentationData, SegmentationData]
