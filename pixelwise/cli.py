@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that `--help` answers at on
 
 import inspect
 import json
+import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -275,6 +276,9 @@ def evaluate(
         Path | None, typer.Option(help="Write an HTML report here; with pictures if a model is scored.")
     ] = None,
     overwrite: Overwrite = False,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write the scores of each image here, one row per image.")
+    ] = None,
     as_json: AsJson = False,
     crf: Crf = False,
     device: Device = "auto",
@@ -290,9 +294,12 @@ def evaluate(
     from .data.formats import find_class_file
     from .files import check_targets, record
     from .predict import Predictor, evaluate_images
+    from .report import write_evaluation_report
+    from .training.environment import environment
 
-    if report is not None:
-        check_targets([report], report.parent, overwrite=overwrite)
+    for target in (report, csv):
+        if target is not None:
+            check_targets([target], target.parent, overwrite=overwrite)
     of_run = any((predictor / name).exists() for name in (*IN_A_RUN, "recipe.json"))
     masks = predictor.is_dir() and not of_run
     if masks and crf:
@@ -313,10 +320,20 @@ def evaluate(
         model or predictor, part, absent=cast(Any, absent), progress=_watched() and not as_json
     )
     scores, title = evaluation.scores, f"{split} part of {data}"
+    if csv is not None:
+        evaluation.write_csv(csv)
+        record(csv, csv.parent)
     if report is not None:
-        from .evaluation_report import write_evaluation_report
-
-        write_evaluation_report(report, title, evaluation, part, model, remark=f"Scores of {predictor}.")
+        write_evaluation_report(
+            report,
+            title,
+            evaluation,
+            part,
+            model,
+            environment=environment(),
+            command=shlex.join(["pixelwise", *sys.argv[1:]]),
+            remark=f"Scores of {predictor} on {len(part)} images.",
+        )
         record(report, report.parent)
     if as_json:
         _print_json({**scores.as_dict(), "classes": {row.name: row._asdict() for row in scores.rows()}})
@@ -324,6 +341,8 @@ def evaluate(
     console().print(scores_table(scores, title))
     if report is not None:
         typer.echo(f"report: {report}")
+    if csv is not None:
+        typer.echo(f"scores of each image: {csv}")
 
 
 @app.command()

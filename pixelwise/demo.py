@@ -1,6 +1,8 @@
 """The main job on the embedded sample: data folder, training, honest scores, pictures, report."""
 
+import json
 import os
+import shlex
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,11 +13,12 @@ from .console import console, scores_table
 from .data import open_data
 from .data.coins import write_coins
 from .draw import error_map, overlay, rgb_image, side_by_side
-from .evaluation_report import write_evaluation_report
 from .files import atomic_write, make_folder, record, was_written
 from .metrics import Scores
 from .predict import Predictor, evaluate_images
+from .report import write_evaluation_report
 from .training import Recipe, TrainResult, run
+from .training.callbacks import ENVIRONMENT
 
 _ENLARGED = 3
 
@@ -101,6 +104,9 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
         predictor,
         history=result.history,
         settings=recipe.as_dict(),
+        defaults=Recipe(recipe.data).as_dict(),
+        environment=json.loads((result.path / ENVIRONMENT).read_text()),
+        command=shlex.join(["pixelwise", "demo", "--out", os.fspath(out), "--seed", str(seed)]),
         remark="A U-Net from random weights, trained on 12 coins, scored on 6 others of the same photograph.",
     )
     pictures = []

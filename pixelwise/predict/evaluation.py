@@ -1,5 +1,6 @@
 """What a model, or a folder of predicted masks, is worth on labelled images."""
 
+import csv
 import math
 import os
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from ..checkpoint import Checkpoint
 from ..data import DataSplits, LabelEncoding, SegmentationData, open_data, read_mask
 from ..data.dataset import MaskFiles
 from ..data.formats.mask import read_mask_pixels
+from ..files import atomic_write
 from ..metrics import Absent, Scores, confusion_matrix
 from ..types import ClassTable, DenseModel, Sample
 from .predictor import Predictor
@@ -62,6 +64,31 @@ class Evaluation:
         """The images with labelled pixels, worst mean IoU first."""
         known = [image for image in self.images if not math.isnan(image.mean_iou)]
         return sorted(known, key=lambda image: image.mean_iou)
+
+    def write_csv(self, path: str | os.PathLike[str]) -> Path:
+        """Write one row per image: id, mean_iou, pixel_accuracy and iou/CLASS for each class.
+
+        A score that does not exist (an image without labelled pixels, a class that it does not have) is
+        left empty.
+
+        Args:
+            path: of the file; one that was written so before is replaced.
+
+        Raises:
+            ValueError: if the file cannot be written, or another file is there.
+        """
+        with (
+            atomic_write(path) as temporary,
+            temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+        ):
+            writer = csv.writer(file)
+            writer.writerow(
+                ["id", "mean_iou", "pixel_accuracy", *(f"iou/{name}" for name in self.scores.classes.names)]
+            )
+            for image in self.images:
+                scores = (image.mean_iou, image.pixel_accuracy, *image.iou.tolist())
+                writer.writerow([image.id, *("" if math.isnan(x) else f"{x:.6f}" for x in scores)])
+        return Path(path)
 
 
 def evaluate(

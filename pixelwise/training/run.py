@@ -57,7 +57,7 @@ from .loggers import LogMetrics, check_logger
 from .module import TrainingModule
 from .optim import Optimization
 from .progress import ProgressBar
-from .report import report_run
+from .run_report import report_run
 from .samplers import PartOf, TrainBatches, train_loader, val_loader
 from .schedule import factor
 

@@ -10,13 +10,13 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
+from pixelwise.training.report import confusion, curves
 
 import pixelwise as pw
 from pixelwise.data import open_data
 from pixelwise.metrics import Scores
 from pixelwise.predict import evaluate_images
 from pixelwise.training import Example, Recipe, run, write_report
-from pixelwise.training.report import confusion, curves
 
 CLASSES = pw.ClassTable.of("sky & sea", "road", "<car>")
 SCORES = Scores(torch.tensor([[30, 10, 0], [5, 55, 0], [0, 0, 0]]), CLASSES)

@@ -1,13 +1,15 @@
-"""The HTML report of an evaluation, on any part of a data set."""
+"""The report of an evaluation, on any part of a data set."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from .data import SegmentationData
-from .predict import Evaluation, Predictor
-from .training import Example, example_of, write_report
+from ..data import SegmentationData
+from ..predict import Evaluation, Predictor
+from .examples import Example, best_and_worst
+from .figures import History
+from .page import write_report
 
 
 def write_evaluation_report(
@@ -18,11 +20,14 @@ def write_evaluation_report(
     predictor: Predictor | None,
     *,
     examples: int = 3,
-    history: Sequence[Mapping[str, float]] = (),
+    history: History = (),
     settings: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    command: str = "",
     remark: str = "",
 ) -> Path:
-    """Write scores, and the best and the worst predictions.
+    """Write scores, those of each image, and the best and the worst predictions.
 
     Args:
         path: of the HTML file.
@@ -33,26 +38,30 @@ def write_evaluation_report(
         examples: how many of the best and of the worst; fewer where there are few images.
         history: of the training, for the curves.
         settings: of the training.
+        defaults: of the settings.
+        environment: where it ran.
+        command: the command line that does the same again.
         remark: a sentence below the heading.
 
     Raises:
         ValueError: if the file cannot be written.
     """
+    ranked = evaluation.ranked()
     best: list[Example] = []
     worst: list[Example] = []
     if predictor is not None:
-        ranked = evaluation.ranked()
-        count = min(examples, len(ranked) // 2) or len(ranked)
-        worst = [example_of(predictor, data, image) for image in ranked[:count]]
-        if len(ranked) > 1:
-            best = [example_of(predictor, data, image) for image in ranked[::-1][:count]]
+        best, worst = best_and_worst(predictor, data, ranked, examples)
     return write_report(
         path,
         title,
         evaluation.scores,
         history=history,
+        images=ranked,
         best=best,
         worst=worst,
         settings=settings,
+        defaults=defaults,
+        environment=environment,
+        command=command,
         remark=remark,
     )

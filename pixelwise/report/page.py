@@ -1,0 +1,278 @@
+"""The page: one HTML file with everything inside."""
+
+import base64
+import html
+import json
+import math
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ..draw import WRONG
+from ..files import atomic_write
+from ..metrics import Scores
+from ..predict import ImageScores
+from ..types import ClassTable, Color
+from .examples import Example
+from .figures import MOST_LINES, History, class_curves, classes_over_epochs, confusion, curves, png
+from .pictures import embedded
+from .style import SCRIPT, STYLE
+from .table import ReportTable
+
+_MOST_ROWS = 500  # of the table of images
+_MOST_CLASSES = 12  # with a column of their own in the table of images
+_PHOTOGRAPHS = ("image", "errors")
+_UNLABELLED: Color = (128, 128, 128)  # as `error_map` paints them
+_RIGHT: Color = (60, 60, 60)
+
+
+def write_report(
+    path: str | os.PathLike[str],
+    title: str,
+    scores: Scores,
+    *,
+    history: History = (),
+    images: Sequence[ImageScores] = (),
+    best: Sequence[Example] = (),
+    worst: Sequence[Example] = (),
+    settings: Mapping[str, Any] | None = None,
+    defaults: Mapping[str, Any] | None = None,
+    environment: Mapping[str, Any] | None = None,
+    command: str = "",
+    remark: str = "",
+) -> Path:
+    """Write a report.
+
+    Args:
+        path: of the HTML file.
+        title: its heading.
+        scores: what it is about.
+        history: one row per epoch ("epoch", "train_loss", "val_loss", "val_mean_iou", "lr",
+            "val_iou/CLASS"), for the curves.
+        images: scores of each image, worst first.
+        best: predictions to show as the best, best first.
+        worst: predictions to show as the worst, worst first.
+        settings: what was asked for, as JSON knows it.
+        defaults: the same where nothing is asked for; settings that differ are marked.
+        environment: where it ran, as JSON knows it.
+        command: the command line that does the same again.
+        remark: a sentence below the heading.
+
+    Raises:
+        ValueError: if the file cannot be written.
+    """
+    path, classes, table = Path(path), scores.classes, ReportTable.of_scores(scores)
+    body = [f"<header><h1>{html.escape(title)}</h1>"]
+    if remark:
+        body.append(f"<p>{html.escape(remark)}</p>")
+    body += [_tiles(table, history), "</header>"]
+    if history:
+        body.append(_section("Training", _training(history)))
+    body.append(_section("Classes", _class_table(table)))
+    body.append(
+        _section(
+            "Confusion",
+            "<p>Row by row: of the pixels of a class, the share that was predicted as each class, in percent."
+            f"</p>{_figure(confusion(scores), 'confusion')}",
+        )
+    )
+    for name, examples in (("Best predictions", best), ("Worst predictions", worst)):
+        if examples:
+            shown = "".join(_example(example, classes) for example in examples)
+            body.append(_section(name, f"{_legend(classes)}{shown}"))
+    if images:
+        body.append(_section("Images", _image_table(images, classes)))
+    if command:
+        body.append(_section("To repeat", f"<pre>{html.escape(command)}</pre>"))
+    if settings:
+        body.append(_section("Settings", _settings(settings, defaults)))
+    if environment:
+        body.append(_section("Environment", _values(environment)))
+    dialog = "<dialog><figure></figure></dialog>" if best or worst else ""
+    page = (
+        f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
+        + "\n".join(body)
+        + f"\n</main>{dialog}<script>{SCRIPT}</script></body></html>\n"
+    )
+    with atomic_write(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    return path
+
+
+def _section(heading: str, content: str) -> str:
+    return f"<section><h2>{heading}</h2>{content}</section>"
+
+
+def _tiles(table: ReportTable, history: History) -> str:
+    tiles = [(name, _number(value)) for name, value in table.values.items()]
+    if history:
+        seconds = sum(row.get("seconds", 0.0) for row in history)
+        tiles += [("epochs", str(len(history))), ("time", _duration(seconds))]
+    cells = "".join(f"<div><b>{value}</b><span>{name}</span></div>" for name, value in tiles)
+    return f"<div class=tiles>{cells}</div>"
+
+
+def _training(history: History) -> str:
+    """Curves, or the numbers themselves where there is one epoch."""
+    if len(history) == 1:
+        named = ("train_loss", "val_loss", "val_mean_iou", "lr")
+        words = ("training loss", "validation loss", "mean IoU on validation", "learning rate")
+        told = [
+            f"{word} {history[0][key]:.4g}"
+            for key, word in zip(named, words, strict=True)
+            if key in history[0]
+        ]
+        return f"<p>One epoch: {', '.join(told)}.</p>"
+    shown = _figure(curves(history), "curves")
+    if count := len(classes_over_epochs(history)):
+        shown += _figure(class_curves(history), "curves of the classes")
+        if count > MOST_LINES:
+            shown += f"<p>The {MOST_LINES} classes of {count} that end lowest.</p>"
+    return shown
+
+
+def _class_table(table: ReportTable) -> str:
+    total = max(1, sum(table.support))
+    first = next(iter(table.per_class))
+    rows = []
+    for i, (name, color) in enumerate(zip(table.classes.names, table.classes.colors, strict=True)):
+        width = max(0.0, min(100.0, 100 * _known(table.per_class[first][i])))
+        rows.append(
+            f"<tr><td>{_swatch(color)}{html.escape(name)}</td>"
+            f"<td class=bar data-value={width:.1f}><i style='width:{width:.1f}%'></i></td>"
+            + "".join(_cell(column[i]) for column in table.per_class.values())
+            + f"<td data-value={table.support[i]}>{table.support[i]:,}</td>"
+            f"<td data-value={table.support[i]}>{100 * table.support[i] / total:.1f} %</td></tr>"
+        )
+    means = "".join(f"<td>{_number(table.mean(column))}</td>" for column in table.per_class)
+    foot = f"<tr><td>mean</td><td></td>{means}<td>{sum(table.support):,}</td><td></td></tr>"
+    names = ["class", "", *table.per_class, "support (pixels)", "share"]
+    remarks = "".join(f"<p>{remark}</p>" for remark in table.remarks)
+    return f"<div class=wide>{_sortable(names, rows, foot)}</div>{remarks}"
+
+
+def _image_table(images: Sequence[ImageScores], classes: ClassTable) -> str:
+    per_class = classes.names if len(classes) <= _MOST_CLASSES else ()
+    rows = []
+    for image in images[:_MOST_ROWS]:
+        numbers = [image.mean_iou, image.pixel_accuracy, *(image.iou.tolist() if per_class else ())]
+        rows.append(f"<tr><td>{html.escape(image.id)}</td>{''.join(map(_cell, numbers))}</tr>")
+    names = ["image", "mean IoU", "pixel accuracy", *(f"IoU {html.escape(name)}" for name in per_class)]
+    told = "Worst first; click on a heading to sort. A dash stands for a class that an image does not have."
+    if len(images) > _MOST_ROWS:
+        told += f" The worst {_MOST_ROWS} of {len(images)} images are shown."
+    return f"<p>{told}</p><div class=tall>{_sortable(names, rows)}</div>"
+
+
+def _sortable(names: Sequence[str], rows: Sequence[str], foot: str = "") -> str:
+    """A table whose headings sort it; the names are HTML."""
+    head = "".join(f"<th><button type=button>{name}</button></th>" if name else "<th></th>" for name in names)
+    return (
+        f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody>"
+        + (f"<tfoot>{foot}</tfoot>" if foot else "")
+        + "</table>"
+    )
+
+
+def _cell(value: float) -> str:
+    """A score that sorts as a number; one that does not exist sorts below 0."""
+    return f"<td data-value={-1 if math.isnan(value) else value:.6g}>{_number(value)}</td>"
+
+
+def _example(example: Example, classes: ClassTable) -> str:
+    figures = []
+    for caption, picture in example.panels(classes):
+        image = embedded(picture, f"{caption} of {example.id}", photograph=caption in _PHOTOGRAPHS)
+        figures.append(
+            f"<figure><button type=button class=zoom title='enlarge'>{image}</button>"
+            f"<figcaption>{caption}</figcaption></figure>"
+        )
+    return (
+        f"<div class=example><p><b>{html.escape(example.id)}</b> mean IoU {_number(example.mean_iou)}</p>"
+        f"<div class=panels>{''.join(figures)}</div></div>"
+    )
+
+
+def _legend(classes: ClassTable) -> str:
+    parts = zip(classes.colors, classes.names, strict=True)
+    errors = (
+        (WRONG, "wrong: predicted as another class"),
+        (_UNLABELLED, "not labelled: does not count"),
+        (_RIGHT, "right: the image, darkened"),
+    )
+    return (
+        f"<p class=legend>Classes: {' '.join(f'<span>{_swatch(c)}{html.escape(n)}</span>' for c, n in parts)}</p>"
+        f"<p class=legend>Errors: {' '.join(f'<span>{_swatch(c)}{n}</span>' for c, n in errors)}</p>"
+        "<p>Click on a picture to enlarge it.</p>"
+    )
+
+
+def _settings(settings: Mapping[str, Any], defaults: Mapping[str, Any] | None) -> str:
+    """All settings; where defaults are known, those that differ come first and are marked."""
+    if defaults is None:
+        return _values(settings)
+    changed = {name: value for name, value in settings.items() if value != defaults.get(name)}
+    same = {name: value for name, value in settings.items() if name not in changed}
+    rows = [
+        f"<tr class=changed><td>{html.escape(name)}</td><td>{_plain_text(value)}</td>"
+        f"<td class=default>default {_plain_text(defaults.get(name))}</td></tr>"
+        for name, value in changed.items()
+    ]
+    told = "Changed from the defaults:" if changed else "Nothing was changed from the defaults."
+    table = f"<table class=values><tbody>{''.join(rows)}</tbody></table>" if changed else ""
+    rest = (
+        f"<details><summary>{len(same)} settings are the defaults</summary>{_values(same)}</details>"
+        if same
+        else ""
+    )
+    return f"<p>{told}</p><div class=wide>{table}</div>{rest}"
+
+
+def _values(values: Mapping[str, Any]) -> str:
+    rows = [
+        f"<tr><td>{html.escape(name)}</td><td>{_plain_text(value)}</td></tr>"
+        for name, value in values.items()
+    ]
+    return f"<div class=wide><table class=values><tbody>{''.join(rows)}</tbody></table></div>"
+
+
+def _plain_text(value: Any) -> str:
+    """A value of JSON for people, as HTML."""
+    text = value if isinstance(value, str) else json.dumps(value)
+    if isinstance(value, Mapping) and value:
+        text = ", ".join(f"{key} {item}" for key, item in value.items())
+    elif value is None or (not isinstance(value, bool | int | float) and not value):
+        text = "–"
+    elif isinstance(value, list):
+        text = " ".join(map(str, value))
+    return html.escape(text)
+
+
+def _swatch(color: Color) -> str:
+    return f"<i class=swatch style='background:rgb{tuple(color)}'></i>".replace(", ", ",")
+
+
+def _figure(figure: Figure, name: str) -> str:
+    data = base64.b64encode(png(figure, transparent=True)).decode()
+    return f"<img class=plot alt='{name}' src='data:image/png;base64,{data}'>"
+
+
+def _known(x: float) -> float:
+    return 0.0 if math.isnan(x) else x
+
+
+def _number(x: float) -> str:
+    return "–" if math.isnan(x) else f"{x:.3f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes:02d} min"
+    return f"{minutes} min {rest:02d} s" if minutes else f"{rest} s"

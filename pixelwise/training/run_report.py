@@ -1,0 +1,123 @@
+"""The report and the pictures of a run directory."""
+
+import json
+import math
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from ..data import SegmentationData
+from ..draw import side_by_side
+from ..files import atomic_write, make_folder
+from ..metrics import Scores
+from ..predict import Predictor, evaluate_images
+from ..recipe import Recipe
+from ..report import best_and_worst, write_report
+from ..report.figures import History, confusion, curves, png
+from .callbacks import BEST_WEIGHTS, ENVIRONMENT, REPORT
+
+PICTURES = "pictures"
+_MOST_IMAGES = 200  # of the validation part that are looked at for the best and worst predictions
+
+
+def report_run(
+    path: Path,
+    recipe: Recipe,
+    scores: Scores,
+    history: History,
+    data: SegmentationData,
+    *,
+    best_epoch: int,
+    examples: int = 3,
+) -> Path:
+    """Write the report of a run directory and its pictures, with the best weights' predictions.
+
+    Args:
+        path: run directory.
+        recipe: its settings.
+        scores: of the best weights.
+        history: one row per epoch.
+        data: the validation part.
+        best_epoch: the epoch that gave the best weights, counted from 1.
+        examples: number of best and of worst predictions to show.
+
+    Raises:
+        ValueError: if a file cannot be written or the best weights cannot be read.
+    """
+    predictor = Predictor(path / BEST_WEIGHTS, device="cpu" if recipe.accelerator == "cpu" else "auto")
+    step = math.ceil(len(data) / _MOST_IMAGES)
+    looked_at = data.take(list(range(0, len(data), step))) if step > 1 else data
+    ranked = evaluate_images(predictor, looked_at, progress=False).ranked()
+    best, worst = best_and_worst(predictor, looked_at, ranked, examples)
+    folder = make_folder(path / PICTURES)
+    if len(history) > 1:
+        _save(curves(history), folder / "curves.png")
+    _save(confusion(scores), folder / "confusion.png")
+    for kind, group in (("best", best), ("worst", worst)):
+        for number, example in enumerate(group, 1):
+            with atomic_write(folder / f"{kind}_{number}.png") as temporary:
+                side_by_side(example.panels(data.classes)).save(temporary)
+    remark = (
+        f"Scores of the best weights (epoch {best_epoch} of {len(history)}) on {len(data)} validation images."
+    )
+    if step > 1:
+        remark += f" The scores of single images and the pictures are of {len(looked_at)} of them."
+    return write_report(
+        path / REPORT,
+        recipe.name or path.resolve().name,
+        scores,
+        history=history,
+        images=ranked,
+        best=best,
+        worst=worst,
+        settings=recipe.as_dict(),
+        defaults=Recipe(recipe.data).as_dict(),
+        environment=json.loads((path / ENVIRONMENT).read_text()),
+        command=command_of(recipe),
+        remark=remark,
+    )
+
+
+def command_of(recipe: Recipe) -> str:
+    """The command line that trains by a recipe again, into a new run directory; "" for data in memory."""
+    if not recipe.data:
+        return ""
+    words = ["pixelwise", "train", recipe.data]
+    defaults = Recipe(recipe.data)
+    for name in vars(recipe):
+        value = getattr(recipe, name)
+        if name not in ("data", "out") and value != getattr(defaults, name):
+            words += _options(name, value)
+    return shlex.join(words)
+
+
+def _options(name: str, value: Any) -> Sequence[str]:
+    """One setting as options of `pixelwise train`."""
+    option = f"--{name.replace('_', '-')}"
+    if name == "model_arguments":
+        return [word for key, given in value.items() for word in _model_argument(key, given)]
+    if name == "channels_last":
+        return ["--channels-last" if value else "--channels-first"]
+    if name == "crop":
+        return [option, "none" if value is None else f"{value[0]}x{value[1]}"]
+    if name == "freeze":
+        return [word for part in value for word in (option, part)]
+    if isinstance(value, tuple):
+        return [option, ",".join(map(str, value))]
+    return [option, str(value)]
+
+
+def _model_argument(name: str, value: Any) -> Sequence[str]:
+    if name == "pretrained" and isinstance(value, bool):
+        return ["--pretrained" if value else "--scratch"]
+    if name in ("encoder", "in_channels") and isinstance(value, str | int):
+        return [f"--{name.replace('_', '-')}", str(value)]
+    return ["--set", f"{name}={json.dumps(value)}"]
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_bytes(png(figure, transparent=False))
