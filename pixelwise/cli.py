@@ -369,7 +369,7 @@ def predict(
         str | None,
         typer.Option(
             metavar="HxW",
-            help="Predict in overlapping tiles of this size (default: where memory does not suffice).",
+            help="Predict in overlapping tiles (default: only where an image does not fit into memory).",
         ),
     ] = None,
     tile_overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 64,

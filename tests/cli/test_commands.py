@@ -109,9 +109,10 @@ def test_predict_writes_masks_and_overlays(pixelwise, street, weights, tmp_path)
     out = tmp_path / "out"
     shown = pixelwise("predict", weights, street / "images" / "train", "--out", out, "--overlay")
     assert shown.code == 0, shown.err
-    assert {path.name for path in out.iterdir()} == {
+    assert {path.name for path in out.glob("[!.]*")} == {
         f"{i}{kind}.png" for i in range(3) for kind in ("", "_overlay")
     }
+    assert f"3 predictions and 3 overlays written to {out}" in shown.out
     with Image.open(out / "0.png") as mask:
         assert (mask.mode, mask.size) == ("P", (64, 48))
 

@@ -94,22 +94,21 @@ def test_the_help_names_every_method_and_solver(pixelwise) -> None:
 
 
 def test_json_tells_what_was_found(pixelwise, scene) -> None:
-    shown = pixelwise("segment", scene, "--method", "kmeans", "--clusters", 2, "--seed", 5, "--json")
-    found = json.loads(shown.out)
+    command = ("segment", scene, "--method", "kmeans", "--clusters", 2, "--seed", 5, "--json", "--overwrite")
+    found = json.loads(pixelwise(*command).out)
     assert found["method"] == "kmeans"
     assert found["converged"] is True
     assert found["objective"] == "inertia"
     assert found["trace"] == sorted(found["trace"], reverse=True)
     assert found["seconds"] >= 0
-    again = json.loads(
-        pixelwise("segment", scene, "--method", "kmeans", "--clusters", 2, "--seed", 5, "--json").out
-    )
+    again = json.loads(pixelwise(*command).out)
     assert again["trace"] == found["trace"]
 
 
 def test_regions_are_merged_afterwards(pixelwise, scene) -> None:
     def count(*options: object) -> int:
-        shown = pixelwise("segment", scene, "--method", "slic", "--segments", 40, *options, "--json")
+        command = ("segment", scene, "--method", "slic", "--segments", 40, "--overwrite", "--json")
+        shown = pixelwise(*command, *options)
         return int(json.loads(shown.out)["segments"])
 
     assert count() > 10
