@@ -4,6 +4,7 @@ Everything heavy is imported inside the commands, so that `--help` answers at on
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -13,6 +14,7 @@ import typer
 from typer.core import TyperGroup
 
 from . import __version__
+from .wording import brief
 
 BAD_INPUT, INTERRUPTED, PROBLEMS, BUG = 2, 130, 1, 70
 
@@ -321,6 +323,7 @@ def evaluate(
     from .data import open_data
     from .data.formats import find_class_file
     from .predict import Predictor, evaluate_images
+    from .predict.evaluation import labelled_part
 
     of_run = any((predictor / name).exists() for name in (*IN_A_RUN, "recipe.json"))
     masks = predictor.is_dir() and not of_run
@@ -328,16 +331,21 @@ def evaluate(
         raise ValueError("--crf refines what a model predicts: written masks have no probabilities")
     model = None if masks else Predictor(predictor, device=device, refine=_refining(crf))
     given: Any = classes
-    if given is None and model is not None and not find_class_file(data):
-        given = model.classes  # a part of the data may not show every class
-    splits = open_data(data, format=format, classes=given, seed=seed, mask_rule=cast(Any, mask_rule))
-    part = {"train": splits.train, "val": splits.val, "test": splits.test}.get(split)
-    if part is None:
+    rule = cast(Any, mask_rule)
+    splits = open_data(data, format=format, classes=given, seed=seed, mask_rule=rule)
+    of_layout = given is None and not splits.encoding.from_files and not find_class_file(data)
+    if model is not None and of_layout:
+        # The names of a known layout give way to those of the model.
+        splits = open_data(data, format=format, classes=model.classes, seed=seed, mask_rule=rule)
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    if parts.get(split) is None:
         raise ValueError(
             f"{data} has no test part"
             if split == "test"
-            else f"--split takes train, val or test, got {split!r}"
+            else f"--split takes train, val or test, got {brief(split)}"
         )
+    # The masks of a part may not show every class of the model.
+    part = labelled_part(splits, split, model.classes if model else None)
     evaluation = evaluate_images(
         model or predictor, part, absent=cast(Any, absent), progress=_watched() and not as_json
     )
@@ -764,6 +772,8 @@ def _explain(error: BaseException) -> int:
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    # Whatever was given is told, but never thousands of characters of it.
+    message = re.sub(r"\S{1000,}", lambda word: brief(word[0], 200), message)
     if isinstance(error, ValueError | OSError):
         typer.echo(f"Error: {message}", err=True)
         return BAD_INPUT

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 
 from ..layers import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from ..types import STAGES, Features, PerStage
+from ..wording import brief
 from .base import Encoder
 
 StemPolicy = Literal["repeat", "mean", "zero"]
@@ -62,7 +63,7 @@ class TimmEncoder(Encoder):
         if not timm.is_model(name):
             near = get_close_matches(name, timm.list_models(), n=3)
             hint = f": did you mean {' or '.join(near)}?" if near else ""
-            raise ValueError(f"timm has no backbone {name!r}{hint}")
+            raise ValueError(f"timm has no backbone {brief(name)}{hint}")
 
         options: dict[str, Any] = {"features_only": True}
         if name.startswith("swin"):

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from ..data.label_encoding import MASK_RULES, MaskRule
 from ..files import atomic_write
+from ..wording import brief
 
 ClassWeights = Literal["none", "balanced"] | tuple[float, ...]
 DEFAULT_EPOCHS = 50
@@ -154,7 +155,7 @@ class Recipe:
         """
         for name, choices in _CHOICES.items():
             if (given := getattr(self, name)) not in choices:
-                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {given!r}")
+                raise ValueError(f"{name} must be one of {', '.join(choices)}, got {brief(given)}")
         for name, (kind, low, closed, high) in _NUMBERS.items():
             _check_number(name, getattr(self, name), kind, low, closed, high)
         for name in ("data", "model", "format", "loss"):
@@ -250,7 +251,7 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
         if name not in known:
             near = get_close_matches(name, known, n=1)
             hint = f": did you mean {near[0]!r}?" if near else f": there are {', '.join(known)}"
-            raise ValueError(f"a recipe has no setting {name!r}{hint}")
+            raise ValueError(f"a recipe has no setting {brief(name)}{hint}")
         if isinstance(value, list):
             value = tuple(value)
         elif isinstance(value, os.PathLike):
@@ -275,7 +276,9 @@ def _check_number(name: str, given: Any, kind: type, low: float, closed: bool, h
 def _check_weights(given: Any) -> None:
     if isinstance(given, str):
         if given not in ("none", "balanced"):
-            raise ValueError(f"class_weights must be none, balanced or one number per class, got {given!r}")
+            raise ValueError(
+                f"class_weights must be none, balanced or one number per class, got {brief(given)}"
+            )
     elif not isinstance(given, tuple) or not all(
         isinstance(w, int | float) and 0 <= w < float("inf") for w in given
     ):
