@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that `--help` answers at on
 
 import inspect
 import json
+import re
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from typer.core import TyperGroup
 from . import __version__
 from .interruption import Terminated
 from .recipe import KINDS, SETTINGS, Recipe, read_settings
+from .wording import brief
 
 BAD_INPUT, INTERRUPTED, PROBLEMS, BUG = 2, 130, 1, 70
 LONGEST_SIDE = 16384  # pixels of a crop, a tile, or a size to compute with
@@ -294,6 +296,7 @@ def evaluate(
     from .data.formats import find_class_file
     from .files import check_targets, record
     from .predict import Predictor, evaluate_images
+    from .predict.evaluation import labelled_part
     from .report import write_evaluation_report
     from .training.environment import environment
 
@@ -306,16 +309,21 @@ def evaluate(
         raise ValueError("--crf refines what a model predicts: written masks have no probabilities")
     model = None if masks else Predictor(predictor, device=device, refine=_refining(crf))
     given: Any = classes
-    if given is None and model is not None and not find_class_file(data):
-        given = model.classes  # a part of the data may not show every class
-    splits = open_data(data, format=format, classes=given, seed=seed, mask_rule=cast(Any, mask_rule))
-    part = {"train": splits.train, "val": splits.val, "test": splits.test}.get(split)
-    if part is None:
+    rule = cast(Any, mask_rule)
+    splits = open_data(data, format=format, classes=given, seed=seed, mask_rule=rule)
+    of_layout = given is None and not splits.encoding.from_files and not find_class_file(data)
+    if model is not None and of_layout:
+        # The names of a known layout give way to those of the model.
+        splits = open_data(data, format=format, classes=model.classes, seed=seed, mask_rule=rule)
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    if parts.get(split) is None:
         raise ValueError(
             f"{data} has no test part"
             if split == "test"
-            else f"--split takes train, val or test, got {split!r}"
+            else f"--split takes train, val or test, got {brief(split)}"
         )
+    # The masks of a part may not show every class of the model.
+    part = labelled_part(splits, split, model.classes if model else None)
     evaluation = evaluate_images(
         model or predictor, part, absent=cast(Any, absent), progress=_watched() and not as_json
     )
@@ -802,6 +810,8 @@ def _explain(error: BaseException) -> int:
     message = " ".join(str(error).split()) or type(error).__name__
     if isinstance(error, OSError) and error.strerror:
         message = f"{error.strerror}: {error.filename}" if error.filename else error.strerror
+    # Whatever was given is told, but never thousands of characters of it.
+    message = re.sub(r"\S{1000,}", lambda word: brief(word[0], 200), message)
     if isinstance(error, ValueError | OSError):
         typer.echo(f"Error: {message}", err=True)
         return BAD_INPUT

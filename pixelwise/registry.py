@@ -11,6 +11,7 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from . import models
 from .types import BuiltBy as BuiltBy, DenseModel, Paper
+from .wording import brief
 
 Builder = Callable[..., DenseModel]
 
@@ -64,7 +65,7 @@ def build(name: str, num_classes: int, **arguments: Any) -> DenseModel:
         if argument not in known:
             near = get_close_matches(argument, known, n=1)
             hint = f": did you mean {near[0]!r}?" if near else f": it takes {', '.join(known)}"
-            raise ValueError(f"model {name!r} has no argument {argument!r}{hint}")
+            raise ValueError(f"model {name!r} has no argument {brief(argument)}{hint}")
     for argument, given in {"num_classes": num_classes, **arguments}.items():
         _check(argument, given, known[argument].annotation)
     try:
@@ -147,4 +148,4 @@ def _find(name: str) -> Builder:
         return builders[name]
     near = get_close_matches(name, builders, n=3, cutoff=0.5)
     hint = f": did you mean {' or '.join(near)}?" if near else ": see `pixelwise models`"
-    raise ValueError(f"there is no model {name!r}{hint}")
+    raise ValueError(f"there is no model {brief(name)}{hint}")

@@ -20,6 +20,7 @@ from .algorithms.segmentation import Progress, Segmentation
 from .data.formats.image import opened, read_array, read_image
 from .files import atomic_write, record
 from .types import voc_palette
+from .wording import brief
 
 OUTLINE = (255, 230, 0)
 
@@ -93,7 +94,7 @@ def clusters_in_grid(
     """
     solve = algorithms.SOLVERS.get(solver)
     if solve is None:
-        raise ValueError(f"no solver is called {solver!r}{_near(solver, algorithms.SOLVERS)}")
+        raise ValueError(f"no solver is called {brief(solver)}{_near(solver, algorithms.SOLVERS)}")
     if neighbours not in (4, 8):
         raise ValueError(f"a grid has 4 or 8 neighbours, got {neighbours}")
     costs = cluster_costs(image, num_labels, space, seed)
@@ -262,7 +263,7 @@ def merged(
 def _method(method: str) -> tuple[str, Method]:
     name = ALIASES.get(method, method)
     if name not in METHODS:
-        raise ValueError(f"no method is called {method!r}{_near(method, [*METHODS, *ALIASES])}")
+        raise ValueError(f"no method is called {brief(method)}{_near(method, [*METHODS, *ALIASES])}")
     return name, METHODS[name]
 
 
@@ -275,7 +276,7 @@ def _fitting(method: str, parameters: Mapping[str, Any], key: str, value: object
     """A further argument, looked at: a number where the function has a number."""
     own = [name for name in list(parameters)[1:] if name not in ("seed", "progress", "strokes", "box")]
     if key not in own:
-        raise ValueError(f"{method} has no argument {key!r}{_near(key, own)}")
+        raise ValueError(f"{method} has no argument {brief(key)}{_near(key, own)}")
     usual = parameters[key].default
     kinds: dict[type, tuple[type, ...]] = {float: (int, float), str: (str,), bool: (bool,)}
     wanted = kinds.get(type(usual), (int,))

@@ -26,6 +26,7 @@ from torch import Tensor
 from .checkpoint import Checkpoint
 from .files import atomic_write
 from .types import BuiltBy, ClassTable, DenseModel
+from .wording import brief
 
 _TIMEOUT = 30.0  # seconds without a byte
 _PIECE = 1 << 18  # bytes per read
@@ -91,7 +92,7 @@ def describe_weights(name: str) -> PublishedWeights:
         return known[name]
     near = get_close_matches(name, known, n=3, cutoff=0.5)
     hint = f": did you mean {' or '.join(near)}?" if near else f": there are {', '.join(sorted(known))}"
-    raise ValueError(f"there are no published weights {name!r}{hint}")
+    raise ValueError(f"there are no published weights {brief(name)}{hint}")
 
 
 def load_weights(

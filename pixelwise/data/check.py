@@ -351,7 +351,7 @@ def _note_dark(findings: _Findings) -> None:
     """Values of 9 to 14 bits in files of 16; the rule is one for all images, whatever each of them holds."""
     if not 0 < findings.brightest <= _DARK:
         return
-    bits = max(math.ceil(math.log2(findings.brightest * 65535 + 1)), 1)
+    bits = round(findings.brightest * 65535).bit_length()
     findings.remarks.append(
         f"all images are almost black: no value is above {findings.brightest:.1%} of the range, as with "
         f"{bits} bits in 16-bit files, whose values are divided by 65535 in training and prediction alike; "

@@ -11,6 +11,7 @@ from torch.func import functional_call
 
 from ..layers import IMAGENET_MEAN, IMAGENET_STD, Normalize, fit
 from ..types import STAGES, Features, PerStage
+from ..wording import brief
 from .base import Encoder, WeightsUnavailable
 from .swin import decide_shift_by_map
 
@@ -62,7 +63,7 @@ class TimmEncoder(Encoder):
         if not timm.is_model(name):
             near = get_close_matches(name, timm.list_models(), n=3)
             hint = f": did you mean {' or '.join(near)}?" if near else ""
-            raise ValueError(f"timm has no backbone {name!r}{hint}")
+            raise ValueError(f"timm has no backbone {brief(name)}{hint}")
 
         if in_channels < 1:
             raise ValueError(f"in_channels must be at least 1, got {in_channels}")

@@ -11,6 +11,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from ..types import Batch, ClassTable, DenseLogits
+from ..wording import brief
 from .boundary import Boundary
 from .cldice import ClDice
 from .cross_entropy import CrossEntropy
@@ -246,7 +247,7 @@ def _term(text: str) -> tuple[str, float]:
     if term not in _LOSSES:
         close = difflib.get_close_matches(term, _LOSSES, 1)
         hint = f", did you mean {close[0]}?" if close else f"; there are {', '.join(_LOSSES)}"
-        raise ValueError(f"no loss is called {term!r}{hint}")
+        raise ValueError(f"no loss is called {brief(term)}{hint}")
     try:
         weight = float(factor) if factor else 1.0
     except ValueError:

@@ -143,7 +143,7 @@ def evaluate_images(
                 part.training = training
     source = _opened(model)
     classes = source.classes if isinstance(source, Predictor | Checkpoint) else None
-    labelled = _split(data, split, classes)
+    labelled = labelled_part(data, split, classes)
     if not len(labelled):
         raise ValueError(f"there is no image in the {split} split")
     if isinstance(source, Path):
@@ -192,8 +192,12 @@ def _predictor(model: DenseModel | Checkpoint, classes: ClassTable) -> Predictor
     return Predictor(model, classes)
 
 
-def _split(data: Data, split: str, classes: ClassTable | None) -> SegmentationData:
-    """The labelled images, their masks read with the model's classes where they have none of their own."""
+def labelled_part(data: Data, split: str, classes: ClassTable | None) -> SegmentationData:
+    """The labelled images, their masks read with the model's classes where they have none of their own.
+
+    Raises:
+        ValueError: if there is no such part, or no image in it.
+    """
     if isinstance(data, SegmentationData):
         return data
     if isinstance(data, str | os.PathLike):

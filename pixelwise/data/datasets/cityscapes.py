@@ -45,8 +45,8 @@ _IMAGE = "_leftImg8bit"
 
 
 def matches(root: Path) -> bool:
-    """Whether there are `leftImg8bit` and `gtFine` or `gtCoarse`."""
-    return (root / "leftImg8bit").is_dir() and _truth(root) is not None
+    """Whether there are `leftImg8bit` with a part in it, and `gtFine` or `gtCoarse`."""
+    return any((root / "leftImg8bit" / part).is_dir() for part in SPLITS) and _truth(root) is not None
 
 
 def find(root: Path, encoding: LabelEncoding | None) -> Layout:

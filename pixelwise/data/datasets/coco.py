@@ -22,7 +22,7 @@ from ..label_encoding import LabelEncoding
 from .layout import Layout, image_files, split_of
 
 _FIRST_KEY = re.compile(rb'^\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
-_NOT_INSTANCES = re.compile(r"panoptic|caption|keypoints|stuff|image_info|results", re.IGNORECASE)
+_NOT_INSTANCES = re.compile(r"panoptic|caption|keypoints|stuff|images?_info|results", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

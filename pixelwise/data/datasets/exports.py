@@ -83,11 +83,13 @@ _EXPORTS = (
     ),
     Export(
         "LabelMe json files",
-        "convert them with labelme_export_json or as COCO json",
+        "convert them to PNG masks (label masks) or to COCO json",
         _holds("*.json", b'"shapes"'),
     ),
     Export(
-        "a COCO panoptic file", "open its file of instances instead", _holds("*.json", b'"segments_info"')
+        "a COCO panoptic file",
+        "open its file of instances instead",
+        _any(_has("**/*panoptic*.json"), _holds("*.json", b'"segments_info"')),
     ),
     Export("a Label Studio export", _AS_MASKS, _holds("*.json", b'"annotations"', b'"result"', b'"data"')),
     Export(
@@ -111,6 +113,8 @@ _EXPORTS = (
         _any(_holds("*.csv", b"EncodedPixels"), _holds("*.csv", b"encoded_pixels")),
     ),
     Export(
-        "NIfTI volumes", "write their slices as images and masks", _any(_has("**/*.nii.gz"), _has("**/*.nii"))
+        "volumes (NIfTI, NRRD, MetaImage)",
+        "write their slices as images and masks",
+        _any(*(_has(f"**/*.{suffix}") for suffix in ("nii.gz", "nii", "nrrd", "mha", "mhd"))),
     ),
 )

@@ -98,13 +98,14 @@ def read_names(path: Path, known: Container[str]) -> list[str]:
 
 
 def name_in(known: Container[str], written: str) -> str | None:
-    """The longest end of the path `written`, with or without the suffix, that is a known name."""
+    """The longest end of the path `written`, with or without the suffix of an image, that is a known name."""
     parts = PurePosixPath(written.replace("\\", "/")).parts
     for first in range(len(parts)):
         end = PurePosixPath(*parts[first:])
-        for name in (str(end), str(end.with_suffix("")) if end.name not in ("", "..") else ""):
-            if name and name in known:
-                return name
+        if str(end) in known:
+            return str(end)
+        if end.suffix.lower() in IMAGE_SUFFIXES and str(end.with_suffix("")) in known:
+            return str(end.with_suffix(""))
     return None
 
 

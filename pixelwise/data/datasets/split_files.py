@@ -170,14 +170,14 @@ def _from_rows(rows: list[list[str]], path: Path, known: Mapping[str, int]) -> N
 
 
 def _column(rows: list[list[str]], known: Mapping[str, int]) -> list[str] | None:
-    """The column in which most cells name images, if these are at least half of all rows."""
-    width = min((len(row) for row in rows), default=0)
-    best, most = -1, 0
-    for i in range(width):
-        count = sum(name_in(known, row[i].strip()) is not None for row in rows)
-        if count > most:
-            best, most = i, count
-    return [row[best].strip() for row in rows] if most and 2 * most >= len(rows) else None
+    """The column that names most images, if at least half of its cells do."""
+    best: list[str] | None = None
+    most = 0
+    for cells in ([cell.strip() for cell in column] for column in zip(*rows, strict=False)):
+        names = [name for cell in cells if (name := name_in(known, cell)) is not None]
+        if len(set(names)) > most and 2 * len(names) >= len(cells):
+            best, most = cells, len(set(names))
+    return best
 
 
 _READERS: dict[str, Callable[[Path, Mapping[str, int]], Named | None]] = {

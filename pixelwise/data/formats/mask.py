@@ -154,7 +154,7 @@ def write_mask(path: str | os.PathLike[str], label_map: LabelMap, classes: Class
 def _array(path: Path, as_seen: bool) -> np.ndarray:
     try:
         # Mapped, a file that promises more than it holds is refused before memory is taken for it.
-        pixels = np.load(path, mmap_mode="r", allow_pickle=False)
+        pixels = np.lib.format.open_memmap(path, mode="r")
         shape, kind = pixels.shape, pixels.dtype
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
