@@ -24,8 +24,8 @@ class NonFiniteLoss(ValueError):
 class WeightedMeans(Metric):
     """Means of named numbers with weights, over all processes; nan without any.
 
-    All processes must update with the same names. Not torchmetrics' `MeanMetric`: it drops nan or, told not to
-    look for it, the weights (1.9.0).
+    All processes must update with the same names. Not torchmetrics' `MeanMetric`: it drops nan or, told not
+    to look for it, the weights (1.9.0).
     """
 
     full_state_update = False
@@ -55,8 +55,8 @@ class TrainingModule(lightning.LightningModule):
     """What is trained, how it is judged and how it learns. All parts are given.
 
     Logs "train_loss" and "val_loss", each part of them as "train_loss_dice" and so on, and the scores as
-    "val_mean_iou" and so on. The validation loss is the mean over labelled pixels, so it does not depend on how
-    images are batched (for cross-entropy without weights).
+    "val_mean_iou" and so on. The validation loss is the mean over labelled pixels, so it does not depend on
+    how images are batched (for cross-entropy without weights).
 
     Args:
         model: scores every pixel.
