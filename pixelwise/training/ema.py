@@ -17,9 +17,9 @@ class WeightAverage(Callback):
     """Averages the weights over the optimiser steps, and validates what is averaged.
 
     After step n, counted from 1, the average moves by 1 - d towards the weights, with
-    d = min(decay, (1 + n) / (10 + n)): an average of few steps forgets the random start soon (as in TensorFlow's
-    `ExponentialMovingAverage`). Buffers such as the statistics of batch norm are averaged alike; integers are
-    copied. The average is kept in checkpoints.
+    d = min(decay, (1 + n) / (10 + n)): an average of few steps forgets the random start soon (as in
+    TensorFlow's `ExponentialMovingAverage`). Buffers such as the statistics of batch norm are averaged alike;
+    integers are copied. The average is kept in checkpoints.
 
     Args:
         decay: d of a long training, in (0, 1).

@@ -37,7 +37,7 @@ class MeanLosses:
         return named
 
     def compute(self, name: str) -> dict[str, float]:
-        """The mean loss as `name`, and where it has several parts each as `name_part`; forgets everything."""
+        """The mean loss as `name`, and each of its parts as `name_part`; forgets everything."""
         gathered: list[Any] = [(dict(self._sums), self._weight)]
         if distributed.is_available() and distributed.is_initialized():
             gathered = [None] * distributed.get_world_size()
@@ -48,17 +48,14 @@ class MeanLosses:
         for sums, _ in gathered:
             for part, value in sums.items():
                 parts[part] += value / weight
-        means = {name: sum(parts.values()) if parts else math.nan}
-        if len(parts) > 1:
-            means |= {f"{name}_{part}": value for part, value in parts.items()}
-        return means
+        total = sum(parts.values()) if parts else math.nan
+        return {name: total, **{f"{name}_{part}": value for part, value in parts.items()}}
 
 
 class TrainingModule(lightning.LightningModule):
     """What is trained, how it is judged and how it learns. All parts are given.
 
-    Logs "train_loss" and "val_loss", each part of them where there are several ("train_loss_dice"), and the
-    scores as "val_mean_iou" and so on. The validation loss is the mean over labelled pixels where targets are
+    Logs "train_loss" and "val_loss", each part of them as "train_loss_dice" and so on, and the scores as "val_mean_iou" and so on. The validation loss is the mean over labelled pixels where targets are
     dense, so it does not depend on how images are batched (for cross-entropy without weights), else over
     images.
 

@@ -158,9 +158,9 @@ def resume(
     """Continue an interrupted training, from the end of the last whole epoch, or a finished one for longer.
 
     The weights become, bit for bit, those of a training that was never interrupted (on a CPU; GPU kernels
-    need not be deterministic). With other `epochs` the schedule is that of a training of this length from here
-    on; what was learned before, under the old one, stays. So unless the schedule is constant, the weights are
-    not those of a training that had this length from its start.
+    need not be deterministic). With other `epochs` the schedule is that of a training of this length from
+    here on; what was learned before, under the old one, stays. So unless the schedule is constant, the weights
+    are not those of a training that had this length from its start.
 
     Args:
         path: run directory.
@@ -170,8 +170,8 @@ def resume(
         report: whether to write the HTML report and its pictures.
 
     Raises:
-        ValueError: if it is no run directory, another process trains in it, the data are not those that it was
-            started with, or it has that many epochs already.
+        ValueError: if it is no run directory, another process trains in it, the data are not those that it
+            was started with, or it has that many epochs already.
     """
     path = Path(path)
     if not (path / RECIPE).is_file():
@@ -356,8 +356,8 @@ def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = T
             raise
         except (torch.OutOfMemoryError, MemoryError) as error:
             raise ValueError(
-                f"the memory is too small for this training: a smaller batch_size (now {recipe.batch_size}) or "
-                "crop, or precision bf16, may help"
+                "the memory is too small for this training: a smaller batch_size (now "
+                f"{recipe.batch_size}) or crop, or precision bf16, may help"
             ) from error
         except RuntimeError as error:
             if "DataLoader worker" not in str(error):
@@ -473,9 +473,9 @@ def _other_schedule(experiment: Experiment, path: Path) -> str:
     lr = recipe.lr * factor(recipe.schedule, experiment.total_steps, recipe.warmup_steps)(step)
     return (
         f"Epoch {done + 1} to {experiment.total_epochs} follow the {recipe.schedule} schedule of "
-        f"{experiment.total_epochs} epochs: the learning rate goes from {row['lr']:.3g} to {lr:.3g}. The first "
-        f"{done} epochs followed a schedule of another length, so the weights will not be those of a training of "
-        f"{experiment.total_epochs} epochs from the start."
+        f"{experiment.total_epochs} epochs: the learning rate goes from {row['lr']:.3g} to {lr:.3g}. The "
+        f"first {done} epochs followed a schedule of another length, so the weights will not be those of a "
+        f"training of {experiment.total_epochs} epochs from the start."
     )
 
 

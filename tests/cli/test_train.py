@@ -18,7 +18,7 @@ from pixelwise.training import Recipe
 
 SMALL = ("--encoder", "tiny", "--set", "width=4", "--crop", "32x32", "--batch-size", 2, "--workers", 0)
 PARAMETERS = {p.name: p for p in typer.main.get_command(app).commands["train"].params}
-NOT_IN_A_RECIPE = {"encoder", "pretrained", "in_channels", "set_", "resume", "help"}
+NOT_IN_A_RECIPE = {"encoder", "pretrained", "in_channels", "set_", "resume", "config", "help"}
 
 
 def test_options_and_settings_of_a_recipe_have_the_same_names() -> None:

@@ -42,6 +42,7 @@ def test_a_run_directory_holds_all_that_is_needed_to_use_and_repeat_it(
         "last.safetensors",
         "report.html",
         "pictures",
+        ".lock",
     }
     assert {p.name for p in path.iterdir()} == names
     assert result.path == path
@@ -274,7 +275,7 @@ def test_a_full_disk_is_told_and_the_run_can_be_continued(
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(ValueError, match=r"cannot write .*last\.ckpt: (No space left|file write failed)"):
         run(tiny(), progress=False, report=False)
-    assert not [p for p in (tmp_path / "run").iterdir() if p.name.startswith(".")]
+    assert [p.name for p in (tmp_path / "run").iterdir() if p.name.startswith(".")] == [".lock"]
     result = resume(tmp_path / "run", progress=False, report=False)
     ours, theirs = load_file(result.last), load_file(expected.last)
     assert all(torch.equal(ours[key], theirs[key]) for key in ours)
