@@ -9,6 +9,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
@@ -77,7 +78,8 @@ def confusion(scores: Scores) -> Figure:
     matrix = scores.matrix.double().numpy()
     support = matrix.sum(1, keepdims=True)
     shares = np.divide(matrix, support, out=np.full_like(matrix, np.nan), where=support > 0)
-    axes.imshow(np.nan_to_num(shares), cmap="Blues", vmin=0, vmax=1)
+    # The ground shines through, so that the matrix reads on white and on black.
+    axes.imshow(np.zeros_like(shares), cmap=ListedColormap([_ACCENTS[0]]), alpha=np.nan_to_num(shares))
     axes.set_xlabel("predicted", color=_INK)
     axes.set_ylabel("truth", color=_INK)
     if k <= 40:
@@ -87,7 +89,7 @@ def confusion(scores: Scores) -> Figure:
         for i in range(k):
             for j in range(k):
                 if not math.isnan(shares[i, j]) and shares[i, j] >= 0.005:
-                    ink = "white" if shares[i, j] > 0.5 else "#333"
+                    ink = "white" if shares[i, j] > 0.5 else _INK
                     axes.text(
                         j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=7, color=ink
                     )

@@ -11,7 +11,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..draw import WRONG
+from ..draw import IGNORED, WRONG
 from ..files import atomic_write
 from ..metrics import Scores
 from ..predict import ImageScores
@@ -199,17 +199,20 @@ def _example(example: Example, classes: ClassTable) -> str:
 
 
 def _legend(classes: ClassTable) -> str:
-    parts = zip(classes.colors, classes.names, strict=True)
-    errors = (
+    named = [*zip(classes.colors, classes.names, strict=True), (IGNORED, "not labelled")]
+    errors = [
         (WRONG, "wrong: predicted as another class"),
         (_UNLABELLED, "not labelled: does not count"),
         (_RIGHT, "right: the image, darkened"),
-    )
+    ]
     return (
-        f"<p class=legend>Classes: {' '.join(f'<span>{_swatch(c)}{html.escape(n)}</span>' for c, n in parts)}</p>"
-        f"<p class=legend>Errors: {' '.join(f'<span>{_swatch(c)}{n}</span>' for c, n in errors)}</p>"
+        f"<p class=legend>Classes: {_swatches(named)}</p><p class=legend>Errors: {_swatches(errors)}</p>"
         "<p>Click on a picture to enlarge it.</p>"
     )
+
+
+def _swatches(named: Sequence[tuple[Color, str]]) -> str:
+    return " ".join(f"<span>{_swatch(color)}{html.escape(name)}</span>" for color, name in named)
 
 
 def _settings(settings: Mapping[str, Any], defaults: Mapping[str, Any] | None) -> str:

@@ -35,7 +35,7 @@ td.bar { width: 24%; min-width: 90px; }
 td.bar i { display: block; height: 8px; border-radius: 4px; background: var(--accent); }
 .swatch { display: inline-block; width: 12px; height: 12px; border-radius: 3px; margin-right: 8px;
   vertical-align: -1px; border: 1px solid #8888; }
-.legend span { display: inline-block; margin-right: 14px; }
+.legend span { display: inline-block; margin: 0 8px; }
 img { max-width: 100%; height: auto; display: block; }
 .plot { margin: 6px auto; }
 .example { margin: 18px 0; }
