@@ -1,19 +1,19 @@
 """Data sets as PyTorch sees them: pairs of files that become samples, and their parts."""
 
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Integer
+from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from ..types import ClassTable, LabelMap, Sample
+from ..types import Annotation, ClassMasks, ClassTable, LabelMap, MaskSet, PanopticMap, Sample
 from ..wording import brief, some_of
 from .formats.image import read_image
 from .formats.mask import read_mask, turned_by_exif
@@ -42,11 +42,11 @@ class Pair:
 
 
 @runtime_checkable
-class ReadLabels(Protocol):
-    """How the labels of a pair are read: from a mask file, or from an annotation file for many images."""
+class ReadTarget(Protocol):
+    """How the annotation of a pair is read: from a mask file, or from an annotation file for many images."""
 
-    def __call__(self, pair: Pair) -> Integer[Tensor, "H W"]:
-        """Labels of the image of `pair`, which has a mask.
+    def __call__(self, pair: Pair) -> Annotation:
+        """The annotation of the image of `pair`, which has one.
 
         Raises:
             ValueError: if the file is damaged or holds what is not in the table.
@@ -63,19 +63,39 @@ class MaskFiles:
 
     encoding: LabelEncoding
 
-    def __call__(self, pair: Pair) -> Integer[Tensor, "H W"]:
-        """Labels of the mask; see `ReadLabels`."""
+    def __call__(self, pair: Pair) -> LabelMap:
+        """Labels of the mask; see `ReadTarget`."""
         assert pair.mask is not None
-        return read_mask(pair.mask, self.encoding)
+        return LabelMap(read_mask(pair.mask, self.encoding))
+
+
+@runtime_checkable
+class ReadImage(Protocol):
+    """How an image or a volume is read."""
+
+    def __call__(self, path: Path, channels: int) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
+        """Values in [0, 1], and the size of a pixel or voxel along each axis in mm, where the file knows it.
+
+        Raises:
+            ValueError: if the file is damaged or has other channels.
+        """
+
+
+def read_plain_image(
+    path: Path, channels: int
+) -> tuple[Float[Tensor, "c H W"], tuple[float, ...] | None]:
+    """An image file, whose pixels have no size; see `ReadImage`."""
+    return read_image(path, channels), None
 
 
 class SegmentationData(Dataset[Sample]):
-    """Images and their labels, read when asked for.
+    """Images and their annotations, read when asked for.
 
     Args:
         pairs: the files.
-        classes: the task.
-        read_labels: how labels are read; from mask files whose values are labels unless told otherwise.
+        classes: of the annotations.
+        read_target: how annotations are read; from mask files whose values are labels unless told otherwise.
+        read_image: how images are read.
         channels: of the images.
     """
 
@@ -84,11 +104,13 @@ class SegmentationData(Dataset[Sample]):
         pairs: tuple[Pair, ...],
         classes: ClassTable,
         *,
-        read_labels: ReadLabels | None = None,
+        read_target: ReadTarget | None = None,
+        read_image: ReadImage = read_plain_image,
         channels: int = 3,
     ) -> None:
         self.pairs, self.classes, self.channels = tuple(pairs), classes, channels
-        self.read_labels = read_labels or MaskFiles(LabelEncoding.of(classes))
+        self.read_target = read_target or MaskFiles(LabelEncoding.of(classes))
+        self.read_image = read_image
 
     def __repr__(self) -> str:
         images = "1 image" if len(self) == 1 else f"{len(self)} images"
@@ -109,38 +131,75 @@ class SegmentationData(Dataset[Sample]):
             ValueError: if a file is damaged, image and mask differ in size, or a label is not in the table.
         """
         pair = self.pairs[index]
-        image = read_image(pair.image, self.channels)
+        image, spacing = self.read_image(pair.image, self.channels)
         if pair.mask is None:
-            return Sample(image, None, pair.id)
-        labels = self.labels(index)
-        if labels.shape != image.shape[-2:]:
-            height, width = image.shape[-2:]
-            turned = tuple(labels.shape) == (width, height) and turned_by_exif(pair.image)
+            return Sample(image, None, pair.id, spacing)
+        target = self.target(index)
+        size, given = tuple(image.shape[1:]), grid_of(target)
+        if given is not None and given != size:
+            turned = given == size[::-1] and turned_by_exif(pair.image)
             raise ValueError(
-                f"the image {pair.image} has {height} x {width} pixels, its mask {pair.mask} "
-                f"{labels.shape[0]} x {labels.shape[1]}{_TURNED if turned else ''}"
+                f"the image {pair.image} has {' x '.join(map(str, size))} pixels, its annotation in {pair.mask} "
+                f"{' x '.join(map(str, given))}{_TURNED if turned else ''}"
             )
-        return Sample(image, LabelMap(labels), pair.id)
+        return Sample(image, target, pair.id, spacing)
 
-    def labels(self, index: int) -> Integer[Tensor, "H W"]:
-        """The labels alone.
+    def target(self, index: int) -> Annotation:
+        """The annotation alone.
 
         Raises:
-            ValueError: if there are none, the file is damaged, or a label is not in the table.
+            ValueError: if there is none, the file is damaged, or a label is not in the table.
         """
         pair = self.pairs[index]
         if pair.mask is None:
             raise ValueError(f"there is no mask of {pair.image}")
-        return self.read_labels(pair)
+        return self.read_target(pair)
 
-    def take(self, indices: list[int]) -> "SegmentationData":
+    def labels(self, index: int) -> Integer[Tensor, "*grid"]:
+        """The labels alone, of data with one class per pixel.
+
+        Raises:
+            ValueError: as `target`, or if the annotation is of another kind.
+        """
+        target = self.target(index)
+        if not isinstance(target, LabelMap):
+            raise ValueError(f"{self.pairs[index].id} is annotated by {type(target).__name__}, not by labels")
+        return target.labels
+
+    def take(self, indices: Sequence[int]) -> "SegmentationData":
         """The same data with some of the images."""
-        return SegmentationData(
-            tuple(self.pairs[i] for i in indices),
-            self.classes,
-            read_labels=self.read_labels,
-            channels=self.channels,
-        )
+        return self._with(pairs=tuple(self.pairs[i] for i in indices))
+
+    def with_channels(self, channels: int) -> "SegmentationData":
+        """The same data, its images read with so many channels."""
+        return self if self.channels == channels else self._with(channels=channels)
+
+    def with_classes(self, classes: ClassTable, read_target: ReadTarget) -> "SegmentationData":
+        """The same images with annotations read in another way."""
+        return self._with(classes=classes, read_target=read_target)
+
+    def _with(self, **changes: Any) -> "SegmentationData":
+        fields = {
+            "pairs": self.pairs,
+            "classes": self.classes,
+            "read_target": self.read_target,
+            "read_image": self.read_image,
+            "channels": self.channels,
+        }
+        return SegmentationData(**{**fields, **changes})
+
+
+def grid_of(annotation: Annotation) -> tuple[int, ...] | None:
+    """The size of the image that an annotation belongs to, None where it does not tell."""
+    if isinstance(annotation, LabelMap):
+        return tuple(annotation.labels.shape)
+    if isinstance(annotation, ClassMasks):
+        return tuple(annotation.masks.shape[1:])
+    if isinstance(annotation, MaskSet):
+        return annotation.size
+    if isinstance(annotation, PanopticMap):
+        return tuple(annotation.id_map.shape)
+    return None
 
 
 @dataclass(frozen=True)

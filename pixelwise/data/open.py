@@ -2,14 +2,14 @@
 
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from ..types import ClassTable
 from ..wording import brief
 from .classes import encoding_from_masks
 from .dataset import DataSplits, MaskFiles, SegmentationData, divided
-from .datasets import FORMATS, Layout, export_of
+from .datasets import FORMATS, Finder, Layout, export_of
 from .formats.class_file import find_class_file, read_label_encoding
 from .label_encoding import MASK_RULES, LabelEncoding, MaskRule
 
@@ -25,8 +25,9 @@ def open_data(
     seed: int = 0,
     channels: int = 3,
     mask_rule: MaskRule = "exact",
+    formats: Mapping[str, Finder] = FORMATS,
 ) -> DataSplits:
-    """Open a folder of images and masks.
+    """Open a folder of images and annotations, of one class per pixel unless `formats` says otherwise.
 
     Args:
         root: the folder; for COCO also the json file.
@@ -40,6 +41,7 @@ def open_data(
         mask_rule: "exact": the values of masks are classes. "above-127" and "above-0": brighter pixels are
             foreground, all others background; for JPEG masks, smooth edges and instance maps. Of a colour,
             also one of a palette, the brightest channel counts.
+        formats: the layouts to choose from; each task has its own.
 
     Raises:
         ValueError: if there is no such folder, nothing in it that can be understood, or no class table; and
@@ -53,6 +55,7 @@ def open_data(
         seed=seed,
         channels=channels,
         mask_rule=mask_rule,
+        formats=formats,
     )
 
 
@@ -65,6 +68,7 @@ def open_reporting(
     seed: int = 0,
     channels: int = 3,
     mask_rule: MaskRule = "exact",
+    formats: Mapping[str, Finder] = FORMATS,
     on_error: Callable[[Path, ValueError], None] | None = None,
 ) -> DataSplits:
     """Like `open_data`, but what is wrong with single files is told to `on_error` and does not end it.
@@ -75,18 +79,18 @@ def open_reporting(
     root = Path(root)
     if mask_rule not in MASK_RULES:
         raise ValueError(f"mask_rule must be one of {', '.join(MASK_RULES)}, got {brief(mask_rule)}")
-    name = format_of(root) if format == "auto" else format
-    if name not in FORMATS:
-        raise ValueError(f"format must be auto, {', '.join(FORMATS)}, got {brief(name)}")
+    name = format_of(root, formats) if format == "auto" else format
+    if name not in formats:
+        raise ValueError(f"format must be auto, {', '.join(formats)}, got {brief(name)}")
     _check_exists(root)
-    layout = FORMATS[name].find(root, _given(root, classes))
+    layout = formats[name].find(root, _given(root, classes))
     if layout.problems and on_error is None:
         more = len(layout.problems) - 1
         others = f" (and {more} more problems: `pixelwise check` lists them)" if more else ""
         raise ValueError(layout.problems[0] + others)
     encoding = layout.encoding or _given(root, classes)
     if mask_rule != "exact":
-        if layout.read_labels is not None:
+        if layout.read_target is not None:
             raise ValueError(f"the mask rule {mask_rule} is for mask files, {root} is of the layout {name}")
         encoding = LabelEncoding.by_rule(mask_rule, encoding.classes if encoding else None)
     if encoding is None:
@@ -104,23 +108,23 @@ def open_reporting(
     return _split(layout, encoding, name, root, val_fraction, seed, channels)
 
 
-def format_of(root: Path) -> str:
-    """The layout of a folder.
+def format_of(root: Path, formats: Mapping[str, Finder] = FORMATS) -> str:
+    """The layout of a folder, out of `formats`.
 
     Raises:
         ValueError: if there is no such folder, it is empty, or it has no known layout.
     """
     _check_exists(root)
-    if root.is_file():
-        return "coco"
-    if not any(root.iterdir()):
+    if root.is_dir() and not any(root.iterdir()):
         raise ValueError(f"the data folder {root} is empty")
-    for name, layout in FORMATS.items():
+    for name, layout in formats.items():
         if layout.matches(root):
             return name
+    if root.is_file() and "coco" in formats:
+        return "coco"  # it says what is wrong with the file
     if (export := export_of(root)) is not None:
         raise ValueError(f"{root} looks like {export.name}; pixelwise does not read it yet: {export.advice}")
-    return "pairs"  # it says what it misses
+    return "pairs" if "pairs" in formats else next(iter(formats))  # it says what it misses
 
 
 def _check_exists(root: Path) -> None:
@@ -151,7 +155,11 @@ def _split(
 ) -> DataSplits:
     parts = {
         part: SegmentationData(
-            pairs, encoding.classes, read_labels=layout.read_labels or MaskFiles(encoding), channels=channels
+            pairs,
+            encoding.classes,
+            read_target=layout.read_target or MaskFiles(encoding),
+            read_image=layout.read_image,
+            channels=channels,
         )
         for part, pairs in layout.pairs.items()
     }

@@ -222,7 +222,7 @@ def _with_classes(data: SegmentationData, encoding: LabelEncoding, classes: Clas
         encoding = replace(encoding, classes=classes)
     else:
         return data
-    return SegmentationData(data.pairs, classes, read_labels=MaskFiles(encoding), channels=data.channels)
+    return SegmentationData(data.pairs, classes, read_target=MaskFiles(encoding), channels=data.channels)
 
 
 def _check_same_task(predictor: Predictor, data: SegmentationData) -> None:
@@ -239,7 +239,7 @@ def _with_channels(data: SegmentationData, channels: int) -> SegmentationData:
     """The same data, its images read with as many channels as the model takes."""
     if data.channels == channels:
         return data
-    return SegmentationData(data.pairs, data.classes, read_labels=data.read_labels, channels=channels)
+    return SegmentationData(data.pairs, data.classes, read_target=data.read_target, channels=channels)
 
 
 def _from_model(
@@ -291,7 +291,7 @@ def _predicted(path: Path, data: SegmentationData) -> Integer[Tensor, "H W"]:
     Under a mask rule they are read like the masks of the data, unless they hold nothing but the labels 0
     and 1, as the files that pixelwise writes do.
     """
-    encoding = data.read_labels.encoding if isinstance(data.read_labels, MaskFiles) else None
+    encoding = data.read_target.encoding if isinstance(data.read_target, MaskFiles) else None
     if encoding is None or encoding.above is None:
         return read_mask(path, data.classes)
     pixels = read_mask_pixels(path)

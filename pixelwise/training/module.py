@@ -55,9 +55,9 @@ class MeanLosses:
 class TrainingModule(lightning.LightningModule):
     """What is trained, how it is judged and how it learns. All parts are given.
 
-    Logs "train_loss" and "val_loss", each part of them as "train_loss_dice" and so on, and the scores as "val_mean_iou" and so on. The validation loss is the mean over labelled pixels where targets are
-    dense, so it does not depend on how images are batched (for cross-entropy without weights), else over
-    images.
+    Logs "train_loss" and "val_loss", each part of them as "train_loss_dice" and so on, and the scores as
+    "val_mean_iou" and so on. The validation loss is the mean over labelled pixels where targets are dense, so
+    it does not depend on how images are batched (for cross-entropy without weights), else over images.
 
     Args:
         model: what is trained.

@@ -5,7 +5,7 @@
 
 from . import camvid, cityscapes, coco, pairs, voc
 from .exports import export_of as export_of
-from .layout import Finder, Layout as Layout
+from .layout import Finder as Finder, Layout as Layout
 
 # In the order in which they are tried.
 FORMATS: dict[str, Finder] = {

@@ -11,10 +11,7 @@ from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 
-from jaxtyping import Int64
-from torch import Tensor
-
-from ...types import ClassTable
+from ...types import ClassTable, LabelMap
 from ..dataset import Pair
 from ..formats.coco import CocoFile, CocoImage, read_coco, semantic_labels
 from ..formats.mask import check_size
@@ -39,12 +36,12 @@ class Instances:
     label_of: dict[int, int]
     ignore: int
 
-    def __call__(self, pair: Pair) -> Int64[Tensor, "H W"]:
-        """Labels of the image; see `ReadLabels`."""
+    def __call__(self, pair: Pair) -> LabelMap:
+        """Labels of the image; see `ReadTarget`."""
         image = self.images[pair.id]
         try:
             check_size(pair.image, image.height, image.width)
-            return semantic_labels(image, self.label_of, self.ignore)
+            return LabelMap(semantic_labels(image, self.label_of, self.ignore))
         except ValueError as error:
             raise ValueError(f"{pair.mask}: {error}") from error
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
-from ..dataset import Pair, ReadLabels
+from ..dataset import Pair, ReadImage, ReadTarget, read_plain_image
 from ..formats.image import IMAGE_SUFFIXES
 from ..label_encoding import LabelEncoding
 
@@ -24,7 +24,8 @@ class Layout:
     Attributes:
         pairs: the images of each part; those of a data set without parts are under "all".
         encoding: the task; None where masks must be looked at to know it.
-        read_labels: how labels are read; None for mask files.
+        read_target: how annotations are read; None for mask files.
+        read_image: how images are read.
         unpaired: images without a mask and masks without an image.
         problems: what must be repaired before a training may use the data, one sentence each.
         remarks: what is worth knowing, one sentence each.
@@ -32,7 +33,8 @@ class Layout:
 
     pairs: Mapping[str, tuple[Pair, ...]]
     encoding: LabelEncoding | None = None
-    read_labels: ReadLabels | None = None
+    read_target: ReadTarget | None = None
+    read_image: ReadImage = read_plain_image
     unpaired: tuple[Path, ...] = ()
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()

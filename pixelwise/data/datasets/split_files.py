@@ -51,7 +51,7 @@ def by_files(root: Path, layout: Layout) -> Layout:
                 "expected a column of names and a column of train, val or test, or lists train.txt, val.txt"
             )
     if not used:
-        return Layout(layout.pairs, layout.encoding, layout.read_labels, layout.unpaired, (), tuple(remarks))
+        return replace(layout, remarks=tuple(remarks))
     problems = list(layout.problems)
     parts: dict[str, tuple[Pair, ...]] = {}
     for path, named in used.items():
@@ -72,13 +72,11 @@ def by_files(root: Path, layout: Layout) -> Layout:
     if left := [pair.id for pair in pairs if pair.id not in chosen]:
         files = some_of([path.name for path in used])
         remarks.append(f"{len(left)} images are not named in {files} and left out: {some_of(left)}")
-    return Layout(
-        {part: some for part, some in parts.items() if some},
-        layout.encoding,
-        layout.read_labels,
-        layout.unpaired,
-        tuple(problems),
-        tuple(remarks),
+    return replace(
+        layout,
+        pairs={part: some for part, some in parts.items() if some},
+        problems=tuple(problems),
+        remarks=tuple(remarks),
     )
 
 
