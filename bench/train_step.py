@@ -129,7 +129,7 @@ class Ours:
                 limit_val_batches=0,
             )
             clock.start = time.perf_counter()
-            trainer.fit(self.experiment.task, self.loader)
+            trainer.fit(self.experiment.module, self.loader)
         return clock.end - clock.start
 
 

@@ -38,7 +38,7 @@ _LAZY = {
     "save": "checkpoint",
     "DataSplits": "data",
     "check_data": "data",
-    "open_data": "data",
+    "open_data": "tasks",
     "Criterion": "losses",
     "make_criterion": "losses",
     "Predictor": "predict",

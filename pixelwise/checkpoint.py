@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +14,10 @@ from torch import Tensor
 
 from .files import atomic_write
 from .registry import BuiltBy, build
-from .types import ClassTable, DenseModel
+from .types import ClassTable, Model, Skeleton
 
-_FORMAT = "pixelwise-1"
+_FORMAT = "pixelwise-2"
+_KNOWN = ("pixelwise-1", _FORMAT)  # the first has no task and no settings of decoding
 _METADATA_LIMIT = 16 * 2**20  # bytes; safetensors reads no header above 100 MB
 _LARGEST_ARGUMENT = 2**20  # no builder takes a larger number; a list of so many channels would fill memory
 IN_A_RUN = ("best.safetensors", "last.safetensors")
@@ -28,15 +29,19 @@ class Checkpoint:
 
     Attributes:
         model: in eval mode, on the CPU, in float32.
-        classes: the task it was trained for.
+        classes: what its labels mean.
         built_by: builder and arguments.
         notes: free text by name, such as scores and training settings.
+        task: name of the task it was trained for; None where the file does not tell.
+        decoding: settings of decoding that belong to these weights, such as tuned thresholds.
     """
 
-    model: DenseModel
+    model: Model
     classes: ClassTable
     built_by: BuiltBy
     notes: dict[str, str]
+    task: str | None = None
+    decoding: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         """Builder, size, classes and notes in at most three lines.
@@ -61,13 +66,15 @@ class Checkpoint:
 
 
 def save(
-    model: DenseModel,
+    model: Model,
     path: str | os.PathLike[str],
     classes: ClassTable,
     *,
+    task: str | None = None,
+    decoding: Mapping[str, Any] | None = None,
     notes: dict[str, str] | None = None,
 ) -> None:
-    """Write weights, builder, arguments and class table to a safetensors file.
+    """Write weights, builder, arguments, class table and task to a safetensors file.
 
     The file appears whole or not at all, and the same model gives the same bytes. Weights keep their type;
     `load` gives float32.
@@ -75,7 +82,9 @@ def save(
     Args:
         model: made by `pixelwise.build`, which notes how.
         path: of the file, usually ending in .safetensors; parent folders are made.
-        classes: the task; one class per channel of the logits.
+        classes: what the labels mean; as many as the model tells apart.
+        task: name of the task it was trained for; None for the first that the model serves.
+        decoding: settings of decoding that belong to these weights, such as tuned thresholds.
         notes: free text to keep beside the weights.
 
     Raises:
@@ -92,7 +101,7 @@ def save(
         raise ValueError(
             f"an argument of {built_by.builder!r} cannot be written down: pass encoders by name"
         ) from error
-    if len(classes) != model.num_classes:
+    if model.num_classes not in (None, len(classes)):
         raise ValueError(f"the model has {model.num_classes} classes, the class table {len(classes)}")
     metadata = {
         "format": _FORMAT,
@@ -100,6 +109,7 @@ def save(
         "arguments": arguments,
         "classes": json.dumps(asdict(classes)),
         "preprocessing": json.dumps(_preprocessing(model)),
+        "task": json.dumps({"name": task or model.tasks[0], "decoding": dict(decoding or {})}),
         "notes": json.dumps(notes or {}),
     }
     size = sum(len(text.encode()) for text in metadata.values())
@@ -129,7 +139,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     """
     path = find(path)
     metadata, weights = _read(path)
-    if metadata.get("format") != _FORMAT:
+    if metadata.get("format") not in _KNOWN:
         raise ValueError(f"{path} holds weights but not how to use them: it was not written by pixelwise")
     try:
         builder = metadata["builder"]
@@ -137,6 +147,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
             _fields(metadata, name) for name in ("arguments", "preprocessing", "notes")
         )
         classes = read_classes(_fields(metadata, "classes"))
+        task = {"name": None, "decoding": {}} | (_fields(metadata, "task") if "task" in metadata else {})
     except KeyError as error:
         raise ValueError(f"{path} is no whole checkpoint: it lacks {error.args[0]!r}") from error
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
@@ -148,11 +159,15 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
         raise ValueError(
             f"{path} wants images prepared as {preprocessing}, its model takes {_preprocessing(model)}"
         )
-    if len(classes) != model.num_classes:
+    if model.num_classes not in (None, len(classes)):
         raise ValueError(f"{path} names {len(classes)} classes for a model of {model.num_classes}")
     model.load_state_dict(weights)
     model.built_by = BuiltBy(builder, arguments)
-    return Checkpoint(model.eval(), classes, model.built_by, notes)
+    if task["name"] is not None and task["name"] not in model.tasks:
+        raise ValueError(
+            f"{path} is for the task {task['name']!r:.80}, its model serves {', '.join(model.tasks)}"
+        )
+    return Checkpoint(model.eval(), classes, model.built_by, notes, task["name"], task["decoding"])
 
 
 def find(path: str | os.PathLike[str]) -> Path:
@@ -174,16 +189,27 @@ def find(path: str | os.PathLike[str]) -> Path:
 
 def read_classes(fields: dict[str, Any]) -> ClassTable:
     """A class table from the dictionary that JSON gives back."""
+    skeleton = fields.get("skeleton")
     return ClassTable(
         names=tuple(fields["names"]),
         colors=tuple((int(r), int(g), int(b)) for r, g, b in fields["colors"]),
         ignore=fields["ignore"],
         exclusive=fields["exclusive"],
         things=tuple(fields["things"]),
+        skeleton=None if skeleton is None else _skeleton(skeleton),
     )
 
 
-def _build(path: Path, builder: str, arguments: dict[str, Any], weights: Mapping[str, Tensor]) -> DenseModel:
+def _skeleton(fields: dict[str, Any]) -> Skeleton:
+    return Skeleton(
+        names=tuple(fields["names"]),
+        edges=tuple((int(a), int(b)) for a, b in fields["edges"]),
+        flip_pairs=tuple((int(a), int(b)) for a, b in fields["flip_pairs"]),
+        sigmas=tuple(float(sigma) for sigma in fields["sigmas"]),
+    )
+
+
+def _build(path: Path, builder: str, arguments: dict[str, Any], weights: Mapping[str, Tensor]) -> Model:
     """The model that a checkpoint names, of the shapes that its weights have.
 
     It is built without memory for its weights first, so a file that asks for a huge one is refused at once.
@@ -270,7 +296,7 @@ def _fields(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     return fields
 
 
-def _preprocessing(model: DenseModel) -> dict[str, Any]:
+def _preprocessing(model: Model) -> dict[str, Any]:
     """What an image must be before the model takes it; mean and std are inside the model."""
     return {"channels": model.in_channels, "range": [0, 1]}
 

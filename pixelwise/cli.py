@@ -64,6 +64,10 @@ MaskRule = Annotated[
 Classes = Annotated[
     Path | None, typer.Option(help="Class table: a csv with name,r,g,b or json. Without it: from the data.")
 ]
+TaskName = Annotated[
+    str | None,
+    typer.Option("--task", help="What to do, where the model serves several tasks: see `pixelwise models`."),
+]
 Seed = Annotated[int, typer.Option(help="Of every random choice.")]
 Split = Annotated[str, typer.Option(help="Part of the data: train, val or test.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -244,14 +248,14 @@ def train(
     if resume is None and "data" not in chosen:
         raise ValueError("train needs the folder of images and masks: pixelwise train DATA")
 
-    from .console import console, scores_table
-    from .training import resume as resume_run, run
+    from .console import console, report_table
+    from .training import recipe_of, resume as resume_run, run
 
     if resume is None:
-        result = run(Recipe.of(chosen))
+        result = run(recipe_of(chosen))
     else:
         result = resume_run(resume, epochs=chosen.get("epochs"))
-    console().print(scores_table(result.scores, "best weights on the validation part"))
+    console().print(report_table(result.scores, "best weights on the validation part"))
     typer.echo(f"run directory: {result.path}\nbest weights:  {result.best}")
     typer.echo(f"report:        {result.report}")
 
@@ -268,9 +272,13 @@ def evaluate(
     ],
     data: Annotated[Path, typer.Argument(help="Folder of images and masks.", show_default=False)],
     split: Split = "val",
+    task: TaskName = None,
     absent: Annotated[
-        str, typer.Option(help="Score of a class in neither target nor prediction: exclude, zero or one.")
-    ] = "exclude",
+        str | None,
+        typer.Option(
+            help="Score of a class in neither target nor prediction: exclude, zero or one (default exclude)."
+        ),
+    ] = None,
     format: Format = "auto",
     classes: Classes = None,
     mask_rule: MaskRule = "exact",
@@ -291,13 +299,13 @@ def evaluate(
     Example: [bold]pixelwise evaluate runs/street-unet street --split test[/bold]
     """
     from .checkpoint import IN_A_RUN
-    from .console import console, scores_table
-    from .data import open_data
+    from .console import console, report_table
     from .data.formats import find_class_file
     from .files import check_targets, record
     from .predict import Predictor, evaluate_images
     from .predict.evaluation import labelled_part
     from .report import write_evaluation_report
+    from .tasks import get_task, open_data
     from .training.environment import environment
 
     for target in (report, csv):
@@ -307,14 +315,19 @@ def evaluate(
     masks = predictor.is_dir() and not of_run
     if masks and crf:
         raise ValueError("--crf refines what a model predicts: written masks have no probabilities")
-    model = None if masks else Predictor(predictor, device=device, refine=_refining(crf))
+    model = None if masks else Predictor(predictor, task=task, device=device, refine=_refining(crf))
+    chosen = model.task if model else get_task(task)
+    scoring = {} if absent is None else {"absent": absent}
+    chosen.scoring_with(scoring)  # what cannot be is told now
     given: Any = classes
     rule = cast(Any, mask_rule)
-    splits = open_data(data, format=format, classes=given, seed=seed, mask_rule=rule)
+    splits = open_data(data, task=chosen.name, format=format, classes=given, seed=seed, mask_rule=rule)
     of_layout = given is None and not splits.encoding.from_files and not find_class_file(data)
     if model is not None and of_layout:
         # The names of a known layout give way to those of the model.
-        splits = open_data(data, format=format, classes=model.classes, seed=seed, mask_rule=rule)
+        splits = open_data(
+            data, task=chosen.name, format=format, classes=model.classes, seed=seed, mask_rule=rule
+        )
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
     if parts.get(split) is None:
         raise ValueError(
@@ -323,11 +336,11 @@ def evaluate(
             else f"--split takes train, val or test, got {brief(split)}"
         )
     # The masks of a part may not show every class of the model.
-    part = labelled_part(splits, split, model.classes if model else None)
+    part = labelled_part(splits, split, model.classes if model else None, chosen)
     evaluation = evaluate_images(
-        model or predictor, part, absent=cast(Any, absent), progress=_watched() and not as_json
+        model or predictor, part, task=task, scoring=scoring, progress=_watched() and not as_json
     )
-    scores, title = evaluation.scores, f"{split} part of {data}"
+    title = f"{split} part of {data}"
     if csv is not None:
         evaluation.write_csv(csv)
         record(csv, csv.parent)
@@ -344,9 +357,9 @@ def evaluate(
         )
         record(report, report.parent)
     if as_json:
-        _print_json({**scores.as_dict(), "classes": {row.name: row._asdict() for row in scores.rows()}})
+        _print_json({**evaluation.report.values, "classes": evaluation.report.per_class})
         return
-    console().print(scores_table(scores, title))
+    console().print(report_table(evaluation.report, title))
     if report is not None:
         typer.echo(f"report: {report}")
     if csv is not None:
@@ -372,7 +385,14 @@ def predict(
         bool, typer.Option("--tint-background", help="Tint classes named background or void in overlays too.")
     ] = False,
     overwrite: Overwrite = False,
-    npy: Annotated[bool, typer.Option("--npy", help="Write NumPy arrays instead of palette PNGs.")] = False,
+    task: TaskName = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="How predictions are saved. One class per pixel: png (palette) or npy; several: png, tif or "
+            "npy; instances and boxes: coco; panoptic maps: coco; volumes: nii.gz (default the first)."
+        ),
+    ] = None,
     tile: Annotated[
         str | None,
         typer.Option(
@@ -400,11 +420,12 @@ def predict(
     Example: [bold]pixelwise predict runs/street-unet photos --out predictions --overlay[/bold]
     """
     from .data.formats import IMAGE_SUFFIXES
-    from .predict.writing import plan, summary, write_predictions
+    from .predict.writing import missing_source, output_format, plan, summary, write_predictions
 
     if checkpoint.suffix.lower() in IMAGE_SUFFIXES:
         raise ValueError(f"{checkpoint} is an image: weights or a run directory come first, then the images")
-    jobs = plan(sources, out, ".npy" if npy else ".png")
+    if missing := missing_source(sources):
+        raise ValueError(missing)
     import torch
 
     from .predict import Predictor
@@ -412,6 +433,7 @@ def predict(
     torch.manual_seed(seed)
     predictor = Predictor(
         checkpoint,
+        task=task,
         device=device,
         precision=cast(Any, precision),
         tile=_size(tile, "--tile") if tile else "auto",
@@ -421,12 +443,15 @@ def predict(
         refine=_refining(crf),
         max_pixels=max_pixels,
     )
+    suffix, collector = output_format(predictor.task, format)
+    jobs = plan(sources, out, suffix, predictor.task.suffixes)
     written = write_predictions(
         predictor,
         jobs,
         out,
+        collector=collector,
         overlay=overlay,
-        clear=() if tint_background else None,
+        drawing={"clear": ()} if tint_background else {},
         overwrite=overwrite,
         progress=_watched() and len(jobs) > 1,
     )
@@ -615,7 +640,7 @@ def models(
                     "name": card.name,
                     "paper": card.paper.title,
                     "year": card.paper.year,
-                    "task": card.task,
+                    "tasks": list(card.tasks),
                     "parameters": count,
                     "encoder": card.encoder,
                     "summary": card.summary,

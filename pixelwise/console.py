@@ -8,9 +8,9 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from .metrics import Scores
 from .registry import ModelCard
 from .summary import ModelInfo
+from .types import Report
 
 
 def console() -> Console:
@@ -27,21 +27,19 @@ def progress_bar(what: str, *, hidden: bool = False) -> Iterator[Callable[[int, 
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def scores_table(scores: Scores, title: str) -> Table:
-    """One line per class, the means below."""
+def report_table(report: Report, title: str) -> Table:
+    """One line per class, the scores over everything below."""
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("class")
-    for column in ("IoU", "accuracy", "Dice", "support"):
+    for column in report.columns:
         table.add_column(column, justify="right")
-    for name, iou, accuracy, dice, support in scores.rows():
-        table.add_row(name, _fraction(iou), _fraction(accuracy), _fraction(dice), f"{int(support):,}")
-    table.add_section()
-    means = (scores.mean_iou, scores.mean_accuracy, scores.mean_dice)
-    table.add_row("mean", *map(_fraction, means), f"{int(scores.support.sum()):,}")
-    table.caption = (
-        f"pixel accuracy {_fraction(scores.pixel_accuracy)}\n"
-        f"frequency-weighted IoU {_fraction(scores.frequency_weighted_iou)}\n"
-        "support in pixels"
+    for name, row in report.per_class.items():
+        table.add_row(name, *map(_number, row.values()))
+    table.caption = "\n".join(
+        [
+            *(f"{name.replace('_', ' ')} {_number(value)}" for name, value in report.values.items()),
+            report.note,
+        ]
     )
     return table
 
@@ -60,7 +58,7 @@ def models_table(cards: Sequence[ModelCard], parameters: Sequence[int], num_clas
             card.name,
             card.paper.title,
             str(card.paper.year),
-            card.task,
+            ", ".join(card.tasks),
             millions(count),
             card.encoder or "own",
         )
@@ -108,5 +106,8 @@ def millions(count: int) -> str:
     return f"{count / 1e6:.2f} M"
 
 
-def _fraction(x: float) -> str:
-    return "-" if math.isnan(x) else f"{x:.3f}"
+def _number(x: float) -> str:
+    """A fraction with three decimals, a count in groups of three digits."""
+    if math.isnan(x):
+        return "-"
+    return f"{int(x):,}" if isinstance(x, int) or (x == int(x) and abs(x) > 1) else f"{x:.3f}"

@@ -9,16 +9,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from .console import console, scores_table
+from .console import console, report_table
 from .data import open_data
 from .data.coins import write_coins
 from .draw import error_map, overlay, rgb_image, side_by_side
 from .files import atomic_write, make_folder, record, was_written
-from .metrics import Scores
 from .predict import Predictor, evaluate_images
 from .report import write_evaluation_report
 from .training import Recipe, TrainResult, run
 from .training.callbacks import ENVIRONMENT
+from .types import LabelMap, Report
 
 _ENLARGED = 3
 
@@ -37,7 +37,7 @@ class DemoResult:
 
     data: Path
     training: TrainResult
-    scores: Scores
+    scores: Report
     report: Path
     pictures: tuple[Path, ...]
 
@@ -95,7 +95,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
     show.print("[bold]3. Test[/bold]  6 coins that neither the training nor the choice of weights has seen")
     predictor = Predictor(result.best)
     evaluation = evaluate_images(predictor, splits.test, progress=False)
-    show.print(scores_table(evaluation.scores, "test part of the photograph"))
+    show.print(report_table(evaluation.report, "test part of the photograph"))
     report = write_evaluation_report(
         out / "report.html",
         "Coins",
@@ -111,7 +111,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
     )
     pictures = []
     for sample in (splits.test[i] for i in range(len(splits.test))):
-        assert sample.target is not None
+        assert isinstance(sample.target, LabelMap)
         prediction = predictor(sample.image)
         name = Path(sample.id).stem
         prediction.save(out / "predictions" / f"{name}.png", overwrite=True)
@@ -136,7 +136,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
     ):
         show.print(f"   {what:12} {where}", soft_wrap=True, highlight=False)
     show.print(f"   next: pixelwise predict {result.path} IMAGE --overlay", soft_wrap=True, highlight=False)
-    return DemoResult(data, result, evaluation.scores, report, tuple(pictures))
+    return DemoResult(data, result, evaluation.report, report, tuple(pictures))
 
 
 def _free_place(path: Path) -> Path:

@@ -71,6 +71,12 @@ class Recipe:
         metadata={"setting": Setting('Folder of images and masks; "" where the data are given in memory.')}
     )
     model: str = _setting("unet", "Model", "See `pixelwise models`.")
+    task: str | None = _setting(
+        None,
+        "Model",
+        "What to learn, where the model serves several tasks: see `pixelwise models`.",
+        without="the first that fits model and data",
+    )
     model_arguments: dict[str, Any] = field(
         default_factory=dict,
         metadata={
@@ -80,7 +86,9 @@ class Recipe:
         },
     )
     format: str = _setting(
-        "auto", "Data", "Layout of the data: pairs, voc, camvid, cityscapes, coco; auto looks at the folder."
+        "auto",
+        "Data",
+        "Layout of the data, such as pairs, voc, cityscapes or coco; auto looks at the folder.",
     )
     classes: str | None = _setting(
         None, "Data", "Class table: csv, json or txt.", without="from the data", is_path=True
@@ -200,7 +208,7 @@ class Recipe:
         "auto", "Machine", "auto, cpu, gpu or mps.", choices=("auto", "cpu", "gpu", "mps")
     )
     early_stopping: int | None = _setting(
-        None, "Run", "Stop after so many epochs without a better mean IoU.", low=1, without="never"
+        None, "Run", "Stop after so many epochs without a better score.", low=1, without="never"
     )
     freeze: tuple[str, ...] = _setting(
         (),

@@ -10,10 +10,10 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from . import models
-from .types import BuiltBy as BuiltBy, DenseModel, Paper
+from .types import BuiltBy as BuiltBy, Model, Paper
 from .wording import brief
 
-Builder = Callable[..., DenseModel]
+Builder = Callable[..., Model]
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class ModelCard:
     Attributes:
         name: of the builder.
         paper: where the network comes from.
-        task: "semantic", so far.
+        tasks: names of the tasks that it serves.
         encoder: the default one by name, None where the network has its own.
         summary: first line of the builder's docstring.
     """
 
     name: str
     paper: Paper
-    task: str
+    tasks: tuple[str, ...]
     encoder: str | None
     summary: str
 
@@ -44,12 +44,12 @@ def list_models() -> list[str]:
     return sorted(_builders())
 
 
-def build(name: str, num_classes: int, **arguments: Any) -> DenseModel:
+def build(name: str, num_classes: int | None = None, **arguments: Any) -> Model:
     """Build a model by name.
 
     Args:
         name: one of `list_models()`.
-        num_classes: number of channels k of the logits.
+        num_classes: number of classes k, for builders that take it.
         arguments: further arguments of the builder, such as `encoder` or `in_channels`.
 
     Raises:
@@ -61,20 +61,26 @@ def build(name: str, num_classes: int, **arguments: Any) -> DenseModel:
     """
     builder = _find(name)
     known = inspect.signature(builder).parameters
+    if num_classes is not None:
+        arguments = {"num_classes": num_classes, **arguments}
+    missing = [key for key, one in known.items() if one.default is inspect.Parameter.empty]
+    for argument in missing:
+        if argument not in arguments:
+            raise ValueError(f"model {name!r} needs {argument}")
     for argument in arguments:
         if argument not in known:
             near = get_close_matches(argument, known, n=1)
             hint = f": did you mean {near[0]!r}?" if near else f": it takes {', '.join(known)}"
             raise ValueError(f"model {name!r} has no argument {brief(argument)}{hint}")
-    for argument, given in {"num_classes": num_classes, **arguments}.items():
+    for argument, given in arguments.items():
         _check(argument, given, known[argument].annotation)
     try:
-        model = builder(num_classes, **arguments)
+        model = builder(**arguments)
     except (TypeError, RuntimeError, ArithmeticError, LookupError, MemoryError) as error:
         told = ", ".join(f"{key}={given!r:.40}" for key, given in arguments.items())
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"model {name!r} cannot be built with {told or 'its defaults'}: {reason}") from error
-    model.built_by = BuiltBy(name, {"num_classes": num_classes, **arguments})
+    model.built_by = BuiltBy(name, arguments)
     return model
 
 
@@ -89,7 +95,15 @@ def describe(name: str) -> ModelCard:
     default = encoder.default if encoder is not None else None
     summary = (inspect.getdoc(builder) or "").splitlines()[0]
     paper: Paper = sys.modules[builder.__module__].PAPER
-    return ModelCard(name, paper, "semantic", default, summary)
+    return ModelCard(name, paper, _model_class(builder).tasks, default, summary)
+
+
+def _model_class(builder: Builder) -> type[Model]:
+    """The class of the models that a builder makes, the first one where there are several."""
+    made = inspect.signature(builder).return_annotation
+    kinds = get_args(made) if get_origin(made) in (Union, UnionType) else (made,)
+    kind: type[Model] = kinds[0]
+    return kind
 
 
 def _builders() -> dict[str, Builder]:

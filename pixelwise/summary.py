@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .ops import measured_receptive_field
 from .registry import ModelCard, build, describe
-from .types import DenseLogits, DenseModel, Features
+from .types import DenseLogits, Features, Model
 
 Shape = tuple[int, ...]
 
@@ -102,7 +102,7 @@ def published_size(name: str, num_classes: int = 21) -> int:
         return count_parameters(build(name, num_classes))
 
 
-def _receptive_field(model: DenseModel, size: tuple[int, int]) -> tuple[int, int]:
+def _receptive_field(model: Model, size: tuple[int, int]) -> tuple[int, int]:
     """Measured on a small image where that is enough: it costs a forward and a backward pass."""
     small = (min(size[0], 256), min(size[1], 256))
     seen = measured_receptive_field(model, small)
@@ -120,7 +120,7 @@ def _parts(model: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]
             yield prefix + name, child
 
 
-def _stages(model: DenseModel, image: Tensor) -> tuple[Stage, ...]:
+def _stages(model: Model, image: Tensor) -> tuple[Stage, ...]:
     stages: list[Stage] = []
     seen: set[str] = set()
 
@@ -138,11 +138,12 @@ def _stages(model: DenseModel, image: Tensor) -> tuple[Stage, ...]:
 
     handles = [child.register_forward_hook(note(name, child)) for name, child in _parts(model)]
     try:
-        output: DenseLogits = model(image)
+        output = model(image)
     finally:
         for handle in handles:
             handle.remove()
-    stages.append(Stage("logits", _shape(output.logits), None))
+    if isinstance(output, DenseLogits):
+        stages.append(Stage("logits", _shape(output.logits), None))
     idle = ((name, count_parameters(child)) for name, child in _parts(model) if name not in seen)
     stages.extend(Stage(name, None, count) for name, count in idle if count)
     return tuple(stages)

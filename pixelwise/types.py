@@ -414,8 +414,10 @@ class PanopticMap(Value):
         if pixels.ndim == 3:
             pixels = pixels.astype(np.int32) @ np.array([1, 256, 65536], np.int32)
         id_map = np.require(pixels, requirements=["C", "W"])  # torch takes nothing read-only
-        columns = segments_of_coco(segments_info, label_of, where)
-        return cls(*(None if column is None else torch.from_numpy(column) for column in (id_map, *columns)))
+        segments = segments_of_coco(segments_info, label_of, where)
+        ids, labels, is_crowd = (torch.from_numpy(column) for column in segments[:3])
+        areas = None if segments.areas is None else torch.from_numpy(segments.areas)
+        return cls(torch.from_numpy(id_map), ids, labels, is_crowd, areas)
 
     @classmethod
     def of_things(cls, stuff: LabelMap, things: MaskSet, classes: ClassTable) -> "PanopticMap":
@@ -458,12 +460,19 @@ class PanopticMap(Value):
 VOID = 0  # the id of pixels that belong to no segment of a panoptic map
 
 
+class CocoSegments(NamedTuple):
+    """The segments of a COCO panoptic annotation, column by column; areas only where all are known."""
+
+    ids: Int64[np.ndarray, " n"]
+    classes: Int64[np.ndarray, " n"]
+    is_crowd: Bool[np.ndarray, " n"]
+    areas: Int64[np.ndarray, " n"] | None
+
+
 def segments_of_coco(
     segments_info: Sequence[Mapping[str, Any]], label_of: Mapping[int, int], where: str = ""
-) -> tuple[
-    Int64[np.ndarray, " n"], Int64[np.ndarray, " n"], Bool[np.ndarray, " n"], Int64[np.ndarray, " n"] | None
-]:
-    """Ids, labels, crowds and, where all are known, areas of the segments of a COCO panoptic annotation.
+) -> CocoSegments:
+    """The segments of a COCO panoptic annotation.
 
     Args:
         segments_info: `id`, `category_id` and, where known, `iscrowd` and `area` of each segment.
@@ -484,7 +493,7 @@ def segments_of_coco(
     areas = None
     if segments_info and all("area" in segment for segment in segments_info):
         areas = np.array([segment["area"] for segment in segments_info], np.int64)
-    return (
+    return CocoSegments(
         np.array([segment["id"] for segment in segments_info], np.int64),
         np.array([label_of[segment["category_id"]] for segment in segments_info], np.int64),
         np.array([segment.get("iscrowd", 0) for segment in segments_info], np.int64) == 1,
@@ -600,6 +609,23 @@ class Batch(Value):
         return cls(image, tuple(target for target in targets if target is not None), valid, ids)
 
     @property
+    def samples(self) -> tuple[Sample, ...]:
+        """The images one by one, without padding, with their targets."""
+        found = []
+        for image, target, valid, name in zip(
+            self.image, self.annotations, self.valid, self.ids, strict=True
+        ):
+            axes = range(valid.ndim)
+            sides = [int(valid.amax(dim=[other for other in axes if other != axis]).sum()) for axis in axes]
+            window = tuple(slice(side) for side in sides)
+            if isinstance(target, LabelMap):
+                target = LabelMap(target.labels[window])
+            elif isinstance(target, ClassMasks):
+                target = ClassMasks(target.masks[(slice(None), *window)])
+            found.append(Sample(image[(slice(None), *window)], target, name))
+        return tuple(found)
+
+    @property
     def annotations(self) -> tuple[Annotation, ...]:
         """One target per sample, of the size of the padded image where it is dense."""
         if isinstance(self.target, LabelMap):
@@ -673,6 +699,10 @@ class Report:
         if name not in self.values:
             raise KeyError(f"there is no score {name!r}: there are {', '.join(self.values)}")
         return self.values[name]
+
+    def __repr__(self) -> str:
+        scores = ", ".join(f"{name} {value:.4f}" for name, value in self.values.items())
+        return f"Report({scores}; {len(self.per_class)} classes)"
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -876,6 +906,7 @@ class Model(nn.Module, ABC):
     Attributes:
         tasks: names of the tasks that it serves (see `pixelwise.tasks`), the first one where none is chosen.
         output: the type that its forward returns; it decides on criterion and decoding.
+        num_classes: how many classes it tells apart; None for a model without classes.
         in_channels: c of the image.
         minimum_size: smallest extent of the image along each axis, in pixels.
         built_by: builder and arguments where they are known; `save` needs them.
@@ -884,6 +915,7 @@ class Model(nn.Module, ABC):
 
     tasks: ClassVar[tuple[str, ...]]
     output: ClassVar[type]
+    num_classes: int | None = None
     in_channels: int = 3
     minimum_size: int = 32
     built_by: BuiltBy | None = None
@@ -911,11 +943,7 @@ class Model(nn.Module, ABC):
 
 
 class DenseModel(Model):
-    """A network that scores every pixel: image -> DenseLogits.
-
-    Attributes:
-        num_classes: k of the logits.
-    """
+    """A network that scores every pixel: image -> DenseLogits with `num_classes` channels."""
 
     tasks = ("semantic", "multilabel")
     output = DenseLogits

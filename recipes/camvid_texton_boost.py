@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import pixelwise as pw
 from pixelwise.algorithms import TextonBoost, save_texton_boost, train_texton_boost
-from pixelwise.console import console, progress_bar, scores_table
+from pixelwise.console import console, progress_bar, report_table
 from pixelwise.data import SegmentationData
 from pixelwise.metrics import Scores, SegmentationMetrics
 from pixelwise.types import LabelMap, Sample
@@ -64,6 +64,6 @@ def camvid_texton_boost(
 if __name__ == "__main__":
     trained, *found = camvid_texton_boost(sys.argv[1])
     for title, scores in zip(("texture and layout alone", "with the random field"), found, strict=True):
-        console().print(scores_table(scores, title))
+        console().print(report_table(scores.report(), title))
     if len(sys.argv) > 2:
         save_texton_boost(trained, sys.argv[2])

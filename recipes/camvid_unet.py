@@ -52,4 +52,4 @@ def camvid_unet(
 
 if __name__ == "__main__":
     result = run(camvid_unet(*sys.argv[1:3]))
-    print(f"mean IoU {result.scores.mean_iou:.4f} on validation, report: {result.report}")
+    print(f"mean IoU {result.scores['mean_iou']:.4f} on validation, report: {result.report}")

@@ -40,4 +40,4 @@ def fcn32s_fixed(
 
 if __name__ == "__main__":
     result = run(fcn32s_fixed(*sys.argv[1:3]))
-    print(f"mean IoU {result.scores.mean_iou:.4f} on validation, report: {result.report}")
+    print(f"mean IoU {result.scores['mean_iou']:.4f} on validation, report: {result.report}")

@@ -11,10 +11,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int64
-from torch import Tensor
 
-from ..types import ClassTable, Sample
+from ..types import Annotation, ClassMasks, ClassTable, Keypoints, LabelMap, Sample
 from ..wording import some_of
 from .dataset import DataSplits, SegmentationData
 from .label_encoding import MaskRule
@@ -27,10 +25,10 @@ _DARK = (2**14 - 1) / 65535  # the largest value of 14 bits in a file of 16
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """How often each class occurs.
+    """How often each class occurs, in pixels; where objects are annotated, in objects.
 
     Attributes:
-        pixels: of each class.
+        pixels: of each class, or objects.
         images: that show the class.
         pixels_where_shown: all pixels of the images that show the class, ignored ones included.
         ignored: pixels with the ignore label.
@@ -46,16 +44,27 @@ class ClassCounts:
     num_images: int
 
     @classmethod
-    def of(cls, labels: Int64[Tensor, "H W"], classes: ClassTable) -> "ClassCounts":
+    def of(cls, annotation: Annotation, classes: ClassTable) -> "ClassCounts":
         """Count one image."""
-        known = labels[labels != classes.ignore]
-        pixels = torch.bincount(known, minlength=len(classes)).tolist()
-        size = labels.numel()
+        ignored = 0
+        if isinstance(annotation, LabelMap):
+            known = annotation.labels[annotation.labels != classes.ignore]
+            counts, size = torch.bincount(known, minlength=len(classes)), annotation.labels.numel()
+            ignored = size - known.numel()
+        elif isinstance(annotation, ClassMasks):
+            counts, size = (annotation.masks == 1).flatten(1).sum(1), annotation.masks[0].numel()
+            ignored = int((annotation.masks == classes.ignore).any(0).sum())
+        elif isinstance(annotation, Keypoints):
+            size = len(annotation)
+            counts = torch.tensor([size] + [0] * (len(classes) - 1))
+        else:
+            counts, size = torch.bincount(annotation.classes, minlength=len(classes)), len(annotation.classes)
+        pixels = counts.tolist()
         return cls(
             pixels=tuple(pixels),
             images=tuple(int(count > 0) for count in pixels),
             pixels_where_shown=tuple(size if count else 0 for count in pixels),
-            ignored=size - known.numel(),
+            ignored=ignored,
             total=size,
             num_images=1,
         )
@@ -286,7 +295,7 @@ def class_counts(data: SegmentationData) -> ClassCounts:
         ValueError: if a mask cannot be read or holds a label outside the table.
     """
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        each = pool.map(lambda i: ClassCounts.of(data.labels(i), data.classes), range(len(data)))
+        each = pool.map(lambda i: ClassCounts.of(LabelMap(data.labels(i)), data.classes), range(len(data)))
         return sum(each, ClassCounts.nothing(data.classes))
 
 
@@ -323,7 +332,7 @@ def _read(
         digest = hashlib.blake2b(
             sample.image.numpy().tobytes() + f"{height} {width}".encode(), digest_size=16
         )
-        counts = ClassCounts.of(sample.target.labels, data.classes)
+        counts = ClassCounts.of(sample.target, data.classes)
         return digest.digest(), (height, width), counts, sample.id, float(sample.image.max())
     except ValueError as error:
         return error

@@ -73,7 +73,9 @@ class MaskFiles:
 class ReadImage(Protocol):
     """How an image or a volume is read."""
 
-    def __call__(self, path: Path, channels: int) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
+    def __call__(
+        self, path: Path, channels: int
+    ) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
         """Values in [0, 1], and the size of a pixel or voxel along each axis in mm, where the file knows it.
 
         Raises:
@@ -81,9 +83,7 @@ class ReadImage(Protocol):
         """
 
 
-def read_plain_image(
-    path: Path, channels: int
-) -> tuple[Float[Tensor, "c H W"], tuple[float, ...] | None]:
+def read_plain_image(path: Path, channels: int) -> tuple[Float[Tensor, "c H W"], tuple[float, ...] | None]:
     """An image file, whose pixels have no size; see `ReadImage`."""
     return read_image(path, channels), None
 
@@ -139,7 +139,8 @@ class SegmentationData(Dataset[Sample]):
         if given is not None and given != size:
             turned = given == size[::-1] and turned_by_exif(pair.image)
             raise ValueError(
-                f"the image {pair.image} has {' x '.join(map(str, size))} pixels, its annotation in {pair.mask} "
+                f"the image {pair.image} has {' x '.join(map(str, size))} pixels, its annotation in "
+                f"{pair.mask} "
                 f"{' x '.join(map(str, given))}{_TURNED if turned else ''}"
             )
         return Sample(image, target, pair.id, spacing)

@@ -22,9 +22,14 @@ class SegmentArrays(NamedTuple):
     @classmethod
     def of(cls, panoptic_map: PanopticMap) -> "SegmentArrays":
         """The tensors of a map as arrays."""
-        columns = (panoptic_map.id_map, panoptic_map.ids, panoptic_map.classes, panoptic_map.is_crowd)
         areas = panoptic_map.areas
-        return cls(*(each.cpu().numpy() for each in columns), None if areas is None else areas.cpu().numpy())
+        return cls(
+            panoptic_map.id_map.cpu().numpy(),
+            panoptic_map.ids.cpu().numpy(),
+            panoptic_map.classes.cpu().numpy(),
+            panoptic_map.is_crowd.cpu().numpy(),
+            None if areas is None else areas.cpu().numpy(),
+        )
 
     @classmethod
     def of_coco(
@@ -35,7 +40,8 @@ class SegmentArrays(NamedTuple):
         where: str = "",
     ) -> "SegmentArrays":
         """Arguments and errors are those of `PanopticMap.of_coco`."""
-        return cls(ids_of_pixels(pixels), *segments_of_coco(segments_info, label_of, where))
+        found = segments_of_coco(segments_info, label_of, where)
+        return cls(ids_of_pixels(pixels), found.ids, found.classes, found.is_crowd, found.areas)
 
 
 def ids_of_pixels(

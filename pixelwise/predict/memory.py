@@ -104,17 +104,17 @@ def fitting_tile(size: Size, per_pixel: float, num_classes: int, available: int)
 
 
 @contextmanager
-def enough_memory(size: Size, tile: Size | None) -> Iterator[None]:
+def enough_memory(size: tuple[int, ...], tile: Size | None) -> Iterator[None]:
     """A sentence where memory runs out, whatever the library raises."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise
-        height, width = size
+        shown = " x ".join(map(str, size))
         given = f"even in tiles of {tile[0]} x {tile[1]}" if tile else "at once"
         raise ValueError(
-            f"{height} x {width} pixels do not fit into memory {given}: predict in "
+            f"{shown} pixels do not fit into memory {given}: predict in "
             f"{'smaller ' if tile else ''}tiles (--tile HxW, tile=)"
         ) from error
 

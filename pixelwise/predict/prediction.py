@@ -1,21 +1,18 @@
 """What was found in one image, and the files people want of it."""
 
 import os
-from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from .. import draw
-from ..data import write_mask
 from ..files import atomic_write
-from ..types import ClassTable, LabelMap
+from ..tasks import Task
+from ..types import Annotation, ClassTable, LabelMap
 
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
@@ -25,21 +22,35 @@ class Prediction:
     """What was found in one image. Everything is on the CPU.
 
     Attributes:
-        label_map: one class per pixel of the image, labels "H W".
+        annotation: of the type of the task: a `LabelMap` for one class per pixel, a `MaskSet` for instances,
+            ...
+        task: what was asked.
         classes: what the labels mean.
         image: as the model saw it, in [0, 1].
         id: path of the image where it has one.
         probabilities: one per class and pixel, where they were asked for.
     """
 
-    label_map: LabelMap
+    annotation: Annotation
+    task: Task
     classes: ClassTable
-    image: Float[Tensor, "c H W"]
+    image: Float[Tensor, "c *grid"]
     id: str
-    probabilities: Float[Tensor, "k H W"] | None = None
+    probabilities: Float[Tensor, "k *grid"] | None = None
 
     @property
-    def confidence(self) -> Float[Tensor, "H W"]:
+    def label_map(self) -> LabelMap:
+        """The annotation, where it is one class per pixel.
+
+        Raises:
+            ValueError: if it is of another kind.
+        """
+        if not isinstance(self.annotation, LabelMap):
+            raise ValueError(f"this prediction is a {type(self.annotation).__name__}: see `annotation`")
+        return self.annotation
+
+    @property
+    def confidence(self) -> Float[Tensor, "*grid"]:
         """Probability of the class that was chosen.
 
         Raises:
@@ -49,32 +60,28 @@ class Prediction:
             raise ValueError("there is no confidence without probabilities: predict with probabilities=True")
         return self.probabilities.amax(0)
 
-    def overlay(
-        self, *, alpha: float = 0.5, contours: bool = False, clear: Sequence[str] | None = None
-    ) -> Image.Image:
-        """The image tinted with the colours of the classes but the background; see `draw.overlay`."""
-        return draw.overlay(
-            self.image, self.label_map, self.classes, alpha=alpha, contours=contours, clear=clear
-        )
+    def overlay(self, **options: Any) -> Image.Image:
+        """The image with what was found drawn on it; the options are those of the task's `draw`."""
+        return self.task.draw(self.image, self.annotation, self.classes, **options)
 
     def save(
         self,
         path: str | os.PathLike[str],
         *,
         overlay: bool = False,
-        clear: Sequence[str] | None = None,
         overwrite: bool = False,
+        **options: Any,
     ) -> Path:
-        """Write the prediction; what is written depends on the name.
+        """Write the prediction; what is written depends on the task and on the suffix of the name.
 
-        `mask.png` is a palette image of the labels, `labels.npy` an int32 array "H W", `street_overlay.png`
-        the tinted image. The file appears whole or not at all.
+        One class per pixel: `mask.png` is a palette image of the labels, `labels.npy` an int32 array "H W".
+        `street_overlay.png` is the image with the prediction drawn on it. Files appear whole or not at all.
 
         Args:
             path: of the file; parent folders are made.
-            overlay: whether to write the tinted image whatever the name, then in any usual picture format.
-            clear: classes that are not tinted, by default the background; see `draw.overlay`.
+            overlay: whether to draw whatever the name, then in any usual picture format.
             overwrite: whether an existing file may be replaced; never the image that was predicted.
+            options: of the overlay, such as `clear=()` to tint the background too.
 
         Returns:
             The path.
@@ -84,23 +91,18 @@ class Prediction:
         """
         path = Path(path)
         suffix = path.suffix.lower()
-        is_overlay = overlay or path.stem.endswith("_overlay")
-        if is_overlay and suffix not in _PICTURES:
-            raise ValueError(f"an overlay is a picture ({', '.join(_PICTURES)}), got {path.name!r}")
-        if not is_overlay and suffix not in (".png", ".npy"):
-            raise ValueError(
-                f"cannot write {path.name!r}: a prediction is saved as .png (labels with a palette), "
-                "_overlay.png (tinted image) or .npy (array of labels)"
-            )
-        self._check_target(path, overwrite)
-        if is_overlay:
+        if overlay or path.stem.endswith("_overlay"):
+            if suffix not in _PICTURES:
+                raise ValueError(f"an overlay is a picture ({', '.join(_PICTURES)}), got {path.name!r}")
+            self._check_target(path, overwrite)
             with atomic_write(path) as temporary:
-                self.overlay(clear=clear).save(temporary)
-        elif suffix == ".png":
-            write_mask(path, self.label_map, self.classes)
-        else:
-            with atomic_write(path) as temporary:
-                np.save(temporary, self.label_map.labels.to(torch.int32).numpy())
+                self.overlay(**options).save(temporary)
+            return path
+        suffix = suffix_of(path, self.task)
+        writer = self.task.writers[suffix]
+        for target in writer.files(path, self.classes):
+            self._check_target(target, overwrite)
+        writer.write(path, self.annotation, self.classes, self.id)
         return path
 
     def _check_target(self, path: Path, overwrite: bool) -> None:
@@ -109,3 +111,20 @@ class Prediction:
                 raise ValueError(f"{path} is the image that was predicted and is not overwritten")
         if not overwrite and os.path.lexists(path):
             raise ValueError(f"{path} exists already: save(..., overwrite=True) replaces it")
+
+
+def suffix_of(path: Path, task: Task) -> str:
+    """The suffix by which a prediction is written: the longest that the name ends in, such as .nii.gz.
+
+    Raises:
+        ValueError: if the task writes no such file.
+    """
+    name = path.name.lower()
+    found = [suffix for suffix in task.writers if name.endswith(suffix)]
+    if not found:
+        known = ", ".join(task.writers)
+        raise ValueError(
+            f"cannot write {path.name!r}: a prediction of the task {task.name} is saved as {known}, or drawn "
+            "as _overlay.png"
+        )
+    return max(found, key=len)

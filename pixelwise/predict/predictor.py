@@ -1,21 +1,23 @@
-"""From an image, in whatever form it comes, to a label map."""
+"""From an image, in whatever form it comes, to an annotation."""
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, TypeVar, get_args, overload
+from typing import Any, Literal, TypeVar, get_args, overload
 
 import torch
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from .. import checkpoint, decode
 from ..checkpoint import Checkpoint
 from ..data.formats.image import MAX_PIXELS, Source, to_tensor
-from ..types import ClassTable, DenseLogits, DenseModel, LabelMap
+from ..tasks import Task, get_task
+from ..types import Annotation, ClassMasks, ClassTable, DenseLogits, LabelMap, Model, Sample
 from .memory import available_memory, bytes_per_pixel, enough_memory, fitting_tile
 from .prediction import Prediction
 from .tiling import Network, Size, bands
@@ -38,19 +40,23 @@ class Predictor:
 
     Args:
         model: a checkpoint's path, a run directory, a loaded checkpoint, or a model.
-        classes: what the channels of the logits mean; needed beside a bare model only.
+        classes: what the labels mean; needed beside a bare model only.
+        task: name of the task; None for that of the checkpoint, or the first that the model serves.
         device: "cpu", "cuda", "cuda:1", ...; "auto" leaves a given model where it is and takes a loaded
             checkpoint to a GPU if there is one.
         precision: "32", or "bf16" or "16" for mixed precision.
         tile: height and width of tiles in pixels; None for the whole image at once. "auto" takes the whole
             image where that fits into half of the free memory, going by a measurement on a small image, and
             else the largest tiles that do.
-        overlap: pixels that neighbouring tiles share.
+        overlap: pixels that neighbouring tiles share. Tiles, flips, scales and refinement are for models
+            that score every pixel of an image.
         flip: whether to average over the image and its mirror image.
         scales: factors of the image's size to average over.
         refine: what to do with the probabilities "b k H W" of images "b c H W", such as
             `pixelwise.algorithms.DenseCrf()`: gives probabilities again. It sees whole images, also with
             `tile`, so the probabilities of all classes must fit into memory.
+        decoding: settings of the task's decoding that differ from those of the checkpoint, such as
+            `{"thresholds": 0.4}` for several classes per pixel.
         max_pixels: largest height times width of an image file.
 
     Raises:
@@ -65,9 +71,10 @@ class Predictor:
 
     def __init__(
         self,
-        model: DenseModel | Checkpoint | str | os.PathLike[str],
+        model: Model | Checkpoint | str | os.PathLike[str],
         classes: ClassTable | None = None,
         *,
+        task: str | None = None,
         device: str | torch.device = "auto",
         precision: Precision = "32",
         tile: Size | Literal["auto"] | None = "auto",
@@ -75,6 +82,7 @@ class Predictor:
         flip: bool = False,
         scales: Sequence[float] = (1.0,),
         refine: Refine | None = None,
+        decoding: Mapping[str, Any] | None = None,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         if precision not in get_args(Precision):
@@ -85,23 +93,25 @@ class Predictor:
             _check_tile(tile, overlap)
         if isinstance(model, str | os.PathLike):
             model = checkpoint.load(model)
+        own: Mapping[str, Any] = {}
         if isinstance(model, Checkpoint):
             if device == "auto":
                 device = "cuda" if torch.cuda.is_available() else "cpu"
+            if task in (None, model.task):
+                task, own = model.task, model.decoding
             classes, model = classes or model.classes, model.model
         if classes is None:
             raise ValueError("a bare model needs a class table: Predictor(model, classes)")
-        if len(classes) != model.num_classes:
-            raise ValueError(f"the model has {model.num_classes} classes, the class table {len(classes)}")
-        if not classes.exclusive:
-            raise ValueError(
-                "a label map needs exclusive classes (one per pixel), this table has exclusive=False"
-            )
+        self.task = task_of(model, task, classes)
+        self.decoding = self.task.decoding_with({**own, **(decoding or {})})
         self.model, self.classes, self.precision = model.eval(), classes, precision
         self.device = _place(model, device)
         self.tile, self.overlap, self.refine, self.max_pixels = tile, overlap, refine, max_pixels
         self.flip, self.scales = flip, tuple(scales)
-        self._network: Network = self._score
+        self._scores_pixels = issubclass(model.output, DenseLogits) and self.task.infer is None
+        if not self._scores_pixels:
+            self._refuse_pixelwise_options()
+        self._network: Network = self._score_dense
         if tuple(scales) != (1.0,):
             self._network = scaled(self._network, scales)
         if flip:
@@ -145,28 +155,41 @@ class Predictor:
             return [self._one(item, f"image {i}", probabilities) for i, item in enumerate(source)]
         return self._one(source, "image", probabilities)
 
+    def annotations(self, samples: Sequence[Sample]) -> tuple[Annotation, ...]:
+        """Segment images of one size: one annotation each, on the device of the model.
+
+        Args:
+            samples: images in [0, 1]; what a task needs of the target (boxes for keypoints) is taken from
+                there.
+
+        Raises:
+            ValueError: if they do not fit into memory.
+        """
+        images = torch.stack([sample.image for sample in samples])
+        if self._scores_pixels:
+            return self._dense_annotations(images)
+        with enough_memory(tuple(images.shape[2:]), None), torch.no_grad():
+            if self.task.infer is None:
+                return self.task.decode(self._score(images), self.classes, self.decoding)
+            return tuple(
+                self.task.infer(self._score, sample, self.classes, self.decoding) for sample in samples
+            )
+
     def labels(self, images: Float[Tensor, "b c H W"]) -> LabelMap:
-        """Segment a batch: labels "b H W" on the device of the model.
+        """Segment a batch by a model with one class per pixel: labels "b H W" on the device of the model.
 
         Args:
             images: values in [0, 1].
+
+        Raises:
+            ValueError: if the task is another, or the images do not fit into memory.
         """
-        if self.refine is not None:
-            return LabelMap(self.probabilities(images).argmax(1))
-        b, _, height, width = images.shape
-        tile = self._tile_for(images)
-        with enough_memory((height, width), tile):
-            # A plain tensor: one made in inference mode could not be changed or used in autograd.
-            labels = torch.empty(b, height, width, dtype=torch.long, device=self.device)
-            with torch.inference_mode():
-                if tile is None:
-                    labels.copy_(decode.semantic(self._network(images.to(self.device))).labels)
-                    return LabelMap(labels)
-                top = 0
-                for band in self._bands(images, tile):
-                    labels[:, top : top + band.size[0]] = decode.semantic(band).labels
-                    top += band.size[0]
-        return LabelMap(labels)
+        maps = self.annotations([Sample(image, None, "") for image in images])
+        if not all(isinstance(one, LabelMap) for one in maps):
+            raise ValueError(
+                f"labels are for one class per pixel, this predictor is for the task {self.task.name}"
+            )
+        return LabelMap(torch.stack([one.labels for one in maps if isinstance(one, LabelMap)]))
 
     def probabilities(self, images: Float[Tensor, "b c H W"]) -> Float[Tensor, "b k H W"]:
         """Probability of every class at every pixel, on the device of the model.
@@ -175,26 +198,44 @@ class Predictor:
             images: values in [0, 1].
 
         Raises:
-            ValueError: if they do not fit into memory.
+            ValueError: if they do not fit into memory, or the model does not score every pixel.
         """
+        if not self._scores_pixels:
+            raise ValueError(f"the task {self.task.name} has no probabilities of pixels")
         tile = self._tile_for(images)
         with enough_memory((images.shape[-2], images.shape[-1]), tile):
             with torch.inference_mode():
-                if tile is None:
-                    found = decode.probabilities(self._network(images.to(self.device)))
-                else:
-                    found = torch.cat(
-                        [decode.probabilities(band) for band in self._bands(images, tile)], dim=2
-                    )
+                found = torch.cat([self._probable(band) for band in self._bands(images, tile)], dim=2)
             found = found.clone()  # a plain tensor
             return found if self.refine is None else self.refine(found, images)
+
+    def _probable(self, output: DenseLogits) -> Float[Tensor, "b k _ W"]:
+        if self.classes.exclusive:
+            return decode.probabilities(output)
+        return output.logits.float().sigmoid()
+
+    def _dense_annotations(self, images: Float[Tensor, "b c H W"]) -> tuple[Annotation, ...]:
+        """Decoded in bands from top to bottom where the images are predicted in tiles."""
+        if self.refine is not None:
+            refined = self.probabilities(images)
+            size = (refined.shape[-2], refined.shape[-1])
+            logits = refined.log() if self.classes.exclusive else refined.logit()
+            return self.task.decode(DenseLogits(logits, size), self.classes, self.decoding)
+        tile = self._tile_for(images)
+        with enough_memory((images.shape[-2], images.shape[-1]), tile):
+            # Plain tensors: those made in inference mode could not be changed or used in autograd.
+            with torch.no_grad():
+                parts = [
+                    self.task.decode(band, self.classes, self.decoding) for band in self._bands(images, tile)
+                ]
+            return tuple(_joined(bands_of_one) for bands_of_one in zip(*parts, strict=True))
 
     def folder(
         self,
         source: str | os.PathLike[str],
         out: str | os.PathLike[str],
         *,
-        suffix: str = ".png",
+        suffix: str | None = None,
         overlay: bool = False,
         overwrite: bool = False,
         progress: bool = True,
@@ -206,7 +247,7 @@ class Predictor:
         Args:
             source: folder of images.
             out: folder to write to.
-            suffix: ".png" for palette images, ".npy" for arrays.
+            suffix: how predictions are saved, such as ".npy"; None for the first that the task knows.
             overlay: whether to write `name_overlay.png` as well.
             overwrite: whether predictions that were written to `out` before may be replaced; other files, and
                 those that were changed since, never are.
@@ -223,7 +264,7 @@ class Predictor:
         source, out = Path(source), Path(out)
         if not source.is_dir():
             raise ValueError(f"there is no folder {source}")
-        jobs = plan([source], out, suffix)
+        jobs = plan([source], out, suffix or next(iter(self.task.writers)))
         written = write_predictions(self, jobs, out, overlay=overlay, overwrite=overwrite, progress=progress)
         if written.problems:
             raise ValueError(summary(written.problems, len(jobs), out))
@@ -232,27 +273,39 @@ class Predictor:
         return [path for target in written.predictions for path in (target, overlay_of(target))]
 
     def _one(self, source: Source, name: str, probabilities: bool) -> Prediction:
-        image, name = self._read(source, name)
+        image, name, spacing = self._read(source, name)
         try:
-            if probabilities:
-                found = self.probabilities(image[None])[0].cpu()
-                return Prediction(LabelMap(found.argmax(0)), self.classes, image, name, found)
-            labels = self.labels(image[None]).labels[0].cpu()
+            found = self.probabilities(image[None])[0].cpu() if probabilities else None
+            if found is not None:
+                output = DenseLogits(
+                    (found.log() if self.classes.exclusive else found.logit())[None], found.shape[1:]
+                )
+                annotation = self.task.decode(output, self.classes, self.decoding)[0]
+            else:
+                annotation = self.annotations([Sample(image, None, name, spacing)])[0]
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
-        return Prediction(LabelMap(labels), self.classes, image, name)
+        return Prediction(annotation.to("cpu"), self.task, self.classes, image, name, found)
 
-    def _read(self, source: Source, name: str) -> tuple[Float[Tensor, "c H W"], str]:
-        """The image with the channels that the model takes, and its name."""
+    def _read(
+        self, source: Source, name: str
+    ) -> tuple[Float[Tensor, "c *grid"], str, tuple[float, ...] | None]:
+        """The image with the channels that the model takes, its name, and the size of a pixel where known."""
         channels = self.model.in_channels
         if isinstance(source, str | os.PathLike):
-            if Path(source).is_dir():
+            path = Path(source)
+            if path.is_dir():
                 raise ValueError(f"{source} is a folder: use predictor.folder(source, out)")
-            return to_tensor(source, channels, max_pixels=self.max_pixels), str(Path(source))
+            if self.task.read_image is not None:
+                image, spacing = self.task.read_image(path, channels)
+                return image, str(path), spacing
+            return to_tensor(source, channels, max_pixels=self.max_pixels), str(path), None
         if isinstance(source, Image.Image):
             name = str(getattr(source, "filename", "")) or name
+        if isinstance(source, Tensor) and self.task.read_image is not None:
+            return source.detach().float().cpu(), name, None
         try:
-            return to_tensor(source, channels), name
+            return to_tensor(source, channels), name, None
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
 
@@ -270,19 +323,80 @@ class Predictor:
     def _bytes_per_pixel(self) -> float:
         return bytes_per_pixel(self._network, self.model.in_channels, self.model.minimum_size, self.device)
 
-    def _score(self, images: Float[Tensor, "b c H W"]) -> DenseLogits:
-        """The model on its device, in its precision; scores come back in float32."""
+    def _score(self, images: Float[Tensor, "b c *grid"]) -> Any:
+        """The model on its device, in its precision; what it says comes back in float32."""
         context: AbstractContextManager[object] = nullcontext()
         if self.precision in _AUTOCAST:
             context = torch.autocast(self.device.type, _AUTOCAST[self.precision])
         with context:
-            output: DenseLogits = self.model(images.to(self.device))
-        return output.to(torch.float32)
+            output = self.model(images.to(self.device))
+        return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output)
 
-    def _bands(self, images: Float[Tensor, "b c H W"], tile: Size) -> Iterator[DenseLogits]:
-        """The logits of the image from top to bottom, so that all of them never are in memory."""
+    def _score_dense(self, images: Float[Tensor, "b c H W"]) -> DenseLogits:
+        output = self._score(images)
+        assert isinstance(output, DenseLogits)
+        return output
+
+    def _bands(self, images: Float[Tensor, "b c H W"], tile: Size | None) -> Iterator[DenseLogits]:
+        """The scores of the images: all at once, or in tiles from top to bottom."""
+        if tile is None:
+            yield self._network(images.to(self.device))
+            return
         for band in bands(self._network, images, tile, self.overlap):
             yield DenseLogits(band, (band.shape[-2], band.shape[-1]))
+
+    def _refuse_pixelwise_options(self) -> None:
+        """Refuse what is for scores of every pixel only."""
+        given = {
+            "tile": self.tile not in (None, "auto"),
+            "flip": self.flip,
+            "scales": self.scales != (1.0,),
+            "refine": self.refine is not None,
+        }
+        if wrong := [name for name, is_given in given.items() if is_given]:
+            raise ValueError(
+                f"{wrong[0]} is for models that score every pixel of an image, not for the task "
+                f"{self.task.name}"
+            )
+
+
+def task_of(model: Model, name: str | None, classes: ClassTable) -> Task:
+    """The task called `name`, or the first of the model's that fits the classes.
+
+    Raises:
+        ValueError: if the model does not serve it, or has another number of classes than the table.
+    """
+    if name is None:
+        several = [one for one in model.tasks if get_task(one).annotation is ClassMasks]
+        name = several[0] if several and not classes.exclusive else model.tasks[0]
+    task = get_task(name)
+    if name not in model.tasks:
+        raise ValueError(f"the model serves {', '.join(model.tasks)}, not {name}")
+    if model.num_classes not in (None, len(classes)):
+        raise ValueError(f"the model has {model.num_classes} classes, the class table {len(classes)}")
+    if task.annotation is ClassMasks and classes.exclusive:
+        raise ValueError(f"the task {name} needs a class table with exclusive=False")
+    if task.annotation is LabelMap and not classes.exclusive:
+        raise ValueError(
+            f"the task {name} needs exclusive classes (one per pixel), this table has exclusive=False"
+        )
+    return task
+
+
+def _joined(parts: Sequence[Annotation]) -> Annotation:
+    """Dense annotations of bands of rows, one below the other."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    if isinstance(first, LabelMap):
+        return LabelMap(torch.cat([part.labels for part in parts if isinstance(part, LabelMap)]))
+    assert isinstance(first, ClassMasks)
+    masks = [part for part in parts if isinstance(part, ClassMasks)]
+    probabilities = [part.probabilities for part in masks if part.probabilities is not None]
+    return ClassMasks(
+        torch.cat([part.masks for part in masks], dim=1),
+        torch.cat(probabilities, dim=1) if probabilities else None,
+    )
 
 
 def _check_tile(tile: Size, overlap: int) -> None:
@@ -292,7 +406,7 @@ def _check_tile(tile: Size, overlap: int) -> None:
         raise ValueError(f"the overlap must be at least 0 and smaller than the tile {tile}, got {overlap}")
 
 
-def _place(model: DenseModel, device: str | torch.device) -> torch.device:
+def _place(model: Model, device: str | torch.device) -> torch.device:
     """Move the model to `device` ("auto": leave it) and tell where it is."""
     if device != "auto":
         try:

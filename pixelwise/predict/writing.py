@@ -3,16 +3,34 @@
 import glob
 import os
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Protocol
 
 from rich.console import Console
 from rich.progress import track
 
 from ..data.formats.image import IMAGE_SUFFIXES
 from ..files import check_targets, record
-from .prediction import Prediction
+from ..tasks import Task
+from ..types import Annotation, ClassTable
+from .prediction import Prediction, suffix_of
+
+
+class Predict(Protocol):
+    """What a `Predictor` offers to this file."""
+
+    @property
+    def task(self) -> Task:
+        """What is predicted."""
+
+    @property
+    def classes(self) -> ClassTable:
+        """What the labels mean."""
+
+    def __call__(self, source: Path) -> Prediction:
+        """The prediction of the image in a file."""
 
 
 @dataclass(frozen=True)
@@ -38,12 +56,18 @@ class Written:
     problems: list[str]
 
 
-def find_images(folder: str | os.PathLike[str], *, but: str | os.PathLike[str] | None = None) -> list[Path]:
+def find_images(
+    folder: str | os.PathLike[str],
+    *,
+    but: str | os.PathLike[str] | None = None,
+    suffixes: frozenset[str] = IMAGE_SUFFIXES,
+) -> list[Path]:
     """Every image in a folder and its sub-folders, by its suffix, sorted; hidden files are left out.
 
     Args:
         folder: where to look.
         but: a folder inside it that is left out, such as the one for results.
+        suffixes: of images, in lower case with the dot.
 
     Raises:
         ValueError: if `folder` is none.
@@ -55,14 +79,19 @@ def find_images(folder: str | os.PathLike[str], *, but: str | os.PathLike[str] |
     found = []
     for path in sorted(folder.rglob("*")):
         hidden = any(part.startswith(".") for part in path.relative_to(folder).parts)
-        if path.suffix.lower() not in IMAGE_SUFFIXES or hidden or not path.is_file():
+        if not _is_image(path, suffixes) or hidden or not path.is_file():
             continue
         if left_out is None or left_out not in path.resolve().parents:
             found.append(path)
     return found
 
 
-def plan(sources: Sequence[str | os.PathLike[str]], out: Path, suffix: str = ".png") -> list[Job]:
+def plan(
+    sources: Sequence[str | os.PathLike[str]],
+    out: Path,
+    suffix: str = ".png",
+    suffixes: frozenset[str] = IMAGE_SUFFIXES,
+) -> list[Job]:
     """Which image is written where.
 
     An image goes to `out/NAME`; what a pattern such as `photos/**/*.jpg` matches keeps its place below the
@@ -72,45 +101,43 @@ def plan(sources: Sequence[str | os.PathLike[str]], out: Path, suffix: str = ".p
     Args:
         sources: images, folders of images, patterns.
         out: folder for the predictions.
-        suffix: ".png" or ".npy".
+        suffix: of the predictions, such as ".png".
+        suffixes: of images, in lower case with the dot.
 
     Raises:
         ValueError: if a source is missing, a URL, or holds no image, or if two images would be written to
             one file.
     """
-    if suffix not in (".png", ".npy"):
-        raise ValueError(f"predictions are saved as .png or .npy, got {suffix!r}")
     jobs: list[Job] = []
     for source in sources:
         text, path = os.fspath(source), Path(source)
-        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text) and not path.exists():
-            raise ValueError(f"{text} is a URL: download the image first, then give its file")
+        if missing := missing_source([source]):
+            raise ValueError(missing)
         if path.is_dir():
-            images, base = find_images(path, but=out), path
+            images, base = find_images(path, but=out, suffixes=suffixes), path
             place = out if len(sources) == 1 else out / path.resolve().name
             if not images:
                 raise ValueError(f"there is no image in the folder {path}")
         elif path.exists():
             images, base, place = [path], path.parent, out
-            if path.suffix.lower() == ".safetensors":
-                raise ValueError(f"{path} holds weights: they come first, then the images")
-        elif glob.has_magic(text):
-            images, base, place = _matching(text), _named_part(path), out
+        else:
+            images, base, place = _matching(text, suffixes), _named_part(path), out
             if not images:
                 raise ValueError(f"no image matches the pattern {text}")
-        else:
-            raise ValueError(f"there is no image or folder {path}")
-        jobs += [Job(image, (place / image.relative_to(base)).with_suffix(suffix)) for image in images]
+        jobs += [
+            Job(image, (place / image.relative_to(base)).with_name(_stem(image) + suffix)) for image in images
+        ]
     return jobs
 
 
 def write_predictions(
-    predict: Callable[[Path], Prediction],
+    predict: Predict,
     jobs: Sequence[Job],
     out: Path,
     *,
     overlay: bool = False,
-    clear: Sequence[str] | None = None,
+    drawing: Mapping[str, Any] | None = None,
+    collector: str | None = None,
     overwrite: bool = False,
     progress: bool = True,
 ) -> Written:
@@ -120,11 +147,13 @@ def write_predictions(
     replaced by a later call with `overwrite`, and only while nobody has changed them.
 
     Args:
-        predict: path of an image -> prediction.
+        predict: path of an image -> prediction, of a task.
         jobs: see `plan`.
         out: folder for the predictions.
         overlay: whether to write `NAME_overlay.png` as well.
-        clear: classes that overlays do not tint, by default the background; see `draw.overlay`.
+        drawing: options of the overlays, such as `{"clear": ()}` to tint the background too.
+        collector: format in which the predictions of all images are saved together, such as "coco", instead
+            of a file for each.
         overwrite: whether earlier predictions in `out` may be replaced.
         progress: whether to show a progress bar.
 
@@ -132,33 +161,83 @@ def write_predictions(
         ValueError: before anything is written, if two images would be written to one file, or a file of the
             user would be lost; later, if nothing can be written.
     """
+    task, classes = predict.task, predict.classes
     owner: dict[Path, Path] = {}
     for job in jobs:
-        for target in (job.target, overlay_of(job.target)) if overlay else (job.target,):
+        targets = [] if collector else task.writers[suffix_of(job.target, task)].files(job.target, classes)
+        for target in [*targets, *([overlay_of(job.target)] if overlay else [])]:
             if target in owner:
                 raise ValueError(f"{owner[target]} and {job.image} would both be written to {target}")
             owner[target] = job.image
-    check_targets(owner, out, sources=[job.image for job in jobs], overwrite=overwrite)
+    together = task.collectors[collector] if collector else None
+    names = [job.target.relative_to(out).with_name(job.image.name).as_posix() for job in jobs]
+    collected = together.files(out, names) if together else []
+    check_targets([*owner, *collected], out, sources=[job.image for job in jobs], overwrite=overwrite)
     done = Written([], [], [])
+    found: list[tuple[str, Annotation]] = []
     console = Console(stderr=True)
-    for job in track(jobs, "predicting", console=console, disable=not progress):
+    pairs = list(zip(jobs, names, strict=True))
+    for job, name in track(pairs, "predicting", console=console, disable=not progress):
         try:
             prediction = predict(job.image)
         except ValueError as error:
             done.problems.append(str(error))
             continue
-        done.predictions.append(prediction.save(job.target, overwrite=overwrite))
-        record(job.target, out)
+        if together:
+            found.append((name, prediction.annotation))
+        else:
+            prediction.save(job.target, overwrite=overwrite)
+            for target in task.writers[suffix_of(job.target, task)].files(job.target, classes):
+                record(target, out)
+                done.predictions.append(target)
         if overlay:
-            path = prediction.save(overlay_of(job.target), overwrite=overwrite, clear=clear)
+            path = prediction.save(overlay_of(job.target), overwrite=overwrite, **(drawing or {}))
             record(path, out)
             done.overlays.append(path)
+    if together and found:
+        for path in together.write(out, found, classes):
+            record(path, out)
+            done.predictions.append(path)
     return done
+
+
+def output_format(task: Task, name: str | None) -> tuple[str, str | None]:
+    """The suffix of predictions, and the collector where they are saved together.
+
+    Args:
+        task: says how its predictions can be saved.
+        name: such as "png", "npy" or "coco"; None for the first that the task knows.
+
+    Raises:
+        ValueError: if the task has no such format.
+    """
+    suffixes = list(task.writers)
+    if name is None:
+        return suffixes[0], None
+    if name in task.collectors:
+        return suffixes[0], name
+    if (suffix := "." + name.lstrip(".")) in task.writers:
+        return suffix, None
+    known = ", ".join([*(suffix[1:] for suffix in suffixes), *task.collectors])
+    raise ValueError(f"predictions of the task {task.name} are saved as {known}, got {name!r:.80}")
+
+
+def missing_source(sources: Sequence[str | os.PathLike[str]]) -> str:
+    """What is wrong with the first source that cannot be an image, a folder or a pattern; "" if none is."""
+    for source in sources:
+        text, path = os.fspath(source), Path(source)
+        if re.match(r"[A-Za-z][A-Za-z0-9+.-]*:/", text) and not path.exists():
+            return f"{text} is a URL: download the image first, then give its file"
+        if path.suffix.lower() == ".safetensors" and path.exists():
+            return f"{path} holds weights: they come first, then the images"
+        if not path.exists() and not glob.has_magic(text):
+            return f"there is no image or folder {path}"
+    return ""
 
 
 def overlay_of(target: Path) -> Path:
     """`NAME_overlay.png` beside `NAME.png` or `NAME.npy`."""
-    return target.with_name(f"{target.stem}_overlay.png")
+    return target.with_name(f"{_stem(target)}_overlay.png")
 
 
 def summary(problems: Sequence[str], images: int, out: Path) -> str:
@@ -170,9 +249,19 @@ def summary(problems: Sequence[str], images: int, out: Path) -> str:
     )
 
 
-def _matching(pattern: str) -> list[Path]:
+def _stem(path: Path) -> str:
+    """The name without its suffix: of a.nii.gz, a."""
+    name = path.name
+    return name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else path.stem
+
+
+def _is_image(path: Path, suffixes: frozenset[str]) -> bool:
+    return any(path.name.lower().endswith(suffix) for suffix in suffixes)
+
+
+def _matching(pattern: str, suffixes: frozenset[str]) -> list[Path]:
     found = sorted(map(Path, glob.glob(pattern, recursive=True)))
-    return [path for path in found if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    return [path for path in found if _is_image(path, suffixes) and path.is_file()]
 
 
 def _named_part(pattern: Path) -> Path:

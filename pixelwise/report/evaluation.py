@@ -54,7 +54,8 @@ def write_evaluation_report(
     return write_report(
         path,
         title,
-        evaluation.scores,
+        evaluation.report,
+        evaluation.classes,
         history=history,
         images=ranked,
         best=best,

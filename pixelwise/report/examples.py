@@ -8,9 +8,10 @@ from PIL import Image
 from torch import Tensor
 
 from ..data import SegmentationData
-from ..draw import color_image, error_map, rgb_image
+from ..draw import rgb_image
 from ..predict import ImageScores, Predictor
-from ..types import ClassTable, LabelMap
+from ..tasks import Task
+from ..types import Annotation, ClassTable
 
 
 @dataclass(frozen=True)
@@ -19,32 +20,44 @@ class Example:
 
     Attributes:
         id: of the sample.
-        mean_iou: of this image alone.
+        score: of this image alone.
         image: what was segmented, in [0, 1].
         target: its annotation.
         prediction: what the model says.
+        task: what was asked.
     """
 
     id: str
-    mean_iou: float
-    image: Float[Tensor, "c H W"]
-    target: LabelMap
-    prediction: LabelMap
+    score: float
+    image: Float[Tensor, "c *grid"]
+    target: Annotation
+    prediction: Annotation
+    task: Task
 
     def panels(self, classes: ClassTable) -> list[tuple[str, Image.Image]]:
         """Image, truth, prediction and errors, with captions."""
-        return [
-            ("image", rgb_image(self.image)),
-            ("truth", color_image(self.target, classes)),
-            ("prediction", color_image(self.prediction, classes)),
-            ("errors", error_map(self.prediction, self.target, classes, image=self.image)),
+        draw, errors = self.task.draw, self.task.errors
+        shown = [
+            ("image", rgb_image(middle_slice(self.image))),
+            ("truth", draw(self.image, self.target, classes)),
+            ("prediction", draw(self.image, self.prediction, classes)),
         ]
+        if errors is not None:
+            shown.append(("errors", errors(self.image, self.prediction, self.target, classes)))
+        return shown
+
+
+def middle_slice(image: Float[Tensor, "c *grid"]) -> Float[Tensor, "c H W"]:
+    """An image as it is, of a volume the slice in its middle."""
+    while image.ndim > 3:
+        image = image[:, image.shape[1] // 2]
+    return image
 
 
 def best_and_worst(
     predictor: Predictor, data: SegmentationData, ranked: Sequence[ImageScores], count: int = 3
 ) -> tuple[list[Example], list[Example]]:
-    """The predictions of highest mean IoU, best first, and of lowest, worst first; none is in both.
+    """The predictions of highest score, best first, and of lowest, worst first; none is in both.
 
     Args:
         predictor: what predicts.
@@ -62,5 +75,5 @@ def example_of(predictor: Predictor, data: SegmentationData, image: ImageScores)
     """A scored image, read and predicted again."""
     sample = data[image.index]
     assert sample.target is not None
-    labels = predictor.labels(sample.image[None]).labels[0].cpu()
-    return Example(sample.id, image.mean_iou, sample.image, sample.target, LabelMap(labels))
+    found = predictor.annotations([sample])[0].to("cpu")
+    return Example(sample.id, image.score, sample.image, sample.target, found, predictor.task)

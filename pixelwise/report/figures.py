@@ -6,16 +6,31 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Int64
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
+from torch import Tensor
 
-from ..metrics import Scores
+from ..types import ClassTable
 
-CLASS_IOU = "val_iou/"  # prefix of the columns of the history with the IoU of each class
+PER_CLASS = "val_class/"  # prefix of the columns of the history with the first score of each class
+_WORDS = {
+    "iou": "IoU",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ar": "AR",
+    "pq": "PQ",
+    "sq": "SQ",
+    "rq": "RQ",
+    "dice": "Dice",
+    "oks": "OKS",
+    "hd95": "HD95",
+}
 MOST_LINES = 10
 _INK = "#808690"
 _ACCENTS = ("#2f81f7", "#e5803c", "#3fa36b")
@@ -23,19 +38,28 @@ _ACCENTS = ("#2f81f7", "#e5803c", "#3fa36b")
 History = Sequence[Mapping[str, float]]
 
 
-def curves(history: History) -> Figure:
-    """Loss, mean IoU and learning rate over the epochs."""
+def label(name: str) -> str:
+    """A score as people write it.
+
+    >>> label("mean_iou")
+    'mean IoU'
+    """
+    return " ".join(_WORDS.get(word.lower(), word) for word in name.split("_"))
+
+
+def curves(history: History, monitor: str) -> Figure:
+    """Loss, the score that picks the best weights, and learning rate over the epochs."""
     figure = Figure(figsize=(11, 3), dpi=120, layout="constrained")
     epochs = [row["epoch"] for row in history]
     panels = (
         ("loss", (("train_loss", "training"), ("val_loss", "validation"))),
-        ("mean IoU on validation", (("val_mean_iou", ""),)),
+        (f"{label(monitor)} on validation", ((f"val_{monitor}", ""),)),
         ("learning rate", (("lr", ""),)),
     )
     for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):
         _over_epochs(axes, title)
-        for (key, label), color in zip(lines, _ACCENTS, strict=False):
-            axes.plot(epochs, _column(history, key), color=color, label=label, **_markers(epochs))
+        for (key, line), color in zip(lines, _ACCENTS, strict=False):
+            axes.plot(epochs, _column(history, key), color=color, label=line, **_markers(epochs))
         if title != "loss" and not all(math.isnan(x) for x in _column(history, lines[0][0])):
             axes.set_ylim(bottom=0)
         if len(lines) > 1:
@@ -44,18 +68,18 @@ def curves(history: History) -> Figure:
 
 
 def classes_over_epochs(history: History) -> dict[str, list[float]]:
-    """IoU of each class over the epochs, highest at the end first; classes without a score are left out."""
-    names = dict.fromkeys(key for row in history for key in row if key.startswith(CLASS_IOU))
-    lines = {key.removeprefix(CLASS_IOU): _column(history, key) for key in names}
+    """First score of each class over the epochs, highest at the end first, without those that have none."""
+    names = dict.fromkeys(key for row in history for key in row if key.startswith(PER_CLASS))
+    lines = {key.removeprefix(PER_CLASS): _column(history, key) for key in names}
     known = {name: line for name, line in lines.items() if not all(math.isnan(x) for x in line)}
     return dict(sorted(known.items(), key=lambda item: _last(item[1]), reverse=True))
 
 
 def class_curves(history: History) -> Figure:
-    """IoU of each class over the epochs; of many classes, the ten that end lowest."""
+    """Score of each class over the epochs; of many classes, the ten that end lowest."""
     figure = Figure(figsize=(11, 3.4), dpi=120, layout="constrained")
     axes = figure.subplots()
-    _over_epochs(axes, "IoU of each class on validation")
+    _over_epochs(axes, "each class on validation")
     epochs = [row["epoch"] for row in history]
     colors = colormaps["tab10"].colors  # type: ignore[attr-defined]
     shown = list(classes_over_epochs(history).items())[-MOST_LINES:]
@@ -67,17 +91,17 @@ def class_curves(history: History) -> Figure:
     return figure
 
 
-def confusion(scores: Scores) -> Figure:
+def confusion(matrix: Int64[Tensor, "k k"], classes: ClassTable) -> Figure:
     """The confusion matrix, each row divided by its sum; numbers where they fit."""
-    names = [name.replace("$", r"\$") for name in scores.classes.names]
+    names = [name.replace("$", r"\$") for name in classes.names]
     k = len(names)
     side = min(11.0, 2.5 + 0.42 * k)
     figure = Figure(figsize=(side, side * 0.88), dpi=120, layout="constrained")
     axes = figure.subplots()
     _plain(axes)
-    matrix = scores.matrix.double().numpy()
-    support = matrix.sum(1, keepdims=True)
-    shares = np.divide(matrix, support, out=np.full_like(matrix, np.nan), where=support > 0)
+    counts = matrix.double().numpy()
+    support = counts.sum(1, keepdims=True)
+    shares = np.divide(counts, support, out=np.full_like(counts, np.nan), where=support > 0)
     # The ground shines through, so that the matrix reads on white and on black.
     axes.imshow(np.zeros_like(shares), cmap=ListedColormap([_ACCENTS[0]]), alpha=np.nan_to_num(shares))
     axes.set_xlabel("predicted", color=_INK)

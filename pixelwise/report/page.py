@@ -13,14 +13,13 @@ from matplotlib.figure import Figure
 
 from ..draw import IGNORED, WRONG
 from ..files import atomic_write
-from ..metrics import Scores
 from ..predict import ImageScores
-from ..types import ClassTable, Color
+from ..predict.evaluation import first_column
+from ..types import ClassTable, Color, Report
 from .examples import Example
-from .figures import MOST_LINES, History, class_curves, classes_over_epochs, confusion, curves, png
+from .figures import MOST_LINES, History, class_curves, classes_over_epochs, confusion, curves, label, png
 from .pictures import embedded
 from .style import SCRIPT, STYLE
-from .table import ReportTable
 
 _MOST_ROWS = 500  # of the table of images
 _MOST_CLASSES = 12  # with a column of their own in the table of images
@@ -32,7 +31,8 @@ _RIGHT: Color = (60, 60, 60)
 def write_report(
     path: str | os.PathLike[str],
     title: str,
-    scores: Scores,
+    report: Report,
+    classes: ClassTable,
     *,
     history: History = (),
     images: Sequence[ImageScores] = (),
@@ -49,9 +49,10 @@ def write_report(
     Args:
         path: of the HTML file.
         title: its heading.
-        scores: what it is about.
-        history: one row per epoch ("epoch", "train_loss", "val_loss", "val_mean_iou", "lr",
-            "val_iou/CLASS"), for the curves.
+        report: the scores that it is about.
+        classes: names and colours.
+        history: one row per epoch ("epoch", "train_loss", "val_loss", "lr", the scores as "val_...", the
+            first column of each class as "val_class/CLASS"), for the curves.
         images: scores of each image, worst first.
         best: predictions to show as the best, best first.
         worst: predictions to show as the worst, worst first.
@@ -64,27 +65,26 @@ def write_report(
     Raises:
         ValueError: if the file cannot be written.
     """
-    path, classes, table = Path(path), scores.classes, ReportTable.of_scores(scores)
+    path = Path(path)
+    monitor = next(iter(report.values))
     body = [f"<header><h1>{html.escape(title)}</h1>"]
     if remark:
         body.append(f"<p>{html.escape(remark)}</p>")
-    body += [_tiles(table, history), "</header>"]
+    body += [_tiles(report, history), "</header>"]
     if history:
-        body.append(_section("Training", _training(history)))
-    body.append(_section("Classes", _class_table(table)))
-    body.append(
-        _section(
-            "Confusion",
-            "<p>Row by row: of the pixels of a class, the share that was predicted as each class, in percent."
-            f"</p>{_figure(confusion(scores), 'confusion')}",
-        )
-    )
+        body.append(_section("Training", _training(history, monitor)))
+    if report.per_class:
+        body.append(_section("Classes", _class_table(report, classes)))
+    if report.confusion is not None:
+        figure = _figure(confusion(report.confusion, classes), "confusion")
+        told = "Row by row: of the pixels of a class, the share that was predicted as each class, in percent."
+        body.append(_section("Confusion", f"<p>{told}</p>{figure}"))
     for name, examples in (("Best predictions", best), ("Worst predictions", worst)):
         if examples:
-            shown = "".join(_example(example, classes) for example in examples)
+            shown = "".join(_example(example, classes, monitor) for example in examples)
             body.append(_section(name, f"{_legend(classes)}{shown}"))
     if images:
-        body.append(_section("Images", _image_table(images, classes)))
+        body.append(_section("Images", _image_table(images)))
     if command:
         body.append(_section("To repeat", f"<pre>{html.escape(command)}</pre>"))
     if settings:
@@ -108,8 +108,8 @@ def _section(heading: str, content: str) -> str:
     return f"<section><h2>{heading}</h2>{content}</section>"
 
 
-def _tiles(table: ReportTable, history: History) -> str:
-    tiles = [(name, _number(value)) for name, value in table.values.items()]
+def _tiles(report: Report, history: History) -> str:
+    tiles = [(label(name), _number(value)) for name, value in report.values.items()]
     if history:
         seconds = sum(row.get("seconds", 0.0) for row in history)
         tiles += [("epochs", str(len(history))), ("time", _duration(seconds))]
@@ -117,18 +117,18 @@ def _tiles(table: ReportTable, history: History) -> str:
     return f"<div class=tiles>{cells}</div>"
 
 
-def _training(history: History) -> str:
+def _training(history: History, monitor: str) -> str:
     """Curves, or the numbers themselves where there is one epoch."""
     if len(history) == 1:
-        named = ("train_loss", "val_loss", "val_mean_iou", "lr")
-        words = ("training loss", "validation loss", "mean IoU on validation", "learning rate")
-        told = [
-            f"{word} {history[0][key]:.4g}"
-            for key, word in zip(named, words, strict=True)
-            if key in history[0]
-        ]
+        named = {
+            "train_loss": "training loss",
+            "val_loss": "validation loss",
+            f"val_{monitor}": f"{label(monitor)} on validation",
+            "lr": "learning rate",
+        }
+        told = [f"{words} {history[0][key]:.4g}" for key, words in named.items() if key in history[0]]
         return f"<p>One epoch: {', '.join(told)}.</p>"
-    shown = _figure(curves(history), "curves")
+    shown = _figure(curves(history, monitor), "curves")
     if count := len(classes_over_epochs(history)):
         shown += _figure(class_curves(history), "curves of the classes")
         if count > MOST_LINES:
@@ -136,33 +136,41 @@ def _training(history: History) -> str:
     return shown
 
 
-def _class_table(table: ReportTable) -> str:
-    total = max(1, sum(table.support))
-    first = next(iter(table.per_class))
+def _class_table(report: Report, classes: ClassTable) -> str:
+    colors = dict(zip(classes.names, classes.colors, strict=True))
     rows = []
-    for i, (name, color) in enumerate(zip(table.classes.names, table.classes.colors, strict=True)):
-        width = max(0.0, min(100.0, 100 * _known(table.per_class[first][i])))
+    for name, columns in report.per_class.items():
+        width = max(0.0, min(100.0, 100 * _known(next(iter(columns.values())))))
+        swatch = _swatch(colors[name]) if name in colors else ""
         rows.append(
-            f"<tr><td>{_swatch(color)}{html.escape(name)}</td>"
+            f"<tr><td>{swatch}{html.escape(name)}</td>"
             f"<td class=bar data-value={width:.1f}><i style='width:{width:.1f}%'></i></td>"
-            + "".join(_cell(column[i]) for column in table.per_class.values())
-            + f"<td data-value={table.support[i]}>{table.support[i]:,}</td>"
-            f"<td data-value={table.support[i]}>{100 * table.support[i] / total:.1f} %</td></tr>"
+            f"{''.join(map(_cell, columns.values()))}</tr>"
         )
-    means = "".join(f"<td>{_number(table.mean(column))}</td>" for column in table.per_class)
-    foot = f"<tr><td>mean</td><td></td>{means}<td>{sum(table.support):,}</td><td></td></tr>"
-    names = ["class", "", *table.per_class, "support (pixels)", "share"]
-    remarks = "".join(f"<p>{remark}</p>" for remark in table.remarks)
-    return f"<div class=wide>{_sortable(names, rows, foot)}</div>{remarks}"
+    means = "".join(f"<td>{_number(_mean(report, column))}</td>" for column in report.columns)
+    foot = f"<tr><td>mean</td><td></td>{means}</tr>"
+    note = f"<p>{html.escape(report.note)}</p>" if report.note else ""
+    return f"<div class=wide>{_sortable(['class', '', *report.columns], rows, foot)}</div>{note}"
 
 
-def _image_table(images: Sequence[ImageScores], classes: ClassTable) -> str:
-    per_class = classes.names if len(classes) <= _MOST_CLASSES else ()
+def _mean(report: Report, column: str) -> float:
+    """Mean over the classes that have a score."""
+    known = [row[column] for row in report.per_class.values() if not math.isnan(row[column])]
+    return sum(known) / len(known) if known else math.nan
+
+
+def _image_table(images: Sequence[ImageScores]) -> str:
+    first = images[0].report
+    per_class = len(first.per_class) <= _MOST_CLASSES
     rows = []
     for image in images[:_MOST_ROWS]:
-        numbers = [image.mean_iou, image.pixel_accuracy, *(image.iou.tolist() if per_class else ())]
+        numbers = [*image.report.values.values()]
+        if per_class:
+            numbers += first_column(image.report).values()
         rows.append(f"<tr><td>{html.escape(image.id)}</td>{''.join(map(_cell, numbers))}</tr>")
-    names = ["image", "mean IoU", "pixel accuracy", *(f"IoU {html.escape(name)}" for name in per_class)]
+    columns = first.columns[:1] if per_class else ()
+    of_classes = [f"{column} {html.escape(name)}" for column in columns for name in first.per_class]
+    names = ["image", *map(label, first.values), *of_classes]
     told = "Worst first; click on a heading to sort. A dash stands for a class that an image does not have."
     if len(images) > _MOST_ROWS:
         told += f" The worst {_MOST_ROWS} of {len(images)} images are shown."
@@ -184,7 +192,7 @@ def _cell(value: float) -> str:
     return f"<td data-value={-1 if math.isnan(value) else value:.6g}>{_number(value)}</td>"
 
 
-def _example(example: Example, classes: ClassTable) -> str:
+def _example(example: Example, classes: ClassTable, monitor: str) -> str:
     figures = []
     for caption, picture in example.panels(classes):
         image = embedded(picture, f"{caption} of {example.id}", photograph=caption in _PHOTOGRAPHS)
@@ -193,7 +201,8 @@ def _example(example: Example, classes: ClassTable) -> str:
             f"<figcaption>{caption}</figcaption></figure>"
         )
     return (
-        f"<div class=example><p><b>{html.escape(example.id)}</b> mean IoU {_number(example.mean_iou)}</p>"
+        f"<div class=example><p><b>{html.escape(example.id)}</b> {label(monitor)} "
+        f"{_number(example.score)}</p>"
         f"<div class=panels>{''.join(figures)}</div></div>"
     )
 
@@ -270,7 +279,10 @@ def _known(x: float) -> float:
 
 
 def _number(x: float) -> str:
-    return "–" if math.isnan(x) else f"{x:.3f}"
+    """A fraction with three decimals, a count in groups of three digits."""
+    if math.isnan(x):
+        return "–"
+    return f"{int(x):,}" if abs(x) > 1 and x == int(x) else f"{x:.3f}"
 
 
 def _duration(seconds: float) -> str:

@@ -1,21 +1,28 @@
 """The tasks, one file each: all that is particular to a task stands there, and nowhere else."""
 
+import os
 from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
 
+from .. import data
+from ..data import DataSplits
 from .multilabel import MULTILABEL
 from .semantic import SEMANTIC
 from .task import (
     Collector as Collector,
+    Settings as Settings,
     Task as Task,
     TaskMetrics as TaskMetrics,
     Writer as Writer,
 )
 
+# The first one is meant where nothing says which.
 TASKS: dict[str, Task] = {task.name: task for task in (SEMANTIC, MULTILABEL)}
 
 
-def get_task(name: str) -> Task:
-    """The task of that name.
+def get_task(name: str | None = None) -> Task:
+    """The task of that name; without a name, one class per pixel.
 
     Raises:
         ValueError: if there is none (suggests one).
@@ -23,8 +30,45 @@ def get_task(name: str) -> Task:
     >>> get_task("semantic").monitor
     'mean_iou'
     """
+    if name is None:
+        return next(iter(TASKS.values()))
     if name in TASKS:
         return TASKS[name]
     near = get_close_matches(name, TASKS, n=1)
     hint = f": did you mean {near[0]!r}?" if near else f": there are {', '.join(TASKS)}"
     raise ValueError(f"there is no task {name!r:.80}{hint}")
+
+
+def open_data(root: str | os.PathLike[str], *, task: str | None = None, **options: Any) -> DataSplits:
+    """Open a folder of images and annotations.
+
+    Args:
+        root: the folder; for COCO also the json file.
+        task: name of the task, which decides how annotations are read; None for the first task that knows the
+            layout of the folder, one class per pixel where there is a choice.
+        options: those of `pixelwise.data.open_data`: `format`, `classes`, `val_fraction`, `seed`, `channels`,
+            `mask_rule`.
+
+    Raises:
+        ValueError: as `pixelwise.data.open_data`.
+    """
+    chosen = get_task(task) if task is not None else task_of_folder(Path(root), options.get("format", "auto"))
+    return data.open_data(root, formats=chosen.formats, **options)
+
+
+def task_of_folder(root: Path, format: str = "auto", among: tuple[str, ...] = tuple(TASKS)) -> Task:
+    """The first task that has this format, or whose formats match the folder.
+
+    Args:
+        root: the folder.
+        format: name of a layout, or "auto" to look at the folder.
+        among: names of the tasks that may be chosen; the first one where none matches.
+    """
+    tasks = [get_task(name) for name in among]
+    for task in tasks:
+        if format == "auto" and root.exists():
+            if any(layout.matches(root) for layout in task.formats.values()):
+                return task
+        elif format in task.formats:
+            return task
+    return tasks[0]

@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from .. import draw
+from ..data.datasets import class_folders, layers
 from ..files import atomic_write
 from ..metrics import MultilabelMetrics
 from ..metrics.precision_recall import PixelPrecisionRecall
@@ -19,9 +20,9 @@ from .task import Settings, Task, TaskMetrics, Writer
 class ClassMaskMetrics(TaskMetrics):
     """IoU and Dice of each class at its threshold, and average precision over all thresholds."""
 
-    def __init__(self, classes: ClassTable) -> None:
+    def __init__(self, classes: ClassTable, settings: Settings) -> None:
         super().__init__()
-        self.masks = MultilabelMetrics(classes)
+        self.masks = MultilabelMetrics(classes, settings["absent"])
         self.curves = PixelPrecisionRecall(classes)
 
     def update(
@@ -83,21 +84,21 @@ def class_files(path: Path, classes: ClassTable) -> list[Path]:
     return [path.parent / _file_name(name) / path.name for name in classes.names]
 
 
-def write_pngs(path: Path, class_masks: ClassMasks, classes: ClassTable) -> None:
+def write_pngs(path: Path, class_masks: ClassMasks, classes: ClassTable, image: str) -> None:
     """One black and white image per class, in a folder of its name."""
     for file, mask in zip(class_files(path, classes), class_masks.masks.cpu().numpy(), strict=True):
         with atomic_write(file) as temporary:
             Image.fromarray((mask == 1).astype(np.uint8) * 255).save(temporary)
 
 
-def write_tiff(path: Path, class_masks: ClassMasks, classes: ClassTable) -> None:
+def write_tiff(path: Path, class_masks: ClassMasks, classes: ClassTable, image: str) -> None:
     """One file with a page per class."""
     pages = [Image.fromarray((mask == 1).astype(np.uint8) * 255) for mask in class_masks.masks.cpu().numpy()]
     with atomic_write(path) as temporary:
         pages[0].save(temporary, save_all=True, append_images=pages[1:], compression="tiff_deflate")
 
 
-def write_npy(path: Path, class_masks: ClassMasks, classes: ClassTable) -> None:
+def write_npy(path: Path, class_masks: ClassMasks, classes: ClassTable, image: str) -> None:
     """An array "k H W" of 0 and 1, uint8."""
     with atomic_write(path) as temporary:
         np.save(temporary, class_masks.masks.to(torch.uint8).cpu().numpy())
@@ -112,7 +113,7 @@ def _file_name(name: str) -> str:
 MULTILABEL = Task(
     name="multilabel",
     annotation=ClassMasks,
-    formats=("class_folders", "layers"),
+    formats={"class_folders": class_folders, "layers": layers},
     criterion=semantic.criterion,
     decode=decoded,
     metrics=ClassMaskMetrics,
@@ -126,5 +127,6 @@ MULTILABEL = Task(
         ".npy": Writer(write_npy),
     },
     decoding={"thresholds": 0.5},
+    scoring={"absent": "exclude"},
     tune=tuned,
 )

@@ -9,7 +9,10 @@ from PIL import Image
 from torch import Tensor
 
 from .. import decode, draw
-from ..data import training_transform, write_mask
+from ..data import SegmentationData, read_mask, training_transform, write_mask
+from ..data.dataset import MaskFiles
+from ..data.datasets import FORMATS
+from ..data.formats.mask import read_mask_pixels
 from ..files import atomic_write
 from ..losses import PaperCriterion, make_criterion
 from ..metrics import SegmentationMetrics
@@ -20,9 +23,9 @@ from .task import Settings, Task, TaskMetrics, Writer
 class SemanticMetrics(TaskMetrics):
     """Scores from one confusion matrix; see `SegmentationMetrics`."""
 
-    def __init__(self, classes: ClassTable) -> None:
+    def __init__(self, classes: ClassTable, settings: Settings) -> None:
         super().__init__()
-        self.pixels = SegmentationMetrics(classes)
+        self.pixels = SegmentationMetrics(classes, settings["absent"])
 
     def update(
         self, predictions: Sequence[Annotation], targets: Sequence[Annotation], ids: Sequence[str]
@@ -75,21 +78,47 @@ def errors(image: Tensor, prediction: LabelMap, target: LabelMap, classes: Class
     return draw.error_map(prediction, target, classes, image=image)
 
 
-def write_png(path: Path, label_map: LabelMap, classes: ClassTable) -> None:
+def write_png(path: Path, label_map: LabelMap, classes: ClassTable, image: str) -> None:
     """Labels as a palette image."""
     write_mask(path, label_map, classes)
 
 
-def write_npy(path: Path, label_map: LabelMap, classes: ClassTable) -> None:
+def write_npy(path: Path, label_map: LabelMap, classes: ClassTable, image: str) -> None:
     """Labels as an int32 array "H W"."""
     with atomic_write(path) as temporary:
         np.save(temporary, label_map.labels.to(torch.int32).numpy())
 
 
+def read(path: Path, data: SegmentationData, target: LabelMap) -> LabelMap:
+    """Predicted labels from a palette image, an image of the classes' colours, or .npy.
+
+    Where the masks of the data are read by a rule ("above-127"), so are the predictions, unless they hold
+    nothing but the labels 0 and 1, as the files that pixelwise writes do.
+
+    Raises:
+        ValueError: if the file cannot be read, has another size than its target, or holds a label outside the
+            table or the ignore label where the target has a class; names the file.
+    """
+    encoding = data.read_target.encoding if isinstance(data.read_target, MaskFiles) else None
+    if encoding is None or encoding.above is None:
+        labels = read_mask(path, data.classes)
+    else:
+        pixels = read_mask_pixels(path)
+        plain = pixels.ndim == 2 and 0 <= pixels.min(initial=0) <= pixels.max(initial=0) <= 1
+        labels = torch.from_numpy(pixels.astype(np.int64)) if plain else read_mask(path, encoding)
+    ignore = data.classes.ignore
+    if labels.shape != target.labels.shape:
+        given, wanted = (" x ".join(map(str, x.shape)) for x in (labels, target.labels))
+        raise ValueError(f"{path} has {given} pixels, its target {wanted}")
+    if ((labels == ignore) & (target.labels != ignore)).any():
+        raise ValueError(f"{path} holds {ignore} (ignore) where its target has a class")
+    return LabelMap(labels)
+
+
 SEMANTIC = Task(
     name="semantic",
     annotation=LabelMap,
-    formats=("voc", "camvid", "pairs", "coco"),
+    formats=FORMATS,
     criterion=criterion,
     decode=decoded,
     metrics=SemanticMetrics,
@@ -97,5 +126,7 @@ SEMANTIC = Task(
     transform=transform,
     draw=draw.overlay,
     errors=errors,
+    read=read,
+    scoring={"absent": "exclude"},
     writers={".png": Writer(write_png), ".npy": Writer(write_npy)},
 )

@@ -8,14 +8,19 @@ from typing import Any
 from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
+from torch.utils.data import Dataset
 from torchmetrics.wrappers.abstract import WrapperMetric
 
+from ..data import SegmentationData
+from ..data.dataset import ReadImage
+from ..data.datasets import Finder
+from ..data.formats.image import IMAGE_SUFFIXES
 from ..losses import PaperCriterion
 from ..types import Annotation, ClassTable, Report, Sample
 
-Picture = Image.Image
 Settings = Mapping[str, Any]
 Named = tuple[str, Annotation]
+Network = Callable[[Float[Tensor, "b c *grid"]], Any]  # images -> output of a model
 
 
 class TaskMetrics(WrapperMetric):
@@ -59,11 +64,12 @@ class Writer:
     """How the prediction of one image is saved.
 
     Attributes:
-        write: path, annotation and classes; every file appears whole or not at all.
+        write: path, annotation, classes and path of the image ("" where it has none) -> nothing; every file
+            appears whole or not at all.
         files: the files that `write` makes for a path.
     """
 
-    write: Callable[[Path, Any, ClassTable], None]
+    write: Callable[[Path, Any, ClassTable, str], None]
     files: Callable[[Path, ClassTable], list[Path]] = _same_name
 
 
@@ -72,12 +78,20 @@ class Collector:
     """How the predictions of many images are saved together, such as COCO's json of results.
 
     Attributes:
-        write: folder, name and annotation of each image, and classes; gives the files written.
+        write: folder, name and annotation of each image, and classes -> the files written.
         files: the files that `write` makes in a folder for these names.
     """
 
     write: Callable[[Path, Sequence[Named], ClassTable], list[Path]]
     files: Callable[[Path, Sequence[str]], list[Path]]
+
+
+def _number_of_classes(classes: ClassTable) -> Settings:
+    return {"num_classes": len(classes)}
+
+
+def _as_it_is(data: SegmentationData, settings: Settings) -> Dataset[Sample]:
+    return data
 
 
 @dataclass(frozen=True)
@@ -90,35 +104,85 @@ class Task:
     Attributes:
         name: as `pixelwise models` prints it and a checkpoint stores it.
         annotation: what data yield and what a prediction is.
-        formats: layouts of data that hold such annotations (see `pixelwise.data.FORMATS`), in the order in
-            which they are tried.
+        formats: layouts of data that hold such annotations, in the order in which they are tried.
         criterion: classes and settings of a recipe -> module of (output, batch) -> scalar, with `.parts`.
         decode: output, classes and settings of decoding -> one annotation per image.
-        metrics: classes -> the scores.
+        metrics: classes and settings of scoring -> the scores.
         monitor: the score that picks the best weights; higher is better.
         transform: classes and settings of a recipe -> augmentation of a training sample.
         draw: image, annotation and classes -> the image with the annotation on it.
         writers: how the prediction of one image is saved, by suffix; the first one where none is asked for.
         errors: image, prediction, target and classes -> a picture of what is wrong; None without one.
         collectors: how the predictions of many images are saved together, by name of the format.
-        decoding: settings of `decode` with their defaults.
+        read: a saved prediction, the data and the target -> what was predicted; None where saved predictions
+            cannot be scored.
+        read_image: how an image file is read where it is not a plain image, such as a volume; None for plain
+            ones.
+        suffixes: of image files, in lower case with the dot.
+        infer: network, sample, classes and settings of decoding -> the annotation of a whole image, where it
+            takes more than one forward pass (tiles of a volume, crops of objects); None where it does not.
+        prepare: training data and settings of a recipe -> the samples of the training.
+        decoding: settings of `decode` and `infer` with their defaults.
+        scoring: settings of `metrics` with their defaults.
         tune: the report on validation data -> better settings of `decode`, kept with the best weights; None
             where there is nothing to tune.
+        model_arguments: classes -> the arguments of a builder that follow from them.
         defaults: settings of a recipe that suit the task better than the recipe's own.
     """
 
     name: str
     annotation: type[Annotation]
-    formats: tuple[str, ...]
+    formats: Mapping[str, Finder]
     criterion: Callable[[ClassTable, Settings], PaperCriterion]
     decode: Callable[[Any, ClassTable, Settings], tuple[Annotation, ...]]
-    metrics: Callable[[ClassTable], TaskMetrics]
+    metrics: Callable[[ClassTable, Settings], TaskMetrics]
     monitor: str
     transform: Callable[[ClassTable, Settings], Callable[[Sample], Sample]]
-    draw: Callable[[Float[Tensor, "c *grid"], Any, ClassTable], Picture]
+    draw: Callable[[Float[Tensor, "c *grid"], Any, ClassTable], Image.Image]
     writers: Mapping[str, Writer]
-    errors: Callable[[Float[Tensor, "c *grid"], Any, Any, ClassTable], Picture] | None = None
+    errors: Callable[[Float[Tensor, "c *grid"], Any, Any, ClassTable], Image.Image] | None = None
     collectors: Mapping[str, Collector] = field(default_factory=dict)
+    read: Callable[[Path, SegmentationData, Any], Annotation] | None = None
+    read_image: ReadImage | None = None
+    suffixes: frozenset[str] = IMAGE_SUFFIXES
+    infer: Callable[[Network, Sample, ClassTable, Settings], Annotation] | None = None
+    prepare: Callable[[SegmentationData, Settings], Dataset[Sample]] = _as_it_is
     decoding: Settings = field(default_factory=dict)
+    scoring: Settings = field(default_factory=dict)
     tune: Callable[[Report], Settings] | None = None
+    model_arguments: Callable[[ClassTable], Settings] = _number_of_classes
     defaults: Settings = field(default_factory=dict)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle by name: other processes know the same tasks."""
+        return _by_name, (self.name,)
+
+    def decoding_with(self, changes: Settings) -> Settings:
+        """The settings of decoding with some changed.
+
+        Raises:
+            ValueError: if there is no such setting.
+        """
+        return _changed(self.decoding, changes, f"decoding for the task {self.name}")
+
+    def scoring_with(self, changes: Settings) -> Settings:
+        """The settings of scoring with some changed.
+
+        Raises:
+            ValueError: if there is no such setting.
+        """
+        return _changed(self.scoring, changes, f"scoring for the task {self.name}")
+
+
+def _by_name(name: str) -> Task:
+    from . import get_task
+
+    return get_task(name)
+
+
+def _changed(settings: Settings, changes: Settings, what: str) -> Settings:
+    for name in changes:
+        if name not in settings:
+            known = ", ".join(settings) or "none"
+            raise ValueError(f"there is no setting {name!r} of {what}: there are {known}")
+    return {**settings, **changes}

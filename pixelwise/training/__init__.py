@@ -8,6 +8,7 @@ from .run import (
     TrainResult as TrainResult,
     fit as fit,
     make_experiment as make_experiment,
+    recipe_of as recipe_of,
     resume as resume,
     run as run,
     train as train,

@@ -18,9 +18,10 @@ from lightning.pytorch.callbacks import Checkpoint
 from .. import checkpoint
 from ..files import atomic_write
 from ..interruption import heed_sigterm
-from ..metrics import Scores
+from ..predict.evaluation import first_column
 from ..recipe import Recipe
-from ..types import ClassTable, DenseModel
+from ..report.figures import PER_CLASS
+from ..types import Report
 from .ema import WeightAverage
 from .module import TrainingModule
 from .samplers import TrainBatches, seed_of
@@ -39,7 +40,8 @@ class Progress:
         data: fingerprint of the data, so that nobody continues on others.
         history: one row per finished epoch.
         best_epoch: number of the best one so far, counted from 1; 0 before the first.
-        best_matrix: its confusion matrix on the validation part.
+        monitor: the score that decides which epoch is the best.
+        best_report: the scores of the best one on the validation part, as JSON knows them.
         finished: whether training is over.
         total_steps: optimiser steps that the training was to have, None before its first epoch ends.
     """
@@ -47,22 +49,24 @@ class Progress:
     data: str
     history: list[dict[str, float]] = field(default_factory=list)
     best_epoch: int = 0
-    best_matrix: torch.Tensor | None = None
+    monitor: str = "mean_iou"
+    best_report: dict[str, Any] | None = None
     finished: bool = False
     total_steps: int | None = None
 
     @property
     def best(self) -> float:
-        """Best mean IoU so far; an epoch without a labelled pixel counts as -1."""
+        """Best score so far; an epoch without one counts as -1."""
         if not self.best_epoch:
             return -math.inf
-        mean_iou = self.history[self.best_epoch - 1]["val_mean_iou"]
-        return -1.0 if math.isnan(mean_iou) else mean_iou
+        score = self.history[self.best_epoch - 1][f"val_{self.monitor}"]
+        return -1.0 if math.isnan(score) else score
 
-    def scores(self, classes: ClassTable) -> Scores:
+    def report(self) -> Report:
         """Scores of the best epoch."""
-        assert self.best_matrix is not None
-        return Scores(self.best_matrix, classes)
+        assert self.best_report is not None
+        matrix = self.best_report["confusion"]
+        return Report(**{**self.best_report, "confusion": None if matrix is None else torch.tensor(matrix)})
 
 
 class SafeCheckpoints(TorchCheckpointIO):
@@ -163,7 +167,7 @@ class Keeper(Checkpoint):
         better = self._note(trainer, pl_module)
         patience = self.recipe.early_stopping
         epoch = len(progress.history)
-        validated = pl_module.scores is not None
+        validated = pl_module.report is not None
         stopped = validated and patience is not None and epoch - progress.best_epoch >= patience
         progress.total_steps = self.total_steps
         progress.finished = stopped or epoch >= self.total_epochs or trainer.global_step >= self.total_steps
@@ -190,28 +194,37 @@ class Keeper(Checkpoint):
         """Put the progress into the checkpoint."""
         checkpoint[_KEY] = dict(vars(self.progress))
 
-    def _note(self, trainer: lightning.Trainer, task: TrainingModule) -> bool:
+    def _note(self, trainer: lightning.Trainer, module: TrainingModule) -> bool:
         """Add a row for the epoch; whether it is the best so far. Without a validation its scores are nan."""
-        progress, scores = self.progress, task.scores
-        val = {"val_loss": math.nan, "val_mean_iou": math.nan}
-        if scores is not None:
-            val = task.val_losses | {f"val_{name}": score for name, score in scores.as_dict().items()}
+        progress, report = self.progress, module.report
+        key = f"val_{progress.monitor}"
+        val = {"val_loss": math.nan, key: math.nan}
+        if report is not None:
+            val |= module.val_losses | {f"val_{name}": score for name, score in report.values.items()}
+            val |= {f"{PER_CLASS}{name}": score for name, score in first_column(report).items()}
         row = {
             "epoch": float(len(progress.history) + 1),
             "step": float(trainer.global_step),
             "lr": self._lr,
-            **task.train_losses,
+            **module.train_losses,
             **val,
             "seconds": time.monotonic() - self._started,
         }
         before = progress.best
         progress.history.append(row)
-        if scores is None:
+        if report is None:
             return False
-        mean_iou = row["val_mean_iou"]
-        better = (-1.0 if math.isnan(mean_iou) else mean_iou) > before
+        better = (-1.0 if math.isnan(row[key]) else row[key]) > before
         if better:
-            progress.best_epoch, progress.best_matrix = len(progress.history), scores.matrix
+            progress.best_epoch = len(progress.history)
+            plain = {name: dict(columns) for name, columns in report.per_class.items()}
+            matrix = None if report.confusion is None else report.confusion.tolist()
+            progress.best_report = {
+                "values": dict(report.values),
+                "per_class": plain,
+                "confusion": matrix,
+                "note": report.note,
+            }
         return better
 
     def on_before_optimizer_step(
@@ -220,17 +233,19 @@ class Keeper(Checkpoint):
         """Remember the learning rate that is used."""
         self._lr = float(optimizer.param_groups[-1]["lr"])
 
-    def _save(self, task: TrainingModule, name: str) -> None:
-        model = task.model
-        assert isinstance(model, DenseModel)
-        row = self.progress.history[-1]
+    def _save(self, module: TrainingModule, name: str) -> None:
+        row, monitor = self.progress.history[-1], f"val_{self.progress.monitor}"
         notes = {
             "epoch": f"{row['epoch']:.0f}",
-            "val_mean_iou": f"{row['val_mean_iou']:.6f}",
+            monitor: f"{row[monitor]:.6f}",
             "model": self.recipe.model,
             "data": self.recipe.data,
         }
-        checkpoint.save(model, self.path / name, task.classes, notes=notes)
+        task = module.task
+        tuned = task.tune(module.report) if task.tune is not None and module.report is not None else {}
+        checkpoint.save(
+            module.model, self.path / name, module.classes, task=task.name, decoding=tuned, notes=notes
+        )
 
 
 def write_history(path: Path, history: list[dict[str, float]]) -> None:
@@ -240,8 +255,8 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
         ValueError: if the file cannot be written.
     """
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
-        # An epoch without a validation has fewer numbers: the longest row names the columns.
-        columns = list(max(history, key=lambda row: len(row))) if history else ["epoch"]
+        # An epoch without a validation has fewer numbers.
+        columns = list(dict.fromkeys(name for row in history for name in row)) or ["epoch"]
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in history:

@@ -140,9 +140,9 @@ class LogMetrics(Callback):
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write loss and scores of the epoch."""
         assert isinstance(pl_module, TrainingModule)
-        if pl_module.scores is not None:
+        if pl_module.report is not None:
             losses = {name.replace("val_", "val/", 1): loss for name, loss in pl_module.val_losses.items()}
-            scores = {f"val/{name}": value for name, value in pl_module.scores.as_dict().items()}
+            scores = {f"val/{name}": value for name, value in pl_module.report.values.items()}
             self._log({**losses, **scores}, trainer.global_step)
 
     def teardown(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, stage: str) -> None:

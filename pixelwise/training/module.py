@@ -91,7 +91,7 @@ class TrainingModule(lightning.LightningModule):
         self.channels_last = channels_last
         self.model = model.to(memory_format=torch.channels_last) if channels_last else model
         self.criterion = criterion
-        self.metrics = task.metrics(classes)
+        self.metrics = task.metrics(classes, task.scoring)
         self.train_means, self.val_means = MeanLosses(), MeanLosses()
         self.train_losses: dict[str, float] = {}
         self.val_losses: dict[str, float] = {}
@@ -140,7 +140,14 @@ class TrainingModule(lightning.LightningModule):
         self.log_dict(self.train_losses, sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a batch of whole images."""
+        """Count a batch of whole images; a task that infers them in parts tells no validation loss."""
+        if self.task.infer is not None:
+            found = [
+                self.task.infer(self.model, sample, self.classes, self.task.decoding)
+                for sample in batch.samples
+            ]
+            self.metrics.update(found, batch.annotations, batch.ids)
+            return
         output = self(batch)
         if weight := self._labelled(batch):
             self.val_means.update(self.criterion.parts(output, batch), weight)

@@ -1,5 +1,6 @@
 """What a person sees while waiting."""
 
+import math
 from typing import Any
 
 import lightning
@@ -7,12 +8,13 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
+from ..report.figures import label
 from .callbacks import Progress
 from .module import TrainingModule
 
 
 class ProgressBar(Callback):
-    """One bar over the whole training: epoch, loss, best and last mean IoU, time left.
+    """One bar over the whole training: epoch, loss, best and last score, time left.
 
     Where the output is no terminal, one line per epoch is printed instead.
 
@@ -37,7 +39,7 @@ class ProgressBar(Callback):
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]}  mean IoU {task.fields[mean_iou]}"),
+            TextColumn(f"loss {{task.fields[loss]}}  {label(self.progress.monitor)} {{task.fields[score]}}"),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
@@ -45,7 +47,7 @@ class ProgressBar(Callback):
         rounds = self._train_rounds(trainer) + self._val_rounds(trainer)
         done = trainer.current_epoch * rounds
         self._task = self._bar.add_task(
-            "", total=self.epochs * rounds, completed=done, loss="-", mean_iou=self._mean_iou()
+            "", total=self.epochs * rounds, completed=done, loss="-", score=self._score()
         )
         self._bar.start()
 
@@ -87,7 +89,7 @@ class ProgressBar(Callback):
         if self._bar is not None:
             loss = "-" if self._loss is None else f"{self._loss:.3f}"
             self._bar.update(
-                self._task, description=description, advance=advance, loss=loss, mean_iou=self._mean_iou()
+                self._task, description=description, advance=advance, loss=loss, score=self._score()
             )
 
     def _print(self, trainer: lightning.Trainer) -> None:
@@ -95,20 +97,23 @@ class ProgressBar(Callback):
         new, self._shown = self.progress.history[self._shown :], len(self.progress.history)
         if self._bar is None and trainer.is_global_zero:
             for row in new:
-                scores = ""
-                if "val_pixel_accuracy" in row:  # not every epoch has a validation
-                    scores = f"val loss {row['val_loss']:.4f}  mean IoU {row['val_mean_iou']:.4f}  "
+                monitor, scores = self.progress.monitor, ""
+                if not math.isnan(
+                    row["val_loss"]
+                ):  # not every epoch has a validation, not every task this loss
+                    scores = f"val loss {row['val_loss']:.4f}  "
+                if not math.isnan(score := row[f"val_{monitor}"]):
+                    scores += f"{label(monitor)} {score:.4f}  "
                 self.console.print(
                     f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train_loss']:.4f}  {scores}"
                     f"{row['seconds']:.0f} s",
                     highlight=False,
                 )
 
-    def _mean_iou(self) -> str:
-        validated = [row for row in self.progress.history if "val_pixel_accuracy" in row]
-        if not validated:
-            return "-"
-        return f"{validated[-1]['val_mean_iou']:.3f} (best {max(self.progress.best, 0):.3f})"
+    def _score(self) -> str:
+        scores = [row[f"val_{self.progress.monitor}"] for row in self.progress.history]
+        known = [score for score in scores if not math.isnan(score)]
+        return f"{known[-1]:.3f} (best {max(self.progress.best, 0):.3f})" if known else "-"
 
     def _stop(self) -> None:
         if self._bar is not None:

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,17 +25,14 @@ from ..data import (
     DataSplits,
     SegmentationData,
     class_counts,
-    open_data,
-    training_transform,
     write_classes_file,
 )
 from ..files import LOCK, atomic_write, lock_folder, make_folder, remove_temporary
 from ..interruption import Terminated, terminable
-from ..losses import Criterion, make_criterion
-from ..metrics import Scores
 from ..recipe import DEFAULT_EPOCHS, Recipe
-from ..registry import build
-from ..types import ClassTable
+from ..registry import build, describe
+from ..tasks import Task, get_task, open_data, task_of_folder
+from ..types import ClassTable, Report
 from .callbacks import (
     BEST_WEIGHTS,
     CLASSES,
@@ -72,7 +69,7 @@ class TrainResult:
 
     Attributes:
         path: run directory.
-        best: weights of the epoch with the best mean IoU on the validation part.
+        best: weights of the epoch with the best score on the validation part.
         last: weights of the last epoch.
         scores: of the best weights on the validation part.
         best_epoch: the epoch that gave them, counted from 1.
@@ -83,7 +80,7 @@ class TrainResult:
     path: Path
     best: Path
     last: Path
-    scores: Scores
+    scores: Report
     best_epoch: int
     history: tuple[dict[str, float], ...]
     recipe: Recipe
@@ -108,14 +105,24 @@ def train(data: Data, model: str = "unet", *, progress: bool = True, **changes: 
             or a file cannot be written. An interrupted run can be continued with `resume`.
     """
     if isinstance(data, str | os.PathLike):
-        return run(Recipe(os.fspath(data)).changed(model=model, **changes), progress=progress)
+        return run(recipe_of({"data": os.fspath(data), "model": model, **changes}), progress=progress)
     about: dict[str, Any] = {}
     if isinstance(data, DataSplits):
         about = {"data": str(data.root)}
         if changes.get("format", "auto") == "auto":
             changes["format"] = data.format
-    recipe = Recipe("").changed(**{**about, "model": model, **changes})
-    return run(recipe, data=data, progress=progress)
+    return run(recipe_of({"data": "", **about, "model": model, **changes}), data=data, progress=progress)
+
+
+def recipe_of(settings: Mapping[str, Any]) -> Recipe:
+    """A recipe with these settings, and for the others the defaults of its task.
+
+    Raises:
+        ValueError: if a setting is unknown or out of its range, or there is no such model or task.
+    """
+    model = settings.get("model", Recipe("").model)
+    name = settings.get("task") or describe(model).tasks[0]
+    return Recipe.of({**get_task(name).defaults, **settings})
 
 
 def run(
@@ -159,8 +166,8 @@ def resume(
 
     The weights become, bit for bit, those of a training that was never interrupted (on a CPU; GPU kernels
     need not be deterministic). With other `epochs` the schedule is that of a training of this length from
-    here on; what was learned before, under the old one, stays. So unless the schedule is constant, the weights
-    are not those of a training that had this length from its start.
+    here on; what was learned before, under the old one, stays. So unless the schedule is constant, the
+    weights are not those of a training that had this length from its start.
 
     Args:
         path: run directory.
@@ -189,7 +196,8 @@ class Experiment:
         train_data: to learn from.
         val_data: to choose by.
         classes: the task.
-        task: model, criterion and optimiser.
+        task: what is learnt.
+        module: model, criterion and optimiser.
         batches: of the training data, for this process.
         total_steps: optimiser steps of the training.
         total_epochs: epochs; the last may be cut short by the steps.
@@ -200,7 +208,8 @@ class Experiment:
     train_data: SegmentationData
     val_data: SegmentationData
     classes: ClassTable
-    task: TrainingModule
+    task: Task
+    module: TrainingModule
     batches: TrainBatches
     total_steps: int
     total_epochs: int
@@ -223,26 +232,23 @@ def make_experiment(recipe: Recipe, data: Data | None = None, *, rank: int = 0) 
     check_logger(recipe.logger)
     if recipe.precision == "16" and not torch.cuda.is_available():
         raise ValueError("precision 16 needs a GPU: take bf16, or 32")
-    train_data, val_data, classes = _open(recipe, data)
+    train_data, val_data, classes, task = _open(recipe, data)
     torch.manual_seed(recipe.seed)
-    model = build(recipe.model, len(classes), **recipe.model_arguments)
-    train_data, val_data = (_with_channels(part, model.in_channels) for part in (train_data, val_data))
+    model = build(recipe.model, **task.model_arguments(classes), **recipe.model_arguments)
+    if task.name not in model.tasks:
+        raise ValueError(
+            f"the model {recipe.model!r} serves {', '.join(model.tasks)}, not the task {task.name}"
+        )
+    train_data, val_data = (part.with_channels(model.in_channels) for part in (train_data, val_data))
     if recipe.crop is not None and min(recipe.crop) < model.minimum_size:
         raise ValueError(
             f"crop must be at least {model.minimum_size} x {model.minimum_size} for {recipe.model!r}, got "
             f"{recipe.crop[0]} x {recipe.crop[1]}"
         )
-    transform = training_transform(
-        recipe.crop,
-        scale=recipe.scale,
-        flip=recipe.flip,
-        color=recipe.color,
-        rotation=recipe.rotation,
-        elastic=recipe.elastic,
-        ignore=classes.ignore,
-    )
+    weights = class_counts(train_data).weights if recipe.class_weights == "balanced" else recipe.class_weights
+    settings = {**vars(recipe), "class_weights": weights}
     batches = TrainBatches(
-        Augmented(train_data, transform, seed=recipe.seed),
+        Augmented(task.prepare(train_data, settings), task.transform(classes, settings), seed=recipe.seed),
         recipe.batch_size,
         seed=recipe.seed,
         rank=rank,
@@ -268,16 +274,20 @@ def make_experiment(recipe: Recipe, data: Data | None = None, *, rank: int = 0) 
         recipe.schedule,
         recipe.warmup_steps,
     )
-    task = TrainingModule(
+    module = TrainingModule(
         model,
-        _criterion(recipe, classes, train_data),
+        task.criterion(classes, settings),
+        task,
         classes,
         optimization,
         frozen=recipe.freeze,
         channels_last=recipe.channels_last,
     )
-    optimization.make(task.model)  # what cannot be optimised is told now
-    return Experiment(recipe, train_data, val_data, classes, task, batches, total_steps, total_epochs, rank)
+    optimization.make(module.model)  # what cannot be optimised is told now
+    recipe = recipe.changed(task=task.name)
+    return Experiment(
+        recipe, train_data, val_data, classes, task, module, batches, total_steps, total_epochs, rank
+    )
 
 
 def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = True) -> Progress:
@@ -290,7 +300,9 @@ def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = T
     recipe = experiment.recipe
     last = path / LAST
     resumed = resumed and last.is_file()
-    state = read_progress(last) if resumed else Progress(experiment.fingerprint)
+    state = (
+        read_progress(last) if resumed else Progress(experiment.fingerprint, monitor=experiment.task.monitor)
+    )
     if state.data != experiment.fingerprint:
         raise ValueError(
             f"the data are not those that {path} was started with (other images, parts or classes): give "
@@ -345,7 +357,7 @@ def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = T
             ),
         )
         try:
-            trainer.fit(experiment.task, *loaders, ckpt_path=last if resumed else None)
+            trainer.fit(experiment.module, *loaders, ckpt_path=last if resumed else None)
         except SystemExit as error:
             if keeper.interruption is not None:
                 raise keeper.interruption from error
@@ -424,7 +436,7 @@ def _trained(
         path,
         path / BEST_WEIGHTS,
         path / LAST_WEIGHTS,
-        state.scores(experiment.classes),
+        state.report(),
         state.best_epoch,
         tuple(state.history),
         experiment.recipe,
@@ -479,15 +491,18 @@ def _other_schedule(experiment: Experiment, path: Path) -> str:
     )
 
 
-def _open(recipe: Recipe, data: Data | None) -> tuple[SegmentationData, SegmentationData, ClassTable]:
-    """The two parts of the data and their classes."""
+def _open(recipe: Recipe, data: Data | None) -> tuple[SegmentationData, SegmentationData, ClassTable, Task]:
+    """The two parts of the data, their classes, and the task that model and data have in common."""
     if data is None:
         if not recipe.data:
             raise ValueError("this recipe was run on data given in memory: give them again with data=...")
         data = recipe.data
+    serves = (recipe.task,) if recipe.task is not None else describe(recipe.model).tasks
     if isinstance(data, str | os.PathLike):
+        task = task_of_folder(Path(data), recipe.format, serves)
         data = open_data(
             data,
+            task=task.name,
             format=recipe.format,
             classes=recipe.classes,
             val_fraction=recipe.val_fraction,
@@ -503,26 +518,24 @@ def _open(recipe: Recipe, data: Data | None) -> tuple[SegmentationData, Segmenta
             raise ValueError(f"{where}there is no {name} image")
     if parts[0].classes != parts[1].classes:
         raise ValueError(f"{where}the training and the validation part differ in their classes")
-    return (*parts, parts[0].classes)
+    return (*parts, parts[0].classes, _task_of_data(parts[1], serves))
 
 
-def _with_channels(data: SegmentationData, channels: int) -> SegmentationData:
-    """The same files, read with as many channels as the model takes."""
-    if data.channels == channels:
-        return data
-    return SegmentationData(data.pairs, data.classes, read_labels=data.read_labels, channels=channels)
+def _task_of_data(data: SegmentationData, names: Sequence[str]) -> Task:
+    """The first of the tasks whose annotations are those of the data.
 
-
-def _criterion(recipe: Recipe, classes: ClassTable, data: SegmentationData) -> Criterion:
-    weights = recipe.class_weights
-    if weights == "balanced":
-        weights = class_counts(data).weights
-    return make_criterion(
-        recipe.loss,
-        classes,
-        class_weights=None if isinstance(weights, str) else weights,
-        label_smoothing=recipe.label_smoothing,
-        aux_weight=recipe.aux_weight,
+    Raises:
+        ValueError: if there is none.
+    """
+    tasks = [get_task(name) for name in names]
+    labelled = next((i for i, pair in enumerate(data.pairs) if pair.mask is not None), None)
+    kind = None if labelled is None else type(data.target(labelled))
+    for task in tasks:
+        if kind is None or task.annotation is kind:
+            return task
+    expected = " or ".join(task.annotation.__name__ for task in tasks)
+    raise ValueError(
+        f"the data are annotated by {kind.__name__ if kind else 'nothing'}, the model needs {expected}"
     )
 
 
@@ -530,7 +543,7 @@ def _check_reopens(experiment: Experiment) -> None:
     """Several processes must find, by the recipe alone, the data that were given."""
     with_message = "several devices need data that the recipe can open again: give the folder"
     try:
-        train_data, val_data, classes = _open(experiment.recipe, None)
+        train_data, val_data, classes, _ = _open(experiment.recipe, None)
     except ValueError as error:
         raise ValueError(with_message) from error
     again = replace(experiment, train_data=train_data, val_data=val_data, classes=classes)

@@ -12,11 +12,11 @@ from matplotlib.figure import Figure
 from ..data import SegmentationData
 from ..draw import side_by_side
 from ..files import atomic_write, make_folder
-from ..metrics import Scores
 from ..predict import Predictor, evaluate_images
 from ..recipe import Recipe
 from ..report import best_and_worst, write_report
 from ..report.figures import History, confusion, curves, png
+from ..types import Report
 from .callbacks import BEST_WEIGHTS, ENVIRONMENT, REPORT
 
 PICTURES = "pictures"
@@ -26,7 +26,7 @@ _MOST_IMAGES = 200  # of the validation part that are looked at for the best and
 def report_run(
     path: Path,
     recipe: Recipe,
-    scores: Scores,
+    scores: Report,
     history: History,
     data: SegmentationData,
     *,
@@ -54,8 +54,9 @@ def report_run(
     best, worst = best_and_worst(predictor, looked_at, ranked, examples)
     folder = make_folder(path / PICTURES)
     if len(history) > 1:
-        _save(curves(history), folder / "curves.png")
-    _save(confusion(scores), folder / "confusion.png")
+        _save(curves(history, next(iter(scores.values))), folder / "curves.png")
+    if scores.confusion is not None:
+        _save(confusion(scores.confusion, data.classes), folder / "confusion.png")
     for kind, group in (("best", best), ("worst", worst)):
         for number, example in enumerate(group, 1):
             with atomic_write(folder / f"{kind}_{number}.png") as temporary:
@@ -69,6 +70,7 @@ def report_run(
         path / REPORT,
         recipe.name or path.resolve().name,
         scores,
+        data.classes,
         history=history,
         images=ranked,
         best=best,

@@ -124,7 +124,7 @@ def test_accumulated_batches_are_one_large_batch(tiny: MakeRecipe, tmp_path: Pat
 
 def test_frozen_parts_keep_their_weights_and_their_statistics(tiny: MakeRecipe) -> None:
     recipe = tiny(freeze=["encoder"], epochs=1)
-    before = {k: v.clone() for k, v in make_experiment(recipe).task.model.state_dict().items()}
+    before = {k: v.clone() for k, v in make_experiment(recipe).module.model.state_dict().items()}
     after = load_file(run(recipe, progress=False, report=False).last)
     for key, value in after.items():
         if key.startswith("encoder."):
@@ -134,7 +134,7 @@ def test_frozen_parts_keep_their_weights_and_their_statistics(tiny: MakeRecipe) 
 
 
 def test_frozen_parts_stay_in_eval_mode_when_the_rest_trains(tiny: MakeRecipe) -> None:
-    task = make_experiment(tiny(freeze=["encoder"])).task
+    task = make_experiment(tiny(freeze=["encoder"])).module
     task.eval().train()
     assert not task.model.encoder.training
     assert task.model.head.training
@@ -154,14 +154,17 @@ def test_half_precision_without_a_gpu_is_refused(tiny: MakeRecipe) -> None:
 
 def test_images_lie_in_memory_as_asked(tiny: MakeRecipe) -> None:
     weight = {
-        last: make_experiment(tiny(channels_last=last)).task.model.head[0][0].weight for last in (True, False)
+        last: make_experiment(tiny(channels_last=last)).module.model.head[0][0].weight
+        for last in (True, False)
     }
     assert weight[True].is_contiguous(memory_format=torch.channels_last)
     assert weight[False].is_contiguous()
 
 
 def test_balanced_weights_come_from_the_training_images(tiny: MakeRecipe, boxes: Path) -> None:
-    weight = make_experiment(tiny(class_weights="balanced")).task.criterion.loss.terms["cross_entropy"].weight
+    weight = (
+        make_experiment(tiny(class_weights="balanced")).module.criterion.loss.terms["cross_entropy"].weight
+    )
     assert weight.tolist() == pytest.approx(class_counts(open_data(boxes).train).weights)
     assert weight[1] > weight[0]
 

@@ -97,7 +97,7 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
         pairs,
         LabelEncoding.of(classes),
         Instances(described, label_of, classes.ignore),
-        tuple(unpaired),
+        unpaired=tuple(unpaired),
         problems=tuple(problem for file in read.values() for problem in file.problems),
     )
 
