@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pixelwise.files import atomic_write, make_folder
+from pixelwise.files import atomic_write, check_targets, make_folder, record, was_written
 
 
 def left_in(folder: Path) -> list[str]:
@@ -138,3 +138,48 @@ def test_a_private_file_of_a_writer_becomes_as_readable_as_any_new_file(tmp_path
         temporary.unlink()
         temporary.touch(mode=0o600)
     assert (tmp_path / "weights").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+# --- files of the user ----------------------------------------------------------------------------
+
+
+def test_only_a_file_that_is_listed_as_it_is_now_is_ours(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "a file.txt"
+    target.parent.mkdir()
+    target.write_text("one")
+    assert not was_written(target, tmp_path)
+    record(target, tmp_path)
+    assert was_written(target, tmp_path)
+    target.write_text("two")
+    assert not was_written(target, tmp_path)
+    record(target, tmp_path)
+    target.write_text("one")  # as it was once written
+    assert was_written(target, tmp_path)
+    target.unlink()
+    assert not was_written(target, tmp_path)
+    target.mkdir()
+    assert not was_written(target, tmp_path)
+
+
+def test_targets_that_would_lose_something_are_named(tmp_path: Path) -> None:
+    ours, theirs, source = (tmp_path / name for name in ("ours.txt", "theirs.txt", "source.txt"))
+    for path in (ours, theirs, source):
+        path.write_text(path.name)
+    record(ours, tmp_path)
+    record(source, tmp_path)
+    (tmp_path / "link.txt").symlink_to(source)
+    (tmp_path / "dead.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder").mkdir()
+    check_targets([tmp_path / "new.txt", tmp_path / "no" / "where.txt"], tmp_path, sources=[source])
+    check_targets([ours], tmp_path, sources=[source], overwrite=True)
+    with pytest.raises(ValueError, match=r"ours\.txt was written before"):
+        check_targets([ours], tmp_path, sources=[source])
+    for name, said in (
+        ("theirs.txt", "did not write it"),
+        ("source.txt", "is one of the sources"),
+        ("link.txt", "is one of the sources"),
+        ("dead.txt", "link to nowhere"),
+        ("folder", "did not write it"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} .*{said}"):
+            check_targets([tmp_path / name], tmp_path, sources=[source], overwrite=True)
