@@ -457,8 +457,8 @@ def predict(
     )
     if written.problems and len(jobs) == 1:
         raise ValueError(written.problems[0])
-    overlays = f" and {len(written.overlays)} overlays" if overlay else ""
-    typer.echo(f"{len(written.predictions)} predictions{overlays} written to {out}")
+    overlays = f" and {_counted(len(written.overlays), 'overlay')}" if overlay else ""
+    typer.echo(f"{_counted(len(written.predictions), 'prediction')}{overlays} written to {out}")
     if written.problems:
         typer.echo(f"Error: {summary(written.problems, len(jobs), out)}", err=True)
         raise typer.Exit(PROBLEMS)
@@ -793,6 +793,10 @@ def _numbers(text: str, option: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise ValueError(f"{option} takes numbers with commas between them, got {text!r}") from error
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def _refining(crf: bool) -> Any:

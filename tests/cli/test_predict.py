@@ -51,7 +51,7 @@ def test_one_photograph_is_not_overwritten_either(pixelwise, street, weights, tm
     assert contents(tmp_path / "out") == before
     shown = pixelwise("predict", weights, image, "--out", tmp_path / "out", "--overwrite")
     assert shown.code == 0, shown.err
-    assert f"1 predictions written to {tmp_path / 'out'}" in shown.out
+    assert f"1 prediction written to {tmp_path / 'out'}" in shown.out
 
 
 def test_one_of_several_sources_is_refused_before_anything_is_written(

@@ -69,6 +69,29 @@ def test_clear_classes_keep_the_image_and_contours_are_drawn_in_full() -> None:
     assert picture[4, 4].tolist() == [51, 0, 0]
 
 
+@pytest.mark.parametrize("name", ["background", "Background", "bg", "void", "Unlabelled", "unlabeled"])
+@pytest.mark.parametrize("label", [0, 1])
+def test_the_background_is_not_tinted_unless_asked(name: str, label: int) -> None:
+    names = [name, "cat"] if label == 0 else ["cat", name]
+    classes = ClassTable.of(*names)
+    labels = LabelMap(torch.tensor([[label, 1 - label]]))
+    image = torch.full((3, 1, 2), 100 / 255)
+    plain, tinted = (np.asarray(draw.overlay(image, labels, classes, clear=clear)) for clear in (None, ()))
+    assert plain[0, 0].tolist() == [100, 100, 100]
+    assert plain[0, 1].tolist() == tinted[0, 1].tolist() != [100, 100, 100]
+    color = classes.colors[label]
+    assert tinted[0, 0].tolist() == [round(100 + (part - 100) / 2) for part in color]
+
+
+def test_an_overlay_of_many_rows_is_that_of_its_strips() -> None:
+    image, labels = torch.rand(3, 600, 5), LabelMap(torch.randint(3, (600, 5)))
+    whole = np.asarray(draw.overlay(image, labels, TABLE, contours=True))
+    for row in (0, 254, 255, 256, 257, 511, 512, 599):
+        near = slice(max(0, row - 1), row + 2)
+        part = draw.overlay(image[:, near], LabelMap(labels.labels[near]), TABLE, contours=True)
+        assert np.array_equal(whole[row], np.asarray(part)[row - near.start])
+
+
 def test_what_does_not_fit_is_refused() -> None:
     image = torch.rand(3, 3, 4)
     with pytest.raises(ValueError, match="got 3 x 5 and 3 x 4"):

@@ -10,7 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from pixelwise.files import atomic_write, lock_folder, make_folder, remove_temporary
+from pixelwise.files import (
+    atomic_write,
+    check_targets,
+    lock_folder,
+    make_folder,
+    record,
+    remove_temporary,
+    was_written,
+)
 
 
 def left_in(folder: Path) -> list[str]:
@@ -174,3 +182,48 @@ def test_a_locked_folder_is_refused_until_its_holder_ends_however_it_ends(tmp_pa
     for _ in range(2):
         with lock_folder(tmp_path):
             assert (tmp_path / ".lock").read_text() == str(os.getpid())
+
+
+# --- files of the user ----------------------------------------------------------------------------
+
+
+def test_only_a_file_that_is_listed_as_it_is_now_is_ours(tmp_path: Path) -> None:
+    target = tmp_path / "deep" / "a file.txt"
+    target.parent.mkdir()
+    target.write_text("one")
+    assert not was_written(target, tmp_path)
+    record(target, tmp_path)
+    assert was_written(target, tmp_path)
+    target.write_text("two")
+    assert not was_written(target, tmp_path)
+    record(target, tmp_path)
+    target.write_text("one")  # as it was once written
+    assert was_written(target, tmp_path)
+    target.unlink()
+    assert not was_written(target, tmp_path)
+    target.mkdir()
+    assert not was_written(target, tmp_path)
+
+
+def test_targets_that_would_lose_something_are_named(tmp_path: Path) -> None:
+    ours, theirs, source = (tmp_path / name for name in ("ours.txt", "theirs.txt", "source.txt"))
+    for path in (ours, theirs, source):
+        path.write_text(path.name)
+    record(ours, tmp_path)
+    record(source, tmp_path)
+    (tmp_path / "link.txt").symlink_to(source)
+    (tmp_path / "dead.txt").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "folder").mkdir()
+    check_targets([tmp_path / "new.txt", tmp_path / "no" / "where.txt"], tmp_path, sources=[source])
+    check_targets([ours], tmp_path, sources=[source], overwrite=True)
+    with pytest.raises(ValueError, match=r"ours\.txt was written before"):
+        check_targets([ours], tmp_path, sources=[source])
+    for name, said in (
+        ("theirs.txt", "did not write it"),
+        ("source.txt", "is one of the sources"),
+        ("link.txt", "is one of the sources"),
+        ("dead.txt", "link to nowhere"),
+        ("folder", "did not write it"),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} .*{said}"):
+            check_targets([tmp_path / name], tmp_path, sources=[source], overwrite=True)
