@@ -116,7 +116,7 @@ def train(
         bool | None,
         _in(
             "Model",
-            "Start from published weights or from random ones (default scratch).",
+            "Start from published weights or from random ones (default pretrained where there are any).",
             "--pretrained/--scratch",
         ),
     ] = None,

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-from .callbacks import RECIPE
+from .callbacks import LAST, RECIPE
 from .recipe import Recipe
 from .run import fit, make_experiment
 
@@ -13,8 +13,9 @@ def main(path: str, messages: str, progress: str) -> int:
     """Train; the exit code. What goes wrong is written to a file in `messages`."""
     rank = int(os.environ["LOCAL_RANK"])
     try:
-        experiment = make_experiment(Recipe.read(Path(path) / RECIPE), rank=rank)
-        fit(experiment, Path(path), resumed=True, progress=progress == "1")
+        run = Path(path)
+        experiment = make_experiment(Recipe.read(run / RECIPE), rank=rank, continued=(run / LAST).is_file())
+        fit(experiment, run, resumed=True, progress=progress == "1")
     except KeyboardInterrupt:
         return 130
     except ValueError as error:

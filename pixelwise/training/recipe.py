@@ -56,7 +56,9 @@ class Recipe:
     Attributes:
         data: folder of images and masks; "" where the data are given in memory.
         model: name of a builder, see `list_models()`.
-        model_arguments: further arguments of the builder by name, such as encoder, pretrained or in_channels.
+        model_arguments: further arguments of the builder by name, such as encoder or in_channels. Without
+            "pretrained", training starts from published weights of the encoder where there are any and they
+            can be fetched; with "pretrained": true it ends where they cannot.
         format: layout of the data; "auto" looks at the folder.
         classes: file of the class table; None takes it from the data.
         val_fraction: share of the images in (0, 1) kept for validation where the data name none.

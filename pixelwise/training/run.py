@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator
@@ -27,11 +28,12 @@ from ..data import (
     training_transform,
     write_classes_file,
 )
+from ..encoders import WeightsUnavailable
 from ..files import atomic_write, make_folder
 from ..losses import Criterion, make_criterion
 from ..metrics import Scores
-from ..registry import build
-from ..types import ClassTable
+from ..registry import build, may_be_pretrained
+from ..types import BuiltBy, ClassTable, DenseModel
 from .callbacks import (
     BEST_WEIGHTS,
     CLASSES,
@@ -199,8 +201,16 @@ class Experiment:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_experiment(recipe: Recipe, data: Data | None = None, *, rank: int = 0) -> Experiment:
+def make_experiment(
+    recipe: Recipe, data: Data | None = None, *, rank: int = 0, continued: bool = False
+) -> Experiment:
     """Open the data and build the parts of a training; nothing is written. Seeds the random numbers.
+
+    Args:
+        recipe: the settings.
+        data: what to use instead of opening `recipe.data`.
+        rank: number of this process.
+        continued: whether weights come from a checkpoint later, so that none need to be fetched.
 
     Raises:
         ValueError: if something in the recipe cannot be used.
@@ -208,8 +218,7 @@ def make_experiment(recipe: Recipe, data: Data | None = None, *, rank: int = 0) 
     if recipe.precision == "16" and not torch.cuda.is_available():
         raise ValueError("precision 16 needs a GPU: take bf16, or 32")
     train_data, val_data, classes = _open(recipe, data)
-    torch.manual_seed(recipe.seed)
-    model = build(recipe.model, len(classes), **recipe.model_arguments)
+    model, recipe = _make_model(recipe, len(classes), continued=continued)
     train_data, val_data = (_with_channels(part, model.in_channels) for part in (train_data, val_data))
     if recipe.crop is not None and min(recipe.crop) < model.minimum_size:
         raise ValueError(
@@ -343,7 +352,7 @@ def _run(
 def _with_own_random_numbers(
     recipe: Recipe, path: Path, data: Data | None, resumed: bool, progress: bool, report: bool
 ) -> TrainResult:
-    experiment = make_experiment(recipe, data)
+    experiment = make_experiment(recipe, data, continued=resumed and (path / LAST).is_file())
     if recipe.devices > 1 and data is not None:
         _check_reopens(experiment)
     if not resumed:
@@ -377,6 +386,31 @@ def _with_own_random_numbers(
             best_epoch=result.best_epoch,
         )
     return result
+
+
+def _make_model(recipe: Recipe, num_classes: int, *, continued: bool) -> tuple[DenseModel, Recipe]:
+    """The model, and the recipe that says whether it starts from published weights.
+
+    Where the recipe leaves it open, it does if there are such weights and they can be fetched.
+    """
+    arguments = dict(recipe.model_arguments)
+    pretrained = arguments.pop("pretrained", None)
+    torch.manual_seed(recipe.seed)
+    if continued:
+        model = build(recipe.model, num_classes, **arguments)
+        model.built_by = BuiltBy(recipe.model, {"num_classes": num_classes, **recipe.model_arguments})
+        return model, recipe
+    if pretrained is None and may_be_pretrained(recipe.model, arguments):
+        try:
+            model = build(recipe.model, num_classes, **arguments, pretrained=True)
+            return model, recipe.changed(model_arguments={**arguments, "pretrained": True})
+        except WeightsUnavailable as error:
+            print(f"pixelwise: {error}; training starts from random weights", file=sys.stderr)
+            torch.manual_seed(recipe.seed)
+            recipe = recipe.changed(model_arguments={**arguments, "pretrained": False})
+    if pretrained:
+        arguments["pretrained"] = pretrained
+    return build(recipe.model, num_classes, **arguments), recipe
 
 
 def _open(recipe: Recipe, data: Data | None) -> tuple[SegmentationData, SegmentationData, ClassTable]:
