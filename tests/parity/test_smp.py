@@ -93,7 +93,7 @@ def test_swin_is_equal_at_the_size_that_smp_builds_it_for(architecture: str, siz
 def test_a_swin_for_smaller_images_is_refused_by_the_shape_of_its_bias_tables() -> None:
     encoder = "tu-swin_tiny_patch4_window7_224"
     theirs = peer("FPN", encoder, img_size=128)
-    with pytest.raises(ValueError, match="of another shape, such as encoder.body"):
+    with pytest.raises(ValueError, match=r"of another shape, such as encoder\.body"):
         from_smp(theirs.state_dict(), "FPN", encoder=encoder)
 
 
