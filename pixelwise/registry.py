@@ -2,7 +2,7 @@
 
 import inspect
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import isfinite
@@ -10,6 +10,7 @@ from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin
 
 from . import models
+from .encoders import has_weights
 from .types import BuiltBy as BuiltBy, Model, Paper
 from .wording import brief
 
@@ -82,6 +83,25 @@ def build(name: str, num_classes: int | None = None, **arguments: Any) -> Model:
         raise ValueError(f"model {name!r} cannot be built with {told or 'its defaults'}: {reason}") from error
     model.built_by = BuiltBy(name, arguments)
     return model
+
+
+def may_be_pretrained(name: str, arguments: Mapping[str, Any]) -> bool:
+    """Whether the encoder of a model has published weights; nothing is fetched.
+
+    Args:
+        name: one of `list_models()`.
+        arguments: of the builder, such as `encoder`.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    known = inspect.signature(_find(name)).parameters
+    if "pretrained" not in known:
+        return False
+    if "encoder" not in known:  # built on one encoder
+        return True
+    encoder = arguments.get("encoder", known["encoder"].default)
+    return isinstance(encoder, str) and has_weights(encoder)
 
 
 def describe(name: str) -> ModelCard:

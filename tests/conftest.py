@@ -7,6 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test fetches anything; read when huggingface_hub is imported
+
 ROOT = Path(__file__).parent.parent
 SHARED = Path(os.environ.get("PIXELWISE_TEST_DATA", ROOT.parent / "shared"))
 

@@ -3,13 +3,16 @@
 from collections.abc import Sequence
 
 from ..types import STAGES
-from .base import Encoder as Encoder, WeightsUnavailable as WeightsUnavailable
+from .base import Encoder as Encoder
+from .published import (
+    WeightsUnavailable as WeightsUnavailable,
+    fetch as fetch,
+    has_weights as has_weights,
+)
 from .timm import (
     StemPolicy as StemPolicy,
     TimmEncoder as TimmEncoder,
     dilate as dilate,
-    fetch as fetch,
-    has_weights as has_weights,
 )
 from .tiny import Tiny as Tiny
 from .torchvision import MobileNetV3Large as MobileNetV3Large
@@ -39,6 +42,8 @@ def make_encoder(
             raise ValueError(f"the encoder takes {encoder.in_channels} channels, not {in_channels}")
         return encoder
     if encoder == "tiny":
+        if pretrained:
+            raise WeightsUnavailable("no pretrained weights are published for 'tiny'")
         return Tiny(in_channels=in_channels, output_stride=output_stride, stages=stages or STAGES)
     if encoder == "mobilenet_v3_large":
         return MobileNetV3Large(

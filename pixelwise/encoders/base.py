@@ -8,10 +8,6 @@ from torch import Tensor, nn
 from ..types import Features, PerStage
 
 
-class WeightsUnavailable(ValueError):
-    """Pretrained weights do not exist or cannot be fetched; says which and why in one sentence."""
-
-
 class Encoder(nn.Module, ABC):
     """Image in [0, 1] -> feature maps.
 

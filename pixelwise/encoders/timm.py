@@ -12,7 +12,8 @@ from torch.func import functional_call
 from ..layers import IMAGENET_MEAN, IMAGENET_STD, Normalize, fit
 from ..types import STAGES, Features, PerStage
 from ..wording import brief
-from .base import Encoder, WeightsUnavailable
+from .base import Encoder
+from .published import fetch
 from .swin import decide_shift_by_map
 
 StemPolicy = Literal["repeat", "mean", "zero"]
@@ -118,36 +119,6 @@ class TimmEncoder(Encoder):
                 map = fit(map, (-(-height // stride), -(-width // stride)))
             maps[stage] = map
         return Features(maps)
-
-
-def has_weights(name: str) -> bool:
-    """Whether pretrained weights are published for the backbone `name` of timm."""
-    import timm
-
-    config = timm.get_pretrained_cfg(name)
-    return bool(config and config.has_weights)
-
-
-def fetch(name: str, **options: Any) -> dict[str, Tensor]:
-    """State dict of timm's backbone `name` with its published weights, from the cache or the network.
-
-    Args:
-        name: of the backbone.
-        options: further arguments of `timm.create_model`.
-
-    Raises:
-        WeightsUnavailable: if there are no such weights, or they cannot be fetched.
-    """
-    import timm
-
-    if not has_weights(name):
-        raise WeightsUnavailable(f"no pretrained weights are published for {name!r}")
-    try:
-        weights: dict[str, Tensor] = timm.create_model(name, pretrained=True, **options).state_dict()
-    except (RuntimeError, OSError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        raise WeightsUnavailable(f"the pretrained weights of {name!r} cannot be had: {reason}") from error
-    return weights
 
 
 def adapt_stem(source: dict[str, Tensor], target: dict[str, Tensor], stem: StemPolicy) -> dict[str, Tensor]:

@@ -1,13 +1,16 @@
 """The one backbone that torchvision's segmentation models use and timm does not have."""
 
 from collections.abc import Sequence
+from pathlib import Path
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..layers import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from ..types import STAGES, Features, PerStage
-from .base import Encoder, WeightsUnavailable
+from .base import Encoder
+from .published import check_reachable, unavailable
 from .timm import StemPolicy, adapt_stem, per_channel
 
 # Position of each stage in torchvision's `features`: the first block of its stride, and the very last.
@@ -43,18 +46,19 @@ class MobileNetV3Large(Encoder):
         stem: StemPolicy = "repeat",
     ) -> None:
         super().__init__()
-        from torchvision.models import mobilenet_v3_large
+        from torchvision.models import MobileNet_V3_Large_Weights, mobilenet_v3_large
 
         if output_stride not in (16, 32):
             raise ValueError(f"backbone 'mobilenet_v3_large' cannot be dilated to stride {output_stride}")
+        url = MobileNet_V3_Large_Weights.IMAGENET1K_V1.url
+        if pretrained and not (Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name).is_file():
+            check_reachable("mobilenet_v3_large", url)
         try:
             features = mobilenet_v3_large(
                 weights="IMAGENET1K_V1" if pretrained else None, dilated=output_stride == 16
             ).features
         except (RuntimeError, OSError) as error:
-            raise WeightsUnavailable(
-                f"the pretrained weights of 'mobilenet_v3_large' cannot be had: {error}"
-            ) from error
+            raise unavailable("mobilenet_v3_large", error) from error
         if in_channels != 3:
             colour = features.state_dict()
             features[0][0] = nn.Conv2d(in_channels, 16, 3, stride=2, padding=1, bias=False)

@@ -29,7 +29,15 @@ from ..encoders import Encoder, StemPolicy, fetch, make_encoder
 from ..layers import ConvNormAct, fit, max_pool_up, size_of
 from ..ops import bilinear_kernel
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
-from .vgg import CONVOLUTIONS, VGG16, caffe_names, copy_layers, initialize_relu, vgg_normalize
+from .vgg import (
+    CONVOLUTIONS,
+    VGG16,
+    caffe_names,
+    convolutionize as convolutionize,
+    copy_layers,
+    initialize_relu,
+    vgg_normalize,
+)
 
 PAPER = Paper(
     "Fully Convolutional Networks for Semantic Segmentation",
@@ -171,29 +179,6 @@ def bilinear_transposed(channels: int, kernel: int, *, stride: int) -> nn.ConvTr
 
 
 # --- from classifiers and from Caffe --------------------------------------------------------------
-
-
-def convolutionize(
-    weight: Float[Tensor, "c_out n"], kernel: int
-) -> Float[Tensor, "c_out _ {kernel} {kernel}"]:
-    """The weights of a fully connected layer on a flattened map, as those of a convolution (Fig. 2).
-
-    On a map of just `kernel` x `kernel` both give the same; on a larger one the convolution gives what the
-    layer would give for each window.
-
-    Args:
-        weight: n = channels * kernel * kernel.
-        kernel: side of the map that the layer was made for, in pixels of that map.
-
-    Raises:
-        ValueError: if n is no multiple of kernel * kernel.
-    """
-    c_out, n = weight.shape
-    if n % kernel**2:
-        raise ValueError(
-            f"a layer on {kernel} x {kernel} pixels has a multiple of {kernel**2} inputs, not {n}"
-        )
-    return weight.view(c_out, -1, kernel, kernel)
 
 
 def load_vgg16(model: VGG16FCN, state_dict: Mapping[str, Tensor], stem: StemPolicy = "repeat") -> None:

@@ -280,6 +280,11 @@ def from_smp(
     classification head (`aux_params`) is left out, and so are the stages of the encoder that SMP's PSPNet
     stores but never uses.
 
+    Swin takes any size here, where SMP's takes the one that it was built for (`img_size`). Logits are equal
+    where that is at least the size of the published backbone and each side a multiple of 4. For a smaller
+    one SMP's has smaller windows, whose bias tables do not fit and are refused (V1), or whose biases are
+    computed for other windows (V2); the windows of "swinv2_cr" grow with SMP's `img_size`, but not here.
+
     Args:
         state_dict: `smp_model.state_dict()`.
         architecture: the name of SMP's class: "Unet", "FPN", "Linknet", "PSPNet", "DeepLabV3" or

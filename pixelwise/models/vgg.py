@@ -7,6 +7,7 @@ under the names that Caffe's models gave the layers.
 from collections.abc import Mapping, Sequence
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..encoders import StemPolicy
@@ -72,6 +73,29 @@ def caffe_names(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
             raise ValueError(f"state_dict is not that of a VGG16: {key} has no place in it")
         renamed[f"{names[layer]}.{parameter}"] = tensor
     return renamed
+
+
+def convolutionize(
+    weight: Float[Tensor, "c_out n"], kernel: int
+) -> Float[Tensor, "c_out _ {kernel} {kernel}"]:
+    """The weights of a fully connected layer on a flattened map, as those of a convolution (FCN, Fig. 2).
+
+    On a map of just `kernel` x `kernel` both give the same; on a larger one the convolution gives what the
+    layer would give for each window.
+
+    Args:
+        weight: n = channels * kernel * kernel.
+        kernel: side of the map that the layer was made for, in pixels of that map.
+
+    Raises:
+        ValueError: if n is no multiple of kernel * kernel.
+    """
+    c_out, n = weight.shape
+    if n % kernel**2:
+        raise ValueError(
+            f"a layer on {kernel} x {kernel} pixels has a multiple of {kernel**2} inputs, not {n}"
+        )
+    return weight.view(c_out, -1, kernel, kernel)
 
 
 def copy_layers(

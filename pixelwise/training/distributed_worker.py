@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ..interruption import Terminated, terminable
 from ..recipe import Recipe
-from .callbacks import RECIPE
+from .callbacks import LAST, RECIPE
 from .run import fit, make_experiment
 
 
@@ -15,8 +15,10 @@ def main(path: str, messages: str, progress: str) -> int:
     rank = int(os.environ["LOCAL_RANK"])
     try:
         with terminable():
-            experiment = make_experiment(Recipe.read(Path(path) / RECIPE), rank=rank)
-            fit(experiment, Path(path), resumed=True, progress=progress == "1")
+            run = Path(path)
+            recipe, continued = Recipe.read(run / RECIPE), (run / LAST).is_file()
+            experiment = make_experiment(recipe, rank=rank, continued=continued)
+            fit(experiment, run, resumed=True, progress=progress == "1")
     except Terminated as error:
         return error.exit_code
     except KeyboardInterrupt:

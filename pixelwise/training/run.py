@@ -6,6 +6,7 @@ import logging
 import math
 import os
 import signal
+import sys
 import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,12 +28,13 @@ from ..data import (
     class_counts,
     write_classes_file,
 )
+from ..encoders import WeightsUnavailable
 from ..files import LOCK, atomic_write, lock_folder, make_folder, remove_temporary
 from ..interruption import Terminated, terminable
 from ..recipe import DEFAULT_EPOCHS, Recipe
-from ..registry import build, describe
-from ..tasks import Task, get_task, open_data, task_of_folder
-from ..types import ClassTable, Report
+from ..registry import build, describe, may_be_pretrained
+from ..tasks import Settings, Task, get_task, open_data, task_of_folder
+from ..types import BuiltBy, ClassTable, Model, Report
 from .callbacks import (
     BEST_WEIGHTS,
     CLASSES,
@@ -223,8 +225,16 @@ class Experiment:
         return hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_experiment(recipe: Recipe, data: Data | None = None, *, rank: int = 0) -> Experiment:
+def make_experiment(
+    recipe: Recipe, data: Data | None = None, *, rank: int = 0, continued: bool = False
+) -> Experiment:
     """Open the data and build the parts of a training; nothing is written. Seeds the random numbers.
+
+    Args:
+        recipe: the settings.
+        data: what to use instead of opening `recipe.data`.
+        rank: number of this process.
+        continued: whether weights come from a checkpoint later, so that none need to be fetched.
 
     Raises:
         ValueError: if something in the recipe cannot be used.
@@ -233,8 +243,7 @@ def make_experiment(recipe: Recipe, data: Data | None = None, *, rank: int = 0) 
     if recipe.precision == "16" and not torch.cuda.is_available():
         raise ValueError("precision 16 needs a GPU: take bf16, or 32")
     train_data, val_data, classes, task = _open(recipe, data)
-    torch.manual_seed(recipe.seed)
-    model = build(recipe.model, **task.model_arguments(classes), **recipe.model_arguments)
+    model, recipe = _make_model(recipe, task.model_arguments(classes), continued=continued)
     if task.name not in model.tasks:
         raise ValueError(
             f"the model {recipe.model!r} serves {', '.join(model.tasks)}, not the task {task.name}"
@@ -399,7 +408,7 @@ def _run(
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), terminable():
         if epochs is not None:
             recipe = _of_other_length(recipe, path, epochs)
-        experiment = make_experiment(recipe, data)
+        experiment = make_experiment(recipe, data, continued=resumed and (path / LAST).is_file())
         if recipe.devices > 1 and data is not None:
             _check_reopens(experiment)
         if not resumed:
@@ -489,6 +498,36 @@ def _other_schedule(experiment: Experiment, path: Path) -> str:
         f"first {done} epochs followed a schedule of another length, so the weights will not be those of a "
         f"training of {experiment.total_epochs} epochs from the start."
     )
+
+
+def _make_model(recipe: Recipe, given: Settings, *, continued: bool) -> tuple[Model, Recipe]:
+    """The model, and the recipe that says whether it starts from published weights.
+
+    Where the recipe leaves it open, it does if there are such weights and they can be fetched.
+
+    Args:
+        recipe: names the model and its arguments.
+        given: the arguments that follow from the classes.
+        continued: whether the weights come from a checkpoint.
+    """
+    arguments = {**given, **recipe.model_arguments}
+    pretrained = arguments.pop("pretrained", None)
+    torch.manual_seed(recipe.seed)
+    if continued:
+        model = build(recipe.model, **arguments)
+        model.built_by = BuiltBy(recipe.model, {**given, **recipe.model_arguments})
+        return model, recipe
+    if pretrained is None and may_be_pretrained(recipe.model, arguments):
+        try:
+            model = build(recipe.model, **arguments, pretrained=True)
+            return model, recipe.changed(model_arguments={**recipe.model_arguments, "pretrained": True})
+        except WeightsUnavailable as error:
+            print(f"pixelwise: {error}; training starts from random weights", file=sys.stderr)
+            torch.manual_seed(recipe.seed)
+            recipe = recipe.changed(model_arguments={**recipe.model_arguments, "pretrained": False})
+    if pretrained:
+        arguments["pretrained"] = pretrained
+    return build(recipe.model, **arguments), recipe
 
 
 def _open(recipe: Recipe, data: Data | None) -> tuple[SegmentationData, SegmentationData, ClassTable, Task]:

@@ -5,6 +5,8 @@ the smallest width where it takes one. Those that allow neither are big: their t
 """
 
 import inspect
+import sys
+from functools import cache
 
 import pytest
 import torch
@@ -17,6 +19,7 @@ from pixelwise.types import ClassTable, DenseLogits, DenseModel
 
 CLASSES = 5
 BIG = 12_000_000
+MANY_MODULES = 200  # so many take long to trace
 
 
 def small_arguments(name: str) -> dict[str, object]:
@@ -29,22 +32,27 @@ def small_arguments(name: str) -> dict[str, object]:
     return arguments
 
 
-def sizes() -> dict[str, tuple[type, int]]:
-    """Class and number of parameters of every model, built without storage."""
+@cache
+def sizes() -> dict[str, tuple[type, int, int]]:
+    """Class, number of parameters and number of modules of every model, built without storage."""
     found = {}
     for name in list_models():
         with torch.device("meta"):
             model = build(name, CLASSES, **small_arguments(name))
-        found[name] = type(model), sum(p.numel() for p in model.parameters())
+        modules = sum(1 for _ in model.modules())
+        found[name] = type(model), sum(p.numel() for p in model.parameters()), modules
     return found
 
 
-def in_turn() -> list[object]:
-    """All names; slow are the big ones, and further sizes of a class that a smaller one stands for."""
+def in_turn(most_modules: int = sys.maxsize) -> list[object]:
+    """All names; slow are the big ones, and further sizes of a class that a smaller one stands for.
+
+    So are those of more than `most_modules` modules.
+    """
     all_sizes, parameters = sizes(), []
-    for name, (kind, count) in all_sizes.items():
-        smaller = [n for n, (k, c) in all_sizes.items() if k is kind and (c, n) < (count, name)]
-        slow = count > BIG or (bool(smaller) and not small_arguments(name))
+    for name, (kind, count, modules) in all_sizes.items():
+        smaller = [n for n, (k, c, _) in all_sizes.items() if k is kind and (c, n) < (count, name)]
+        slow = count > BIG or modules > most_modules or (bool(smaller) and not small_arguments(name))
         parameters.append(pytest.param(name, marks=pytest.mark.slow if slow else ()))
     return parameters
 
@@ -57,7 +65,19 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.fixture(scope="module")
 def model(name: str) -> DenseModel:
     torch.manual_seed(0)
-    return build(name, CLASSES, **small_arguments(name))
+    return redrawn(build(name, CLASSES, **small_arguments(name)))
+
+
+def redrawn(model: DenseModel) -> DenseModel:
+    """Weights that start at zero, and norms that have seen nothing, would make most tests vacuous."""
+    for key, parameter in model.named_parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=1e-3 if key.startswith("score") else 0.05)
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.normal_(module.running_mean, std=0.1)
+            nn.init.uniform_(module.running_var, 0.8, 1.2)
+    return model
 
 
 def picture(model: DenseModel, *size: int, count: int = 1) -> torch.Tensor:
@@ -72,6 +92,7 @@ def test_logits_have_the_size_of_the_image(model: DenseModel, size: tuple[int, i
     assert output.logits.shape == (1, CLASSES, *size)
     assert output.aux == ()
     assert output.logits.isfinite().all()
+    assert output.logits.std(dim=(2, 3)).min() > 0, "a constant output shows nothing"
 
 
 def test_the_smallest_image_works_and_a_smaller_one_is_refused(model: DenseModel) -> None:
@@ -93,6 +114,8 @@ def test_one_image_trains_and_every_parameter_gets_a_finite_gradient(model: Dens
     assert not missing
     broken = [key for key, p in model.named_parameters() if p.requires_grad and not p.grad.isfinite().all()]
     assert not broken
+    idle = [key for key, p in model.named_parameters() if p.requires_grad and not p.grad.any()]
+    assert not idle
     model.zero_grad(set_to_none=True)
 
 
@@ -129,12 +152,26 @@ def test_other_image_channels_are_taken(name: str) -> None:
         assert model(torch.rand(1, 4, 64, 64)).logits.shape == (1, CLASSES, 64, 64)
 
 
-def test_exported_program_equals_eager(model: DenseModel) -> None:
-    image = picture(model, 64, 96)
-    model.eval()
-    program = torch.export.export(model, (image,))
-    with torch.no_grad():
-        torch.testing.assert_close(program.module()(image).logits, model(image).logits, atol=1e-5, rtol=1e-4)
+@pytest.mark.parametrize("name", in_turn(MANY_MODULES), indirect=True, scope="module")
+def test_a_program_exported_once_equals_eager_at_every_size(model: DenseModel) -> None:
+    """Traced at a size that is none of those it is held against, for any from 64 on."""
+    sizes = {2: torch.export.Dim("H", min=64, max=4096), 3: torch.export.Dim("W", min=64, max=4096)}
+    example = picture(model, 97, 131)
+    program = torch.export.export(model.eval(), (example,), dynamic_shapes={"image": sizes}).module()
+    for size in ((64, 96), (75, 107), (140, 80)):
+        image = picture(model, *size)
+        with torch.no_grad():
+            expected, found = model(image), program(image)
+        assert tuple(found.size) == size
+        torch.testing.assert_close(found.coarse, expected.coarse, atol=1e-5, rtol=1e-4)
+        torch.testing.assert_close(found.logits, expected.logits, atol=1e-5, rtol=1e-4)
+
+
+def test_the_parts_of_the_encoder_exist_and_leave_a_rest(model: DenseModel) -> None:
+    roles = model.parameter_roles()
+    assert {role.of_encoder for role in roles.values()} == {True, False}
+    children = [name for name, _ in model.named_children()]
+    assert set(model.encoder_parts) <= set(children)
 
 
 @pytest.mark.compile

@@ -29,7 +29,7 @@ ALLOWED = {
     "draw": FOUNDATION | {"files"},
     "encoders": FOUNDATION | {"layers", "ops"},
     "models": FOUNDATION | {"layers", "ops", "encoders"},
-    "registry": FOUNDATION | {"models"},
+    "registry": FOUNDATION | {"models", "encoders"},
     "checkpoint": FOUNDATION | {"registry", "files"},
 }
 MODEL_LINES, CLOSURE_FILES, CLOSURE_LINES = 400, 4, 600

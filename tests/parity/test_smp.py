@@ -13,9 +13,9 @@ ARCHITECTURES = ["Unet", "FPN", "Linknet", "PSPNet", "DeepLabV3", "DeepLabV3Plus
 TOLERANCE = 1e-4
 
 
-def peer(architecture: str, encoder: str = "resnet18", **arguments: object) -> nn.Module:
-    """A random network of SMP whose batch norms have seen something, so that no statistic is 0 or 1."""
-    torch.manual_seed(3)
+def peer(architecture: str, encoder: str = "resnet18", *, seed: int = 3, **arguments: object) -> nn.Module:
+    """A random network of SMP whose batch norms have seen something; no parameter is constant."""
+    torch.manual_seed(seed)
     model = getattr(smp, architecture)(encoder, encoder_weights=None, classes=5, **arguments)
     for module in model.modules():
         if isinstance(module, nn.BatchNorm2d):
@@ -23,6 +23,10 @@ def peer(architecture: str, encoder: str = "resnet18", **arguments: object) -> n
             nn.init.uniform_(module.running_var, 0.5, 1.5)
             nn.init.uniform_(module.weight, 0.8, 1.2)
             nn.init.normal_(module.bias, std=0.2)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            if parameter.min() == parameter.max():  # layer scales and biases that begin with a constant
+                parameter.add_(0.2 * torch.randn_like(parameter))
     return model.eval()
 
 
@@ -51,6 +55,46 @@ def test_the_unet_is_equal_at_odd_sizes() -> None:
     ours = from_smp(theirs.state_dict(), "Unet", encoder="resnet18")
     for size in ((65, 97), (75, 50)):
         assert difference(theirs, ours, *size) <= TOLERANCE
+
+
+@pytest.mark.parametrize(
+    "encoder",
+    [
+        "tu-convnext_atto",
+        "tu-mobilenetv3_small_050",
+        "tu-regnetx_002",
+        pytest.param("tu-convnext_nano", marks=pytest.mark.slow),
+        pytest.param("tu-efficientnet_b0", marks=pytest.mark.slow),
+        pytest.param("tu-pvt_v2_b0", marks=pytest.mark.slow),
+        pytest.param("tu-poolformer_s12", marks=pytest.mark.slow),
+        pytest.param("tu-mobilenetv4_conv_small", marks=pytest.mark.slow),
+    ],
+)
+def test_the_unet_is_equal_at_odd_sizes_on_any_backbone_of_timm(encoder: str) -> None:
+    theirs = peer("Unet", encoder, seed=11)
+    ours = from_smp(theirs.state_dict(), "Unet", encoder=encoder)
+    for size in ((65, 97), (75, 50), (99, 131)):
+        assert difference(theirs, ours, *size) <= TOLERANCE
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("architecture", "size"),
+    [("Unet", (224, 224)), ("Unet", (256, 288)), ("Unet", (228, 260)), ("FPN", (256, 288))],
+)
+def test_swin_is_equal_at_the_size_that_smp_builds_it_for(architecture: str, size: tuple[int, int]) -> None:
+    encoder = "tu-swin_tiny_patch4_window7_224"
+    theirs = peer(architecture, encoder, seed=5, img_size=size)
+    ours = from_smp(theirs.state_dict(), architecture, encoder=encoder)
+    assert difference(theirs, ours, *size) <= 5 * TOLERANCE
+
+
+@pytest.mark.slow
+def test_a_swin_for_smaller_images_is_refused_by_the_shape_of_its_bias_tables() -> None:
+    encoder = "tu-swin_tiny_patch4_window7_224"
+    theirs = peer("FPN", encoder, img_size=128)
+    with pytest.raises(ValueError, match=r"of another shape, such as encoder\.body"):
+        from_smp(theirs.state_dict(), "FPN", encoder=encoder)
 
 
 @pytest.mark.parametrize("output_stride", [8, 16])

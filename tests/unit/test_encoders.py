@@ -1,16 +1,30 @@
 """Encoders: any backbone, any image channels, nothing that is not needed."""
 
+import copy
+import inspect
+import sys
 from pathlib import Path
+from urllib.error import URLError
 
 import pytest
 import timm
 import torch
 from torch import Tensor, nn
 
-from pixelwise.encoders import Encoder, MobileNetV3Large, TimmEncoder, Tiny, dilate, make_encoder
+from pixelwise import models
+from pixelwise.encoders import (
+    Encoder,
+    MobileNetV3Large,
+    TimmEncoder,
+    Tiny,
+    WeightsUnavailable,
+    dilate,
+    has_weights,
+    make_encoder,
+)
 from pixelwise.encoders.timm import adapt_stem
-from pixelwise.layers import IMAGENET_MEAN
-from pixelwise.registry import build
+from pixelwise.layers import IMAGENET_MEAN, Normalize
+from pixelwise.registry import build, list_models
 from pixelwise.types import STAGES
 
 SWIN = "swin_tiny_patch4_window7_224"
@@ -24,6 +38,18 @@ def sizes(encoder: Encoder, height: int, width: int) -> dict[str, tuple[int, ...
 
 def num_parameters(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
+
+
+def redraw(module: nn.Module) -> None:
+    """Random numbers where layers begin with constants, so that no branch is switched off."""
+    with torch.no_grad():
+        for parameter in module.parameters():
+            if parameter.min() == parameter.max():
+                parameter.add_(0.2 * torch.randn_like(parameter))
+        for layer in module.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.running_mean.normal_(std=0.2)
+                layer.running_var.uniform_(0.5, 1.5)
 
 
 def without_gradient(encoder: Encoder) -> list[str]:
@@ -113,10 +139,16 @@ def test_the_image_is_normalised_with_the_numbers_of_the_backbone() -> None:
 def test_padding_for_swin_repeats_the_border_and_is_cut_off_again() -> None:
     encoder = TimmEncoder(SWIN).eval()
     image = torch.rand(1, 3, 65, 97)
-    padded = nn.functional.pad(image, (0, 31, 0, 31), mode="replicate")
+    padded = nn.functional.pad(image, (0, 3, 0, 3), mode="replicate")
     with torch.no_grad():
         small, large = encoder(image), encoder(padded)
-    torch.testing.assert_close(small.c3, large.c3[:, :, :9, :13])
+    assert encoder.multiple == 4
+    torch.testing.assert_close(small.c3, large.c3)
+
+
+@pytest.mark.parametrize(("name", "multiple"), [("resnet18", 1), (SWIN, 4), ("hrnet_w18_small", 32)])
+def test_images_are_padded_no_further_than_a_backbone_needs(name: str, multiple: int) -> None:
+    assert TimmEncoder(name).multiple == multiple
 
 
 # --- dilation -------------------------------------------------------------------------------------
@@ -174,11 +206,10 @@ def test_colour_filters_are_repeated_averaged_or_filled_with_zeros() -> None:
 
     assert adapted(6, "repeat")[1] == pytest.approx([1.5, 2, 2.5, 1.5, 2, 2.5])
     assert adapted(4, "repeat")[0] == pytest.approx([0, 0.75, 1.5, 0])
-    assert adapted(1, "repeat")[1] == pytest.approx([9])
+    for stem in ("repeat", "mean", "zero"):
+        assert adapted(1, stem) == [[3], [12]]
     assert adapted(6, "mean")[1] == pytest.approx([2] * 6)
-    assert adapted(1, "mean")[0] == pytest.approx([3])
     assert adapted(4, "zero") == [[0, 1, 2, 0], [3, 4, 5, 0]]
-    assert adapted(1, "zero") == [[0], [3]]
     assert adapted(3, "zero") == colour.flatten(1).tolist()
 
 
@@ -187,14 +218,7 @@ def published(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Tens
     """Weights that timm takes from a file where it would fetch them."""
     weights = timm.create_model("resnet18").state_dict()
     torch.save(weights, tmp_path / "resnet18.pth")
-    create = timm.create_model
-
-    def offline(name: str, pretrained: bool = False, **options: object) -> nn.Module:
-        if pretrained:
-            options["pretrained_cfg_overlay"] = {"file": str(tmp_path / "resnet18.pth")}
-        return create(name, pretrained=pretrained, **options)
-
-    monkeypatch.setattr(timm, "create_model", offline)
+    monkeypatch.setattr("pixelwise.encoders.published._cached", lambda config: str(tmp_path / "resnet18.pth"))
     return weights
 
 
@@ -210,7 +234,7 @@ def test_pretrained_weights_are_carried_over(
     colour, ours = published["conv1.weight"], weights["conv1.weight"]
     assert ours.shape == (64, in_channels, 7, 7)
     expected = {
-        (1, "repeat"): colour[:, :1] * 3,
+        (1, "repeat"): colour.sum(1, keepdim=True),
         (3, "repeat"): colour,
         (4, "mean"): colour.mean(1, keepdim=True).expand(-1, 4, -1, -1) * 3 / 4,
         (6, "repeat"): torch.cat([colour, colour], dim=1) / 2,
@@ -231,30 +255,134 @@ def test_weights_of_torchvision_are_carried_over(monkeypatch: pytest.MonkeyPatch
         return seen["model"]
 
     monkeypatch.setattr(torchvision.models, "mobilenet_v3_large", offline)
+    monkeypatch.setattr("pixelwise.encoders.torchvision.check_reachable", lambda name, url: None)
     encoder = make_encoder("mobilenet_v3_large", pretrained=True, in_channels=4, stem="zero", stages=("c3",))
     assert seen["weights"] == "IMAGENET1K_V1"
     assert torch.equal(encoder.body[0][0].weight[:, :3], seen["colour"])
     assert not encoder.body[0][0].weight[:, 3:].any()
 
 
-@pytest.mark.parametrize("module", ["timm", "torchvision.models"])
-def test_weights_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch, module: str) -> None:
-    import torchvision.models
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_large"])
+def test_weights_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch, name: str, tmp_path) -> None:
+    def unreachable(request: object, timeout: float) -> None:
+        raise URLError("no network")
 
-    create = timm.create_model
-
-    def unreachable(
-        *args: object, pretrained: bool = False, weights: object = None, **options: object
-    ) -> nn.Module:
-        if pretrained or weights:
-            raise ConnectionError("no network")
-        return create(*args, **options)
-
-    monkeypatch.setattr(timm, "create_model", unreachable)
-    monkeypatch.setattr(torchvision.models, "mobilenet_v3_large", unreachable)
-    name = "resnet18" if module == "timm" else "mobilenet_v3_large"
-    with pytest.raises(ValueError, match=f"weights of '{name}' cannot be had: no network"):
+    monkeypatch.setattr("pixelwise.encoders.published._cached", lambda config: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("urllib.request.urlopen", unreachable)
+    with pytest.raises(
+        WeightsUnavailable, match=rf"weights of '{name}' cannot be had: no connection to \S+ \(no"
+    ):
         make_encoder(name, pretrained=True)
+
+
+def test_without_the_network_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pixelwise.encoders.published._cached", lambda config: None)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.delattr("urllib.request.urlopen")
+    with pytest.raises(WeightsUnavailable, match="HF_HUB_OFFLINE is set"):
+        make_encoder("resnet18", pretrained=True)
+
+
+@pytest.mark.parametrize("name", ["tiny", "mobilenetv3_large_075"])
+def test_an_encoder_without_published_weights_says_so(name: str) -> None:
+    assert not has_weights(name)
+
+
+def test_the_tiny_encoder_cannot_be_pretrained() -> None:
+    with pytest.raises(WeightsUnavailable, match="no pretrained weights are published for 'tiny'"):
+        make_encoder("tiny", pretrained=True)
+
+
+def test_a_grey_image_gives_what_the_same_image_in_colour_gives(published: dict[str, Tensor]) -> None:
+    grey = make_encoder("resnet18", in_channels=1, pretrained=True).eval()
+    colour = make_encoder("resnet18", pretrained=True).eval()
+    image = torch.rand(2, 1, 65, 97)
+    with torch.no_grad():
+        # The three colours have means and deviations of their own, which one channel cannot have.
+        colour.normalize = Normalize((grey.normalize.mean.item(),) * 3, (grey.normalize.std.item(),) * 3)
+        expected, found = colour(image.expand(-1, 3, -1, -1)), grey(image)
+    assert grey.normalize.mean.item() == pytest.approx(sum(IMAGENET_MEAN) / 3)
+    for stage in STAGES:
+        torch.testing.assert_close(found[stage], expected[stage], atol=1e-4, rtol=1e-4)
+
+
+def test_a_stem_that_moves_space_into_channels_keeps_its_pixels_apart() -> None:
+    colours = torch.arange(12.0).view(1, 12, 1, 1)  # four pixels of three colours
+    grey = adapt_stem({"stem": colours}, {"stem": torch.empty(1, 4, 1, 1)}, "repeat")["stem"]
+    assert grey.flatten().tolist() == [3, 12, 21, 30]
+
+
+def test_every_builder_that_takes_pretrained_takes_the_stem_policy() -> None:
+    for name in list_models():
+        known = inspect.signature(getattr(models, name)).parameters
+        assert ("pretrained" in known) == ("stem" in known), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["fcn32s_vgg16", "segnet"])
+def test_vgg_sums_the_colours_for_a_grey_image(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    vgg = timm.create_model("vgg16_bn" if name == "segnet" else "vgg16").state_dict()
+    module = sys.modules[getattr(models, name).__module__]
+    monkeypatch.setattr(module, "fetch", lambda name: vgg)
+    model = build(name, 2, in_channels=1, pretrained=True)
+    first = next(p for p in model.parameters() if p.ndim == 4)
+    torch.testing.assert_close(first.data, vgg["features.0.weight"].sum(1, keepdim=True))
+    filled = build(name, 2, in_channels=4, pretrained=True, stem="zero")
+    assert not next(p for p in filled.parameters() if p.ndim == 4)[:, 3:].any()
+
+
+# --- Swin at any size -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        (SWIN, (228, 260)),
+        pytest.param(SWIN, (224, 224), marks=pytest.mark.slow),
+        pytest.param(SWIN, (256, 480), marks=pytest.mark.slow),
+        pytest.param("swin_s3_tiny_224", (256, 288), marks=pytest.mark.slow),
+        pytest.param("swinv2_tiny_window8_256", (288, 320), marks=pytest.mark.slow),
+    ],
+)
+def test_swin_is_the_one_that_timm_builds_for_the_size_of_the_image(name: str, size: tuple[int, int]) -> None:
+    encoder = TimmEncoder(name).eval()
+    redraw(encoder)
+    peer = timm.create_model(name, features_only=True, img_size=size).eval()
+    peer.load_state_dict(encoder.body.state_dict())
+    image = torch.rand(1, 3, *size)
+    with torch.no_grad():
+        found, expected = encoder(image), peer(encoder.normalize(image))
+    for stage, map in zip(encoder.stages, expected, strict=True):
+        map = map.permute(0, 3, 1, 2) if encoder.last_axis_is_channels else map
+        torch.testing.assert_close(found[stage], map, atol=1e-4, rtol=1e-4)
+    assert len(list(expected[-1].flatten().unique())) > 1000
+
+
+@pytest.mark.slow
+def test_the_other_second_swin_shifts_too_where_its_windows_are_those_it_was_published_with() -> None:
+    encoder = TimmEncoder("swinv2_cr_tiny_ns_224").eval()
+    redraw(encoder)
+    # Left alone, timm lets these windows grow with the image.
+    peer = timm.create_model("swinv2_cr_tiny_ns_224", features_only=True, img_size=(256, 224), window_size=7)
+    peer.load_state_dict(encoder.body.state_dict())
+    image = torch.rand(1, 3, 256, 224)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            encoder(image).c5, peer.eval()(encoder.normalize(image))[-1], atol=1e-4, rtol=1e-4
+        )
+
+
+def test_a_copy_of_a_swin_is_independent() -> None:
+    encoder = TimmEncoder(SWIN, stages=("c2",)).eval()
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        before = encoder(image).c2
+        copied = copy.deepcopy(encoder)
+        for parameter in encoder.parameters():
+            parameter.zero_()
+        assert torch.equal(copied(image).c2, before)
 
 
 # --- refusals -------------------------------------------------------------------------------------
