@@ -105,8 +105,12 @@ def _not_too_many(values: set[int], colors: set[int], path: Path, most: int) -> 
     if len(colors) > _MOST_WITH_LOSS and path.suffix.lower() in _MASK_SUFFIXES_WITH_LOSS:
         raise ValueError(_LOSS.format(path, len(colors), "colours"))
     if many > most:
-        why = "do they number objects, as instance maps do: are these instances, not classes?"
-        raise _NeedsRule(path, f"the masks up to {path} hold {many} different values ({why})", "above-0")
+        raise _NeedsRule(
+            path,
+            f"the masks up to {path} hold {many} different values and look like instance maps, in which "
+            "every object has a number (are these instances, not classes?)",
+            "above-0",
+        )
     if values and (min(values) < 0 or max(values) > 65535):
         raise ValueError(f"{path} holds values outside 0..65535: give a class table")
 

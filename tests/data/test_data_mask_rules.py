@@ -83,7 +83,7 @@ def test_all_objects_of_an_instance_map_are_foreground(tmp_path, draw_image) -> 
     (tmp_path / "masks").mkdir()
     instances = np.arange(12 * 16, dtype=np.uint16).reshape(12, 16) * 3
     Image.fromarray(instances).save(tmp_path / "masks" / "a.png")
-    with pytest.raises(ValueError, match=r"instance maps .*--mask-rule above-0"):
+    with pytest.raises(ValueError, match=r"instance maps.*--mask-rule above-0"):
         open_data(tmp_path)
     labels = open_data(tmp_path, mask_rule="above-0").train[0].target.labels
     assert labels.sum() == 12 * 16 - 1
