@@ -173,7 +173,7 @@ _MODEL_OPTIONS = (
             bool | None,
             _in(
                 "Model",
-                "Start from published weights or from random ones (default scratch).",
+                "Start from published weights or from random ones (default published, where there are any).",
                 "--pretrained/--scratch",
             ),
         ],

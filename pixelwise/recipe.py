@@ -81,9 +81,10 @@ class Recipe:
         default_factory=dict,
         metadata={
             "setting": Setting(
-                'Further arguments of the builder by name, such as encoder or in_channels. Without
-                "pretrained", ' "training starts from published weights of the encoder where there are any
-                and they can be " 'fetched; with "pretrained": true it ends where they cannot.'
+                "Further arguments of the builder by name, such as encoder or in_channels. Without "
+                "'pretrained', "
+                "training starts from published weights of the encoder where there are any and they can be "
+                "fetched; with pretrained true it ends where they cannot."
             )
         },
     )

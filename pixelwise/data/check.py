@@ -375,7 +375,8 @@ def _note_classes(splits: DataSplits, counts: dict[str, ClassCounts], findings: 
     elif encoding.from_files:
         findings.remarks.append(
             f"no class table was given: {len(classes)} classes were found in the masks; "
-            "a file classes.csv (name,r,g,b) in the folder names them"
+            "a file classes.csv (name,r,g,b) in the folder names them; if the values number objects instead, "
+            "--mask-rule above-0 reads them as foreground"
         )
     if splits.made_val:
         findings.remarks.append(

@@ -10,6 +10,11 @@ from .formats.mask import read_mask_pixels, read_palette
 from .label_encoding import LabelEncoding, MaskRule
 
 _MOST, _MOST_IN_16_BITS = 256, 64
+_MOST_WITH_LOSS = 64
+_LOSS = (
+    "the masks up to {} hold {} different {} (JPEG blurs masks): save them without loss, or, if they show "
+    "one bright foreground, give the mask rule above-127 (--mask-rule above-127)"
+)
 _EXTREME, _GREYS = 0.8, 3  # share of pixels near black and white; values in each half between them
 _MASK_SUFFIXES_WITH_LOSS = (".jpg", ".jpeg", ".jpe", ".jfif")
 
@@ -81,12 +86,15 @@ def _looked_through(
         else:
             values.update(np.unique(pixels).tolist())
         _not_too_many(values, colors, path, _MOST if pixels.dtype == np.uint8 else _MOST_IN_16_BITS)
-    if _blurred(greys, lossy=any(path.suffix.lower() in _MASK_SUFFIXES_WITH_LOSS for path in paths)):
+    lossy = [path for path in paths if path.suffix.lower() in _MASK_SUFFIXES_WITH_LOSS]
+    if _blurred(greys, lossy=bool(lossy)):
         raise _NeedsRule(
             paths[0],
             f"the masks, such as {paths[0]}, are black and white with greys between (JPEG or smooth edges)",
             "above-127",
         )
+    if lossy and len(values) > _MOST_WITH_LOSS:
+        raise ValueError(_LOSS.format(lossy[-1], len(values), "values"))
     if colors:
         return _from_colors(colors | {value * 0x10101 for value in values})
     return _from_values(values, _palette(paths))
@@ -94,12 +102,15 @@ def _looked_through(
 
 def _not_too_many(values: set[int], colors: set[int], path: Path, most: int) -> None:
     many = max(len(values), len(colors))
-    lossy = path.suffix.lower() in _MASK_SUFFIXES_WITH_LOSS
-    if lossy and many > 64 and colors:
-        raise ValueError(f"the masks up to {path} hold {many} colours (JPEG blurs masks): give a class table")
+    if len(colors) > _MOST_WITH_LOSS and path.suffix.lower() in _MASK_SUFFIXES_WITH_LOSS:
+        raise ValueError(_LOSS.format(path, len(colors), "colours"))
     if many > most:
-        why = "do they number objects, as instance maps do: are these instances, not classes?"
-        raise _NeedsRule(path, f"the masks up to {path} hold {many} different values ({why})", "above-0")
+        raise _NeedsRule(
+            path,
+            f"the masks up to {path} hold {many} different values and look like instance maps, in which "
+            "every object has a number (are these instances, not classes?)",
+            "above-0",
+        )
     if values and (min(values) < 0 or max(values) > 65535):
         raise ValueError(f"{path} holds values outside 0..65535: give a class table")
 

@@ -18,6 +18,10 @@ _INSTANCES = (
     "; this looks like an instance map, in which every object has a number: the mask rule above-0 "
     "(--mask-rule above-0) reads all of them as foreground"
 )
+_TWO = (
+    "; a mask rule (--mask-rule above-127 or above-0) makes all brighter pixels the second class, whatever "
+    "their value"
+)
 
 MaskRule = Literal["exact", "above-127", "above-0"]
 MASK_RULES: tuple[MaskRule, ...] = get_args(MaskRule)
@@ -117,8 +121,10 @@ class LabelEncoding:
         labels = self._of_values(pixels)
         if (labels == _UNKNOWN).any():
             value = pixels[labels == _UNKNOWN].min()
-            instances = "" if pixels.dtype == np.uint8 or value <= 255 else _INSTANCES
-            raise ValueError(f"{path} holds the value {value}, but {self._known}{instances}")
+            rule = _TWO if len(self.classes) == 2 else ""
+            if pixels.dtype != np.uint8 and value > 255:
+                rule = _INSTANCES
+            raise ValueError(f"{path} holds the value {value}, but {self._known}{rule}")
         return torch.from_numpy(labels)
 
     @property

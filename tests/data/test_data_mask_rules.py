@@ -56,6 +56,23 @@ def test_jpeg_masks_of_few_values_are_not_many_classes(tmp_path, draw_image) -> 
         open_data(tmp_path)
 
 
+def test_jpeg_masks_of_three_greys_are_refused(tmp_path, draw_image) -> None:
+    draw_image(tmp_path / "images" / "a.png", size=(64, 96))
+    (tmp_path / "masks").mkdir()
+    pixels = (
+        np.random.default_rng(0).choice(np.array([0, 128, 255], np.uint8), (8, 12)).repeat(8, 0).repeat(8, 1)
+    )
+    Image.fromarray(np.roll(pixels, (3, 5), (0, 1))).save(tmp_path / "masks" / "a.jpg", quality=60)
+    with pytest.raises(ValueError, match=r"different values \(JPEG blurs masks\)"):
+        open_data(tmp_path)
+
+
+def test_a_value_beyond_two_classes_names_the_rules(pair_folder) -> None:
+    root = pair_folder(values=(0, 1, 7))
+    with pytest.raises(ValueError, match=r"value 7, .*--mask-rule above-127 or above-0"):
+        open_data(root, classes=ClassTable.of("ground", "road")).train[0]
+
+
 def test_plain_class_ids_are_not_taken_for_smooth_masks(pair_folder) -> None:
     assert len(open_data(pair_folder(values=(*range(14), 255))).classes) == 14
     assert len(open_data(pair_folder(values=(0, 100, 200), name="wide")).classes) == 3
@@ -66,7 +83,7 @@ def test_all_objects_of_an_instance_map_are_foreground(tmp_path, draw_image) -> 
     (tmp_path / "masks").mkdir()
     instances = np.arange(12 * 16, dtype=np.uint16).reshape(12, 16) * 3
     Image.fromarray(instances).save(tmp_path / "masks" / "a.png")
-    with pytest.raises(ValueError, match=r"instance maps .*--mask-rule above-0"):
+    with pytest.raises(ValueError, match=r"instance maps.*--mask-rule above-0"):
         open_data(tmp_path)
     labels = open_data(tmp_path, mask_rule="above-0").train[0].target.labels
     assert labels.sum() == 12 * 16 - 1

@@ -31,7 +31,7 @@ class Export:
 
 def export_of(root: Path) -> Export | None:
     """What the folder looks like, if it is known."""
-    return next((export for export in _EXPORTS if export.seen(root)), None)
+    return next((export for export in EXPORTS if export.seen(root)), None)
 
 
 def _heads(root: Path, pattern: str) -> Iterator[bytes]:
@@ -72,7 +72,7 @@ def _yolo(root: Path) -> bool:
     return False
 
 
-_EXPORTS = (
+EXPORTS = (
     Export("nnU-Net or Medical Segmentation Decathlon data", _AS_MASKS, _has("imagesTr", "labelsTr")),
     Export("a YOLO-seg export", _AS_MASKS, _yolo),
     Export("a Supervisely project", _AS_MASKS, _holds("*.json", b'"classTitle"')),

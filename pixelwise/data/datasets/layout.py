@@ -10,6 +10,7 @@ from ..dataset import Pair, ReadImage, ReadTarget, read_plain_image
 from ..formats.image import IMAGE_SUFFIXES
 from ..label_encoding import LabelEncoding
 
+_LONGEST_PATH = 4096
 _SPLIT_WORDS = {
     "train": ("train", "training"),
     "val": ("val", "valid", "validation"),
@@ -101,6 +102,8 @@ def read_names(path: Path, known: Container[str]) -> list[str]:
 
 def name_in(known: Container[str], written: str) -> str | None:
     """The longest end of the path `written`, with or without the suffix of an image, that is a known name."""
+    if len(written) > _LONGEST_PATH:
+        return None
     parts = PurePosixPath(written.replace("\\", "/")).parts
     for first in range(len(parts)):
         end = PurePosixPath(*parts[first:])

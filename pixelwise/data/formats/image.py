@@ -77,8 +77,9 @@ def read_image(
 
     Grey becomes three equal channels and colour becomes grey where `channels` asks for it; transparency is
     dropped unless 2 or 4 channels are wanted. 8-bit values are divided by 255, 16-bit values by 65535;
-    floating-point values must be in [0, 1]. Another number of channels is read from a TIFF file or from a
-    NumPy file (H W, H W c or c H W).
+    floating-point values must be in [0, 1]. The divisor never depends on what a file holds, so that training
+    and prediction see the same: 12-bit values in 16-bit files stay dark, and `check_data` says so. Another
+    number of channels is read from a TIFF file or from a NumPy file (H W, H W c or c H W).
 
     Args:
         path: of the file.
