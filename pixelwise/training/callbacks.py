@@ -241,7 +241,7 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
     """
     with atomic_write(path) as temporary, temporary.open("w", newline="") as file:
         # An epoch without a validation has fewer numbers: the longest row names the columns.
-        columns = list(max(history, key=lambda row: len(row))) if history else ["epoch"]
+        columns = max((list(row) for row in history), key=len, default=["epoch"])
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         for row in history:

@@ -159,8 +159,8 @@ def resume(
 
     The weights become, bit for bit, those of a training that was never interrupted (on a CPU; GPU kernels
     need not be deterministic). With other `epochs` the schedule is that of a training of this length from
-    here on; what was learned before, under the old one, stays. So unless the schedule is constant, the weights
-    are not those of a training that had this length from its start.
+    here on; what was learned before, under the old one, stays. So unless the schedule is constant, the
+    weights are not those of a training that had this length from its start.
 
     Args:
         path: run directory.
