@@ -60,6 +60,20 @@ def test_the_handler_of_sigterm_is_given_back() -> None:
     assert signal.getsignal(signal.SIGTERM) is before
 
 
+def test_what_a_dying_loading_process_raises_after_sigterm_is_not_told(
+    tiny: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def both(self: TrainingModule, batch: Batch, batch_idx: int) -> Any:
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:  # as the handler of SIGCHLD does, where the signal reached every process of the group
+            raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated.")
+
+    monkeypatch.setattr(TrainingModule, "training_step", both)
+    with pytest.raises(Terminated, match="pixelwise train --resume"):
+        run(tiny(), progress=False, report=False)
+
+
 def test_a_run_that_is_held_is_refused_and_left_alone(tiny: MakeRecipe, tmp_path: Path) -> None:
     run(tiny(epochs=1), progress=False, report=False)
     files = {path: path.read_bytes() for path in (tmp_path / "run").iterdir() if path.is_file()}
