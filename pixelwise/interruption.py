@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+_arrived = False  # whether SIGTERM did, since the innermost `terminable` began
+
 
 class Terminated(KeyboardInterrupt):
     """SIGTERM arrived. A `KeyboardInterrupt`, so whatever cleans up after Ctrl-C does so here."""
@@ -18,15 +20,22 @@ class Terminated(KeyboardInterrupt):
 def terminable() -> Iterator[None]:
     """Within it SIGTERM raises `Terminated` in the main thread; the handler that was there comes back.
 
-    In other threads nothing changes: Python lets the main thread alone set handlers.
+    Where the signal reaches loading processes too, their death may raise something else first: this becomes
+    `Terminated` as well. In other threads nothing changes: Python lets the main thread alone set handlers.
     """
+    global _arrived
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     before = signal.getsignal(signal.SIGTERM)
+    _arrived = False
     heed_sigterm()
     try:
         yield
+    except BaseException as error:
+        if _arrived and not isinstance(error, Terminated):
+            raise Terminated from error
+        raise
     finally:
         signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
@@ -36,8 +45,10 @@ def heed_sigterm() -> None:
     process = os.getpid()
 
     def end(number: int, frame: FrameType | None) -> None:
+        global _arrived
         if os.getpid() != process:  # a loading process, forked with this handler
             os._exit(Terminated.exit_code)
+        _arrived = True
         raise Terminated
 
     signal.signal(signal.SIGTERM, end)

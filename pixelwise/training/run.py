@@ -424,7 +424,8 @@ def _run(
                 if progress and (remark := _other_schedule(experiment, path)):
                     Console(stderr=True).print(remark, highlight=False)
             try:
-                return _trained(experiment, path, lock, resumed=resumed, progress=progress, report=report)
+                with terminable():
+                    return _trained(experiment, path, lock, resumed=resumed, progress=progress, report=report)
             except KeyboardInterrupt as error:
                 what = "Terminated" if isinstance(error, Terminated) else "Interrupted"
                 raise type(error)(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import signal
 import subprocess
@@ -156,3 +157,100 @@ def rows(run: Path) -> list[dict[str, str]]:
 def heed_ctrl_c() -> None:
     """Shells start background jobs deaf to SIGINT, and their children inherit it."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+@pytest.mark.parametrize("suffix", [".json", ".toml"])
+def test_a_config_gives_settings_that_options_override(
+    pixelwise, street, tmp_path, monkeypatch, suffix
+) -> None:
+    config, taken = tmp_path / f"mine{suffix}", []
+    if suffix == ".toml":
+        config.write_text(
+            'model = "pspnet"\nepochs = 7\nlr = 0.5\ncrop = [64, 96]\n'
+            '[model_arguments]\nencoder = "resnet18"\noutput_stride = 16\n'
+        )
+    else:
+        recipe = Recipe("elsewhere", model="pspnet", epochs=7, lr=0.5, crop=(64, 96))
+        recipe.changed(model_arguments={"encoder": "resnet18", "output_stride": 16}).write(config)
+
+    def stop(recipe: Recipe) -> None:
+        taken.append(recipe)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("pixelwise.training.run", stop)
+    pixelwise("train", street, "--config", config, "--lr", 0.25, "--steps", 9, "--encoder", "tiny")
+    (recipe,) = taken
+    assert (recipe.data, recipe.model, recipe.lr, recipe.crop) == (str(street), "pspnet", 0.25, (64, 96))
+    assert (recipe.epochs, recipe.steps) == (None, 9)
+    assert recipe.model_arguments == {"encoder": "tiny", "output_stride": 16}
+
+
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ("[" * 100_000, "it is not JSON"),
+        ('{"model_arguments": ' + '{"a": ' * 400 + "1" + "}" * 401, "has no argument 'a'"),
+        ('{"model_arguments": [1]}', "model_arguments must be names with values"),
+        ('{"freeze": 5}', "freeze must be names of parts"),
+        ('{"freeze": {"a": 1}}', "freeze must be names of parts"),
+        ('{"lr": 1e999}', "lr must be a number above 0"),
+        ('{"lr": NaN}', "lr must be a number above 0"),
+        ('{"batch_size": 1' + "0" * 400 + "}", "batch_size must be a whole number"),
+        ('{"crop": [1e999, 3]}', "crop must be two numbers of at most 16384"),
+        ('{"crop": ["a", "b"]}', "crop must be two positive numbers"),
+        ('{"scale": [true, {}]}', "scale must be two positive numbers"),
+        ('{"class_weights": {"a": 1}}', "class_weights must be"),
+        ('{"optimizer": []}', "optimizer must be one of"),
+        ('{"name": [1]}', "name must be text"),
+        ('{"model": "unet", "model_arguments": {"width": -4}}', "cannot be built with width=-4"),
+        ('{"model": "unet", "model_arguments": {"width": "abc"}}', "cannot be built with width='abc'"),
+        ('{"model": "unet", "model_arguments": {"in_channels": -1}}', "in_channels"),
+        ("\udcff", "it is not JSON"),
+    ],
+)
+def test_a_recipe_that_makes_no_sense_is_told_in_one_sentence(
+    pixelwise, street, tmp_path, text, words
+) -> None:
+    (tmp_path / "recipe.json").write_bytes(text.encode(errors="surrogateescape"))
+    shown = pixelwise("train", street, "--config", tmp_path / "recipe.json", "--out", tmp_path / "run")
+    assert shown.code == 2, shown.err
+    assert words in shown.sentence
+    assert shown.err.count("\n") == 1
+    assert len(shown.err) < 500
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_enormous_crop_is_refused(pixelwise, street) -> None:
+    shown = pixelwise("train", street, "--crop", "1000000x1000000")
+    assert shown.code == 2
+    assert "crop must be two numbers of at most 16384, got (1000000, 1000000)" in shown.sentence
+
+
+def test_sigterm_ends_with_code_143_and_the_way_to_go_on(pixelwise, street, tmp_path, monkeypatch) -> None:
+    from pixelwise.training import TrainingModule
+
+    def signalled(*_: object) -> None:
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(TrainingModule, "training_step", signalled)
+    shown = pixelwise("train", street, *SMALL, "--epochs", 2, "--out", tmp_path / "run")
+    assert shown.code == 143
+    assert f"All whole epochs are kept: pixelwise train --resume {tmp_path / 'run'}" in shown.sentence
+
+
+def test_the_shell_completes_choices_and_imports_nothing_heavy(tmp_path) -> None:
+    code = (
+        "import sys; sys.argv = ['pixelwise']\n"
+        "from pixelwise.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'timm', 'torchvision', 'lightning', 'torchmetrics', 'matplotlib'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
+    )
+    asked = {"_PIXELWISE_COMPLETE": "complete_bash", "COMP_CWORD": "3"}
+    asked["COMP_WORDS"] = "pixelwise train --optimizer "
+    ran = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout.split() == ["adamw", "sgd"]

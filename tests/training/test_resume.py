@@ -142,6 +142,37 @@ def test_resuming_a_finished_run_gives_its_result(tiny: MakeRecipe) -> None:
     assert (first.path / "last.ckpt").read_bytes() == before
 
 
+def test_a_finished_run_goes_on_for_more_epochs(
+    tiny: MakeRecipe, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = run(tiny(epochs=2), progress=False, report=False).path
+    result = resume(path, epochs=4, report=False)
+    assert [row["epoch"] for row in result.history] == [1, 2, 3, 4]
+    assert Recipe.read(path / "recipe.json").epochs == 4
+    said = " ".join(capsys.readouterr().err.split())
+    assert "Epoch 3 to 4 follow the poly schedule of 4 epochs: the learning rate goes from " in said
+    assert "will not be those of a training of 4 epochs from the start" in said
+    whole_run = whole(tiny(epochs=4), tmp_path)
+    assert [row["lr"] for row in result.history[2:]] == [row["lr"] for row in whole_run.history[2:]]
+    assert resume(path, progress=False, report=False).history == result.history
+    with pytest.raises(ValueError, match="has 4 epochs already: epochs must be more, got 3"):
+        resume(path, epochs=3, progress=False)
+
+
+def test_more_epochs_at_a_constant_rate_are_those_of_a_longer_training(
+    tiny: MakeRecipe, tmp_path: Path
+) -> None:
+    expected = whole(tiny(schedule="constant"), tmp_path)
+    path = run(tiny(schedule="constant", epochs=2), progress=False, report=False).path
+    assert_same_runs(resume(path, epochs=4, progress=False, report=False).path, expected.path)
+
+
+def test_a_run_of_steps_is_not_lengthened_by_epochs(tiny: MakeRecipe) -> None:
+    path = run(tiny(epochs=None, steps=2), progress=False, report=False).path
+    with pytest.raises(ValueError, match="was started for 2 steps, so epochs cannot lengthen it"):
+        resume(path, epochs=5, progress=False)
+
+
 def test_the_signal_handler_of_ctrl_c_is_given_back(
     tiny: MakeRecipe, monkeypatch: pytest.MonkeyPatch
 ) -> None:
