@@ -3,7 +3,7 @@
     python docs/make_loss_comparison.py [steps]
 
 The images are slices of a phantom, drawn here, in which a crescent that covers about one pixel in
-a hundred has to be told from round spots of the same brightness. Every loss trains the same network from the
+a hundred has to be told from dimmer round spots. Every loss trains the same network from the
 same weights on the same batches; the slices of the test come from another seed.
 """
 
@@ -60,7 +60,7 @@ class Slices(NamedTuple):
 
 
 def draw_slices(count: int, seed: int) -> Slices:
-    """Slices of a phantom: in uneven, noisy tissue lies one crescent among round spots of its brightness."""
+    """Slices of a phantom: in uneven, noisy tissue lies one crescent among dimmer round spots."""
     random = np.random.default_rng(seed)
     y, x = np.mgrid[:HEIGHT, :WIDTH].astype(np.float32)
     images = np.empty((count, 1, HEIGHT, WIDTH), np.float32)
@@ -71,7 +71,8 @@ def draw_slices(count: int, seed: int) -> Slices:
         brightness = random.uniform(0.15, 0.3)
         for _ in range(random.integers(2, 6)):
             radius = random.uniform(1.5, 3.5)
-            image[0] += random.uniform(0.2, 0.6) * brightness * disc(x, y, random.uniform(0, WIDTH), random.uniform(0, HEIGHT), radius)
+            spot = disc(x, y, random.uniform(0, WIDTH), random.uniform(0, HEIGHT), radius)
+            image[0] += random.uniform(0.2, 0.6) * brightness * spot
         cx, cy = random.uniform(10, WIDTH - 10), random.uniform(10, HEIGHT - 10)
         radius, angle = random.uniform(4.5, 6.5), random.uniform(0, 2 * np.pi)
         shift = 0.55 * radius
@@ -149,7 +150,7 @@ def main() -> None:
 Made by `python docs/make_loss_comparison.py`: {steps} steps of {BATCH} slices for each loss, the same small
 U-Net (encoder "tiny") from the same weights on the same batches; {len(data.images)} slices to train on,
 {len(held_out.images)} to test, of another seed. One run each, nothing tuned.
-The images are slices of a phantom that the same file draws: a crescent among round spots of its brightness,
+The images are slices of a phantom that the same file draws: a crescent among dimmer round spots,
 on {100 * share:.2f} % of the test pixels.
 
 | loss | IoU | recall | precision | predicted share in % |
