@@ -44,20 +44,34 @@ def parallel_map(work: Callable[[T], R], pieces: Sequence[T], threads: int) -> l
         return list(pool.map(work, pieces))
 
 
-class _Announcer(event.Listener):
-    """Says once per kernel that Python seems to hang because a compiler runs."""
+class Announcer(event.Listener):
+    """Says once in a process that Python seems to hang because a compiler runs.
+
+    Attributes:
+        compiled: names of the kernels that the compiler worked on, in order.
+        silent: whether nothing is said.
+    """
 
     def __init__(self) -> None:
-        self.depth = 0
+        self.compiled: list[str] = []
+        self.silent = False
 
     def on_start(self, event: event.Event) -> None:
+        """A kernel is about to be compiled."""
         function = event.data["dispatcher"].py_func
-        if self.depth == 0 and function.__module__.startswith("pixelwise."):
-            print(f"pixelwise: compiling {function.__name__}, once on this machine", file=sys.stderr)
-        self.depth += 1
+        if not function.__module__.startswith("pixelwise."):
+            return
+        if not self.compiled and not self.silent:
+            print(
+                "pixelwise: compiling some functions, once on this machine, for up to half a minute "
+                "(`pixelwise warmup` compiles all)",
+                file=sys.stderr,
+            )
+        self.compiled.append(function.__name__)
 
     def on_end(self, event: event.Event) -> None:
-        self.depth -= 1
+        """A kernel is compiled."""
 
 
-event.register("numba:compile", _Announcer())
+ANNOUNCER = Announcer()
+event.register("numba:compile", ANNOUNCER)

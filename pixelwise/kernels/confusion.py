@@ -12,6 +12,7 @@ CHUNK = 1 << 15  # pixels that are encoded together: their codes stay in the cac
 NOISY = 16  # changes among 64 pixels from which on counting pixel by pixel is faster
 PATCH = 1024  # pixels that are then counted one by one before runs are tried again
 BYTE = 256
+COMPILED = (np.uint8, np.int32, np.int64)
 
 
 def count_pairs(
@@ -77,6 +78,8 @@ def empty_counts(k: int) -> Int64[np.ndarray, "rows rows"]:
 
 def encoded(labels: Integer[np.ndarray, " n"], k: int, ignore: int) -> Integer[np.ndarray, " n"]:
     """Classes as they are, k for `ignore`, k + 1 for any other label; one byte each where k allows."""
+    if labels.dtype not in COMPILED:  # no further code is compiled for a rare type
+        labels = labels.astype(np.int64)
     codes = np.empty(labels.size, np.uint8 if k + 2 <= BYTE else np.int32)
     encode(labels, k, ignore, codes)
     return codes

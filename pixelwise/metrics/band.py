@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..kernels.band import near_another_label
 from ..types import ClassTable, LabelMap
+from .checked import checked_labels
 from .confusion import confusion_matrix
 from .scores import Absent, Scores
 from .segmentation import SegmentationMetrics
@@ -35,11 +36,14 @@ def boundary_band(target: Integer[Tensor, "*b H W"], radius: int | float) -> Boo
     >>> boundary_band(torch.tensor([[0, 0, 0, 1, 1]]), 1)
     tensor([[False, False,  True,  True, False]])
     """
+    target = checked_labels(target, "target")
     if not radius >= 1:
         raise ValueError(f"the radius of a band must be at least 1 pixel, got {radius}")
     if target.ndim < 2:
         raise ValueError(f"a band needs a target with height and width, got shape {tuple(target.shape)}")
     band = torch.empty(target.shape, dtype=torch.bool)
+    if not target.numel():
+        return band.to(target.device)
     images = target.detach().cpu().reshape(-1, *target.shape[-2:])
     for image, found in zip(images, band.view(-1, *target.shape[-2:]), strict=True):
         found.copy_(torch.from_numpy(near_another_label(image.numpy(), float(radius))))
@@ -115,6 +119,7 @@ def _in_band(
     target: Integer[Tensor, "*b H W"], radius: int | float, ignore: int
 ) -> Integer[Tensor, "*b H W"]:
     """The target with every pixel ignored that lies outside the band."""
+    target = checked_labels(target, "target")
     limits = torch.iinfo(target.dtype)
     outside = ~boundary_band(target, radius)
     if not limits.min <= ignore <= limits.max:

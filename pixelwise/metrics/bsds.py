@@ -23,11 +23,10 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from ..kernels.bsds import match_boundaries
 from ..kernels.thinning import thin
+from .rows import RowMetric
 
 
 class OperatingPoint(NamedTuple):
@@ -102,10 +101,12 @@ def boundary_counts(
     Raises:
         ValueError: if the sizes differ, there is no annotator, or the distance is negative.
     """
+    if annotations.dtype != torch.bool:
+        raise ValueError(f"annotations must be masks (bool), got {annotations.dtype}")
     if maps.shape[1:] != annotations.shape[1:] or not len(annotations):
         raise ValueError(
-            f"maps and at least one annotation of one size are expected, got {tuple(maps.shape)} and "
-            f"{tuple(annotations.shape)}"
+            f"maps and annotations, at least one of each and of one size, are expected, got "
+            f"{tuple(maps.shape)} and {tuple(annotations.shape)}"
         )
     reach = max_distance * float(np.hypot(*maps.shape[1:]))
     drawn = annotations.detach().cpu().numpy()
@@ -187,7 +188,7 @@ class BoundaryScores:
         )
 
 
-class BoundaryBenchmark(Metric):
+class BoundaryBenchmark(RowMetric):
     """Boundary F of probability maps, accumulated over images.
 
     Args:
@@ -219,7 +220,7 @@ class BoundaryBenchmark(Metric):
             raise ValueError(f"a distance of at least 0 is expected, got {max_distance}")
         self.max_distance = max_distance
         self.thresholds = benchmark_thresholds(num_thresholds)
-        self.add_state("counts", [], dist_reduce_fx="cat")
+        self.add_rows("counts", num_thresholds, 4, dtype=torch.int64)
 
     def update(self, probability: Float[Tensor, "h w"], annotations: Bool[Tensor, "a h w"]) -> None:
         """Match one image.
@@ -231,14 +232,18 @@ class BoundaryBenchmark(Metric):
         Raises:
             ValueError: as `boundary_counts`.
         """
+        if not probability.is_floating_point() or probability.ndim != 2 or not probability.numel():
+            raise ValueError(
+                f"probability must be one map (h, w) of numbers in [0, 1], got {probability.dtype} of shape "
+                f"{tuple(probability.shape)}"
+            )
         maps = probability.detach().cpu().double()[None] >= self.thresholds[:, None, None]
         counts = boundary_counts(maps, annotations, max_distance=self.max_distance)
         self.counts.append(counts[None].to(self.device))
 
     def compute(self) -> BoundaryScores:
         """Scores of everything seen by all processes."""
-        none = torch.zeros(0, len(self.thresholds), 4, dtype=torch.long)
-        return BoundaryScores(dim_zero_cat(self.counts) if len(self.counts) else none, self.thresholds)
+        return BoundaryScores(self.rows("counts"), self.thresholds)
 
 
 def benchmark_thresholds(count: int) -> Float64[Tensor, " t"]:

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Integer
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from ..kernels.components import label_components
+from .checked import checked_labels
+from .rows import RowMetric
 
 
 class RegionCounts(NamedTuple):
@@ -57,6 +57,8 @@ def region_counts(
     >>> float(counts.covered / counts.size), float(counts.rand_index)
     (0.625, 0.5)
     """
+    segmentations = checked_labels(segmentations, "segmentations")
+    annotations = checked_labels(annotations, "annotations")
     if segmentations.shape[1:] != annotations.shape[1:] or not segmentations.numel() or not len(annotations):
         raise ValueError(
             f"segmentations and at least one annotation of one size are expected, got "
@@ -172,7 +174,7 @@ class RegionScores:
         )
 
 
-class RegionBenchmark(Metric):
+class RegionBenchmark(RowMetric):
     """Region scores of segmentations at several scales, accumulated over images.
 
     Args:
@@ -194,7 +196,7 @@ class RegionBenchmark(Metric):
     def __init__(self, thresholds: tuple[float, ...]) -> None:
         super().__init__()
         self.thresholds = torch.tensor(thresholds, dtype=torch.float64)
-        self.add_state("values", [], dist_reduce_fx="cat")
+        self.add_rows("values", len(thresholds), 5, dtype=torch.float64)
 
     def update(self, segmentations: Integer[Tensor, "t h w"], annotations: Integer[Tensor, "a h w"]) -> None:
         """Compare one image.
@@ -202,9 +204,10 @@ class RegionBenchmark(Metric):
         Raises:
             ValueError: as `region_counts`, or if there is not one segmentation per scale.
         """
+        segmentations = checked_labels(segmentations, "segmentations")
         if len(segmentations) != len(self.thresholds):
             raise ValueError(
-                f"one segmentation for each of {len(self.thresholds)} scales is expected, got "
+                f"segmentations: one segmentation for each of {len(self.thresholds)} scales is expected, got "
                 f"{len(segmentations)}"
             )
         counts = region_counts(segmentations, annotations)
@@ -220,8 +223,7 @@ class RegionBenchmark(Metric):
 
     def compute(self) -> RegionScores:
         """Scores of everything seen by all processes."""
-        none = torch.zeros(0, len(self.thresholds), 5, dtype=torch.float64)
-        return RegionScores(dim_zero_cat(self.values) if len(self.values) else none, self.thresholds)
+        return RegionScores(self.rows("values"), self.thresholds)
 
 
 def _compact(labels: Tensor) -> tuple[np.ndarray, int]:

@@ -14,6 +14,8 @@ from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 from torchmetrics import Metric
 
+from .checked import checked_labels
+
 _AT_ONCE = 1 << 20  # pixels that are binned together: the memory for it does not grow with the map
 
 
@@ -116,6 +118,10 @@ def calibration(
     >>> round(calibration(confidence, prediction, torch.tensor([1, 0, 1]), bins=2).expected_error, 4)
     0.1333
     """
+    if not confidence.is_floating_point():
+        raise ValueError(f"confidence must hold probabilities in [0, 1], got {confidence.dtype}")
+    prediction = checked_labels(prediction, "prediction")
+    target = checked_labels(target, "target")
     if not confidence.shape == prediction.shape == target.shape:
         raise ValueError(
             f"confidence, prediction and target must have one shape, got {tuple(confidence.shape)}, "

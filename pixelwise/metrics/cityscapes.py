@@ -21,6 +21,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ..kernels.panoptic import overlaps
+from .checked import checked_labels
 
 
 class CityscapesLabel(NamedTuple):
@@ -210,14 +211,16 @@ class CityscapesMetrics(Metric):
             ValueError: if the shapes differ, or an id is none of Cityscapes.
         """
         place = f" in {where}" if where else ""
-        if prediction.shape != instance_map.shape:
+        prediction = checked_labels(prediction, "prediction", place)
+        instance_map = checked_labels(instance_map, "instance_map", place)
+        if prediction.shape != instance_map.shape or instance_map.ndim != 2:
             raise ValueError(
-                f"prediction and target must have one shape, got {tuple(prediction.shape)} and "
+                f"prediction and instance_map must have one shape (H, W), got {tuple(prediction.shape)} and "
                 f"{tuple(instance_map.shape)}{place}"
             )
         instance, claimed, area = overlaps(instance_map.cpu().numpy(), prediction.cpu().numpy()).T
         target = label_of(instance)
-        for name, ids in (("target", target), ("prediction", claimed)):
+        for name, ids in (("instance_map", target), ("prediction", claimed)):
             if ((ids < 0) | (ids >= len(LABELS))).any():
                 wrong = ids[(ids < 0) | (ids >= len(LABELS))][0]
                 raise ValueError(f"the {name} holds the id {wrong}{place}, expected 0..{len(LABELS) - 1}")

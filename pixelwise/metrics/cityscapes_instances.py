@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from ..kernels.panoptic import overlaps
 from ..types import MaskSet
+from .checked import checked_labels
 from .cityscapes import FIRST_INSTANCE, LABELS, THINGS, label_of
+from .rows import RowMetric
 
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 MIN_SIZE = 100
@@ -75,7 +75,7 @@ class CityscapesInstanceScores:
         return f"CityscapesInstanceScores({means})"
 
 
-class CityscapesInstanceMetrics(Metric):
+class CityscapesInstanceMetrics(RowMetric):
     """AP of instances over everything seen by all processes.
 
     >>> instance_map = torch.full((20, 20), 7)
@@ -98,7 +98,7 @@ class CityscapesInstanceMetrics(Metric):
     def __init__(self) -> None:
         super().__init__()
         # One row per prediction: place of its class in THINGS, score, outcome at each threshold.
-        self.add_state("predictions", [], dist_reduce_fx="cat")
+        self.add_rows("predictions", 2 + len(THRESHOLDS), dtype=torch.float64)
         self.add_state("targets", torch.zeros(len(THINGS), dtype=torch.int64), dist_reduce_fx="sum")
         missed = torch.zeros(len(THINGS), len(THRESHOLDS), dtype=torch.int64)
         self.add_state("missed", missed, dist_reduce_fx="sum")
@@ -116,15 +116,16 @@ class CityscapesInstanceMetrics(Metric):
             ValueError: if the shapes differ, or an id is none of Cityscapes.
         """
         place = f" in {where}" if where else ""
+        instance_map = checked_labels(instance_map, "instance_map", place)
         if prediction.size != tuple(instance_map.shape):
             raise ValueError(
-                f"prediction and target must have one shape, got {prediction.size} and "
-                f"{tuple(instance_map.shape)}{place}"
+                f"prediction and instance_map must have one shape, got "
+                f"{prediction.size} and {tuple(instance_map.shape)}{place}"
             )
         instances = instance_map.cpu().numpy()
         ids, area = _areas(instances, np.ones_like(instances, dtype=bool))
         classes = prediction.classes.cpu().numpy()
-        for name, labels in (("target", label_of(ids)), ("prediction", classes)):
+        for name, labels in (("instance_map", label_of(ids)), ("prediction", classes)):
             if ((labels < 0) | (labels >= len(LABELS))).any():
                 wrong = labels[(labels < 0) | (labels >= len(LABELS))][0]
                 raise ValueError(f"the {name} holds the id {wrong}{place}, expected 0..{len(LABELS) - 1}")
@@ -147,7 +148,7 @@ class CityscapesInstanceMetrics(Metric):
     def compute(self) -> CityscapesInstanceScores:
         """Scores of everything seen by all processes."""
         ap = np.full((len(THINGS), len(THRESHOLDS)), np.nan)
-        rows = dim_zero_cat(self.predictions).cpu().numpy() if len(self.predictions) else np.zeros((0, 12))
+        rows = self.rows("predictions").cpu().numpy()
         missed, targets = self.missed.cpu().numpy(), self.targets.cpu().numpy()
         for k in np.flatnonzero(targets):
             own = rows[rows[:, 0] == k]

@@ -2,7 +2,8 @@
 
 import json
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -73,21 +74,26 @@ class CocoGroundTruth:
         if kind not in KINDS:
             raise ValueError(f"kind must be one of {', '.join(KINDS)}, got {kind!r}")
         file = load(source)
-        if not isinstance(file, Mapping) or not all(part in file for part in ("images", "categories")):
-            raise ValueError("a COCO ground truth is a dictionary with images, categories and annotations")
-        by_id = {image["id"]: image for image in file["images"]}
-        names = {category["id"]: str(category.get("name", category["id"])) for category in file["categories"]}
-        truth = cls(
-            kind,
-            {key: number for number, key in enumerate(sorted(by_id))},
-            tuple((by_id[key].get("height", 0), by_id[key].get("width", 0)) for key in sorted(by_id)),
-            {key: number for number, key in enumerate(sorted(names))},
-            tuple(names[key] for key in sorted(names)),
-            _NO_TARGETS,
-            dilation_ratio,
-            sigmas,
-        )
-        return truth._with(file.get("annotations", []))
+        with reading(source, "the ground truth"):
+            parts = ("images", "categories", "annotations")
+            if not isinstance(file, Mapping) or not all(
+                isinstance(file.get(part), list | tuple) for part in parts
+            ):
+                raise ValueError(
+                    "a COCO ground truth is a dictionary with images, categories and annotations"
+                )
+            images, categories = _by_id(file["images"], "image"), _by_id(file["categories"], "category")
+            truth = cls(
+                kind,
+                {key: number for number, key in enumerate(images)},
+                tuple(_size_of(image) for image in images.values()),
+                {key: number for number, key in enumerate(categories)},
+                tuple(str(category.get("name", key)) for key, category in categories.items()),
+                _NO_TARGETS,
+                dilation_ratio,
+                sigmas,
+            )
+            return truth._with(file["annotations"])
 
     def detections(self, source: Sequence[Json] | str | Path) -> Detections:
         """Read a list of results: image_id, category_id, score, and the shape.
@@ -99,7 +105,11 @@ class CocoGroundTruth:
             ValueError: on a result that lacks something, or names an unknown image or class.
         """
         results = load(source)
-        if isinstance(results, Mapping) or not isinstance(results, Sequence):
+        with reading(source, "the detections"):
+            return self._detections(results)
+
+    def _detections(self, results: Any) -> Detections:
+        if isinstance(results, Mapping | str) or not isinstance(results, Sequence):
             raise ValueError("detections must be a list of results, one dictionary for each")
         image, classes = self._whose(results, "detection")
         score = _numbers(results, "score", "detection")
@@ -182,6 +192,11 @@ class CocoGroundTruth:
             defaultdict[tuple[int, int], list[int]](list),
         )
         for place, number in enumerate(image.tolist()):
+            if not isinstance(segmentations[place], Mapping | list | tuple):
+                raise ValueError(
+                    f"a segmentation is a list of polygons or run lengths, got "
+                    f"{str(segmentations[place])[:80]}"
+                )
             form = runs if isinstance(segmentations[place], Mapping) else polygons
             form[self.sizes[number]].append(place)
         parts = []
@@ -222,18 +237,67 @@ def load(source: Any) -> Any:
     """The contents of a JSON file; anything that is no path as it is.
 
     Raises:
-        ValueError: if the file is not JSON.
+        ValueError: if there is no such file, or it is not JSON.
     """
     if not isinstance(source, str | Path):
         return source
     try:
         return json.loads(Path(source).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{source} is not a JSON file: {error}") from None
+    except OSError as error:
+        raise ValueError(f"{source} cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{source} is not a JSON file: {str(error)[:200]}") from None
+
+
+@contextmanager
+def reading(source: Any, what: str) -> Iterator[None]:
+    """Make one sentence that names the file of whatever its contents lead to.
+
+    Args:
+        source: the path, or the contents.
+        what: a name for contents without a path.
+
+    Raises:
+        ValueError: instead of errors of types, lookups and too large numbers.
+    """
+    place = str(source) if isinstance(source, str | Path) else what
+    try:
+        yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError) as error:
+        raise ValueError(f"{place} is not what COCO's format says: {str(error)[:200]}") from error
+    except ValueError as error:
+        if not isinstance(source, str | Path):
+            raise
+        raise ValueError(f"{place}: {error}") from error
+
+
+def _by_id(things: Sequence[Json], what: str) -> dict[Any, Json]:
+    """Images or categories by ascending ids."""
+    by_id = {}
+    for number, thing in enumerate(things):
+        key = _part(thing, "id", f"{what} {number}")
+        if not isinstance(key, int | str):
+            raise ValueError(f"the id of {what} {number} must be a number or a name, got {str(key)[:80]}")
+        by_id[key] = thing
+    if len({isinstance(key, str) for key in by_id}) > 1:
+        raise ValueError(f"the ids of all {what} entries must be numbers, or all names, got some of both")
+    return {key: by_id[key] for key in sorted(by_id)}
+
+
+def _size_of(image: Json) -> tuple[int, int]:
+    """Height and width of an image; 0 where the file does not say."""
+    sides = image.get("height", 0), image.get("width", 0)
+    for side in sides:
+        if not isinstance(side, int | float) or not 0 <= side < 2**32 or side != int(side):
+            raise ValueError(f"image {image['id']} has a size that is no whole number: {str(sides)[:80]}")
+    height, width = int(sides[0]), int(sides[1])
+    if height * width >= 2**32:
+        raise ValueError(f"image {image['id']} has more than 2**32 - 1 pixels: {height} x {width}")
+    return height, width
 
 
 def _part(thing: Json, name: str, what: str) -> Any:
-    if name not in thing:
+    if not isinstance(thing, Mapping) or name not in thing:
         raise ValueError(f"{what} has no {name}")
     return thing[name]
 

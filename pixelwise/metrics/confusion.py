@@ -8,6 +8,7 @@ from torch import Tensor
 from ..kernels.argmax import argmax
 from ..kernels.compiling import parallel_map
 from ..kernels.confusion import CHUNK, add_pairs, count_pairs, empty_counts, encoded
+from .checked import checked_labels
 
 # Pixels below which a second thread costs more than it saves: of labels, which take a fifth of a nanosecond
 # each, and of scores. Then the pixels that an accelerator counts at once.
@@ -44,6 +45,8 @@ def confusion_matrix(
     tensor([[1, 1],
             [0, 1]])
     """
+    prediction = checked_labels(prediction, "prediction", _named(where))
+    target = checked_labels(target, "target", _named(where))
     if prediction.shape != target.shape:
         raise ValueError(
             f"prediction and target must have one shape, got {tuple(prediction.shape)} and "
@@ -92,6 +95,7 @@ def confusion_from_logits(
     tensor([[1, 1],
             [0, 1]])
     """
+    target = checked_labels(target, "target", _named(where))
     if logits.shape[:1] + logits.shape[2:] != target.shape:
         raise ValueError(
             f"logits of shape {tuple(logits.shape)} need a target without the second axis, got "

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Integer
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
+from .checked import checked_labels
 from .davis_frame import VOID, check_shapes, frame_scores
+from .rows import RowMetric
 
 Task = Literal["semi-supervised", "unsupervised"]
 MAX_PROPOSALS = 20
@@ -106,7 +106,13 @@ def davis_sequence(
     (1, [1.0, 1.0], [1.0, 1.0])
     """
     place = f" in {where}" if where else ""
+    prediction = checked_labels(prediction, "prediction", place)
+    target = checked_labels(target, "target", place)
     check_shapes(prediction, target, place)
+    if target.ndim != 3 or not target[0:1].numel():
+        raise ValueError(
+            f"prediction and target must be frames of one size (t, H, W), got {tuple(target.shape)}{place}"
+        )
     _check_task(task)
     truth, claim = target.cpu().numpy(), prediction.cpu().numpy()
     if task == "semi-supervised":
@@ -120,6 +126,8 @@ def davis_sequence(
     objects = int(np.max(first, initial=0, where=first != VOID))
     if not objects:
         raise ValueError(f"the first frame of the target has no object{place}")
+    if objects >= VOID:
+        raise ValueError(f"the target{place} has the object {objects}, but a map has at most {VOID - 1}")
     proposals, allowed = int(claim.max(initial=0)), objects if task == "semi-supervised" else MAX_PROPOSALS
     if proposals > allowed or claim.min(initial=0) < 0:
         wrong = proposals if proposals > allowed else int(claim.min())
@@ -206,7 +214,7 @@ class DavisScores:
         return Statistics(*(float(np.mean(column)) for column in self.objects[:, columns].T.numpy().copy()))
 
 
-class DavisMetrics(Metric):
+class DavisMetrics(RowMetric):
     """J and F over the sequences seen by all processes.
 
     Args:
@@ -233,7 +241,7 @@ class DavisMetrics(Metric):
         super().__init__()
         _check_task(task)
         self.task: Task = task
-        self.add_state("objects", [], dist_reduce_fx="cat")
+        self.add_rows("objects", 6, dtype=torch.float64)
 
     def update(
         self, prediction: Integer[Tensor, "t H W"], target: Integer[Tensor, "t H W"], where: str = ""
@@ -254,5 +262,4 @@ class DavisMetrics(Metric):
 
     def compute(self) -> DavisScores:
         """Scores of everything seen by all processes."""
-        seen = dim_zero_cat(self.objects) if len(self.objects) else torch.zeros(0, 6, dtype=torch.float64)
-        return DavisScores(seen)
+        return DavisScores(self.rows("objects"))

@@ -7,8 +7,6 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int32, Int64, UInt8
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from ..rle import RleMasks
 from ..types import ClassTable, MaskSet
@@ -16,11 +14,12 @@ from .coco import AREA_RANGES
 from .coco_curves import Detections, Targets, evaluate
 from .coco_scores import CocoScores
 from .coco_shapes import Boxes, Masks, Shapes
+from .rows import RowMetric
 
 InstanceKind = Literal["mask", "box", "boundary"]
 
 
-class InstanceMetrics(Metric):
+class InstanceMetrics(RowMetric):
     """COCO's AP and AR of masks, of the boxes around them, or of masks and their boundaries.
 
     Masks are kept as run lengths, so that memory follows their outlines. The area of a target is its number
@@ -65,24 +64,10 @@ class InstanceMetrics(Metric):
         if not max_detections or min(max_detections) < 1:
             raise ValueError(f"max_detections must be at least 1, got {max_detections}")
         self.classes, self.kind, self.max_detections = classes, kind, tuple(sorted(max_detections))
-        for name in ("images", "things", "runs", "names"):
-            self.add_state(name, [], dist_reduce_fx="cat")
-        self._start()
-
-    def _start(self) -> None:
-        """A process that saw no image still has arrays of the right type to send."""
-        device = self.device
-        self.images = [
-            torch.zeros(0, 5, dtype=torch.int64, device=device)
-        ]  # height, width, found, there, letters
-        self.things = [torch.zeros(0, 4, dtype=torch.float64, device=device)]  # class, score, crowd, runs
-        self.runs = [torch.zeros(0, dtype=torch.int32, device=device)]
-        self.names = [torch.zeros(0, dtype=torch.uint8, device=device)]
-
-    def reset(self) -> None:
-        """Forget everything."""
-        super().reset()
-        self._start()
+        self.add_rows("images", 5, dtype=torch.int64)  # height, width, found, there, letters
+        self.add_rows("things", 4, dtype=torch.float64)  # class, score, crowd, runs
+        self.add_rows("runs", dtype=torch.int32)
+        self.add_rows("names", dtype=torch.uint8)
 
     def update(self, prediction: MaskSet, target: MaskSet, name: str = "") -> None:
         """Keep one image.
@@ -129,9 +114,9 @@ class InstanceMetrics(Metric):
         Raises:
             ValueError: if some images have a name and others have none.
         """
-        height, width, found, there, letters = dim_zero_cat(self.images).cpu().numpy().T
-        things = dim_zero_cat(self.things).cpu().numpy()
-        order = _order(dim_zero_cat(self.names).cpu().numpy().tobytes(), letters)
+        height, width, found, there, letters = self.rows("images").cpu().numpy().T
+        things = self.rows("things").cpu().numpy()
+        order = _order(self.rows("names").cpu().numpy().tobytes(), letters)
         shapes, area = self._shapes(things[:, 3].astype(np.int64), found + there, height, width)
         mask_area = area
         if isinstance(shapes, Boxes):
@@ -155,7 +140,7 @@ class InstanceMetrics(Metric):
         width: Int64[np.ndarray, " i"],
     ) -> tuple[Shapes, Float64[np.ndarray, " n"]]:
         """What is compared, and the areas of the masks."""
-        counts = dim_zero_cat(self.runs).cpu().numpy().view(np.uint32)
+        counts = self.rows("runs").cpu().numpy().view(np.uint32)
         offsets = np.concatenate([[0], np.cumsum(runs)])
         first = np.concatenate([[0], np.cumsum(sizes)])
         parts = []

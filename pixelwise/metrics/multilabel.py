@@ -6,6 +6,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ..types import ClassTable
+from .checked import checked_labels
 from .confusion import confusion_matrix
 from .scores import Absent, PerClass, check_rule
 
@@ -38,6 +39,9 @@ def multilabel_matrices(
             f"prediction and target must have one shape (b, k, ...), got {tuple(prediction.shape)} and "
             f"{tuple(target.shape)}"
         )
+    if not prediction.is_floating_point():
+        prediction = checked_labels(prediction, "prediction")
+    target = checked_labels(target, "target")
     matrices = []
     for number in range(target.shape[1]):
         found = prediction[:, number]

@@ -7,14 +7,13 @@ for Semantic Segmentation", NeurIPS 2023).
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
-from torchmetrics import Metric
 
 from ..types import ClassTable, LabelMap
+from .rows import RowMetric
 from .scores import Absent, Scores, check_rule
 from .segmentation import check_exclusive, counts
 
@@ -87,7 +86,7 @@ class PerImageScores:
         return torch.tensor(values, dtype=torch.float64)
 
 
-class PerImageMetrics(Metric):
+class PerImageMetrics(RowMetric):
     """One confusion matrix per image over everything seen by all processes, processes in turn.
 
     Args:
@@ -114,7 +113,7 @@ class PerImageMetrics(Metric):
         check_exclusive(classes)
         check_rule(absent)
         self.classes, self.absent = classes, absent
-        self.add_state("matrices", [], dist_reduce_fx="cat")
+        self.add_rows("matrices", len(classes), len(classes), dtype=torch.int64)
 
     def update(
         self,
@@ -134,33 +133,22 @@ class PerImageMetrics(Metric):
         """
         prediction = prediction.labels if isinstance(prediction, LabelMap) else prediction
         target = target.labels if isinstance(target, LabelMap) else target
+        for name, labels in ("prediction", prediction), ("target", target):
+            if labels.ndim == 0:
+                raise ValueError(f"{name} must be a batch of maps, got a single number")
         if len(prediction) != len(target):
             raise ValueError(f"{len(target)} targets need as many predictions, got {len(prediction)}")
+        if not len(target):
+            return
         names = ids if len(ids) == len(target) else [""] * len(target)
         pairs = zip(prediction.split(1), target.split(1), names, strict=True)
         found = [counts(one, other, self.classes, (name,)) for one, other, name in pairs]
         if found:
             self.matrices.append(torch.stack(found))
 
-    def sync(
-        self,
-        dist_sync_fn: Callable[..., Any] | None = None,
-        process_group: Any = None,
-        should_sync: bool = True,
-        distributed_available: Callable[[], bool] | None = None,
-    ) -> None:
-        """Gather the matrices of all processes, also of one without images (torchmetrics calls this)."""
-        if not self.matrices:
-            k = len(self.classes)
-            self.matrices = [torch.zeros(0, k, k, dtype=torch.long, device=self.device)]
-        super().sync(dist_sync_fn, process_group, should_sync, distributed_available)
-
     def compute(self) -> PerImageScores:
         """Scores of every image seen by all processes."""
-        k = len(self.classes)
-        found = [self.matrices] if isinstance(self.matrices, Tensor) else self.matrices
-        matrices = torch.cat([torch.zeros(0, k, k, dtype=torch.long, device=self.device), *found])
-        return PerImageScores(matrices, self.classes, self.absent)
+        return PerImageScores(self.rows("matrices"), self.classes, self.absent)
 
 
 def _no_iou(scores: PerImageScores) -> Float64[Tensor, "0 k"]:

@@ -8,6 +8,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ..types import ClassTable, LabelMap
+from .checked import checked_labels
 from .confusion import confusion_from_logits, confusion_matrix
 from .scores import Absent, Scores, check_rule
 
@@ -93,7 +94,7 @@ def counts(
     try:
         return _counts(prediction, target, classes)
     except ValueError:
-        if len(prediction) == len(ids) == len(target):
+        if prediction.ndim and target.ndim and len(prediction) == len(ids) == len(target):
             for name, one, other in zip(ids, prediction.split(1), target.split(1), strict=True):
                 _counts(one, other, classes, name)
         raise
@@ -117,9 +118,10 @@ def check_exclusive(classes: ClassTable) -> None:
 def _counts(prediction: Tensor, target: Tensor, classes: ClassTable, where: str = "") -> Int64[Tensor, "k k"]:
     if not prediction.is_floating_point():
         return confusion_matrix(prediction, target, len(classes), ignore=classes.ignore, where=where)
+    target = checked_labels(target, "target")
     if prediction.ndim < 2 or prediction.shape[1] != len(classes):
         raise ValueError(
-            f"scores of {len(classes)} classes must have the shape (b, {len(classes)}, ...), "
+            f"prediction: scores of {len(classes)} classes must have the shape (b, {len(classes)}, ...), "
             f"got {tuple(prediction.shape)}"
         )
     return confusion_from_logits(prediction, target, ignore=classes.ignore, where=where)

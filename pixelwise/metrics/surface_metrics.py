@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Float64, Int64, Integer
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from ..kernels.distance import checked_spacing
 from ..types import ClassTable, LabelMap
+from .checked import checked_labels
+from .rows import RowMetric
 from .surface import Elements, check_elements, surface_distances, volumetric_dice
 
 _SCORES = ("hausdorff", "hausdorff_percentile", "average_distance", "surface_dice", "volumetric_dice")
@@ -89,7 +89,7 @@ class SurfaceScores:
         return torch.where(values.isinf(), self.missed, values).nanmean(0)
 
 
-class SurfaceMetrics(Metric):
+class SurfaceMetrics(RowMetric):
     """Hausdorff distances, average surface distance, surface and volumetric Dice of every class.
 
     Cells whose target is the table's `ignore` belong to no class, in the prediction as in the target.
@@ -148,7 +148,7 @@ class SurfaceMetrics(Metric):
         check_elements(elements)
         self.classes, self.tolerances, self.percentile = classes, tolerances, percentile
         self.spacing, self.elements, self.missed = checked_spacing(spacing, len(spacing)), elements, missed
-        self.add_state("values", [], dist_reduce_fx="cat")
+        self.add_rows("values", len(classes), 5, dtype=torch.float64)
 
     def update(
         self,
@@ -170,6 +170,7 @@ class SurfaceMetrics(Metric):
         """
         prediction = prediction.labels if isinstance(prediction, LabelMap) else prediction
         target = target.labels if isinstance(target, LabelMap) else target
+        prediction, target = checked_labels(prediction, "prediction"), checked_labels(target, "target")
         axes = len(self.spacing)
         if prediction.shape != target.shape:
             raise ValueError(
@@ -178,8 +179,8 @@ class SurfaceMetrics(Metric):
             )
         if target.ndim not in (axes, axes + 1):
             raise ValueError(
-                f"an image of {axes} axes (as spacing has) or a batch of them is expected, got shape "
-                f"{tuple(target.shape)}"
+                f"prediction and target must have {axes} axes (as spacing has) or be a batch of such, "
+                f"got shape {tuple(target.shape)}"
             )
         if target.ndim == axes:
             prediction, target = prediction[None], target[None]
@@ -192,8 +193,7 @@ class SurfaceMetrics(Metric):
 
     def compute(self) -> SurfaceScores:
         """Scores of everything seen by all processes."""
-        seen = dim_zero_cat(self.values) if len(self.values) else torch.zeros(0, len(self.classes), 5)
-        return SurfaceScores(seen.double(), self.classes, self.missed)
+        return SurfaceScores(self.rows("values"), self.classes, self.missed)
 
     def _scores(self, prediction: Tensor, target: Tensor, where: str) -> Float64[Tensor, "k 5"]:
         counted = target != self.classes.ignore

@@ -8,6 +8,7 @@ from jaxtyping import Int64, UInt32
 
 from ..kernels import rle_strings
 
+MOST_PIXELS = 2**32 - 1  # a run is an unsigned number of 32 bits
 Runs = tuple[UInt32[np.ndarray, " r"], Int64[np.ndarray, " n1"]]
 
 WRONG = {
@@ -36,6 +37,8 @@ def size_of(rles: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
             height, width = here_height, here_width
             if not (_is_length(height) and _is_length(width)):
                 raise ValueError(f"mask 0 must have a size of two whole numbers, got {[height, width]}")
+            if height * width > MOST_PIXELS:
+                raise ValueError(f"masks must have at most 2**32 - 1 pixels, got {height} x {width}"[:200])
         elif here_height != height or here_width != width:
             raise ValueError(
                 f"masks must be of one size, got {[height, width]} and {[here_height, here_width]} (mask {i})"

@@ -10,13 +10,12 @@ from jaxtyping import Bool, Float, Float64, Int64, Integer, UInt8, UInt32
 from torch import Tensor
 
 from ..kernels import bits, compiling, rle
-from .coco import runs_of, size_of, strings_of
+from .coco import MOST_PIXELS, runs_of, size_of, strings_of
 from .polygons import Polygon, outlines, rasterised
 
 Masks = (
     Bool[np.ndarray, "n H W"] | UInt8[np.ndarray, "n H W"] | Bool[Tensor, "n H W"] | UInt8[Tensor, "n H W"]
 )
-MOST_PIXELS = 2**32 - 1  # a run is an unsigned number of 32 bits
 
 
 @dataclass(frozen=True, eq=False)

@@ -32,6 +32,8 @@ def rasterised(
     polygons: Sequence[Sequence[Any]], height: int, width: int, even_odd: bool
 ) -> tuple[UInt32[np.ndarray, " r"], Int64[np.ndarray, " n1"]]:
     """Counts and offsets of masks; see `RleMasks.from_polygons`."""
+    if not all(isinstance(side, int | np.integer) and 0 <= side <= FARTHEST for side in (height, width)):
+        raise ValueError(f"height and width must be whole numbers of pixels, got {height} and {width}"[:200])
     rings = [_ring(part, i) for i, parts in enumerate(polygons) for part in parts]
     points = np.concatenate(rings).reshape(-1, 2) if rings else np.zeros((0, 2))
     if not (np.abs(points) <= FARTHEST).all():

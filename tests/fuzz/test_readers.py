@@ -1,0 +1,298 @@
+"""Every reader takes a file or refuses it with one ValueError, whatever lies in it.
+
+Good files of every kind are written once, then damaged in their bytes or, where they are JSON, in their
+values. The same seed gives the same files.
+"""
+
+import io
+import json
+import random
+import resource
+import traceback
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, features
+from safetensors.torch import load_file, save
+
+from pixelwise import build, checkpoint
+from pixelwise.data import open_data
+from pixelwise.data.formats.class_file import read_label_encoding
+from pixelwise.data.formats.coco import read_coco, semantic_labels
+from pixelwise.data.formats.image import read_image
+from pixelwise.data.formats.mask import read_mask_pixels
+from pixelwise.metrics import coco_evaluate
+from pixelwise.training import Recipe
+from pixelwise.types import ClassTable
+from pixelwise.weights import read_state_dict
+
+FILES, MANY_FILES = 2_000, 20_000
+MOST_MEMORY = 2 << 30  # bytes that all files together may add to the largest memory of this process
+TABLE = ClassTable.of("sky", "car")
+PILLOW = {".png": "PNG", ".jpg": "JPEG", ".bmp": "BMP", ".gif": "GIF", ".tif": "TIFF", ".webp": "WEBP"}
+if features.check("avif"):
+    PILLOW[".avif"] = "AVIF"
+
+
+def deep(levels: int) -> Any:
+    value: Any = 1
+    for _ in range(levels):
+        value = [value]
+    return value
+
+
+POISON: list[Any] = [
+    *(None, True, "", "x", "a" * 200_000, [], {}, [[]], [None], deep(50), [1, 2, 3], {"a": 1}),
+    *(-1, -4, 0, 1, 3, 20.0, 0.5, 10**6, 10**9, 10**30, 1e300, float("inf"), float("nan"), -0.0),
+    *("../../x", "x\0y", "1e999", "é", {"size": [10**30, 10**30], "counts": "11"}, [[1, 2, 3, 4]]),
+]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """Files of one kind.
+
+    Attributes:
+        good: contents, by suffix.
+        read: the reader.
+        weight: how many of these files there are, relative to other kinds.
+    """
+
+    good: dict[str, bytes]
+    read: Callable[[Path], object]
+    weight: int
+
+
+def picture(suffix: str) -> bytes:
+    pixels = np.random.default_rng(0).integers(0, 256, (9, 11, 3), np.uint8)
+    file = io.BytesIO()
+    if suffix == ".npy":
+        np.save(file, pixels)
+    else:
+        Image.fromarray(pixels).save(file, PILLOW[suffix])
+    return file.getvalue()
+
+
+def mask(suffix: str) -> bytes:
+    labels = np.random.default_rng(0).integers(0, 3, (9, 11), np.uint8)
+    file = io.BytesIO()
+    if suffix == ".npy":
+        np.save(file, labels)
+    else:
+        Image.fromarray(labels).save(file, PILLOW[suffix])
+    return file.getvalue()
+
+
+def coco_truth() -> dict[str, Any]:
+    common: dict[str, Any] = {"image_id": 7, "category_id": 1, "bbox": [2.0, 2.0, 8.0, 8.0], "area": 64.0}
+    polygon = [[2.0, 2.0, 10.0, 2.0, 10.0, 10.0]]
+    runs = {"size": [20, 20], "counts": [100, 20, 280]}
+    return {
+        "images": [{"id": 7, "file_name": "a.png", "height": 20, "width": 20}],
+        "categories": [{"id": 1, "name": "car"}],
+        "annotations": [
+            {"id": 1, "iscrowd": 0, "segmentation": polygon, **common},
+            {"id": 2, "iscrowd": 1, "segmentation": runs, **common},
+        ],
+    }
+
+
+def coco_results() -> list[dict[str, Any]]:
+    return [{"score": 0.5, **annotation} for annotation in coco_truth()["annotations"]]
+
+
+def coded(value: Any) -> bytes:
+    return json.dumps(value).encode()
+
+
+def of_table(fields: dict[str, Any]) -> bytes:
+    return coded({"names": ["sky", "car"], "colors": [[0, 0, 0], [1, 2, 3]], **fields})
+
+
+def checkpoint_file(folder: Path) -> bytes:
+    model = build("unet", 2, encoder="tiny", width=4)
+    checkpoint.save(model, folder / "good.safetensors", TABLE)
+    return (folder / "good.safetensors").read_bytes()
+
+
+def torch_file() -> bytes:
+    file = io.BytesIO()
+    torch.save({"a": torch.zeros(2, 3)}, file)
+    return file.getvalue()
+
+
+def read_annotations(path: Path) -> object:
+    found = read_coco(path)
+    return [semantic_labels(image, {1: 1}, 255) for image in found.images]
+
+
+def read_split_list(path: Path) -> object:
+    """A list file beside one image and mask."""
+    root = path.parent / "listed"
+    (root / "train.txt").write_bytes(path.read_bytes())
+    return open_data(root, format="pairs")
+
+
+def kinds(folder: Path) -> dict[str, Kind]:
+    """Every kind of file that pixelwise reads."""
+    truth, table = coded(coco_truth()), b"name,r,g,b,id\nsky,0,0,0,0\ncar,1,2,3,7\nignore,9,9,9,255\n"
+    good = checkpoint_file(folder)
+    suffixes = [*PILLOW, ".npy"]
+    for part in ("images", "masks"):
+        (folder / "listed" / part).mkdir(parents=True)
+        for stem in "ab":
+            content = picture(".png") if part == "images" else mask(".png")
+            (folder / "listed" / part / f"{stem}.png").write_bytes(content)
+    recipe = coded(Recipe(data="x").as_dict())
+    return {
+        "image": Kind({suffix: picture(suffix) for suffix in suffixes}, read_image, 6),
+        "mask": Kind(
+            {suffix: mask(suffix) for suffix in (".png", ".tif", ".gif", ".npy")}, read_mask_pixels, 3
+        ),
+        "coco": Kind({".json": truth}, read_annotations, 3),
+        "classes": Kind(
+            {".csv": table, ".json": of_table({"ids": [0, 7]}), ".txt": b"sky\ncar\n"}, read_label_encoding, 3
+        ),
+        "recipe": Kind({".json": recipe}, Recipe.read, 2),
+        "checkpoint": Kind({".safetensors": good}, checkpoint.load, 1),
+        "weights": Kind(
+            {".safetensors": save(load_file(folder / "good.safetensors")), ".pth": torch_file()},
+            read_state_dict,
+            1,
+        ),
+        "coco_evaluate truth": Kind({".json": truth}, lambda path: coco_evaluate(path, coco_results()), 3),
+        "coco_evaluate results": Kind(
+            {".json": coded(coco_results())}, lambda path: coco_evaluate(coco_truth(), path), 3
+        ),
+        "list": Kind({".txt": b"a\nb\n"}, read_split_list, 1),
+    }
+
+
+def damaged(good: bytes, chance: random.Random) -> bytes:
+    """A file with some of its bytes changed, lost, doubled or put elsewhere."""
+    content = bytearray(good)
+    for _ in range(chance.choice((1, 1, 2, 8))):
+        at, size = chance.randrange(len(content) + 1), chance.choice((1, 1, 4, 16, 200))
+        way = chance.randrange(6)
+        if way == 0:
+            del content[at:]
+        elif way == 1:
+            del content[at : at + size]
+        elif way == 2:
+            content[at : at + size] = chance.randbytes(size)
+        elif way == 3:
+            content[at:at] = content[at : at + size]
+        elif way == 4 and at < len(content):
+            content[at] ^= 1 << chance.randrange(8)
+        else:
+            content[at : at + size] = chance.choice((b"\0", b"\xff")) * size
+    return bytes(content)
+
+
+def poisoned(value: Any, chance: random.Random) -> Any:
+    """JSON with one of its values replaced, taken away or doubled."""
+    if not isinstance(value, dict | list) or not value or chance.random() < 0.15:
+        return chance.choice(POISON)
+    places = list(value) if isinstance(value, dict) else list(range(len(value)))
+    place, way = chance.choice(places), chance.random()
+    changed: Any = dict(value) if isinstance(value, dict) else list(value)
+    if way < 0.1:
+        del changed[place]
+    elif way < 0.15 and isinstance(changed, list):
+        changed.append(changed[place])
+    else:
+        changed[place] = poisoned(changed[place], chance)
+    return changed
+
+
+def invented(kind: Kind, everything: dict[str, Kind], seed: int) -> tuple[str, bytes]:
+    """Suffix and content of the file of a seed."""
+    chance = random.Random(seed)
+    suffix = chance.choice(list(kind.good))
+    good = kind.good[suffix]
+    if suffix == ".json" and chance.random() < 0.75:
+        value = json.loads(good)
+        for _ in range(chance.choice((1, 1, 2, 3))):
+            value = poisoned(value, chance)
+        return suffix, coded(value)
+    if suffix == ".safetensors" and chance.random() < 0.4:
+        return suffix, with_other_metadata(good, chance)
+    if chance.random() < 0.05:
+        other = chance.choice(list(everything.values()))
+        return suffix, chance.choice([b"", chance.randbytes(300), *other.good.values()])
+    if suffix in (".json", ".txt") and chance.random() < 0.1:
+        return suffix, b"[" * 100_000 + b"]" * 100_000
+    if suffix == ".csv" and chance.random() < 0.1:
+        return suffix, good + b"a" * 200_000 + b",1e999,1000000000,,,\n"
+    return suffix, damaged(good, chance)
+
+
+def with_other_metadata(good: bytes, chance: random.Random) -> bytes:
+    """A safetensors file whose header says something else of its content."""
+    size = int.from_bytes(good[:8], "little")
+    header = json.loads(good[8 : 8 + size])
+    metadata = header.get("__metadata__", {})
+    if metadata:
+        field = chance.choice(list(metadata))
+        try:
+            metadata[field] = json.dumps(poisoned(json.loads(metadata[field]), chance))
+        except ValueError:  # a field that is plain text
+            metadata[field] = str(chance.choice(POISON))
+    else:
+        header = poisoned(header, chance)
+    text = coded(header)
+    return len(text).to_bytes(8, "little") + text + good[8 + size :]
+
+
+def place_of(error: BaseException) -> str:
+    """Where in the package an error came up."""
+    ours = [frame for frame in traceback.extract_tb(error.__traceback__) if "pixelwise" in frame.filename]
+    last = ours[-1]
+    return f"{last.filename.rpartition('pixelwise/')[2]}:{last.lineno}"
+
+
+def fuzz(folder: Path, files: int, first: int = 0) -> None:
+    """Read so many files; print what became of them, and fail on whatever is no ValueError."""
+    every = kinds(folder)
+    shares = [name for name, kind in every.items() for _ in range(kind.weight)]
+    outcomes: Counter[tuple[str, str]] = Counter()
+    failures: dict[tuple[str, str, str], int] = {}
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    for seed in range(first, first + files):
+        name = shares[seed % len(shares)]
+        suffix, content = invented(every[name], every, seed)
+        path = folder / f"file{suffix}"
+        path.write_bytes(content)
+        try:
+            every[name].read(path)
+            outcomes[name, "read"] += 1
+        except ValueError as error:
+            outcomes[name, "refused" if str(error) else "failed"] += 1
+        except Exception as error:  # collected, so that one run shows everything
+            outcomes[name, "failed"] += 1
+            failures.setdefault((name, place_of(error), repr(error)[:200]), seed)
+    for name in every:
+        counts = ", ".join(f"{outcomes[name, what]} {what}" for what in ("read", "refused", "failed"))
+        print(f"{name}: {counts}")
+    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    print(f"{files} files, {grown / 2**20:.0f} MB")
+    for (name, place, said), seed in failures.items():
+        print(f"{name}, seed {seed}, {place}: {said}")
+    assert not failures
+    assert not any(outcomes[name, "failed"] for name in every)
+    assert grown < MOST_MEMORY
+
+
+def test_two_thousand_files_are_read_or_refused(tmp_path: Path) -> None:
+    fuzz(tmp_path, FILES)
+
+
+@pytest.mark.slow
+def test_twenty_thousand_files_are_read_or_refused(tmp_path: Path) -> None:
+    fuzz(tmp_path, MANY_FILES, first=FILES)
