@@ -330,6 +330,8 @@ def evaluate(
         model or predictor, part, absent=cast(Any, absent), progress=_watched() and not as_json
     )
     scores, title = evaluation.scores, f"{split} part of {data}"
+    if not scores.counted:
+        raise ValueError(f"no pixel of the {title} is labelled: there is nothing to score")
     if csv is not None:
         evaluation.write_csv(csv)
     if report is not None:
