@@ -54,7 +54,10 @@ def test_data_without_a_labelled_pixel_are_told(pixelwise, street, weights) -> N
     Image.new("L", (64, 48), 255).save(street / "masks" / "val" / "3.png")
     shown = pixelwise("evaluate", weights, street, "--device", "cpu")
     assert shown.code == 2
-    assert shown.sentence == f"Error: no pixel of the val part of {street} is labelled: there is nothing to score"
+    assert (
+        shown.sentence
+        == f"Error: no pixel of the val part of {street} is labelled: there is nothing to score"
+    )
 
 
 def test_images_without_masks_are_told(pixelwise, street, weights, tmp_path) -> None:
