@@ -4,19 +4,25 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Two processes with one thread each: threads of several processes that wait for each other take many times longer.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+# The program as its users run it: fresh processes with the machine's own threads, one after the other.
+PRODUCT := $(BIN)/python -m pytest tests/product
 CHECKED := --jaxtyping-packages=pixelwise,beartype.beartype
 
-.PHONY: demo test test-slow check coverage bench docs clean
+.PHONY: demo test test-product test-slow check coverage bench docs clean
 
 demo: .venv/run
 	$(BIN)/pixelwise demo
 
 test: .venv/dev
-	$(PYTEST) -n 2 -m "not slow and not shapes"
+	$(PYTEST) -n 2 -m "not slow and not shapes" --ignore=tests/product
 	$(PYTEST) -n 2 -m "not slow and not compile" $(CHECKED) tests/contract tests/unit tests/losses tests/metrics
+	$(PRODUCT)
+
+test-product: .venv/dev
+	$(PRODUCT)
 
 test-slow: .venv/dev
-	$(PYTEST) -n 2 -m "slow and not shapes"
+	$(PYTEST) -n 2 -m "slow and not shapes" --ignore=tests/product
 
 check: .venv/dev
 	$(BIN)/ruff format --check .
@@ -25,7 +31,7 @@ check: .venv/dev
 	$(PYTEST) -n 2 -q -m "not slow and not shapes" tests/house tests/unit tests/losses tests/metrics
 
 coverage: .venv/dev
-	$(PYTEST) -n 2 -m "not slow and not shapes" --cov --cov-report=term-missing:skip-covered
+	$(PYTEST) -n 2 -m "not slow and not shapes" --ignore=tests/product --cov --cov-report=term-missing:skip-covered
 
 bench: .venv/dev
 	$(BIN)/python bench/import_time.py

@@ -5,6 +5,7 @@ Everything heavy is imported inside the commands, so that `--help` answers at on
 
 import inspect
 import json
+import math
 import re
 import shlex
 import sys
@@ -341,6 +342,8 @@ def evaluate(
         model or predictor, part, task=task, scoring=scoring, progress=_watched() and not as_json
     )
     title = f"{split} part of {data}"
+    if math.isnan(evaluation.report[chosen.monitor]):
+        raise ValueError(f"nothing of the {title} is annotated: there is nothing to score")
     if csv is not None:
         evaluation.write_csv(csv)
         record(csv, csv.parent)

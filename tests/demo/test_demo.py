@@ -19,6 +19,8 @@ def test_the_demo_leaves_data_run_pictures_and_report(tmp_path, capsys) -> None:
     assert page.count("data:image/png;base64,") >= 4
     assert "http-equiv" not in page
     assert 'src="http' not in page
+    for words in ("<td>cores</td>", f"<pre>pixelwise demo --out {out} --seed 0</pre>", "<tr class=changed>"):
+        assert words in page
     assert len(result.pictures) == 3
     for path in (*result.pictures, *(out / "predictions").glob("*.png")):
         with Image.open(path) as picture:
@@ -39,3 +41,10 @@ def test_the_demo_finds_the_coins_and_does_so_again_with_the_same_seed(tmp_path)
     assert first.iou[1] >= 0.95
     again = run_demo(tmp_path / "again", seed=3).scores
     assert (first.matrix == again.matrix).all()
+
+
+def test_the_demo_does_not_write_over_a_report_of_the_user(tmp_path) -> None:
+    (tmp_path / "report.html").write_text("my report")
+    with pytest.raises(ValueError, match=r"report\.html is a file that pixelwise did not write"):
+        run_demo(tmp_path, epochs=1)
+    assert [path.name for path in tmp_path.iterdir()] == ["report.html"]

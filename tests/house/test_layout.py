@@ -31,6 +31,7 @@ ALLOWED = {
     "models": FOUNDATION | {"layers", "ops", "encoders"},
     "registry": FOUNDATION | {"models", "encoders"},
     "checkpoint": FOUNDATION | {"registry", "files"},
+    "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict"},
 }
 MODEL_LINES, CLOSURE_FILES, CLOSURE_LINES = 400, 4, 600
 

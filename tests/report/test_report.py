@@ -7,16 +7,17 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
-from pixelwise.training.report import confusion, curves
 
 import pixelwise as pw
-from pixelwise.data import open_data
 from pixelwise.metrics import Scores
-from pixelwise.predict import evaluate_images
-from pixelwise.training import Example, Recipe, run, write_report
+from pixelwise.predict import ImageScores
+from pixelwise.report import Example, write_report
+from pixelwise.report.figures import class_curves, confusion, curves
+from pixelwise.report.pictures import embedded
 
 CLASSES = pw.ClassTable.of("sky & sea", "road", "<car>")
 SCORES = Scores(torch.tensor([[30, 10, 0], [5, 55, 0], [0, 0, 0]]), CLASSES)
@@ -26,6 +27,8 @@ ROWS = [
         "train_loss": 1 / e,
         "val_loss": 2 / e,
         "val_mean_iou": 0.1 * e,
+        "val_iou/road": 0.2 * e,
+        "val_iou/<car>": math.nan,
         "lr": 0.1,
         "seconds": 40.0,
     }
@@ -51,8 +54,9 @@ class Page(HTMLParser):
         self.links += [given[name] for name in ("src", "href") if name in given]
         if tag == "img":
             kind, _, data = given["src"].partition(",")
-            assert kind == "data:image/png;base64"
-            self.pictures.setdefault(given["alt"], []).append(Image.open(io.BytesIO(base64.b64decode(data))))
+            assert kind in ("data:image/png;base64", "data:image/jpeg;base64")
+            name = given["alt"].partition(" of ")[0]
+            self.pictures.setdefault(name, []).append(Image.open(io.BytesIO(base64.b64decode(data))))
         elif tag not in ("meta", "link", "br"):
             self.open.append(tag)
 
@@ -60,7 +64,7 @@ class Page(HTMLParser):
         assert self.open.pop() == tag
 
     def handle_data(self, data: str) -> None:
-        if self.open[-1:] != ["style"]:
+        if self.open[-1:] not in (["style"], ["script"]):
             self.words.append(data)
 
 
@@ -93,7 +97,7 @@ def test_a_report_shows_scores_curves_classes_confusion_and_predictions(tmp_path
     assert "lr 0.1" in page.text
     assert "cpu fast" in page.text
     assert {name: len(found) for name, found in page.pictures.items()} == {
-        "curves": 1,
+        "curves": 2,  # of the run, and of its classes
         "confusion": 1,
         "image": 3,
         "truth": 3,
@@ -107,9 +111,11 @@ def test_a_report_shows_scores_curves_classes_confusion_and_predictions(tmp_path
 
 def test_a_report_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
     path = write_report(tmp_path / "report.html", "Street", SCORES, history=ROWS, worst=[example()])
-    assert all(link.startswith("data:image/png;base64,") for link in Page(path).links)
+    links = Page(path).links
+    assert len(links) == 7  # two plots of curves, the confusion matrix, four panels
+    assert all(re.match("data:image/(png|jpeg);base64,", link) for link in links)
     without_pictures = re.sub(r"base64,[^']*", "", path.read_text())
-    assert not re.search(r"https?:|url\(|@import|<script|<link", without_pictures)
+    assert not re.search(r"https?:|url\(|@import|<script [^>]|<link|fetch|import\(", without_pictures)
 
 
 def test_names_are_written_as_they_are_and_never_as_markup(tmp_path: Path) -> None:
@@ -134,7 +140,7 @@ def test_an_evaluation_alone_has_a_report(tmp_path: Path) -> None:
 
 def test_absent_classes_have_a_dash_and_the_rule_is_told(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path / "report.html", "Street", SCORES))
-    assert "<car> – – – 0 0.0 %" in page.text
+    assert "<car> – – – – 0 0.0 %" in page.text
     assert "left out of the means" in page.text
     page = Page(write_report(tmp_path / "zero.html", "Street", Scores(SCORES.matrix, CLASSES, "zero")))
     assert "counted as 0" in page.text
@@ -164,25 +170,96 @@ def test_many_classes_fit(tmp_path: Path) -> None:
     write_report(tmp_path / "report.html", "Many", Scores(torch.eye(60, dtype=torch.long), classes))
 
 
-def test_the_report_of_a_run_shows_the_best_and_the_worst_of_its_images(boxes: Path, tmp_path: Path) -> None:
-    recipe = Recipe(str(boxes)).changed(
-        model="pspnet",
-        model_arguments={"encoder": "tiny"},
-        crop=(32, 32),
-        epochs=1,
-        workers=0,
-        accelerator="cpu",
-        out=tmp_path / "run",
-        name="my boxes",
+def scored(id: str, mean_iou: float, *iou: float) -> ImageScores:
+    return ImageScores(0, id, mean_iou, 0.75, torch.tensor(iou, dtype=torch.float64))
+
+
+def test_every_image_has_a_row_that_sorts_by_its_numbers(tmp_path: Path) -> None:
+    images = [scored("b <1>.png", 0.25, 0.25, 0.25, math.nan), scored("a.png", 0.5, 0.75, 0.25, math.nan)]
+    path = write_report(tmp_path / "report.html", "Street", SCORES, images=images)
+    page = Page(path)
+    for row in ("b <1>.png 0.250 0.750 0.250 0.250 –", "a.png 0.500 0.750 0.750 0.250 –"):
+        assert row in page.text
+    assert "IoU sky & sea IoU road IoU <car>" in page.text
+    assert "<td data-value=0.25>0.250</td>" in path.read_text()
+    assert "<td data-value=-1>–</td>" in path.read_text()
+
+
+def test_of_very_many_images_the_worst_are_shown_and_that_is_told(tmp_path: Path) -> None:
+    images = [scored(f"{i}.png", i / 1000, 0.0, 0.0, 0.0) for i in range(501)]
+    page = Page(write_report(tmp_path / "report.html", "Street", SCORES, images=images))
+    assert "The worst 500 of 501 images are shown." in page.text
+    assert "499.png" in page.text
+    assert "500.png" not in page.text
+
+
+def test_precision_and_recall_have_columns_and_means(tmp_path: Path) -> None:
+    page = Page(write_report(tmp_path / "report.html", "Street", SCORES))
+    assert "class IoU precision recall Dice support (pixels) share" in page.text
+    assert f"sky & sea {30 / 45:.3f} {30 / 35:.3f} {30 / 40:.3f} {60 / 75:.3f} 40 40.0 %" in page.text
+    assert f"mean {SCORES.mean_iou:.3f} {(30 / 35 + 55 / 65) / 2:.3f} {SCORES.mean_accuracy:.3f}" in page.text
+
+
+def test_pictures_can_be_enlarged_and_the_colours_of_the_errors_are_told(tmp_path: Path) -> None:
+    path = write_report(tmp_path / "report.html", "Street", SCORES, best=[example()])
+    assert path.read_text().count("<button type=button class=zoom") == 4
+    assert "<dialog>" in path.read_text()
+    assert "Errors: wrong: predicted as another class not labelled: does not count" in Page(path).text
+    assert "background:rgb(230,25,45)" in path.read_text()  # the red of the error picture
+    without = write_report(tmp_path / "without.html", "Street", SCORES)
+    assert "<dialog>" not in without.read_text()
+
+
+def test_settings_that_were_changed_are_marked_and_come_first(tmp_path: Path) -> None:
+    settings, defaults = (
+        {"lr": 0.1, "loss": "dice", "crop": [64, 64]},
+        {"lr": 0.1, "loss": "focal", "crop": None},
     )
-    result = run(recipe, progress=False)
-    page = Page(result.report)
-    images = evaluate_images(result.best, open_data(boxes), progress=False).ranked()
-    assert page.text.startswith(
-        "my boxes my boxes Scores of the best weights (epoch 1 of 1) on 3 validation images."
+    path = write_report(
+        tmp_path / "report.html",
+        "Street",
+        SCORES,
+        settings=settings,
+        defaults=defaults,
+        command="a 'b c' <d>",
     )
-    best = f"{images[-1].id} mean IoU {images[-1].mean_iou:.3f}"
-    worst = f"{images[0].id} mean IoU {images[0].mean_iou:.3f}"
-    assert page.text.index("Best") < page.text.index(best) < page.text.index("Worst") < page.text.index(worst)
-    assert page.pictures["image"][0].size == (48, 40)
-    assert len(page.pictures["image"]) == 3  # each is shown once
+    page = Page(path)
+    assert "loss dice default focal crop 64 64 default – 1 settings are the defaults lr 0.1" in page.text
+    assert path.read_text().count("<tr class=changed>") == 2
+    assert "To repeat a 'b c' <d>" in page.text
+
+
+def test_one_epoch_is_told_in_numbers_and_not_drawn(tmp_path: Path) -> None:
+    page = Page(write_report(tmp_path / "report.html", "Street", SCORES, history=ROWS[:1]))
+    assert "training loss 1, validation loss 2, mean IoU on validation 0.1, learning rate 0.1" in page.text
+    assert set(page.pictures) == {"confusion"}
+
+
+def test_the_curves_of_many_classes_are_the_ten_that_end_lowest() -> None:
+    rows = [{"epoch": float(e), **{f"val_iou/{k}": 0.01 * k + 0.1 * e for k in range(12)}} for e in range(3)]
+    (axes,) = class_curves(rows).axes
+    assert [line.get_label().split()[0] for line in axes.lines] == [str(k) for k in range(9, -1, -1)]
+    assert list(axes.lines[-1].get_ydata()) == pytest.approx([0, 0.1, 0.2])
+
+
+@pytest.mark.parametrize("photograph, limit", [(True, 80_000), (False, 40_000)])
+def test_eight_examples_of_1080_lines_stay_below_three_megabytes(photograph: bool, limit: int) -> None:
+    y, x = np.mgrid[:1080, :1920]
+    smooth = 127 + 90 * np.sin(x / 40) * np.cos(y / 30) + np.random.default_rng(0).normal(0, 9, y.shape)
+    shown = smooth if photograph else (y // 9 + x // 7) % 2 * 255
+    picture = Image.fromarray(np.clip(shown, 0, 255).astype(np.uint8)).convert("RGB")
+    data = base64.b64decode(
+        embedded(picture, "it's", photograph=photograph).split("base64,")[1].split("'")[0]
+    )
+    with Image.open(io.BytesIO(data)) as kept:
+        assert kept.format == ("JPEG" if photograph else "PNG")
+        assert kept.width >= 480
+    assert len(data) <= limit  # 8 times two photographs and two maps, as text: 2.6 MB
+
+
+def test_a_map_keeps_its_colors_when_it_is_reduced() -> None:
+    picture = Image.new("RGB", (1920, 1080), (10, 20, 30))
+    picture.paste((200, 100, 50), (0, 0, 960, 1080))
+    data = base64.b64decode(embedded(picture, "truth", photograph=False).split("base64,")[1].split("'")[0])
+    with Image.open(io.BytesIO(data)) as kept:
+        assert sorted(kept.getcolors() or []) == [(480 * 540, (10, 20, 30)), (480 * 540, (200, 100, 50))]
