@@ -71,7 +71,7 @@ def _pixel_metrics() -> None:
 def _run_lengths() -> None:
     from .rle import RleMasks
 
-    masks = RleMasks.encode(_things().masks)
+    masks = RleMasks.encode(_things().dense)
     masks.decode()
     RleMasks.from_coco(masks.to_coco())
     RleMasks.from_polygons([[[1, 1, 9, 1, 9, 9]]], 48, 64)
@@ -108,7 +108,7 @@ def _lovasz() -> None:
 
     scores = torch.randn(1, 3, 48, 64, requires_grad=True)
     loss: Tensor = Lovasz()(scores, _labels()[None])
-    loss.backward()  # type: ignore[no-untyped-call]
+    loss.backward()
 
 
 def _dense_crf() -> None:
