@@ -8,12 +8,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixelwise import build
+from pixelwise.layers import fit
 from pixelwise.models.fcn import (
     FIXED,
     FCN8s,
     bilinear_transposed,
     convolutionize,
-    crop,
     fcn8s_vgg16,
     fcn16s_vgg16,
     fcn32s_vgg16,
@@ -110,11 +110,11 @@ def test_crops_put_every_score_where_its_window_is() -> None:
     with torch.no_grad():
         twice = bilinear_transposed(1, 4, stride=2)
         at16 = twice(fc6)
-        torch.testing.assert_close(at16[0, 0, 9, 2:17], crop(pool4, 5, (19, 19))[0, 0, 9, 2:17])
+        torch.testing.assert_close(at16[0, 0, 9, 2:17], fit(pool4, (19, 19), offset=5)[0, 0, 9, 2:17])
         at8 = twice(at16)
-        torch.testing.assert_close(at8[0, 0, 9, 6:15], crop(pool3, 9, (15, 15))[0, 0, 9, 6:15])
+        torch.testing.assert_close(at8[0, 0, 9, 6:15], fit(pool3, (15, 15), offset=9)[0, 0, 9, 6:15])
         for map, kernel, stride, offset in ((fc6, 64, 32, 19), (at16, 32, 16, 27), (at8, 16, 8, 31)):
-            scores = crop(bilinear_transposed(1, kernel, stride=stride)(map), offset, (300, 300))
+            scores = fit(bilinear_transposed(1, kernel, stride=stride)(map), (300, 300), offset=offset)
             torch.testing.assert_close(scores[0, 0, 100, 60:250], torch.arange(60.0, 250.0))
 
 
