@@ -144,7 +144,7 @@ class Recipe:
     optimizer: Literal["adamw", "sgd"] = _setting(
         "adamw", "Optimiser", "adamw or sgd.", choices=("adamw", "sgd")
     )
-    lr: float = _setting(1e-3, "Optimiser", "Highest learning rate.", open=True)
+    lr: float = _setting(1e-3, "Optimiser", "Highest learning rate.", open=True, high=1e300)
     encoder_lr_factor: float = _setting(
         1.0, "Optimiser", "Learning rate of the encoder over that of the rest.", open=True
     )
