@@ -53,9 +53,11 @@ def _things() -> MaskSet:
 def _prediction() -> None:
     from . import decode
 
-    output = DenseLogits(torch.randn(1, 3, 12, 16), (48, 64))
-    decode.semantic(output)
-    decode.confidence(output)
+    # Smaller maps, and three classes, are left to torch.
+    for size in ((24, 32), (96, 128)):
+        output = DenseLogits(torch.randn(1, 4, 24, 32), size)
+        decode.semantic(output)
+        decode.confidence(output)
 
 
 def _pixel_metrics() -> None:
