@@ -24,6 +24,15 @@ from .espnetv2 import (
     espnetv2_s_2_0 as espnetv2_s_2_0,
     from_edgenets as from_edgenets,
 )
+from .fast_rcnn import BoxHead as BoxHead
+from .faster_rcnn import (
+    FasterRCNN as FasterRCNN,
+    RegionProposalNetwork as RegionProposalNetwork,
+    faster_rcnn as faster_rcnn,
+    faster_rcnn_resnet50_fpn as faster_rcnn_resnet50_fpn,
+    faster_rcnn_resnet50_fpn_v2 as faster_rcnn_resnet50_fpn_v2,
+    from_torchvision_faster_rcnn as from_torchvision_faster_rcnn,
+)
 from .fcn import (
     DilatedFCN as DilatedFCN,
     FCN8s as FCN8s,
@@ -39,6 +48,7 @@ from .fcn import (
     from_caffe_fcn as from_caffe_fcn,
     from_torchvision_fcn as from_torchvision_fcn,
 )
+from .feature_pyramid import FeaturePyramid as FeaturePyramid
 from .fpn import FPN as FPN, fpn as fpn
 from .linknet import LinkNet as LinkNet, linknet as linknet
 from .pspnet import (

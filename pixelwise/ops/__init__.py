@@ -4,6 +4,17 @@ They are here to be read and tried. Where PyTorch has the same operator, models 
 shows that the two agree. Letters in shapes are those of `types.py`; k is also the side of a kernel.
 """
 
+from .boxes import (
+    box_iou as box_iou,
+    clip_boxes as clip_boxes,
+    decode_boxes as decode_boxes,
+    encode_boxes as encode_boxes,
+    make_anchors as make_anchors,
+    match_boxes as match_boxes,
+    non_maximum_suppression as non_maximum_suppression,
+    rescale_boxes as rescale_boxes,
+    sample_matched as sample_matched,
+)
 from .convolution import (
     convolution_matrix as convolution_matrix,
     convolution_size as convolution_size,
@@ -30,8 +41,6 @@ from .resampling import (
     pixel_shuffle as pixel_shuffle,
 )
 from .roi import (
-    box_iou as box_iou,
-    non_maximum_suppression as non_maximum_suppression,
     roi_align as roi_align,
     roi_pool as roi_pool,
     sample_bilinear as sample_bilinear,

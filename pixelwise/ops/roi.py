@@ -1,4 +1,4 @@
-"""Regions of a map: pooling them to one size, how much they overlap, and which of them to keep.
+"""Regions of a map, pooled to one size.
 
 The plain definitions; models call torchvision's compiled ones, and a test shows that they are equal.
 """
@@ -6,8 +6,7 @@ The plain definitions; models call torchvision's compiled ones, and a test shows
 import math
 from collections.abc import Sequence
 
-import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
 
@@ -116,33 +115,3 @@ def sample_bilinear(x: Float[Tensor, "c h w"], along: float, down: float) -> Flo
     upper = (1 - u) * x[:, top, left] + u * x[:, top, right]
     lower = (1 - u) * x[:, bottom, left] + u * x[:, bottom, right]
     return (1 - v) * upper + v * lower
-
-
-def box_iou(first: Float[Tensor, "n 4"], second: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
-    """Area of the intersection over area of the union of each box with each other.
-
-    >>> box_iou(torch.tensor([[0.0, 0.0, 2.0, 2.0]]), torch.tensor([[1.0, 0.0, 3.0, 2.0]]))
-    tensor([[0.3333]])
-    """
-    corner = torch.maximum(first[:, None, :2], second[None, :, :2])
-    opposite = torch.minimum(first[:, None, 2:], second[None, :, 2:])
-    shared = (opposite - corner).clamp(min=0).prod(-1)
-    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(-1) for boxes in (first, second)]
-    return shared / (areas[0][:, None] + areas[1][None] - shared)
-
-
-def non_maximum_suppression(
-    boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], threshold: float
-) -> Int64[Tensor, " kept"]:
-    """Indices of boxes, best first: one is dropped if its IoU with a kept better one is above `threshold`.
-
-    >>> boxes = torch.tensor([[0.0, 0.0, 10.0, 10.0], [1.0, 0.0, 11.0, 10.0], [20.0, 0.0, 30.0, 10.0]])
-    >>> non_maximum_suppression(boxes, torch.tensor([0.8, 0.9, 0.1]), 0.5)
-    tensor([1, 2])
-    """
-    iou = box_iou(boxes, boxes)
-    kept: list[int] = []
-    for i in scores.argsort(descending=True, stable=True).tolist():
-        if not (iou[i, kept] > threshold).any():
-            kept.append(i)
-    return torch.tensor(kept, dtype=torch.int64, device=boxes.device)

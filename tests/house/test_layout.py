@@ -27,7 +27,7 @@ ALLOWED = {
     "data": FOUNDATION | {"files", "kernels", "rle"},
     "draw": FOUNDATION | {"files"},
     "encoders": FOUNDATION | {"layers", "ops"},
-    "models": FOUNDATION | {"layers", "ops", "encoders"},
+    "models": FOUNDATION | {"layers", "ops", "encoders", "losses", "decode", "rle"},
     "registry": FOUNDATION | {"models"},
     "checkpoint": FOUNDATION | {"registry", "files"},
 }
