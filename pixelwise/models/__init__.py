@@ -51,6 +51,16 @@ from .fcn import (
 from .feature_pyramid import FeaturePyramid as FeaturePyramid
 from .fpn import FPN as FPN, fpn as fpn
 from .linknet import LinkNet as LinkNet, linknet as linknet
+from .mask_rcnn import (
+    MaskHead as MaskHead,
+    MaskRCNN as MaskRCNN,
+    MaskRegionLogits as MaskRegionLogits,
+    from_torchvision_mask_rcnn as from_torchvision_mask_rcnn,
+    mask_rcnn as mask_rcnn,
+    mask_rcnn_resnet50_fpn as mask_rcnn_resnet50_fpn,
+    mask_rcnn_resnet50_fpn_v2 as mask_rcnn_resnet50_fpn_v2,
+    mask_rcnn_resnet101_fpn as mask_rcnn_resnet101_fpn,
+)
 from .pspnet import (
     PSPNet as PSPNet,
     PyramidPooling as PyramidPooling,

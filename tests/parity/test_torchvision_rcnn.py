@@ -8,16 +8,17 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 from torchvision.ops import FeaturePyramidNetwork
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from pixelwise import build, decode
+from pixelwise import decode
 from pixelwise.encoders import Tiny
 from pixelwise.losses import loss_parts
-from pixelwise.models import from_torchvision_faster_rcnn
 from pixelwise.models.faster_rcnn import STAGES, FasterRCNN, assemble, rename_torchvision
-from pixelwise.types import Batch, Boxes, Sample
+from pixelwise.models.mask_rcnn import MaskHead, MaskRCNN, rename_mask_rcnn
+from pixelwise.types import Batch, Boxes, MaskSet, Sample
 
 WIDTH, CLASSES = 16, 5
 SIZES = [(65, 97), (120, 88)]
@@ -66,7 +67,9 @@ def parts(improved: bool, **further: object) -> dict[str, object]:
         "max_size": 150,
         "image_mean": [0.5] * 3,
         "image_std": [0.25] * 3,
-        "rpn_anchor_generator": AnchorGenerator(((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5),
+        "rpn_anchor_generator": AnchorGenerator(
+            ((32,), (64,), (128,), (256,), (512,)), ((0.5, 1.0, 2.0),) * 5
+        ),
         "rpn_head": RPNHead(WIDTH, 3, 2 if improved else 1),
         "box_head": head,
         "box_predictor": FastRCNNPredictor(hidden, CLASSES + 1),
@@ -175,3 +178,92 @@ def test_each_loss_equals_that_of_torchvision(improved: bool) -> None:
     for name, value in expected.items():
         assert value > 1e-3
         assert abs(found[LOSSES[name]] - value) <= 1e-4, name
+
+
+# --- Mask R-CNN -----------------------------------------------------------------------------------
+
+
+def mask_pair(improved: bool) -> tuple[nn.Module, MaskRCNN]:
+    norm = nn.BatchNorm2d if improved else None
+    theirs = detection.MaskRCNN(
+        **parts(
+            improved,
+            mask_head=MaskRCNNHeads(WIDTH, [WIDTH] * 4, 1, norm),
+            mask_predictor=MaskRCNNPredictor(WIDTH, WIDTH, CLASSES + 1),
+        )
+    )
+    stir(theirs)
+    detector = assemble(
+        Tiny(stages=STAGES), CLASSES, improved=improved, width=WIDTH, min_size=80, max_size=150
+    )
+    ours = MaskRCNN(detector, MaskHead(WIDTH, CLASSES, norm=improved))
+    weights, version = rename_mask_rcnn(theirs.state_dict(), 1e-5)
+    assert version == (2 if improved else 1)
+    own = {key: x for key, x in ours.state_dict().items() if "normalize" in key}
+    ours.load_state_dict(weights | own)
+    return theirs, ours
+
+
+def mask_batch() -> Batch:
+    """Boxes and discs within the boxes of `samples`."""
+    found = []
+    for sample in samples():
+        height, width = sample.image.shape[-2:]
+        y, x = torch.meshgrid(torch.arange(height) + 0.5, torch.arange(width) + 0.5, indexing="ij")
+        masks = []
+        for number, (x1, y1, x2, y2) in enumerate(sample.target.boxes):
+            u, v = (2 * x - x1 - x2) / (x2 - x1), (2 * y - y1 - y2) / (y2 - y1)
+            inside = u**2 + v**2 if number % 2 else torch.maximum(u.abs(), v.abs())
+            masks.append(inside < 1)
+        target = MaskSet.of(torch.stack(masks), sample.target.classes)
+        found.append(Sample(sample.image, target, sample.id))
+    return Batch.collate(found)
+
+
+@pytest.mark.parametrize("improved", [False, True], ids=["v1", "v2"])
+def test_masks_equal_those_of_torchvision(improved: bool) -> None:
+    theirs, ours = mask_pair(improved)
+    batch = mask_batch()
+    with torch.no_grad():
+        expected = theirs.eval()([one.image for one in samples_again(batch)])
+        output = ours.eval()(batch.image, sizes=batch.sizes)
+    for found, boxes, theirs_found in zip(
+        decode.instances(output), decode.boxes(output), expected, strict=True
+    ):
+        assert len(found) > 20
+        assert differ(rows(boxes), rows_of(theirs_found)) <= 1e-4
+        # Rounding may swap detections of equal scores, and move an outline by a pixel.
+        order = torch.cdist(rows_of(theirs_found), rows(boxes)).argmin(1)
+        wrong = (theirs_found["masks"][:, 0] > 0.5) ^ found.take(order).dense
+        assert found.dense.any()
+        assert wrong.float().mean() < 1e-4
+
+
+def test_scores_within_boxes_equal_those_of_torchvision() -> None:
+    theirs, ours = mask_pair(improved=False)
+    drawn: list[Tensor] = []
+    theirs.roi_heads.mask_predictor.register_forward_hook(lambda _module, _given, out: drawn.append(out))
+    batch = mask_batch()
+    with torch.no_grad():
+        theirs.eval()([one.image for one in samples_again(batch)])
+        output = ours.eval()(batch.image, sizes=batch.sizes)
+    assert drawn[0].abs().mean() > 1e-2
+    assert differ(output.mask_logits.flatten(1), drawn[0].flatten(1)) <= 1e-4
+
+
+@pytest.mark.parametrize("improved", [False, True], ids=["v1", "v2"])
+def test_the_loss_of_the_masks_equals_that_of_torchvision(improved: bool) -> None:
+    theirs, ours = mask_pair(improved)
+    batch = mask_batch()
+    targets = [
+        {"boxes": one.boxes.boxes, "labels": one.classes + 1, "masks": one.dense.to(torch.uint8)}
+        for one in batch.annotations
+    ]
+    theirs.rpn.register_forward_pre_hook(lambda _module, _given: torch.manual_seed(3) and None)
+    expected = theirs.train()([one.image for one in samples_again(batch)], targets)
+    torch.manual_seed(3)
+    found = loss_parts(ours.train()(*ours.inputs(batch)), batch)
+    assert set(found) == {*LOSSES.values(), "mask"}
+    for name, value in expected.items():
+        assert value > 1e-3
+        assert abs(found[LOSSES.get(name, "mask")] - value) <= 1e-4, name
