@@ -1,5 +1,9 @@
 """The few bricks that belong to no paper."""
 
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
@@ -138,3 +142,55 @@ def size_of(image: Float[Tensor, "b c H W"], minimum: int) -> tuple[int, int]:
             f"this model needs images of at least {minimum} x {minimum} pixels, got {height} x {width}"
         )
     return height, width
+
+
+class FittedImages(NamedTuple):
+    """Images as a network sees them that works at one scale: resized, and padded to one size.
+
+    Attributes:
+        images: each at the upper left of its map.
+        image_sizes: height and width of each before.
+        seen_sizes: height and width of each now.
+    """
+
+    images: Float[Tensor, "b c h w"]
+    image_sizes: tuple[tuple[int, int], ...]
+    seen_sizes: tuple[tuple[int, int], ...]
+
+
+def fit_images(
+    image: Float[Tensor, "b c H W"],
+    sizes: Sequence[tuple[int, int]],
+    fill: Float[Tensor, "1 c 1 1"],
+    *,
+    min_size: int | None,
+    max_size: int,
+    multiple: int = 32,
+) -> FittedImages:
+    """Resize each image of a batch to one scale, as detectors do, and pad to a multiple of the stride.
+
+    The shorter side becomes `min_size` pixels, unless the longer one became more than `max_size`.
+
+    Args:
+        image: images that may be padded.
+        sizes: height and width of each without its padding.
+        fill: colour of the padding.
+        min_size: None to leave every image as large as it is.
+        max_size: in pixels.
+        multiple: of which height and width of the result are.
+
+    >>> image, black = torch.rand(1, 3, 10, 30), torch.zeros(1, 3, 1, 1)
+    >>> seen = fit_images(image, [(10, 30)], black, min_size=20, max_size=48)
+    >>> seen.seen_sizes, tuple(seen.images.shape[2:])
+    (((16, 48),), (32, 64))
+    """
+    wanted = []
+    for height, width in sizes:
+        shorter, longer = min(height, width), max(height, width)
+        scale = 1.0 if min_size is None else min(min_size / shorter, max_size / longer)
+        wanted.append((math.floor(height * scale), math.floor(width * scale)))
+    padded = [-(-max(side) // multiple) * multiple for side in zip(*wanted, strict=True)]
+    canvas = fill.to(image).expand(len(image), image.shape[1], *padded).contiguous()
+    for own, one, old, new in zip(canvas, image, sizes, wanted, strict=True):
+        own[:, : new[0], : new[1]] = resize(one[None, :, : old[0], : old[1]], new)[0]
+    return FittedImages(canvas, tuple(map(tuple, sizes)), tuple(wanted))

@@ -647,6 +647,24 @@ class Batch(Value):
             return self.target.masks
         raise ValueError("the targets of this batch are not dense: it has one annotation per image")
 
+    @property
+    def annotations(self) -> tuple[Annotation, ...]:
+        """The annotation of each image.
+
+        Raises:
+            ValueError: if the targets are dense.
+        """
+        if not isinstance(self.target, tuple):
+            raise ValueError(f"this batch has a {type(self.target).__name__}, not one annotation per image")
+        return self.target
+
+    @property
+    def sizes(self) -> tuple[tuple[int, ...], ...]:
+        """Extent of each image along each axis of the grid, without its padding."""
+        axes = range(self.valid.ndim)
+        lines = [self.valid[tuple(slice(None) if i in (0, axis) else 0 for i in axes)] for axis in axes[1:]]
+        return tuple(map(tuple, torch.stack([line.sum(1) for line in lines], 1).tolist()))
+
 
 def _padded(
     maps: Sequence[Float[Tensor, "c *grid"]], size: tuple[int, ...], fill: float
@@ -823,6 +841,57 @@ class MaskLogits(Value):
     mask_logits: Float[Tensor, "b q h w"]
     size: tuple[int, int]
     aux: tuple["MaskLogits", ...] = ()
+
+
+@value
+class AssignedBoxes(Value):
+    """Boxes in which a network looks for objects, those of all images of a batch together.
+
+    Attributes:
+        boxes: x1 y1 x2 y2 in pixels of the image as the network sees it.
+        image: number of the image in the batch.
+        target: number of the object among the targets of that image; -1 where the box is background, or
+            where nobody knows.
+    """
+
+    boxes: Float[Tensor, "n 4"]
+    image: Int64[Tensor, " n"]
+    target: Int64[Tensor, " n"]
+
+    def __len__(self) -> int:
+        """Number of boxes n."""
+        return len(self.boxes)
+
+
+@value
+class RegionLogits(Value):
+    """Regions of images, each with scores of classes and corrections of its box (R-CNNs).
+
+    In training, regions and anchors are sampled and know their objects. In evaluation the regions are all
+    that were proposed, and `detections` what the network takes of them.
+
+    Attributes:
+        regions: where it looked.
+        class_logits: scores of background, first, and of the k classes.
+        box_deltas: for each of these, how a better box lies to that of the region: shift in x and y, and
+            logarithm of the growth in width and height, in units that the paper chooses.
+        image_sizes: height and width of each image in pixels.
+        seen_sizes: height and width of each image as the network sees it; all boxes are in these pixels.
+        anchors: those that were sampled to learn to propose regions; only while training.
+        objectness: score of each of these anchors to hold an object.
+        anchor_deltas: correction of the box of each of these anchors.
+        detections: the objects of each image, best first; only in evaluation.
+    """
+
+    regions: AssignedBoxes
+    class_logits: Float[Tensor, "r k1"]
+    box_deltas: Float[Tensor, "r k1 4"]
+    image_sizes: tuple[tuple[int, int], ...]
+    seen_sizes: tuple[tuple[int, int], ...]
+    anchors: AssignedBoxes | None = None
+    objectness: Float[Tensor, " a"] | None = None
+    anchor_deltas: Float[Tensor, "a 4"] | None = None
+    detections: tuple[Boxes, ...] = ()
 
 
 @value

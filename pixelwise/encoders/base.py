@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from ..layers import Normalize
 from ..types import Features, PerStage
 
 
@@ -19,12 +20,14 @@ class Encoder(nn.Module, ABC):
         strides: of each stage, 0 where the encoder does not give it.
         stages: the names of the stages it gives, finest first.
         in_channels: of the image.
+        normalize: takes mean and standard deviation of the pretraining data out of the image.
     """
 
     channels: PerStage
     strides: PerStage
     stages: tuple[str, ...]
     in_channels: int
+    normalize: Normalize
 
     @abstractmethod
     def forward(self, image: Float[Tensor, "b c H W"]) -> Features:

@@ -24,6 +24,15 @@ from .espnetv2 import (
     espnetv2_s_2_0 as espnetv2_s_2_0,
     from_edgenets as from_edgenets,
 )
+from .fast_rcnn import BoxHead as BoxHead
+from .faster_rcnn import (
+    FasterRCNN as FasterRCNN,
+    RegionProposalNetwork as RegionProposalNetwork,
+    faster_rcnn as faster_rcnn,
+    faster_rcnn_resnet50_fpn as faster_rcnn_resnet50_fpn,
+    faster_rcnn_resnet50_fpn_v2 as faster_rcnn_resnet50_fpn_v2,
+    from_torchvision_faster_rcnn as from_torchvision_faster_rcnn,
+)
 from .fcn import (
     DilatedFCN as DilatedFCN,
     FCN8s as FCN8s,
@@ -39,8 +48,19 @@ from .fcn import (
     from_caffe_fcn as from_caffe_fcn,
     from_torchvision_fcn as from_torchvision_fcn,
 )
+from .feature_pyramid import FeaturePyramid as FeaturePyramid
 from .fpn import FPN as FPN, fpn as fpn
 from .linknet import LinkNet as LinkNet, linknet as linknet
+from .mask_rcnn import (
+    MaskHead as MaskHead,
+    MaskRCNN as MaskRCNN,
+    MaskRegionLogits as MaskRegionLogits,
+    from_torchvision_mask_rcnn as from_torchvision_mask_rcnn,
+    mask_rcnn as mask_rcnn,
+    mask_rcnn_resnet50_fpn as mask_rcnn_resnet50_fpn,
+    mask_rcnn_resnet50_fpn_v2 as mask_rcnn_resnet50_fpn_v2,
+    mask_rcnn_resnet101_fpn as mask_rcnn_resnet101_fpn,
+)
 from .pspnet import (
     PSPNet as PSPNet,
     PyramidPooling as PyramidPooling,

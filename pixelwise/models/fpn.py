@@ -1,8 +1,7 @@
 """FPN for semantic segmentation: the branch that Panoptic FPN adds to a feature pyramid network.
 
-A pyramid of equally wide maps is built from the encoder's last map downwards (Sec. 3.1; Lin et al. 2017,
-Feature Pyramid Networks, Fig. 3). Each level is convolved and doubled until it has stride 4, and the levels
-are summed and classified (Sec. 3.2, Fig. 3).
+A feature pyramid (Lin et al. 2017, `feature_pyramid.py`) stands on the encoder (Sec. 3.1). Each level is
+convolved and doubled until it has stride 4, and the levels are summed and classified (Sec. 3.2, Fig. 3).
 
 Departures: maps are resized to the size of their partner instead of being doubled, so any image size works,
 with equal results where sizes are multiples of 32.
@@ -10,11 +9,11 @@ with equal results where sizes are multiples of 32.
 
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import resize, size_of
 from ..types import DenseLogits, DenseModel, Features, Paper
+from .feature_pyramid import FeaturePyramid
 
 PAPER = Paper(
     "Panoptic Feature Pyramid Networks",
@@ -25,32 +24,6 @@ PAPER = Paper(
 )
 
 STAGES = ("c2", "c3", "c4", "c5")
-
-
-class FeaturePyramid(nn.Module):
-    """Top-down pathway with lateral connections (Lin et al. 2017).
-
-    Args:
-        channels: of the encoder's stages, finest first.
-        c_out: channels of every level.
-    """
-
-    def __init__(self, channels: tuple[int, ...], c_out: int = 256) -> None:
-        super().__init__()
-        self.lateral = nn.ModuleList(nn.Conv2d(c, c_out, 1) for c in channels)
-        self.out = nn.ModuleList(nn.Conv2d(c_out, c_out, 3, padding=1) for _ in channels)
-        for module in self.modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.kaiming_uniform_(module.weight, a=1)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
-
-    def forward(self, maps: list[Tensor]) -> list[Tensor]:
-        """One level per map, finest first, each of the size of its map."""
-        levels = [lateral(map) for lateral, map in zip(self.lateral, maps, strict=True)]
-        for i in reversed(range(len(levels) - 1)):
-            levels[i] = levels[i] + F.interpolate(levels[i + 1], levels[i].shape[-2:], mode="nearest")
-        return [out(level) for out, level in zip(self.out, levels, strict=True)]
 
 
 class ConvGroupNormAct(nn.Sequential):

@@ -28,7 +28,7 @@ ALLOWED = {
     "data": FOUNDATION | {"files", "kernels", "rle"},
     "draw": FOUNDATION | {"files"},
     "encoders": FOUNDATION | {"layers", "ops"},
-    "models": FOUNDATION | {"layers", "ops", "encoders"},
+    "models": FOUNDATION | {"layers", "ops", "encoders", "losses", "decode", "rle"},
     "registry": FOUNDATION | {"models", "encoders"},
     "checkpoint": FOUNDATION | {"registry", "files"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict"},

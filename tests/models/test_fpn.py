@@ -6,7 +6,8 @@ from torch import nn
 from torch.nn import functional as F
 
 from pixelwise.models import fpn
-from pixelwise.models.fpn import FeaturePyramid, SemanticBranch
+from pixelwise.models.feature_pyramid import FeaturePyramid
+from pixelwise.models.fpn import SemanticBranch
 
 
 def test_the_pyramid_is_the_one_of_torchvision() -> None:
