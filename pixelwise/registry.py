@@ -5,12 +5,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from types import UnionType
+from typing import Any, get_args
 
 from . import models
-from .types import BuiltBy as BuiltBy, DenseModel, Paper
+from .types import BuiltBy as BuiltBy, Model, Paper
 
-Builder = Callable[..., DenseModel]
+Builder = Callable[..., Model]
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class ModelCard:
     Attributes:
         name: of the builder.
         paper: where the network comes from.
-        task: "semantic", so far.
+        task: the first of the tasks that the model serves.
         encoder: the default one by name, None where the network has its own.
         summary: first line of the builder's docstring.
     """
@@ -41,13 +42,13 @@ def list_models() -> list[str]:
     return sorted(_builders())
 
 
-def build(name: str, num_classes: int, **arguments: Any) -> DenseModel:
+def build(name: str, num_classes: int | None = None, **arguments: Any) -> Any:
     """Build a model by name.
 
     Args:
         name: one of `list_models()`.
-        num_classes: number of channels k of the logits.
-        arguments: further arguments of the builder, such as `encoder` or `in_channels`.
+        num_classes: number of channels k of the logits; None for models without classes.
+        arguments: further arguments of the builder, such as `encoder`, `in_channels` or `num_joints`.
 
     Raises:
         ValueError: if there is no such model or it has no such argument.
@@ -63,11 +64,26 @@ def build(name: str, num_classes: int, **arguments: Any) -> DenseModel:
             near = get_close_matches(argument, known, n=1)
             hint = f": did you mean {near[0]!r}?" if near else f": it takes {', '.join(known)}"
             raise ValueError(f"model {name!r} has no argument {argument!r}{hint}")
-    if num_classes < 1:
-        raise ValueError(f"num_classes must be at least 1, got {num_classes}")
-    model = builder(num_classes, **arguments)
-    model.built_by = BuiltBy(name, {"num_classes": num_classes, **arguments})
+    if takes_classes(name) and num_classes is None:
+        raise ValueError(f"model {name!r} needs num_classes")
+    if not takes_classes(name) and num_classes is not None:
+        raise ValueError(f"model {name!r} has no argument 'num_classes': it takes {', '.join(known)}")
+    if num_classes is not None:
+        if num_classes < 1:
+            raise ValueError(f"num_classes must be at least 1, got {num_classes}")
+        arguments = {"num_classes": num_classes, **arguments}
+    model = builder(**arguments)
+    model.built_by = BuiltBy(name, arguments)
     return model
+
+
+def takes_classes(name: str) -> bool:
+    """Whether `build` needs `num_classes` for that model.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    return "num_classes" in inspect.signature(_find(name)).parameters
 
 
 def describe(name: str) -> ModelCard:
@@ -77,11 +93,14 @@ def describe(name: str) -> ModelCard:
         ValueError: if there is no such model.
     """
     builder = _find(name)
-    encoder = inspect.signature(builder).parameters.get("encoder")
+    signature = inspect.signature(builder)
+    encoder = signature.parameters.get("encoder")
     default = encoder.default if encoder is not None else None
     summary = (inspect.getdoc(builder) or "").splitlines()[0]
     paper: Paper = sys.modules[builder.__module__].PAPER
-    return ModelCard(name, paper, "semantic", default, summary)
+    built = signature.return_annotation
+    model: type[Model] = get_args(built)[0] if isinstance(built, UnionType) else built
+    return ModelCard(name, paper, model.tasks[0], default, summary)
 
 
 def _builders() -> dict[str, Builder]:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ..types import STAGES
 from .base import Encoder as Encoder
+from .hrnet import HRNet as HRNet, fit_hrnet_weights as fit_hrnet_weights
 from .timm import StemPolicy as StemPolicy, TimmEncoder as TimmEncoder, dilate as dilate
 from .tiny import Tiny as Tiny
 from .torchvision import MobileNetV3Large as MobileNetV3Large

@@ -40,6 +40,19 @@ from .fcn import (
     from_torchvision_fcn as from_torchvision_fcn,
 )
 from .fpn import FPN as FPN, fpn as fpn
+from .hourglass import (
+    StackedHourglass as StackedHourglass,
+    hourglass as hourglass,
+    hourglass_2 as hourglass_2,
+    hourglass_8 as hourglass_8,
+)
+from .hrnet_pose import (
+    HRNetPose as HRNetPose,
+    from_hrnet_pose as from_hrnet_pose,
+    hrnet_pose as hrnet_pose,
+    hrnet_pose_w32 as hrnet_pose_w32,
+    hrnet_pose_w48 as hrnet_pose_w48,
+)
 from .linknet import LinkNet as LinkNet, linknet as linknet
 from .pspnet import (
     PSPNet as PSPNet,
@@ -54,6 +67,12 @@ from .segnet import (
     SegNetBasic as SegNetBasic,
     segnet as segnet,
     segnet_basic as segnet_basic,
+)
+from .simplebaseline import (
+    SimpleBaseline as SimpleBaseline,
+    from_simplebaseline as from_simplebaseline,
+    simplebaseline as simplebaseline,
+    simplebaseline_resnet50 as simplebaseline_resnet50,
 )
 from .smp import (
     SMPFPN as SMPFPN,
