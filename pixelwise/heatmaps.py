@@ -3,8 +3,8 @@
     points --gaussian_heatmaps--> maps --quarter_offset or dark--> points
 
 A map has one cell per `stride` pixels, and cell i lies at pixel i * stride (the convention of the authors of
-SimpleBaseline and HRNet). The cell with the highest value tells the joint to within half a stride; two ways to
-do better look at its neighbours.
+SimpleBaseline and HRNet). The cell with the highest value tells the joint to within half a stride; two ways
+to do better look at its neighbours.
 """
 
 from collections.abc import Callable
@@ -161,8 +161,8 @@ def unflip(
     Args:
         maps: of the mirrored image.
         skeleton: says which joints change places.
-        shift: whether to move the maps by one cell to the right. Cell i lies at pixel i * stride, so mirroring
-            the pixels and mirroring the cells differ by nearly a cell.
+        shift: whether to move the maps by one cell to the right. Cell i lies at pixel i * stride, so
+            mirroring the pixels and mirroring the cells differ by nearly a cell.
 
     Raises:
         ValueError: if the skeleton has another number of joints.

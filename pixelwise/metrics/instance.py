@@ -131,7 +131,7 @@ class InstanceMetrics(Metric):
         """
         height, width, found, there, letters = dim_zero_cat(self.images).cpu().numpy().T
         things = dim_zero_cat(self.things).cpu().numpy()
-        order = _order(dim_zero_cat(self.names).cpu().numpy().tobytes(), letters)
+        order = order_of_images(dim_zero_cat(self.names).cpu().numpy().tobytes(), letters)
         shapes, area = self._shapes(things[:, 3].astype(np.int64), found + there, height, width)
         mask_area = area
         if isinstance(shapes, Boxes):
@@ -167,7 +167,7 @@ class InstanceMetrics(Metric):
         return masks.boxes() if self.kind == "box" else masks, masks.area
 
 
-def _order(names: bytes, letters: Int64[np.ndarray, " i"]) -> Int64[np.ndarray, " i"]:
+def order_of_images(names: bytes, letters: Int64[np.ndarray, " i"]) -> Int64[np.ndarray, " i"]:
     """Number of each image, by name where they have one; -1 for one whose name came before."""
     if not letters.any():
         return np.arange(len(letters))
