@@ -98,3 +98,5 @@ from .unet import (
     unet_bilinear as unet_bilinear,
     unet_original as unet_original,
 )
+from .unet3d import UNet3D as UNet3D, unet3d as unet3d
+from .vnet import VNet as VNet, VNetReleased as VNetReleased, vnet as vnet, vnet_released as vnet_released

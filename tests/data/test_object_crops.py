@@ -193,18 +193,25 @@ def test_random_crops_depend_on_seed_epoch_and_index_alone() -> None:
     assert not torch.equal(first.image, data[0].image)
 
 
-def test_random_crops_keep_dots_at_their_joints() -> None:
+def handedness(points: Tensor) -> bool:
+    """On which side of the line from the nose to the left hand the right hand lies."""
+    nose, left, right = points
+    return bool((left - nose)[0] * (right - nose)[1] > (left - nose)[1] * (right - nose)[0])
+
+
+def test_random_crops_keep_dots_at_their_joints_and_left_at_the_left() -> None:
     crop, sample = RandomObjectCrop(SKELETON, (256, 192)), SingleObjects(dots(1))[0]
-    mirrors = 0
+    without_sides = RandomObjectCrop(Skeleton(SKELETON.names), (256, 192))
+    sides, mirrored_sides = [], []
     for _ in range(20):
         cut = crop(sample)
         for point in cut.target.points[0]:
             if 8 < point[0] < 184 and 8 < point[1] < 248:
                 torch.testing.assert_close(brightest(cut.image, point), point, atol=2.0, rtol=0)
-        nose, left, right = cut.target.points[0]
-        side = (left - nose)[0] * (right - nose)[1] - (left - nose)[1] * (right - nose)[0]
-        mirrors += int(side > 0)
-    assert 3 < mirrors < 17
+        sides.append(handedness(cut.target.points[0]))
+        mirrored_sides.append(handedness(without_sides(sample).target.points[0]))
+    assert len(set(sides)) == 1
+    assert 3 < sum(mirrored_sides) < 17
 
 
 def test_a_random_crop_wants_one_object() -> None:
