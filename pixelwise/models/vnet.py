@@ -14,6 +14,7 @@ repeating their border.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -98,7 +99,7 @@ class VNet(DenseModel):
             for level, count in enumerate(down)
         )
         self.downsample = nn.ModuleList(
-            nn.Sequential(nn.Conv3d(a, b, 2, stride=2), nn.PReLU(b)) for a, b in zip(c, c[1:], strict=False)
+            nn.Sequential(nn.Conv3d(a, b, 2, stride=2), nn.PReLU(b)) for a, b in pairwise(c)
         )
         # On the way up a stage is as wide as its two inputs together.
         wide = [c[-1], *(2 * skip for skip in c[-2::-1])]
