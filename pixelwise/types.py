@@ -816,7 +816,7 @@ class DenseModel(Model):
         num_classes: k of the logits.
     """
 
-    tasks = ("semantic", "multilabel")
+    tasks: ClassVar[tuple[str, ...]] = ("semantic", "multilabel")
     output = DenseLogits
     num_classes: int
 
@@ -836,7 +836,7 @@ class HeatmapModel(Model):
         num_joints: j of the heatmaps.
     """
 
-    tasks = ("keypoints",)
+    tasks: ClassVar[tuple[str, ...]] = ("keypoints",)
     output = Heatmaps
     num_joints: int
 
