@@ -13,15 +13,17 @@ import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
+from .heatmaps import Refine, quarter_offset
 from .kernels.argmax import argmax, resized_argmax
 from .kernels.compiling import parallel_map
 from .kernels.softmax import resized_confidence
 from .layers import resize
-from .types import Boxes, ClassTable, DenseLogits, Keypoints, LabelMap, MaskSet, PanopticMap
+from .types import Boxes, ClassTable, DenseLogits, Heatmaps, Keypoints, LabelMap, MaskSet, PanopticMap
 
 # On an accelerator many small kernels cost more than memory, up to this many numbers (1 GiB of float32).
 _AT_ONCE = 2**28
 _CHUNK = 1 << 15  # pixels that are compared together on a CPU
+_SURE = 0.2  # confidence above which a joint has a say in that of its object
 _FEW = 1 << 16  # pixels below which a second thread costs more than it saves
 
 
@@ -153,6 +155,32 @@ def keypoints(output: object) -> tuple[Keypoints, ...]:
         ValueError: if the output has no joints.
     """
     raise ValueError(f"{type(output).__name__} cannot be decoded to keypoints")
+
+
+@keypoints.register
+def _(output: Heatmaps, refine: Refine = quarter_offset) -> tuple[Keypoints, ...]:
+    """One object per crop, in pixels of the crop.
+
+    The confidence of a joint is the value of its map, that of the object the mean over the joints that have
+    more than 0.2 (HRNet's; without any it is 0).
+
+    Args:
+        output: of a network for crops of single objects.
+        refine: how a joint is found between the cells: `heatmaps.quarter_offset`, `dark` or `highest`.
+    """
+    points, values = refine(output.coarse.detach().float())
+    confidence = values.clamp(0, 1)
+    sure = confidence > _SURE
+    scores = (confidence * sure).sum(1) / sure.sum(1).clamp(min=1)
+    height, width = output.size
+    box = points.new_tensor([[0, 0, width, height]])
+    area, crowd = points.new_tensor([height * width]), torch.zeros(1, dtype=torch.bool, device=points.device)
+    return tuple(
+        Keypoints(
+            output.stride * points[i : i + 1], confidence[i : i + 1], scores[i : i + 1], area, box, crowd
+        )
+        for i in range(len(points))
+    )
 
 
 def _confidence(logits: Float[Tensor, "b k H W"]) -> Confidence:

@@ -194,3 +194,30 @@ def fit_images(
     for own, one, old, new in zip(canvas, image, sizes, wanted, strict=True):
         own[:, : new[0], : new[1]] = resize(one[None, :, : old[0], : old[1]], new)[0]
     return FittedImages(canvas, tuple(map(tuple, sizes)), tuple(wanted))
+
+
+def volume_size(volume: Float[Tensor, "b c D H W"], minimum: int) -> tuple[int, int, int]:
+    """Depth, height and width of `volume`.
+
+    Raises:
+        ValueError: if one of them is below `minimum`.
+    """
+    depth, height, width = volume.shape[-3], volume.shape[-2], volume.shape[-1]
+    if depth < minimum or height < minimum or width < minimum:
+        raise ValueError(
+            f"this model needs volumes of at least {minimum} x {minimum} x {minimum} voxels, "
+            f"got {depth} x {height} x {width}"
+        )
+    return depth, height, width
+
+
+def extend_to_multiple(x: Float[Tensor, "b c *grid"], multiple: int) -> Float[Tensor, "b c *_"]:
+    """Repeat the border at the end of each axis until `multiple` divides its length.
+
+    >>> extend_to_multiple(torch.tensor([[[1.0, 2.0, 3.0]]]), 4)
+    tensor([[[1., 2., 3., 3.]]])
+    """
+    padding: list[int] = []
+    for length in x.shape[:1:-1]:
+        padding += [0, -length % multiple]
+    return F.pad(x, padding, mode="replicate") if any(padding) else x

@@ -85,6 +85,15 @@ def build(name: str, num_classes: int | None = None, **arguments: Any) -> Model:
     return model
 
 
+def takes_classes(name: str) -> bool:
+    """Whether `build` needs `num_classes` for that model.
+
+    Raises:
+        ValueError: if there is no such model.
+    """
+    return "num_classes" in inspect.signature(_find(name)).parameters
+
+
 def may_be_pretrained(name: str, arguments: Mapping[str, Any]) -> bool:
     """Whether the encoder of a model has published weights; nothing is fetched.
 
@@ -111,7 +120,8 @@ def describe(name: str) -> ModelCard:
         ValueError: if there is no such model.
     """
     builder = _find(name)
-    encoder = inspect.signature(builder).parameters.get("encoder")
+    signature = inspect.signature(builder)
+    encoder = signature.parameters.get("encoder")
     default = encoder.default if encoder is not None else None
     summary = (inspect.getdoc(builder) or "").splitlines()[0]
     paper: Paper = sys.modules[builder.__module__].PAPER
@@ -158,6 +168,8 @@ def _fits(given: Any, kind: Any) -> bool:
     if get_origin(kind) is Sequence:
         (item,) = get_args(kind)
         return isinstance(given, list | tuple) and all(_fits(one, item) for one in given)
+    if get_origin(kind) is tuple:
+        return isinstance(given, list | tuple) and all(_fits(one, get_args(kind)[0]) for one in given)
     return isinstance(given, kind)
 
 

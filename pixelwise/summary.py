@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from .ops import measured_receptive_field
-from .registry import ModelCard, build, describe
+from .registry import ModelCard, build, describe, takes_classes
 from .types import DenseLogits, Features, Model
 
 Shape = tuple[int, ...]
@@ -97,9 +97,9 @@ def count_parameters(model: nn.Module) -> int:
 
 
 def published_size(name: str, num_classes: int = 21) -> int:
-    """Number of parameters of a model with its default encoder; no memory is taken for them."""
+    """Number of parameters of a model with its default arguments; no memory is taken for them."""
     with torch.device("meta"):
-        return count_parameters(build(name, num_classes))
+        return count_parameters(build(name, num_classes) if takes_classes(name) else build(name))
 
 
 def _receptive_field(model: Model, size: tuple[int, int]) -> tuple[int, int]:

@@ -908,6 +908,11 @@ class Heatmaps(Value):
     size: tuple[int, int]
     aux: tuple[Float[Tensor, "b j h w"], ...] = ()
 
+    @property
+    def stride(self) -> int:
+        """Pixels of the image per cell: cell i lies at pixel i * stride, and the last may reach beyond it."""
+        return round(self.size[0] / self.coarse.shape[-2])
+
 
 @value
 class PromptMasks(Value):
@@ -1014,13 +1019,33 @@ class Model(nn.Module, ABC):
 class DenseModel(Model):
     """A network that scores every pixel: image -> DenseLogits with `num_classes` channels."""
 
-    tasks = ("semantic", "multilabel")
+    tasks: ClassVar[tuple[str, ...]] = ("semantic", "multilabel")
     output = DenseLogits
     num_classes: int
 
     @abstractmethod
     def forward(self, image: Float[Tensor, "b c *grid"]) -> DenseLogits:
         """Score every pixel.
+
+        Raises:
+            ValueError: if the image is smaller than `minimum_size`.
+        """
+
+
+class HeatmapModel(Model):
+    """A network that tells the place of each joint of one object: crop -> Heatmaps.
+
+    Attributes:
+        num_joints: j of the heatmaps.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("keypoints",)
+    output = Heatmaps
+    num_joints: int
+
+    @abstractmethod
+    def forward(self, image: Float[Tensor, "b c H W"]) -> Heatmaps:
+        """One map per joint.
 
         Raises:
             ValueError: if the image is smaller than `minimum_size`.

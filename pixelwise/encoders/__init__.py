@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from ..types import STAGES
 from .base import Encoder as Encoder
+from .hrnet import HRNet as HRNet, fit_hrnet_weights as fit_hrnet_weights
 from .published import (
     WeightsUnavailable as WeightsUnavailable,
     fetch as fetch,

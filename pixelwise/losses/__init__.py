@@ -28,6 +28,7 @@ from .dice import (
 )
 from .focal import Focal as Focal, focal_loss as focal_loss
 from .hausdorff import Hausdorff as Hausdorff, hausdorff_loss as hausdorff_loss
+from .heatmap import HeatmapLoss as HeatmapLoss, heatmap_loss as heatmap_loss
 from .jaccard import Jaccard as Jaccard, jaccard_loss as jaccard_loss
 from .lovasz import Lovasz as Lovasz, lovasz_loss as lovasz_loss
 from .mask_set import MaskSetLoss as MaskSetLoss, class_loss as class_loss, mask_losses as mask_losses

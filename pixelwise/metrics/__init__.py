@@ -48,6 +48,7 @@ from .davis import DavisMetrics as DavisMetrics, DavisScores as DavisScores, dav
 from .davis_frame import boundary_accuracy as boundary_accuracy, region_similarity as region_similarity
 from .instance import InstanceMetrics as InstanceMetrics
 from .keypoint_similarity import COCO_SIGMAS as COCO_SIGMAS, keypoint_similarity as keypoint_similarity
+from .keypoints import KeypointMetrics as KeypointMetrics
 from .lvis import (
     LvisGroundTruth as LvisGroundTruth,
     LvisScores as LvisScores,

@@ -116,7 +116,7 @@ class InstanceMetrics(RowMetric):
         """
         height, width, found, there, letters = self.rows("images").cpu().numpy().T
         things = self.rows("things").cpu().numpy()
-        order = _order(self.rows("names").cpu().numpy().tobytes(), letters)
+        order = order_of_images(self.rows("names").cpu().numpy().tobytes(), letters)
         shapes, area = self._shapes(things[:, 3].astype(np.int64), found + there, height, width)
         mask_area = area
         if isinstance(shapes, Boxes):
@@ -152,7 +152,7 @@ class InstanceMetrics(RowMetric):
         return masks.boxes() if self.kind == "box" else masks, masks.area
 
 
-def _order(names: bytes, letters: Int64[np.ndarray, " i"]) -> Int64[np.ndarray, " i"]:
+def order_of_images(names: bytes, letters: Int64[np.ndarray, " i"]) -> Int64[np.ndarray, " i"]:
     """Number of each image, by name where they have one; -1 for one whose name came before."""
     if not letters.any():
         return np.arange(len(letters))

@@ -50,6 +50,19 @@ from .fcn import (
 )
 from .feature_pyramid import FeaturePyramid as FeaturePyramid
 from .fpn import FPN as FPN, fpn as fpn
+from .hourglass import (
+    StackedHourglass as StackedHourglass,
+    hourglass as hourglass,
+    hourglass_2 as hourglass_2,
+    hourglass_8 as hourglass_8,
+)
+from .hrnet_pose import (
+    HRNetPose as HRNetPose,
+    from_hrnet_pose as from_hrnet_pose,
+    hrnet_pose as hrnet_pose,
+    hrnet_pose_w32 as hrnet_pose_w32,
+    hrnet_pose_w48 as hrnet_pose_w48,
+)
 from .linknet import LinkNet as LinkNet, linknet as linknet
 from .mask_rcnn import (
     MaskHead as MaskHead,
@@ -75,6 +88,12 @@ from .segnet import (
     segnet as segnet,
     segnet_basic as segnet_basic,
 )
+from .simplebaseline import (
+    SimpleBaseline as SimpleBaseline,
+    from_simplebaseline as from_simplebaseline,
+    simplebaseline as simplebaseline,
+    simplebaseline_resnet50 as simplebaseline_resnet50,
+)
 from .smp import (
     SMPFPN as SMPFPN,
     SMPLinknet as SMPLinknet,
@@ -99,3 +118,5 @@ from .unet import (
     unet_bilinear as unet_bilinear,
     unet_original as unet_original,
 )
+from .unet3d import UNet3D as UNet3D, unet3d as unet3d
+from .vnet import VNet as VNet, VNetReleased as VNetReleased, vnet as vnet, vnet_released as vnet_released

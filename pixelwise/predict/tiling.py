@@ -1,6 +1,8 @@
-"""Large images in overlapping tiles: memory stays that of a band of rows, whatever the image.
+"""Large images and volumes in overlapping tiles: memory stays that of a band, whatever the image.
 
     image --tiles, row by row--> f --logits--> weighted sums of one band --finished rows--> out
+
+A band lies across the first axis: rows of an image, slices of a volume.
 
 Logits of overlapping tiles are averaged with weights that say how far to trust a tile near its border:
 
@@ -12,8 +14,8 @@ Logits of overlapping tiles are averaged with weights that say how far to trust 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from itertools import pairwise, product
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from jaxtyping import Float
@@ -21,9 +23,9 @@ from torch import Tensor
 
 from ..types import DenseLogits
 
-Network = Callable[[Float[Tensor, "b c H W"]], DenseLogits]
+Network = Callable[[Float[Tensor, "b c *grid"]], DenseLogits]
 Blend = Literal["gaussian", "constant", "crop"]
-Size = tuple[int, int]
+Size = tuple[int, ...]
 
 
 def tiled(
@@ -35,75 +37,74 @@ def tiled(
 
     Args:
         f: image -> DenseLogits.
-        size: height and width of a tile in pixels; smaller images are one tile.
-        overlap: pixels that neighbours share at least, for both axes or for each.
+        size: of a tile along each axis in pixels; smaller images are one tile.
+        overlap: pixels that neighbours share at least, for all axes or for each.
         blend: see the top of this file.
         batch_size: number of tiles that `f` gets at once.
 
     Raises:
-        ValueError: if the overlap is not smaller than the tile, or the blend is unknown.
+        ValueError: if the overlap is not smaller than the tile, the blend is unknown, or the image has
+            another number of axes.
     """
     _check(size, overlap, blend)
 
-    def apply(image: Float[Tensor, "b c H W"]) -> DenseLogits:
+    def apply(image: Float[Tensor, "b c *grid"]) -> DenseLogits:
         finished = list(bands(f, image, size, overlap, blend=blend, batch_size=batch_size))
-        return DenseLogits(torch.cat(finished, dim=2), (image.shape[-2], image.shape[-1]))
+        return DenseLogits(torch.cat(finished, dim=2), tuple(image.shape[2:]))
 
     return apply
 
 
 def bands(
     f: Network,
-    image: Float[Tensor, "b c H W"],
+    image: Float[Tensor, "b c *grid"],
     size: Size,
     overlap: int | Size,
     *,
     blend: Blend = "gaussian",
     batch_size: int = 1,
-) -> Iterator[Float[Tensor, "b k _ W"]]:
-    """Logits of the image, from top to bottom, a band of finished rows at a time.
+) -> Iterator[Float[Tensor, "b k *_"]]:
+    """Logits of the image, from top to bottom, a band of finished rows (of a volume: slices) at a time.
 
     Arguments and errors are those of `tiled`.
     """
-    rows, columns = _axes(image.shape[-2:], size, overlap, blend)
+    rows, others = _axes(image.shape[2:], size, overlap, blend)
 
     def outputs() -> Iterator[list[Tensor]]:
         for row in rows:
-            strip = image[:, :, row.start : row.stop]
+            band = image[:, :, row.start : row.stop]
             found: list[Tensor] = []
-            for i in range(0, len(columns), batch_size):
-                some = [strip[..., column.start : column.stop] for column in columns[i : i + batch_size]]
+            for i in range(0, len(others), batch_size):
+                some = [band[_place(tile)] for tile in others[i : i + batch_size]]
                 found += f(torch.cat(some)).logits.float().split(len(image))
             yield found
 
-    yield from _stitched(outputs(), rows, columns)
+    yield from _stitched(outputs(), rows, others)
 
 
-def tile(image: Float[Tensor, "b c H W"], size: Size, overlap: int | Size) -> Float[Tensor, "n b c _ _"]:
+def tile(image: Float[Tensor, "b c *grid"], size: Size, overlap: int | Size) -> Float[Tensor, "n b c *_"]:
     """The tiles that `tiled` looks at, in reading order.
 
     Raises:
         ValueError: if the overlap is not smaller than the tile.
     """
-    rows, columns = _axes(image.shape[-2:], size, overlap, "constant")
-    return torch.stack(
-        [image[:, :, row.start : row.stop, column.start : column.stop] for row in rows for column in columns]
-    )
+    rows, others = _axes(image.shape[2:], size, overlap, "constant")
+    return torch.stack([image[:, :, row.start : row.stop][_place(tile)] for row in rows for tile in others])
 
 
 def untile(
-    tiles: Float[Tensor, "n b c _ _"],
+    tiles: Float[Tensor, "n b c *_"],
     image_size: Size,
     size: Size,
     overlap: int | Size,
     *,
     blend: Blend = "gaussian",
-) -> Float[Tensor, "b c H W"]:
+) -> Float[Tensor, "b c *grid"]:
     """Undo `tile`: where tiles disagree, their weighted mean.
 
     Args:
         tiles: as `tile` gives them.
-        image_size: height and width of the result.
+        image_size: of the result along each axis.
         size: as it was given to `tile`.
         overlap: likewise.
         blend: see the top of this file.
@@ -111,11 +112,11 @@ def untile(
     Raises:
         ValueError: if the number of tiles is not the one `tile` makes, or see `tiled`.
     """
-    rows, columns = _axes(image_size, size, overlap, blend)
-    if len(tiles) != len(rows) * len(columns):
-        raise ValueError(f"an image of that size has {len(rows) * len(columns)} tiles, got {len(tiles)}")
-    in_rows = (tiles[i : i + len(columns)].unbind() for i in range(0, len(tiles), len(columns)))
-    return torch.cat(list(_stitched(in_rows, rows, columns)), dim=2)
+    rows, others = _axes(image_size, size, overlap, blend)
+    if len(tiles) != len(rows) * len(others):
+        raise ValueError(f"an image of that size has {len(rows) * len(others)} tiles, got {len(tiles)}")
+    in_rows = (tiles[i : i + len(others)].unbind() for i in range(0, len(tiles), len(others)))
+    return torch.cat(list(_stitched(in_rows, rows, others)), dim=2)
 
 
 class _Interval(NamedTuple):
@@ -133,38 +134,53 @@ class _Interval(NamedTuple):
 
 
 def _stitched(
-    outputs: Iterable[Sequence[Tensor]], rows: Sequence[_Interval], columns: Sequence[_Interval]
-) -> Iterator[Float[Tensor, "b k _ W"]]:
+    outputs: Iterable[Sequence[Tensor]], rows: Sequence[_Interval], others: Sequence[tuple[_Interval, ...]]
+) -> Iterator[Float[Tensor, "b k *_"]]:
     """Rows that no later tile touches, as soon as they are known."""
-    width = columns[-1].stop
+    across = [interval.stop for interval in others[-1]]
     sums, weights = torch.empty(0), torch.empty(0)  # of the rows from `top` on
     top = 0
     for row, maps in zip(rows, outputs, strict=True):
         if not sums.numel():
             b, k = maps[0].shape[:2]
-            sums = maps[0].new_zeros(b, k, row.stop - row.start, width)
-            weights = sums.new_zeros(row.stop - row.start, width)
+            sums = maps[0].new_zeros(b, k, row.stop - row.start, *across)
+            weights = sums.new_zeros(row.stop - row.start, *across)
         elif done := row.start - top:
             yield sums[:, :, :done] / weights[:done]
             sums = torch.cat([sums[:, :, done:], torch.zeros_like(sums[:, :, :done])], dim=2)
             weights = torch.cat([weights[done:], torch.zeros_like(weights[:done])])
             top = row.start
-        for column, scores in zip(columns, maps, strict=True):
-            window = (row.weight[:, None] * column.weight).to(sums.device)
-            sums[..., column.start : column.stop] += scores * window
-            weights[:, column.start : column.stop] += window
+        for tile, scores in zip(others, maps, strict=True):
+            window = row.weight
+            for interval in tile:
+                window = window[..., None] * interval.weight
+            window = window.to(sums.device)
+            sums[_place(tile)] += scores * window
+            weights[_place(tile)] += window
     yield sums / weights
+
+
+def _place(tile: tuple[_Interval, ...]) -> tuple[Any, ...]:
+    """Where a tile lies along the last axes."""
+    return (..., *(slice(interval.start, interval.stop) for interval in tile))
 
 
 def _axes(
     image_size: Sequence[int], size: Size, overlap: int | Size, blend: Blend
-) -> tuple[list[_Interval], list[_Interval]]:
+) -> tuple[list[_Interval], list[tuple[_Interval, ...]]]:
+    """The tiles along the first axis, and those of one band."""
     _check(size, overlap, blend)
-    pair = (overlap, overlap) if isinstance(overlap, int) else overlap
-    rows, columns = (
-        _intervals(n, side, shared, blend) for n, side, shared in zip(image_size, size, pair, strict=True)
-    )
-    return rows, columns
+    if len(image_size) != len(size):
+        raise ValueError(f"tiles of {len(size)} axes do not fit an image of {len(image_size)}")
+    axes = [
+        _intervals(n, side, shared, blend)
+        for n, side, shared in zip(image_size, size, _each(overlap, size), strict=True)
+    ]
+    return axes[0], list(product(*axes[1:]))
+
+
+def _each(overlap: int | Size, size: Size) -> Size:
+    return (overlap,) * len(size) if isinstance(overlap, int) else overlap
 
 
 def _intervals(length: int, side: int, overlap: int, blend: Blend) -> list[_Interval]:
@@ -187,8 +203,7 @@ def _intervals(length: int, side: int, overlap: int, blend: Blend) -> list[_Inte
 def _check(size: Size, overlap: int | Size, blend: str) -> None:
     if blend not in get_args(Blend):
         raise ValueError(f"blend must be one of {', '.join(get_args(Blend))}, got {blend!r}")
-    pair = (overlap, overlap) if isinstance(overlap, int) else overlap
-    for side, shared in zip(size, pair, strict=True):
+    for side, shared in zip(size, _each(overlap, size), strict=True):
         if not 0 <= shared < side:
             raise ValueError(
                 f"the overlap must be at least 0 and smaller than the tile, got {shared} of {side}"

@@ -1,0 +1,138 @@
+"""Volumes: NIfTI-1 files (`.nii`, `.nii.gz`), with their place in the patient kept exactly.
+
+Arrays have the axes D H W, which are k j i of the file (its first axis is the fastest): a tensor's last axis
+runs as the file's bytes do. Nothing is turned or resampled; what is written over an image gets its header.
+"""
+
+import os
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float64, Shaped
+
+from ...files import atomic_write
+
+SUFFIXES = (".nii.gz", ".nii")
+
+
+@dataclass(frozen=True)
+class Volume:
+    """What a file of a volume holds.
+
+    Attributes:
+        voxels: the values as the file means them (scaled where its header says so).
+        spacing: size of a voxel along D, H and W in mm.
+        affine: takes (w, h, d, 1), the position of a voxel, to mm in the patient (right, anterior, superior).
+        header: of the file, for writing another volume in the same place.
+    """
+
+    voxels: Shaped[np.ndarray, "*c D H W"]
+    spacing: tuple[float, float, float]
+    affine: Float64[np.ndarray, "4 4"]
+    header: Any
+
+
+def is_nifti(path: str | os.PathLike[str]) -> bool:
+    """Whether the name is that of a NIfTI file.
+
+    >>> is_nifti("brain.nii.gz")
+    True
+    """
+    return Path(path).name.lower().endswith(SUFFIXES)
+
+
+def stem_of(path: Path) -> str:
+    """The name without the suffix, of which `.nii.gz` is one.
+
+    >>> stem_of(Path("a/brain.1.nii.gz"))
+    'brain.1'
+    """
+    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), path.suffix)
+    return path.name[: len(path.name) - len(suffix)]
+
+
+def read_nifti(path: str | os.PathLike[str]) -> Volume:
+    """Read a volume; a fourth axis of the file, such as several kinds of MRI, becomes the first of the array.
+
+    Raises:
+        ValueError: if the file is missing, damaged, no NIfTI file, or has not three or four axes.
+    """
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        image: Any = nibabel.Nifti1Image.from_filename(path)
+        voxels = np.asanyarray(image.dataobj)
+        affine = np.asarray(image.affine, np.float64)
+    except (
+        ImageFileError,
+        HeaderDataError,
+        OSError,
+        EOFError,
+        ValueError,
+        OverflowError,
+        zlib.error,
+    ) as error:
+        raise ValueError(f"cannot read {path} as a NIfTI file: {error}") from error
+    while voxels.ndim > 3 and voxels.shape[-1] == 1:
+        voxels = voxels[..., 0]
+    if voxels.ndim not in (3, 4) or 0 in voxels.shape:
+        raise ValueError(f"{path} has the shape {voxels.shape}, expected three axes, or four with channels")
+    if voxels.dtype.kind not in "buif":
+        raise ValueError(f"{path} holds {voxels.dtype}, expected numbers")
+    i, j, k = (float(side) for side in image.header.get_zooms()[:3])
+    native = voxels.astype(voxels.dtype.newbyteorder("="), copy=False)
+    return Volume(np.ascontiguousarray(native.T), (k, j, i), affine, image.header)
+
+
+def write_nifti(path: str | os.PathLike[str], voxels: Shaped[np.ndarray, "*c D H W"], like: Volume) -> Path:
+    """Write a volume in the place of another: same affine, spacing, units and orientation codes.
+
+    Args:
+        path: ends in `.nii` or `.nii.gz`.
+        voxels: on the grid of `like`; booleans become 8-bit, 64-bit integers 16-bit or 32-bit numbers.
+        like: the volume whose place it takes, usually the image that was segmented.
+
+    Raises:
+        ValueError: on another name or grid, or if the file cannot be written.
+    """
+    import nibabel
+
+    path = Path(path)
+    if not is_nifti(path):
+        raise ValueError(f"a NIfTI file is called .nii or .nii.gz, got {path}")
+    if voxels.shape[-3:] != like.voxels.shape[-3:]:
+        raise ValueError(f"{path} needs {like.voxels.shape[-3:]} voxels, got {voxels.shape}")
+    voxels = voxels.astype(_stored(voxels), copy=False)
+    header = like.header.copy()
+    header.set_data_dtype(voxels.dtype)
+    header["cal_min"], header["cal_max"] = 0, 0  # how bright the other volume is to be shown
+    # The name beside the file must keep both suffixes: nibabel compresses by the name.
+    suffix = ".nii.gz" if path.name.lower().endswith(".gz") else ".nii"
+    with atomic_write(path) as temporary:
+        named = temporary.with_name(temporary.name + suffix)
+        try:
+            nibabel.save(nibabel.Nifti1Image(voxels.T, like.affine, header), named)
+            os.replace(named, temporary)
+        finally:
+            named.unlink(missing_ok=True)
+    return path
+
+
+def _stored(voxels: Shaped[np.ndarray, "..."]) -> np.dtype[Any]:
+    """The type in the file: one that every reader knows."""
+    if voxels.dtype == np.bool_:
+        return np.dtype(np.uint8)
+    if voxels.dtype.kind in "iu" and voxels.dtype.itemsize == 8:
+        lowest, highest = (int(voxels.min()), int(voxels.max())) if voxels.size else (0, 0)
+        if lowest >= 0 and highest <= 255:
+            return np.dtype(np.uint8)
+        return np.dtype(np.int16 if -(2**15) <= lowest and highest < 2**15 else np.int32)
+    return np.dtype(np.float32) if voxels.dtype == np.float16 else voxels.dtype
