@@ -254,12 +254,17 @@ class Boxes(Value):
 class RunLengths(Protocol):
     """Masks of one image as run lengths: what `pixelwise.rle.RleMasks` offers to this file."""
 
-    height: int
-    width: int
+    @property
+    def height(self) -> int:
+        """In pixels."""
+
+    @property
+    def width(self) -> int:
+        """In pixels."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: Any) -> "RunLengths": ...
+    def __getitem__(self, index: np.ndarray, /) -> "RunLengths": ...
 
     def decode(self) -> Bool[np.ndarray, "n H W"]:
         """The masks, row by row."""
@@ -612,12 +617,8 @@ class Batch(Value):
     def samples(self) -> tuple[Sample, ...]:
         """The images one by one, without padding, with their targets."""
         found = []
-        for image, target, valid, name in zip(
-            self.image, self.annotations, self.valid, self.ids, strict=True
-        ):
-            axes = range(valid.ndim)
-            sides = [int(valid.amax(dim=[other for other in axes if other != axis]).sum()) for axis in axes]
-            window = tuple(slice(side) for side in sides)
+        for image, target, size, name in zip(self.image, self.annotations, self.sizes, self.ids, strict=True):
+            window = tuple(slice(side) for side in size)
             if isinstance(target, LabelMap):
                 target = LabelMap(target.labels[window])
             elif isinstance(target, ClassMasks):
@@ -646,17 +647,6 @@ class Batch(Value):
         if isinstance(self.target, ClassMasks):
             return self.target.masks
         raise ValueError("the targets of this batch are not dense: it has one annotation per image")
-
-    @property
-    def annotations(self) -> tuple[Annotation, ...]:
-        """The annotation of each image.
-
-        Raises:
-            ValueError: if the targets are dense.
-        """
-        if not isinstance(self.target, tuple):
-            raise ValueError(f"this batch has a {type(self.target).__name__}, not one annotation per image")
-        return self.target
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:
