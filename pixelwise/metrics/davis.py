@@ -109,7 +109,7 @@ def davis_sequence(
     prediction = checked_labels(prediction, "prediction", place)
     target = checked_labels(target, "target", place)
     check_shapes(prediction, target, place)
-    if target.ndim != 3 or not target[0:1].numel():
+    if target.ndim != 3 or (len(target) and not target[0].numel()):
         raise ValueError(
             f"prediction and target must be frames of one size (t, H, W), got {tuple(target.shape)}{place}"
         )
