@@ -117,10 +117,12 @@ def davis_sequence(
     truth, claim = target.cpu().numpy(), prediction.cpu().numpy()
     if task == "semi-supervised":
         if len(truth) < 3:
-            raise ValueError(f"the semi-supervised task needs at least three frames, got {len(truth)}{place}")
+            raise ValueError(
+                f"the semi-supervised task needs at least three frames, got {len(truth)} in target{place}"
+            )
         first, truth, claim = truth[0], truth[1:-1], claim[1:-1]
     elif not len(truth):
-        raise ValueError(f"the unsupervised task needs at least one frame, got none{place}")
+        raise ValueError(f"the unsupervised task needs at least one frame in target, got none{place}")
     else:
         first = truth[0]
     objects = int(np.max(first, initial=0, where=first != VOID))
