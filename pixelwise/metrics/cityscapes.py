@@ -215,8 +215,8 @@ class CityscapesMetrics(Metric):
         instance_map = checked_labels(instance_map, "instance_map", place)
         if prediction.shape != instance_map.shape or instance_map.ndim != 2:
             raise ValueError(
-                f"prediction and instance_map must have one shape (H, W), got {tuple(prediction.shape)} and "
-                f"{tuple(instance_map.shape)}{place}"
+                f"prediction and instance_map must be maps (H, W) of one shape, got "
+                f"{tuple(prediction.shape)} and {tuple(instance_map.shape)}{place}"
             )
         instance, claimed, area = overlaps(instance_map.cpu().numpy(), prediction.cpu().numpy()).T
         target = label_of(instance)

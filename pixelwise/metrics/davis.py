@@ -109,7 +109,7 @@ def davis_sequence(
     prediction = checked_labels(prediction, "prediction", place)
     target = checked_labels(target, "target", place)
     check_shapes(prediction, target, place)
-    if target.ndim != 3 or not target[0:1].numel():
+    if target.ndim != 3 or (len(target) and not target[0].numel()):
         raise ValueError(
             f"prediction and target must be frames of one size (t, H, W), got {tuple(target.shape)}{place}"
         )
@@ -117,10 +117,12 @@ def davis_sequence(
     truth, claim = target.cpu().numpy(), prediction.cpu().numpy()
     if task == "semi-supervised":
         if len(truth) < 3:
-            raise ValueError(f"the semi-supervised task needs at least three frames, got {len(truth)}{place}")
+            raise ValueError(
+                f"the semi-supervised task needs at least three frames, got {len(truth)} in target{place}"
+            )
         first, truth, claim = truth[0], truth[1:-1], claim[1:-1]
     elif not len(truth):
-        raise ValueError(f"the unsupervised task needs at least one frame, got none{place}")
+        raise ValueError(f"the unsupervised task needs at least one frame in target, got none{place}")
     else:
         first = truth[0]
     objects = int(np.max(first, initial=0, where=first != VOID))

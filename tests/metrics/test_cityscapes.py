@@ -208,8 +208,8 @@ def test_nothing_that_counts_is_nan_with_a_warning() -> None:
     "prediction, instances, message",
     [
         ([[34]], [[7]], "the prediction holds the id 34 in ulm, expected 0..33"),
-        ([[7]], [[99]], "the target holds the id 99 in ulm"),
-        ([[7]], [[-1]], "the target holds the id -1 in ulm"),
+        ([[7]], [[99]], "the instance_map holds the id 99 in ulm"),
+        ([[7]], [[-1]], "the instance_map holds the id -1 in ulm"),
         ([[7]], [[7001]], "the object 7001 in ulm, but road is no thing"),
     ],
 )
@@ -289,7 +289,7 @@ def test_bad_instances_are_told() -> None:
     metrics = CityscapesInstanceMetrics()
     with pytest.raises(ValueError, match="prediction holds the id 40 in ulm"):
         metrics.update(mask_set(boxes((0, 20), label=40)), torch.from_numpy(row()), "ulm")
-    with pytest.raises(ValueError, match="target holds the id 99 in ulm"):
+    with pytest.raises(ValueError, match="instance_map holds the id 99 in ulm"):
         metrics.update(mask_set(boxes((0, 20))), torch.from_numpy(row((99, 3))), "ulm")
     with pytest.raises(AttributeError, match="frozen"):
         metrics.compute().ap = np.zeros((8, 10))

@@ -248,8 +248,8 @@ def test_objects_are_those_of_the_first_frame() -> None:
 @pytest.mark.parametrize(
     "frames, high, task, message",
     [
-        (2, 1, "semi-supervised", "needs at least three frames, got 2 in boat"),
-        (0, 0, "unsupervised", "needs at least one frame, got none in boat"),
+        (2, 1, "semi-supervised", "needs at least three frames, got 2 in target in boat"),
+        (0, 0, "unsupervised", "needs at least one frame in target, got none in boat"),
         (4, 2, "semi-supervised", r"prediction in boat has the object 2, but the task allows 0\.\.1"),
         (4, 21, "unsupervised", r"has the object 21, but the task allows 0\.\.20"),
     ],
