@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .files import atomic_write
 from .registry import BuiltBy, build
-from .types import ClassTable, DenseModel
+from .types import ClassTable, Model
 
 _FORMAT = "pixelwise-1"
 _METADATA_LIMIT = 16 * 2**20  # bytes; safetensors reads no header above 100 MB
@@ -31,14 +31,14 @@ class Checkpoint:
         notes: free text by name, such as scores and training settings.
     """
 
-    model: DenseModel
+    model: Model
     classes: ClassTable
     built_by: BuiltBy
     notes: dict[str, str]
 
 
 def save(
-    model: DenseModel,
+    model: Model,
     path: str | os.PathLike[str],
     classes: ClassTable,
     *,
@@ -191,7 +191,7 @@ def _fields(metadata: Mapping[str, str], name: str) -> dict[str, Any]:
     return fields
 
 
-def _preprocessing(model: DenseModel) -> dict[str, Any]:
+def _preprocessing(model: Model) -> dict[str, Any]:
     """What an image must be before the model takes it; mean and std are inside the model."""
     return {"channels": model.in_channels, "range": [0, 1]}
 

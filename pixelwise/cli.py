@@ -556,7 +556,7 @@ def models(
                     "name": card.name,
                     "paper": card.paper.title,
                     "year": card.paper.year,
-                    "task": card.task,
+                    "tasks": list(card.tasks),
                     "parameters": count,
                     "encoder": card.encoder,
                     "summary": card.summary,

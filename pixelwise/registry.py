@@ -8,9 +8,9 @@ from difflib import get_close_matches
 from typing import Any
 
 from . import models
-from .types import BuiltBy as BuiltBy, DenseModel, Paper
+from .types import BuiltBy as BuiltBy, Model, Paper
 
-Builder = Callable[..., DenseModel]
+Builder = Callable[..., Model]
 
 
 @dataclass(frozen=True)
@@ -20,14 +20,14 @@ class ModelCard:
     Attributes:
         name: of the builder.
         paper: where the network comes from.
-        task: "semantic", so far.
+        tasks: names of the tasks that its model serves, the first one where none is chosen.
         encoder: the default one by name, None where the network has its own.
         summary: first line of the builder's docstring.
     """
 
     name: str
     paper: Paper
-    task: str
+    tasks: tuple[str, ...]
     encoder: str | None
     summary: str
 
@@ -41,12 +41,12 @@ def list_models() -> list[str]:
     return sorted(_builders())
 
 
-def build(name: str, num_classes: int, **arguments: Any) -> DenseModel:
+def build(name: str, num_classes: int, **arguments: Any) -> Model:
     """Build a model by name.
 
     Args:
         name: one of `list_models()`.
-        num_classes: number of channels k of the logits.
+        num_classes: number of classes k: channels of the logits, or classes of objects.
         arguments: further arguments of the builder, such as `encoder` or `in_channels`.
 
     Raises:
@@ -81,7 +81,8 @@ def describe(name: str) -> ModelCard:
     default = encoder.default if encoder is not None else None
     summary = (inspect.getdoc(builder) or "").splitlines()[0]
     paper: Paper = sys.modules[builder.__module__].PAPER
-    return ModelCard(name, paper, "semantic", default, summary)
+    model: type[Model] = inspect.signature(builder).return_annotation
+    return ModelCard(name, paper, model.tasks, default, summary)
 
 
 def _builders() -> dict[str, Builder]:

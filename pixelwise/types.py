@@ -248,8 +248,11 @@ class Boxes(Value):
 class RunLengths(Protocol):
     """Masks of one image as run lengths: what `pixelwise.rle.RleMasks` offers to this file."""
 
-    height: int
-    width: int
+    @property
+    def height(self) -> int: ...
+
+    @property
+    def width(self) -> int: ...
 
     def __len__(self) -> int: ...
 

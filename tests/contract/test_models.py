@@ -29,10 +29,14 @@ def small_arguments(name: str) -> dict[str, object]:
     return arguments
 
 
+def is_dense(name: str) -> bool:
+    return issubclass(inspect.signature(getattr(models, name)).return_annotation, DenseModel)
+
+
 def sizes() -> dict[str, tuple[type, int]]:
-    """Class and number of parameters of every model, built without storage."""
+    """Class and number of parameters of every model that scores pixels, built without storage."""
     found = {}
-    for name in list_models():
+    for name in filter(is_dense, list_models()):
         with torch.device("meta"):
             model = build(name, CLASSES, **small_arguments(name))
         found[name] = type(model), sum(p.numel() for p in model.parameters())
