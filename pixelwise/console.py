@@ -50,7 +50,7 @@ def models_table(cards: Sequence[ModelCard], parameters: Sequence[int], num_clas
     table.add_column("name", no_wrap=True)
     table.add_column("paper")
     table.add_column("year", justify="right")
-    table.add_column("task")
+    table.add_column("tasks")
     table.add_column("parameters", justify="right", no_wrap=True)
     table.add_column("encoder", no_wrap=True)
     for card, count in zip(cards, parameters, strict=True):

@@ -193,7 +193,7 @@ def fit_images(
     canvas = fill.to(image).expand(len(image), image.shape[1], *padded).contiguous()
     for own, one, old, new in zip(canvas, image, sizes, wanted, strict=True):
         own[:, : new[0], : new[1]] = resize(one[None, :, : old[0], : old[1]], new)[0]
-    return FittedImages(canvas, tuple(map(tuple, sizes)), tuple(wanted))
+    return FittedImages(canvas, tuple(sizes), tuple(wanted))
 
 
 def volume_size(volume: Float[Tensor, "b c D H W"], minimum: int) -> tuple[int, int, int]:

@@ -217,10 +217,19 @@ class FasterRCNN(Model):
             if targets is None:
                 raise ValueError("training needs targets: call model(*model.inputs(batch))")
             objects = objects_in(boxes_in(targets, seen.image_sizes, seen.seen_sizes))
-            learned = self.proposals.sample(scores, deltas, anchors, objects)
+            sampled, objectness, anchor_deltas = self.proposals.sample(scores, deltas, anchors, objects)
             regions = self.head.sample(proposed, objects)
-            found = self.head(pooled(regions))
-            return levels, RegionLogits(regions, *found, seen.image_sizes, seen.seen_sizes, *learned)
+            logits, corrections = self.head(pooled(regions))
+            return levels, RegionLogits(
+                regions,
+                logits,
+                corrections,
+                seen.image_sizes,
+                seen.seen_sizes,
+                sampled,
+                objectness,
+                anchor_deltas,
+            )
         none = [torch.full((len(boxes),), -1, device=boxes.device) for boxes in proposed]
         regions = assigned(proposed, none)
         logits, corrections = self.head(pooled(regions))
@@ -365,7 +374,7 @@ def from_torchvision_faster_rcnn(state_dict: dict[str, Tensor], *, frozen_epsilo
     """
     weights, version = rename_torchvision(state_dict, frozen_epsilon)
     try:
-        arguments = {"num_classes": len(weights["head.classes.bias"]) - 1}
+        arguments: dict[str, Any] = {"num_classes": len(weights["head.classes.bias"]) - 1}
         builder = faster_rcnn_resnet50_fpn_v2 if version == 2 else faster_rcnn_resnet50_fpn
         model = builder(**arguments)
         own = {key: x for key, x in model.state_dict().items() if "encoder.normalize." in key}

@@ -75,7 +75,7 @@ class P6P7(nn.Module):
         self.p7 = nn.Conv2d(c_out, c_out, 3, stride=2, padding=1)
         for convolution in (self.p6, self.p7):
             nn.init.kaiming_uniform_(convolution.weight, a=1)
-            nn.init.zeros_(convolution.bias)
+            nn.init.zeros_(convolution.bias)  # type: ignore[arg-type]
 
     def forward(self, x: Float[Tensor, "b _ _ _"]) -> list[Tensor]:
         """P6 and P7, of half and of a quarter of the size."""

@@ -312,7 +312,7 @@ def from_torchvision_mask_rcnn(state_dict: dict[str, Tensor], *, frozen_epsilon:
     if version == 2:
         builder = mask_rcnn_resnet50_fpn_v2
     try:
-        arguments = {"num_classes": len(weights["mask_head.logits.bias"]) - 1}
+        arguments: dict[str, Any] = {"num_classes": len(weights["mask_head.logits.bias"]) - 1}
         model = builder(**arguments)
         own = {key: x for key, x in model.state_dict().items() if "encoder.normalize." in key}
         model.load_state_dict(weights | own)

@@ -32,11 +32,16 @@ def small_arguments(name: str) -> dict[str, object]:
     return arguments
 
 
+def is_dense(name: str) -> bool:
+    """Whether a model scores the pixels of an image; the others have contracts of their own."""
+    return describe(name).tasks == DenseModel.tasks
+
+
 @cache
 def sizes() -> dict[str, tuple[type, int, int]]:
-    """Class, number of parameters and number of modules of every model, built without storage."""
+    """Class, number of parameters and of modules of every model that scores pixels, built without storage."""
     found = {}
-    for name in list_models():
+    for name in filter(is_dense, list_models()):
         with torch.device("meta"):
             model = build(name, CLASSES, **small_arguments(name))
         modules = sum(1 for _ in model.modules())

@@ -33,8 +33,13 @@ def small(name: str, device: str) -> DenseModel:
         return build(name, 3, **arguments)
 
 
+def is_dense(name: str) -> bool:
+    return issubclass(inspect.signature(getattr(models, name)).return_annotation, DenseModel)
+
+
 def names() -> list[str]:
-    return [n for n in list_models() if sum(p.numel() for p in small(n, "meta").parameters()) <= WIDEST]
+    dense = filter(is_dense, list_models())
+    return [n for n in dense if sum(p.numel() for p in small(n, "meta").parameters()) <= WIDEST]
 
 
 def fill(model: DenseModel) -> None:
