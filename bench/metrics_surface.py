@@ -11,7 +11,7 @@ from skimage.measure import label
 
 from pixelwise.kernels.components import label_components
 from pixelwise.kernels.distance import distance_to
-from pixelwise.metrics.surface import hausdorff_distance, surface_distances
+from pixelwise.metrics.surface.distances import hausdorff_distance, surface_distances
 
 
 def smooth(shape: tuple[int, ...], sigma: float, seed: int) -> np.ndarray:
