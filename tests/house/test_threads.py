@@ -139,13 +139,13 @@ def mean_shift(folder: Path) -> None:
 # What runs the worker threads of each file that starts some.
 PATHS: dict[str, Callable[[Path], None]] = {
     "decode": decoded,
-    "kernels/argmax": decoded,
-    "kernels/softmax": decoded,
+    "kernels/pixels/argmax": decoded,
+    "kernels/pixels/softmax": decoded,
     "metrics/pixels/confusion": counted,
-    "kernels/confusion": counted,
+    "kernels/pixels/confusion": counted,
     "losses/distance_maps": distances_in_a_loss,
-    "kernels/distance": distances_in_a_loss,
-    "kernels/lovasz": lovasz,
+    "kernels/boundaries/distance": distances_in_a_loss,
+    "kernels/pixels/lovasz": lovasz,
     "metrics/panoptic/files": panoptic_files,
     "rle/masks": run_lengths,
     "metrics/coco/curves": coco_scores,

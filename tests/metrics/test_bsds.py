@@ -14,8 +14,8 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from skimage import morphology
 from torch import Tensor
 
-from pixelwise.kernels.bsds import match_boundaries
-from pixelwise.kernels.thinning import thin
+from pixelwise.kernels.boundaries.bsds import match_boundaries
+from pixelwise.kernels.boundaries.thinning import thin
 from pixelwise.metrics.bsds.boundaries import (
     BoundaryBenchmark,
     BoundaryScores,

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from pixelwise.kernels import matching
+from pixelwise.kernels.masks import matching
 from pixelwise.metrics.coco.shapes import Boxes, Groups, Masks
 from pixelwise.rle import RleMasks
 

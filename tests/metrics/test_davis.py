@@ -12,7 +12,7 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from pixelwise.kernels.boundary_f import boundary_bits, count_near, disk_reach
+from pixelwise.kernels.boundaries.boundary_f import boundary_bits, count_near, disk_reach
 from pixelwise.metrics.davis.frame import boundary_accuracy, region_similarity
 from pixelwise.metrics.davis.sequence import DavisMetrics, DavisScores, Statistics, davis_sequence
 

@@ -24,8 +24,8 @@ import torch
 from jaxtyping import Bool, Float, Float64, Int64, Integer
 from torch import Tensor
 
-from ...kernels.bsds import match_boundaries
-from ...kernels.thinning import thin
+from ...kernels.boundaries.bsds import match_boundaries
+from ...kernels.boundaries.thinning import thin
 from ..rows import RowMetric
 
 

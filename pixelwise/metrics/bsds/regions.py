@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float64, Integer
 from torch import Tensor
 
-from ...kernels.components import label_components
+from ...kernels.masks.components import label_components
 from ..checked import checked_labels
 from ..rows import RowMetric
 

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 
-from ...kernels.panoptic import overlaps
+from ...kernels.masks.panoptic import overlaps
 from ...types import MaskSet
 from ..checked import checked_labels
 from ..rows import RowMetric

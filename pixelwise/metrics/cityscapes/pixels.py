@@ -20,7 +20,7 @@ from jaxtyping import Float64, Int64, Integer
 from torch import Tensor
 from torchmetrics import Metric
 
-from ...kernels.panoptic import overlaps
+from ...kernels.masks.panoptic import overlaps
 from ..checked import checked_labels
 
 

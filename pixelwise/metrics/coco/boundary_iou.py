@@ -13,7 +13,12 @@ import torch
 from jaxtyping import Bool, Float64, Int64, Integer
 from torch import Tensor
 
-from ...kernels.boundary_region import count_label_boundaries, keep_boundary, overlap, planes_of_bits
+from ...kernels.boundaries.boundary_region import (
+    count_label_boundaries,
+    keep_boundary,
+    overlap,
+    planes_of_bits,
+)
 from ...rle import RleMasks
 
 

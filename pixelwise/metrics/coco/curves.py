@@ -6,7 +6,8 @@ from itertools import pairwise
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, UInt8
 
-from ...kernels import matching, parallel_map
+from ...kernels import parallel_map
+from ...kernels.masks import matching
 from .shapes import Boxes, Groups, Keypoints, Masks, Shapes
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)

@@ -8,7 +8,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float64, Int64, Integer, UInt32
 
-from ...kernels import matching, parallel_map
+from ...kernels import parallel_map
+from ...kernels.masks import matching
 from ...rle import RleMasks
 from .keypoint_similarity import similarity_of_pairs
 

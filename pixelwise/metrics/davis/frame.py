@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Bool, Int64, Integer, UInt64
 from torch import Tensor
 
-from ...kernels.boundary_f import boundary_bits, count_near, disk_reach
-from ...kernels.panoptic import overlaps
+from ...kernels.boundaries.boundary_f import boundary_bits, count_near, disk_reach
+from ...kernels.masks.panoptic import overlaps
 
 VOID = 255
 TOLERANCE = 0.008

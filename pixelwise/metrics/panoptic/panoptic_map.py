@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Integer, UInt8
 
-from ...kernels.panoptic import ids_of_colors
+from ...kernels.masks.panoptic import ids_of_colors
 from ...types import VOID as VOID, PanopticMap as PanopticMap, segments_of_coco
 
 

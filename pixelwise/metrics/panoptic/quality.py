@@ -22,7 +22,7 @@ from jaxtyping import Bool, Float64, Int64
 from torch import Tensor
 from torchmetrics import Metric
 
-from ...kernels.panoptic import compare_segments, is_sound, overlaps
+from ...kernels.masks.panoptic import compare_segments, is_sound, overlaps
 from ...types import ClassTable
 from .panoptic_map import VOID, PanopticMap, SegmentArrays, named
 

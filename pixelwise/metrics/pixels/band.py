@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from ...kernels.band import near_another_label
+from ...kernels.boundaries.band import near_another_label
 from ...types import ClassTable, LabelMap
 from ..checked import checked_labels
 from .confusion import confusion_matrix

@@ -5,9 +5,9 @@ import torch
 from jaxtyping import Float, Float32, Int64, Integer, Shaped
 from torch import Tensor
 
-from ...kernels.argmax import argmax
 from ...kernels.compiling import parallel_map
-from ...kernels.confusion import CHUNK, add_pairs, count_pairs, empty_counts, encoded
+from ...kernels.pixels.argmax import argmax
+from ...kernels.pixels.confusion import CHUNK, add_pairs, count_pairs, empty_counts, encoded
 from ..checked import checked_labels
 
 # Pixels below which a second thread costs more than it saves: of labels, which take a fifth of a nanosecond

@@ -22,8 +22,8 @@ import numpy as np
 from jaxtyping import Bool, Float64
 from torch import Tensor
 
-from ...kernels.distance import checked_spacing
-from ...kernels.surface import surface_distances_between
+from ...kernels.boundaries.distance import checked_spacing
+from ...kernels.boundaries.surface import surface_distances_between
 from .areas import element_areas
 
 Elements = Literal["voxels", "areas"]

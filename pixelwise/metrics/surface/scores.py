@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float64, Int64, Integer
 from torch import Tensor
 
-from ...kernels.distance import checked_spacing
+from ...kernels.boundaries.distance import checked_spacing
 from ...types import ClassTable, LabelMap
 from ..checked import checked_labels
 from ..rows import RowMetric
