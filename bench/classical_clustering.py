@@ -12,7 +12,7 @@ from skimage.transform import resize
 from sklearn.cluster import KMeans, MeanShift, estimate_bandwidth
 
 from pixelwise.algorithms import grabcut, mean_shift, mean_shift_filter, recursive_cut, region_affinity
-from pixelwise.kernels.kmeans import assign
+from pixelwise.kernels.classical.kmeans import assign
 
 HEIGHT, WIDTH = 375, 500
 

@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 from side_by_side import compare, peer
 
-from pixelwise.metrics.boundary_iou import boundary_iou, boundary_iou_per_class
-from pixelwise.metrics.coco import coco_evaluate
-from pixelwise.metrics.coco_files import CocoGroundTruth
+from pixelwise.metrics.coco.boundary_iou import boundary_iou, boundary_iou_per_class
+from pixelwise.metrics.coco.evaluate import coco_evaluate
+from pixelwise.metrics.coco.files import CocoGroundTruth
 from pixelwise.rle import RleMasks
 
 Json = dict[str, Any]

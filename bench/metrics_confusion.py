@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from pixelwise.decode import confidence, semantic
 from pixelwise.metrics import confusion_matrix
-from pixelwise.metrics.confusion import confusion_from_logits
+from pixelwise.metrics.pixels.confusion import confusion_from_logits
 from pixelwise.types import DenseLogits
 
 HEIGHT, WIDTH = 1024, 2048

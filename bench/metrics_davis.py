@@ -10,7 +10,7 @@ import torch
 from side_by_side import compare, peer
 from torch import Tensor
 
-from pixelwise.metrics.davis_frame import boundary_accuracy
+from pixelwise.metrics.davis.frame import boundary_accuracy
 
 
 def masks(random: np.random.Generator, height: int, width: int) -> tuple[Tensor, Tensor]:

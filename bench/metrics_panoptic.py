@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from side_by_side import compare, peer
 
-from pixelwise.metrics.panoptic import PanopticMetrics, PanopticScores
-from pixelwise.metrics.panoptic_map import PanopticMap
+from pixelwise.metrics.panoptic.panoptic_map import PanopticMap
+from pixelwise.metrics.panoptic.quality import PanopticMetrics, PanopticScores
 from pixelwise.types import ClassTable, voc_palette
 
 NUM_CLASSES, NUM_THINGS = 20, 12

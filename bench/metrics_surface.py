@@ -9,9 +9,9 @@ from scipy.spatial import KDTree
 from side_by_side import compare, peer
 from skimage.measure import label
 
-from pixelwise.kernels.components import label_components
-from pixelwise.kernels.distance import distance_to
-from pixelwise.metrics.surface import hausdorff_distance, surface_distances
+from pixelwise.kernels.boundaries.distance import distance_to
+from pixelwise.kernels.masks.components import label_components
+from pixelwise.metrics.surface.distances import hausdorff_distance, surface_distances
 
 
 def smooth(shape: tuple[int, ...], sigma: float, seed: int) -> np.ndarray:

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from pixelwise.metrics.bsds import read_annotations
-from pixelwise.metrics.bsds_regions import RegionCounts, region_counts
+from pixelwise.metrics.bsds.boundaries import read_annotations
+from pixelwise.metrics.bsds.regions import RegionCounts, region_counts
 from pixelwise.segmenting import segment_image
 
 
@@ -114,7 +114,7 @@ for all images, nothing tuned; labels are taken as they come, so a cluster of se
 The Dirichlet processes work on images of a third of the size.
 
 Covering and probabilistic Rand index (PRI): 1 is best. Variation of information (VOI) in bits: 0 is best. All
-are those of `pixelwise.metrics.bsds_regions` at one scale; segments and seconds (of processor time, one
+are those of `pixelwise.metrics.bsds.regions` at one scale; segments and seconds (of processor time, one
 thread) are medians.
 
 | method | covering | PRI | VOI | segments | seconds |

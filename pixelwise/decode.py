@@ -14,9 +14,9 @@ from jaxtyping import Float, Float32, Int64
 from torch import Tensor
 
 from .heatmaps import Refine, quarter_offset
-from .kernels.argmax import argmax, resized_argmax
 from .kernels.compiling import parallel_map
-from .kernels.softmax import resized_confidence
+from .kernels.pixels.argmax import argmax, resized_argmax
+from .kernels.pixels.softmax import resized_confidence
 from .layers import resize
 from .types import Boxes, ClassTable, DenseLogits, Heatmaps, Keypoints, LabelMap, MaskSet, PanopticMap
 

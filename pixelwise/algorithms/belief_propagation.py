@@ -42,7 +42,7 @@ def belief_propagation(
     Raises:
         ValueError: on an unknown product, damping outside [0, 1), or max_sweeps that is not positive.
     """
-    from ..kernels.grid_fields import belief_sweep
+    from ..kernels.classical.grid_fields import belief_sweep
 
     checked_sweeps(max_sweeps)
     if product not in ("max", "sum"):
@@ -96,7 +96,7 @@ def tree_reweighted(
     Raises:
         ValueError: if max_sweeps is not positive.
     """
-    from ..kernels.grid_fields import reweighted_sweep
+    from ..kernels.classical.grid_fields import reweighted_sweep
 
     checked_sweeps(max_sweeps)
     weights, steps = energy.directed

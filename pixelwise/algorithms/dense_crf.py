@@ -17,9 +17,9 @@ from jaxtyping import Float, Float32, Float64, Int32, Shaped
 from torch import Tensor
 
 from ..kernels import parallel_map
-from ..kernels.dense_crf import scores_by_pixel, update
-from ..kernels.lattice import Lattice, build_lattice
-from ..kernels.lattice_filter import aligned, blur, kernel_sums, lattice_filter
+from ..kernels.classical.dense_crf import scores_by_pixel, update
+from ..kernels.classical.lattice import Lattice, build_lattice
+from ..kernels.classical.lattice_filter import aligned, blur, kernel_sums, lattice_filter
 from ..kernels.simd import WIDTH
 from ..types import LabelMap
 from .dense_crf_energy import (

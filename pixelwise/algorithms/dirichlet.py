@@ -45,7 +45,7 @@ def dirichlet_gibbs(
     Raises:
         ValueError: on an image or colour space that `colors_of` refuses, or a number out of range.
     """
-    from ..kernels.dirichlet import dirichlet_sweep
+    from ..kernels.classical.dirichlet import dirichlet_sweep
 
     points = _points(image, space, position_weight, concentration)
     if sweeps < 1 or not 0 < spread < np.inf:
@@ -141,7 +141,7 @@ def log_joint(
 ) -> float:
     """Log p(labels, points): Chinese restaurant process times each cluster's marginal likelihood.
 
-    Murphy 2007, equation 266, for the likelihood; the prior is that of `pixelwise.kernels.dirichlet`.
+    Murphy 2007, equation 266, for the likelihood; the prior is that of `pixelwise.kernels.classical.dirichlet`.
     """
     n, d = points.shape
     total = math.lgamma(concentration) - math.lgamma(concentration + n)

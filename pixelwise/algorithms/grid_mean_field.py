@@ -29,7 +29,7 @@ def grid_mean_field(
     Raises:
         ValueError: if max_sweeps is not positive.
     """
-    from ..kernels.grid_fields import mean_field_sweep
+    from ..kernels.classical.grid_fields import mean_field_sweep
 
     checked_sweeps(max_sweeps)
     weights, steps = energy.directed

@@ -28,7 +28,7 @@ def iterated_conditional_modes(
     Raises:
         ValueError: if the start does not fit, or max_sweeps is not positive.
     """
-    from ..kernels.grid_fields import icm_sweep
+    from ..kernels.classical.grid_fields import icm_sweep
 
     labels = start_of(energy, start, max_sweeps)
     weights, steps = energy.directed

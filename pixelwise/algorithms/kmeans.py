@@ -126,7 +126,7 @@ def kmeans_of_points(
     Raises:
         ValueError: if there are fewer points than clusters, or a number is out of range.
     """
-    from ..kernels.kmeans import assign
+    from ..kernels.classical.kmeans import assign
 
     if not 1 <= num_clusters <= len(points):
         raise ValueError(f"{len(points)} points allow 1 to {len(points)} clusters, got {num_clusters}")
@@ -170,7 +170,7 @@ def _plus_plus(
     planes: Float32[np.ndarray, "d n"], num_clusters: int, random: np.random.Generator
 ) -> Float32[np.ndarray, "k d"]:
     """Centres drawn among the points, each with probability proportional to its squared distance so far."""
-    from ..kernels.kmeans import shorten
+    from ..kernels.classical.kmeans import shorten
 
     d, n = planes.shape
     centers = np.empty((num_clusters, d), np.float32)

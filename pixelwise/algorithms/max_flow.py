@@ -45,7 +45,7 @@ def max_flow(
     >>> cut.flow, cut.source_side.tolist()
     (2.0, [[True, False]])
     """
-    from ..kernels import max_flow as kernels
+    from ..kernels.classical import max_flow as kernels
 
     back = forth if back is None else back
     _check(source, sink, forth, back)

@@ -6,7 +6,7 @@ the kernels, the compatibilities and, if wanted, the bandwidths of the kernels (
 al., ICCV 2015, Sec. 4). The gradient of a filtering is a filtering with the transposed kernel.
 
 The lattice is torch's own (sorting, gathering, scattering) on a GPU, in float64 and where bandwidths learn;
-in float32 on a CPU it is that of `pixelwise.kernels.lattice`.
+in float32 on a CPU it is that of `pixelwise.kernels.classical.lattice`.
 """
 
 from collections.abc import Sequence
@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from ..kernels import lattice as compiled
-from ..kernels.lattice_filter import lattice_filter
+from ..kernels.classical import lattice as compiled
+from ..kernels.classical.lattice_filter import lattice_filter
 from .dense_crf_energy import APPEARANCE, SMOOTHNESS, Normalization, PairwiseKernel, position_features
 
 KernelWeights = Literal["scalar", "class", "matrix"]
@@ -26,7 +26,7 @@ KernelWeights = Literal["scalar", "class", "matrix"]
 
 @dataclass(frozen=True)
 class TorchLattice:
-    """A permutohedral lattice of tensors (see `pixelwise.kernels.lattice.Lattice`).
+    """A permutohedral lattice of tensors (see `pixelwise.kernels.classical.lattice.Lattice`).
 
     Attributes:
         vertices: the corners of the simplex around each point.

@@ -55,7 +55,7 @@ def mean_shift_filter(
         ValueError: on an image or colour space that `colors_of` refuses, or a number out of range.
     """
     from ..kernels import parallel_map
-    from ..kernels.mean_shift import mean_shift_rows
+    from ..kernels.classical.mean_shift import mean_shift_rows
 
     colors = colors_of(image, space)
     if not 1 <= radius < np.inf or not 0 < color_radius < np.inf or max_steps < 1:
@@ -105,7 +105,7 @@ def mean_shift(
     >>> mean_shift(image, space="rgb", min_size=1).label_map.labels[0].tolist()
     [0, 0, 0, 0, 1, 1, 1, 1]
     """
-    from ..kernels.mean_shift import link_modes
+    from ..kernels.classical.mean_shift import link_modes
 
     found = mean_shift_filter(
         image, space=space, radius=radius, color_radius=color_radius, max_steps=max_steps, threads=threads

@@ -100,7 +100,7 @@ def _descend(
     max_cycles: int,
     progress: Progress | None,
 ) -> Segmentation:
-    from ..kernels.moves import move
+    from ..kernels.classical.moves import move
 
     if max_cycles < 1:
         raise ValueError(f"max_cycles must be at least 1, got {max_cycles}")

@@ -43,7 +43,7 @@ def metropolis_hastings(
     Raises:
         ValueError: if the start does not fit, or a number is out of range.
     """
-    from ..kernels.grid_fields import metropolis_sweep
+    from ..kernels.classical.grid_fields import metropolis_sweep
 
     random = np.random.default_rng(seed)
     weights, steps = energy.directed
@@ -103,7 +103,7 @@ def simulated_annealing(
 
 
 def _gibbs(energy: GridEnergy, seed: int) -> Sweep:
-    from ..kernels.grid_fields import gibbs_sweep
+    from ..kernels.classical.grid_fields import gibbs_sweep
 
     random = np.random.default_rng(seed)
     weights, steps = energy.directed

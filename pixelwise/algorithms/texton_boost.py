@@ -128,7 +128,7 @@ def train_texton_boost(
     Raises:
         ValueError: without samples or targets, if a label is outside the table, or a number is out of range.
     """
-    from ..kernels.texton_boost import best_stump
+    from ..kernels.classical.texton_boost import best_stump
 
     if min(num_textons, rounds, candidates, step) < 1 or reach < 2:
         raise ValueError(
@@ -255,7 +255,7 @@ def _measure(
     values: Float32[np.ndarray, " m"],
 ) -> int:
     """Fill `values` with a feature of all places. Gives its texton, of which `total` then has the counts."""
-    from ..kernels.texton_boost import count_texton, fractions
+    from ..kernels.classical.texton_boost import count_texton, fractions
 
     texton = int(feature[0])
     if texton != previous:

@@ -78,7 +78,7 @@ class Textons:
 
     def map(self, image: Image) -> Int64[np.ndarray, "H W"]:
         """The texton of every pixel."""
-        from ..kernels.kmeans import assign
+        from ..kernels.classical.kmeans import assign
 
         responses = (filter_bank(image) - self.mean) @ self.whitening
         planes = np.ascontiguousarray(responses.reshape(-1, 17).T, dtype=np.float32)

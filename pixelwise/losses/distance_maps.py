@@ -31,8 +31,8 @@ def distance_across(
     Returns:
         Distances in the unit of `spacing`, at least its least number where there is a boundary.
     """
+    from ..kernels.boundaries.distance import distance_to
     from ..kernels.compiling import parallel_map
-    from ..kernels.distance import distance_to
 
     step = None if spacing is None else tuple(spacing)
     pairs = list(zip(inside.flatten(0, 1).cpu().numpy(), outside.flatten(0, 1).cpu().numpy(), strict=True))

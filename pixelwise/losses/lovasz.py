@@ -89,7 +89,7 @@ def _extension(
     margin = 0.0 if softmax else 1.0
     if not _compiled(scores):
         return _sorted(values, labels, margin, per_image, absent)
-    from ..kernels.lovasz import lovasz_jaccard  # numba is imported where it is needed
+    from ..kernels.pixels.lovasz import lovasz_jaccard  # numba is imported where it is needed
 
     slopes = values if softmax else torch.empty_like(values)
     losses, counts = lovasz_jaccard(
@@ -115,7 +115,7 @@ def _gradient(scores: Tensor, slopes: Tensor, factors: Tensor, softmax: bool) ->
     if not _compiled(scores):
         rise = slopes * factors[:, :, None]
         return p * (rise - (p * rise).sum(1, keepdim=True))
-    from ..kernels.lovasz import softmax_gradient
+    from ..kernels.pixels.lovasz import softmax_gradient
 
     softmax_gradient(p.numpy(), slopes.numpy(), factors.contiguous().numpy())
     return p

@@ -183,7 +183,7 @@ def border_weight(
     Raises:
         ValueError: if sigma is not above 0, w0 below 0, or the spacing does not fit the grid.
     """
-    from ..kernels.components import label_components
+    from ..kernels.masks.components import label_components
 
     if not 0 < sigma < math.inf or not 0 <= w0 < math.inf:
         raise ValueError(f"sigma must be above 0 and w0 at least 0, got {sigma} and {w0}")
@@ -217,7 +217,7 @@ def _two_nearest(
     """
     from scipy import ndimage
 
-    from ..kernels.distance import checked_spacing, distance_to
+    from ..kernels.boundaries.distance import checked_spacing, distance_to
 
     nearest, second = np.full(numbers.shape, np.inf), np.full(numbers.shape, np.inf)
     margin = [math.ceil(reach / step) for step in checked_spacing(spacing, numbers.ndim)]

@@ -4,18 +4,8 @@ Pixels: `SegmentationMetrics` and what is made of its matrix. Things: `InstanceM
 `PanopticMetrics`. Boundaries and surfaces: `SurfaceMetrics`, `BoundaryBenchmark`, `DavisMetrics`.
 """
 
-from .band import (
-    BandMetrics as BandMetrics,
-    band_scores as band_scores,
-    boundary_band as boundary_band,
-)
 from .bootstrap import Interval as Interval, bootstrap_interval as bootstrap_interval
-from .boundary_iou import (
-    boundary_iou as boundary_iou,
-    boundary_iou_per_class as boundary_iou_per_class,
-    rle_boundary_iou as rle_boundary_iou,
-)
-from .bsds import (
+from .bsds.boundaries import (
     Annotations as Annotations,
     BoundaryBenchmark as BoundaryBenchmark,
     BoundaryScores as BoundaryScores,
@@ -24,52 +14,66 @@ from .bsds import (
     boundaries_of as boundaries_of,
     read_annotations as read_annotations,
 )
-from .bsds_regions import (
+from .bsds.regions import (
     RegionBenchmark as RegionBenchmark,
     RegionCounts as RegionCounts,
     RegionScores as RegionScores,
     region_counts as region_counts,
     regions_of_ucm as regions_of_ucm,
 )
-from .calibration import Calibration as Calibration, CalibrationMetrics as CalibrationMetrics
-from .cityscapes import CityscapesMetrics as CityscapesMetrics, CityscapesScores as CityscapesScores
-from .cityscapes_instances import (
+from .cityscapes.instances import (
     CityscapesInstanceMetrics as CityscapesInstanceMetrics,
     CityscapesInstanceScores as CityscapesInstanceScores,
 )
-from .coco import coco_evaluate as coco_evaluate
-from .coco_files import CocoGroundTruth as CocoGroundTruth
-from .coco_scores import CocoScores as CocoScores
-from .confusion import (
-    confusion_from_logits as confusion_from_logits,
-    confusion_matrix as confusion_matrix,
+from .cityscapes.pixels import CityscapesMetrics as CityscapesMetrics, CityscapesScores as CityscapesScores
+from .coco.boundary_iou import (
+    boundary_iou as boundary_iou,
+    boundary_iou_per_class as boundary_iou_per_class,
+    rle_boundary_iou as rle_boundary_iou,
 )
-from .davis import DavisMetrics as DavisMetrics, DavisScores as DavisScores, davis_sequence as davis_sequence
-from .davis_frame import boundary_accuracy as boundary_accuracy, region_similarity as region_similarity
-from .instance import InstanceMetrics as InstanceMetrics
-from .keypoint_similarity import COCO_SIGMAS as COCO_SIGMAS, keypoint_similarity as keypoint_similarity
-from .keypoints import KeypointMetrics as KeypointMetrics
-from .lvis import (
+from .coco.evaluate import coco_evaluate as coco_evaluate
+from .coco.files import CocoGroundTruth as CocoGroundTruth
+from .coco.instance import InstanceMetrics as InstanceMetrics
+from .coco.keypoint_similarity import COCO_SIGMAS as COCO_SIGMAS, keypoint_similarity as keypoint_similarity
+from .coco.keypoints import KeypointMetrics as KeypointMetrics
+from .coco.lvis import (
     LvisGroundTruth as LvisGroundTruth,
     LvisScores as LvisScores,
     lvis_evaluate as lvis_evaluate,
 )
-from .multilabel import (
-    MultilabelMetrics as MultilabelMetrics,
-    MultilabelScores as MultilabelScores,
-    multilabel_matrices as multilabel_matrices,
+from .coco.scores import CocoScores as CocoScores
+from .davis.frame import boundary_accuracy as boundary_accuracy, region_similarity as region_similarity
+from .davis.sequence import (
+    DavisMetrics as DavisMetrics,
+    DavisScores as DavisScores,
+    davis_sequence as davis_sequence,
 )
-from .panoptic import (
+from .panoptic.files import panoptic_file_scores as panoptic_file_scores
+from .panoptic.panoptic_map import PanopticMap as PanopticMap
+from .panoptic.quality import (
     PanopticMetrics as PanopticMetrics,
     PanopticScores as PanopticScores,
     panoptic_quality as panoptic_quality,
 )
-from .panoptic_files import panoptic_file_scores as panoptic_file_scores
-from .panoptic_map import PanopticMap as PanopticMap
-from .per_image import PerImageMetrics as PerImageMetrics, PerImageScores as PerImageScores
-from .scores import Absent as Absent, ClassScore as ClassScore, Scores as Scores
-from .segmentation import SegmentationMetrics as SegmentationMetrics
-from .surface import (
+from .pixels.band import (
+    BandMetrics as BandMetrics,
+    band_scores as band_scores,
+    boundary_band as boundary_band,
+)
+from .pixels.calibration import Calibration as Calibration, CalibrationMetrics as CalibrationMetrics
+from .pixels.confusion import (
+    confusion_from_logits as confusion_from_logits,
+    confusion_matrix as confusion_matrix,
+)
+from .pixels.multilabel import (
+    MultilabelMetrics as MultilabelMetrics,
+    MultilabelScores as MultilabelScores,
+    multilabel_matrices as multilabel_matrices,
+)
+from .pixels.per_image import PerImageMetrics as PerImageMetrics, PerImageScores as PerImageScores
+from .pixels.scores import Absent as Absent, ClassScore as ClassScore, Scores as Scores
+from .pixels.segmentation import SegmentationMetrics as SegmentationMetrics
+from .surface.distances import (
     SurfaceDistances as SurfaceDistances,
     average_surface_distance as average_surface_distance,
     hausdorff_distance as hausdorff_distance,
@@ -77,4 +81,4 @@ from .surface import (
     surface_distances as surface_distances,
     volumetric_dice as volumetric_dice,
 )
-from .surface_metrics import SurfaceMetrics as SurfaceMetrics, SurfaceScores as SurfaceScores
+from .surface.scores import SurfaceMetrics as SurfaceMetrics, SurfaceScores as SurfaceScores

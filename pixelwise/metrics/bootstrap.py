@@ -15,7 +15,7 @@ from jaxtyping import Float64, Int64
 from torch import Tensor
 
 from ..types import ClassTable
-from .scores import Absent, Scores
+from .pixels.scores import Absent, Scores
 
 
 class Interval(NamedTuple):

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt32
 
-from ..kernels import rle_strings
+from ..kernels.masks import rle_strings
 
 MOST_PIXELS = 2**32 - 1  # a run is an unsigned number of 32 bits
 Runs = tuple[UInt32[np.ndarray, " r"], Int64[np.ndarray, " n1"]]

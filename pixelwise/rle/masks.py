@@ -9,7 +9,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64, Integer, UInt8, UInt32
 from torch import Tensor
 
-from ..kernels import bits, compiling, rle
+from ..kernels import compiling
+from ..kernels.masks import bits, rle
 from .coco import MOST_PIXELS, runs_of, size_of, strings_of
 from .polygons import Polygon, outlines, rasterised
 

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ..kernels import paste as kernels
+from ..kernels.masks import paste as kernels
 from .masks import RleMasks
 
 FARTHEST = 2**31  # pixels

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int64, UInt32
 
-from ..kernels import bits, polygons as kernels
+from ..kernels.masks import bits, polygons as kernels
 
 FARTHEST = 4e8  # pixels; fifths of a pixel are whole numbers of 32 bits
 

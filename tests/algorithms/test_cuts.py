@@ -132,7 +132,7 @@ def test_expansion_stays_under_its_bound_and_never_goes_up(name: str) -> None:
 
 
 def test_every_expansion_move_is_the_best_of_all_expansions() -> None:
-    from pixelwise.kernels.moves import move
+    from pixelwise.kernels.classical.moves import move
 
     for _ in range(10):
         energy = random_energy(3, (2, 4), 4, METRICS["linear"])
@@ -146,7 +146,7 @@ def test_every_expansion_move_is_the_best_of_all_expansions() -> None:
 
 
 def test_every_swap_move_is_the_best_of_all_swaps_of_a_semi_metric() -> None:
-    from pixelwise.kernels.moves import move
+    from pixelwise.kernels.classical.moves import move
 
     for _ in range(10):
         energy = random_energy(3, (2, 4), 4, SEMI_METRIC)

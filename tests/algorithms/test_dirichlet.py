@@ -10,7 +10,7 @@ from scipy.stats import multivariate_t
 
 from pixelwise.algorithms.dirichlet import dirichlet_gibbs, dirichlet_variational, log_joint
 from pixelwise.algorithms.segmentation import Segmentation
-from pixelwise.kernels.dirichlet import dirichlet_sweep
+from pixelwise.kernels.classical.dirichlet import dirichlet_sweep
 
 RANDOM = np.random.default_rng(0)
 METHODS = [dirichlet_gibbs, dirichlet_variational]

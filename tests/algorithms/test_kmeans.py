@@ -8,7 +8,7 @@ from sklearn.cluster import KMeans
 
 from pixelwise.algorithms.kmeans import kmeans, kmeans_of_points, mini_batch_kmeans
 from pixelwise.algorithms.segmentation import Segmentation
-from pixelwise.kernels.kmeans import assign
+from pixelwise.kernels.classical.kmeans import assign
 
 RANDOM = np.random.default_rng(0)
 

@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
+from pixelwise.kernels.classical.lattice import Lattice, build_lattice
+from pixelwise.kernels.classical.lattice_filter import kernel_sums, lattice_filter
 from pixelwise.kernels.compiling import kernel
-from pixelwise.kernels.lattice import Lattice, build_lattice
-from pixelwise.kernels.lattice_filter import kernel_sums, lattice_filter
 from pixelwise.kernels.simd import WIDTH, exponential, load, store
 
 

@@ -24,8 +24,8 @@ from pixelwise.algorithms.mean_field import (
     mean_field,
     torch_lattice,
 )
-from pixelwise.kernels.lattice import build_lattice
-from pixelwise.kernels.lattice_filter import lattice_filter
+from pixelwise.kernels.classical.lattice import build_lattice
+from pixelwise.kernels.classical.lattice_filter import lattice_filter
 
 KERNELS = (PairwiseKernel(2.0, 2.0), PairwiseKernel(3.0, (9.0, 12.0), (13.0, 20.0, 30.0)))
 

@@ -17,7 +17,7 @@ from pixelwise.algorithms.texton_boost import (
     train_texton_boost,
 )
 from pixelwise.algorithms.textons import Textons, filter_bank
-from pixelwise.kernels.texton_boost import best_stump, count_texton, fractions
+from pixelwise.kernels.classical.texton_boost import best_stump, count_texton, fractions
 from pixelwise.types import ClassTable, LabelMap, Sample
 
 RANDOM = np.random.default_rng(0)

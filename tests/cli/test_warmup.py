@@ -12,8 +12,8 @@ from typer.testing import CliRunner
 
 from pixelwise import warmup
 from pixelwise.cli import app
-from pixelwise.kernels import confusion
 from pixelwise.kernels.compiling import ANNOUNCER, Announcer
+from pixelwise.kernels.pixels import confusion
 from pixelwise.metrics import confusion_matrix
 
 

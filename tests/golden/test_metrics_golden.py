@@ -6,9 +6,9 @@ from torch import Tensor
 
 from pixelwise.losses import cross_entropy, dice_loss, focal_loss
 from pixelwise.metrics import Scores, confusion_matrix
-from pixelwise.metrics.band import band_scores
-from pixelwise.metrics.calibration import calibration
-from pixelwise.metrics.confusion import confusion_from_logits
+from pixelwise.metrics.pixels.band import band_scores
+from pixelwise.metrics.pixels.calibration import calibration
+from pixelwise.metrics.pixels.confusion import confusion_from_logits
 from pixelwise.types import ClassTable
 
 CLASSES = ClassTable.of("sky", "road", "car", "tram")  # no pixel is a tram, none is predicted so

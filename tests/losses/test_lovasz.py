@@ -8,7 +8,7 @@ import segmentation_models_pytorch as smp
 import torch
 from torch import Tensor
 
-from pixelwise.kernels.lovasz import lovasz_jaccard, softmax_gradient
+from pixelwise.kernels.pixels.lovasz import lovasz_jaccard, softmax_gradient
 from pixelwise.losses import lovasz_loss
 from pixelwise.losses.lovasz import _extension, _gradient, _sorted
 

@@ -9,7 +9,7 @@ from scipy import ndimage
 from torch import Tensor
 
 from pixelwise.metrics import SegmentationMetrics
-from pixelwise.metrics.band import BandMetrics, band_scores, boundary_band
+from pixelwise.metrics.pixels.band import BandMetrics, band_scores, boundary_band
 from pixelwise.types import ClassTable
 
 CLASSES = ClassTable.of("sky", "road", "car")

@@ -11,14 +11,14 @@ import pytest
 import torch
 from scipy import ndimage
 
-from pixelwise.metrics.boundary_iou import (
+from pixelwise.metrics.coco.boundary_iou import (
     boundary_counts,
     boundary_iou,
     boundary_iou_per_class,
     boundary_width,
     rle_boundary_iou,
 )
-from pixelwise.metrics.coco import coco_evaluate
+from pixelwise.metrics.coco.evaluate import coco_evaluate
 from pixelwise.rle import RleMasks
 
 SharedData = Callable[..., Path]

@@ -14,9 +14,9 @@ from scipy.sparse.csgraph import min_weight_full_bipartite_matching
 from skimage import morphology
 from torch import Tensor
 
-from pixelwise.kernels.bsds import match_boundaries
-from pixelwise.kernels.thinning import thin
-from pixelwise.metrics.bsds import (
+from pixelwise.kernels.boundaries.bsds import match_boundaries
+from pixelwise.kernels.boundaries.thinning import thin
+from pixelwise.metrics.bsds.boundaries import (
     BoundaryBenchmark,
     BoundaryScores,
     benchmark_thresholds,
@@ -24,7 +24,7 @@ from pixelwise.metrics.bsds import (
     boundary_counts,
     read_annotations,
 )
-from pixelwise.metrics.bsds_regions import RegionBenchmark, region_counts, regions_of_ucm
+from pixelwise.metrics.bsds.regions import RegionBenchmark, region_counts, regions_of_ucm
 
 IMAGES = ("2018", "3063", "5096", "6046", "8068")
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from pixelwise.metrics.calibration import Calibration, CalibrationMetrics, calibration
+from pixelwise.metrics.pixels.calibration import Calibration, CalibrationMetrics, calibration
 
 
 def example() -> tuple[Tensor, Tensor, Tensor]:
@@ -91,7 +91,7 @@ def test_batches_and_processes_add_up() -> None:
 def test_a_map_larger_than_a_piece_is_binned_alike(monkeypatch: pytest.MonkeyPatch) -> None:
     probability, target, confidence = example()
     whole = calibration(confidence, probability.argmax(1), target)
-    monkeypatch.setattr("pixelwise.metrics.calibration._AT_ONCE", 77)
+    monkeypatch.setattr("pixelwise.metrics.pixels.calibration._AT_ONCE", 77)
     pieces = calibration(confidence, probability.argmax(1), target)
     assert torch.equal(pieces.pixels, whole.pixels)
     assert pieces.expected_error == pytest.approx(whole.expected_error, rel=1e-12)

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelwise.metrics.cityscapes import (
+from pixelwise.metrics.cityscapes.instances import CityscapesInstanceMetrics, CityscapesInstanceScores
+from pixelwise.metrics.cityscapes.pixels import (
     COUNTED,
     LABELS,
     THINGS,
@@ -15,7 +16,6 @@ from pixelwise.metrics.cityscapes import (
     CityscapesScores,
     label_of,
 )
-from pixelwise.metrics.cityscapes_instances import CityscapesInstanceMetrics, CityscapesInstanceScores
 from pixelwise.types import MaskSet
 
 ROAD, PERSON, RIDER, CAR, CARAVAN = 7, 24, 25, 26, 29

@@ -14,9 +14,9 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from pixelwise.metrics.coco import AREA_RANGES, coco_evaluate
-from pixelwise.metrics.coco_files import CocoGroundTruth
-from pixelwise.metrics.coco_scores import CocoScores
+from pixelwise.metrics.coco.evaluate import AREA_RANGES, coco_evaluate
+from pixelwise.metrics.coco.files import CocoGroundTruth
+from pixelwise.metrics.coco.scores import CocoScores
 
 Json = dict[str, Any]
 SharedData = Callable[..., Path]

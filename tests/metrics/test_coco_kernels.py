@@ -4,8 +4,8 @@ from itertools import pairwise
 
 import numpy as np
 
-from pixelwise.kernels import matching
-from pixelwise.metrics.coco_shapes import Boxes, Groups, Masks
+from pixelwise.kernels.masks import matching
+from pixelwise.metrics.coco.shapes import Boxes, Groups, Masks
 from pixelwise.rle import RleMasks
 
 GROUPS = Groups(np.array([0, 3, 3, 7]), np.array([0, 2, 5, 9]))  # the second has no detection

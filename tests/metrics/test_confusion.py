@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pixelwise.metrics import confusion_matrix
-from pixelwise.metrics.confusion import _counted, _counted_by_torch, confusion_from_logits
+from pixelwise.metrics.pixels.confusion import _counted, _counted_by_torch, confusion_from_logits
 
 
 def example(*grid: int, k: int = 5) -> tuple[Tensor, Tensor]:

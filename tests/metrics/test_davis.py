@@ -12,9 +12,9 @@ from PIL import Image
 from scipy import ndimage
 from torch import Tensor
 
-from pixelwise.kernels.boundary_f import boundary_bits, count_near, disk_reach
-from pixelwise.metrics.davis import DavisMetrics, DavisScores, Statistics, davis_sequence
-from pixelwise.metrics.davis_frame import boundary_accuracy, region_similarity
+from pixelwise.kernels.boundaries.boundary_f import boundary_bits, count_near, disk_reach
+from pixelwise.metrics.davis.frame import boundary_accuracy, region_similarity
+from pixelwise.metrics.davis.sequence import DavisMetrics, DavisScores, Statistics, davis_sequence
 
 
 def video(seed: int) -> tuple[Tensor, Tensor]:

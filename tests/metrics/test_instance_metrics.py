@@ -13,8 +13,8 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import multiprocessing
 
-from pixelwise.metrics.coco import coco_evaluate
-from pixelwise.metrics.instance import InstanceMetrics
+from pixelwise.metrics.coco.evaluate import coco_evaluate
+from pixelwise.metrics.coco.instance import InstanceMetrics
 from pixelwise.rle import RleMasks
 from pixelwise.types import ClassTable, MaskSet
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pixelwise.metrics.lvis import LvisGroundTruth, lvis_evaluate
+from pixelwise.metrics.coco.lvis import LvisGroundTruth, lvis_evaluate
 
 Json = dict[str, Any]
 SharedData = Callable[..., Path]

@@ -9,7 +9,7 @@ import torchmetrics
 from sklearn.metrics import jaccard_score, multilabel_confusion_matrix
 from torch import Tensor
 
-from pixelwise.metrics.multilabel import MultilabelMetrics, MultilabelScores, multilabel_matrices
+from pixelwise.metrics.pixels.multilabel import MultilabelMetrics, MultilabelScores, multilabel_matrices
 from pixelwise.types import ClassTable, voc_palette
 
 K = 4

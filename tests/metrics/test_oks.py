@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from pixelwise.metrics.keypoint_similarity import COCO_SIGMAS, keypoint_similarity
+from pixelwise.metrics.coco.keypoint_similarity import COCO_SIGMAS, keypoint_similarity
 
 
 def people(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:

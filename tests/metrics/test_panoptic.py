@@ -10,9 +10,9 @@ import torch
 from hypothesis import given, settings, strategies as st
 from torch import Tensor, multiprocessing
 
-from pixelwise.kernels.panoptic import ids_of_colors, overlaps
-from pixelwise.metrics.panoptic import PanopticMetrics, PanopticScores, panoptic_quality
-from pixelwise.metrics.panoptic_map import PanopticMap
+from pixelwise.kernels.masks.panoptic import ids_of_colors, overlaps
+from pixelwise.metrics.panoptic.panoptic_map import PanopticMap
+from pixelwise.metrics.panoptic.quality import PanopticMetrics, PanopticScores, panoptic_quality
 from pixelwise.types import ClassTable, LabelMap, MaskSet, voc_palette
 
 CLASSES = ClassTable(("sky", "road", "car", "cat"), voc_palette(4), things=(2, 3))

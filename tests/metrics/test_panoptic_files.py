@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixelwise.metrics.panoptic_files import panoptic_file_scores
+from pixelwise.metrics.panoptic.files import panoptic_file_scores
 
 CATEGORIES = [
     {"id": 5, "name": "cat", "isthing": 1, "color": [1, 2, 3]},

@@ -11,7 +11,7 @@ from torch import Tensor, multiprocessing
 
 from pixelwise.metrics import SegmentationMetrics, confusion_matrix
 from pixelwise.metrics.bootstrap import bootstrap_interval
-from pixelwise.metrics.per_image import PerImageMetrics, PerImageScores
+from pixelwise.metrics.pixels.per_image import PerImageMetrics, PerImageScores
 from pixelwise.types import ClassTable, LabelMap, voc_palette
 
 CLASSES = ClassTable.of("sky", "road", "car")

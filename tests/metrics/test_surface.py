@@ -16,15 +16,15 @@ from scipy import ndimage
 from surface_distance import lookup_tables
 from torch import Tensor
 
-from pixelwise.metrics.surface import (
+from pixelwise.metrics.surface.areas import element_areas
+from pixelwise.metrics.surface.distances import (
     average_surface_distance,
     hausdorff_distance,
     surface_dice,
     surface_distances,
     volumetric_dice,
 )
-from pixelwise.metrics.surface_areas import element_areas
-from pixelwise.metrics.surface_metrics import SurfaceMetrics
+from pixelwise.metrics.surface.scores import SurfaceMetrics
 from pixelwise.types import ClassTable, LabelMap
 
 Pair = tuple[np.ndarray, np.ndarray]

@@ -7,9 +7,9 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor
 
 from pixelwise.metrics import Scores, confusion_matrix
-from pixelwise.metrics.band import boundary_band
-from pixelwise.metrics.confusion import confusion_from_logits
-from pixelwise.metrics.multilabel import multilabel_matrices
+from pixelwise.metrics.pixels.band import boundary_band
+from pixelwise.metrics.pixels.confusion import confusion_from_logits
+from pixelwise.metrics.pixels.multilabel import multilabel_matrices
 from pixelwise.types import ClassTable, voc_palette
 
 RULES = st.sampled_from(["exclude", "zero", "one"])

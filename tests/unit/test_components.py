@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from skimage.measure import label
 
-from pixelwise.kernels.components import label_components
+from pixelwise.kernels.masks.components import label_components
 
 
 def by_flood(labels: np.ndarray, connectivity: int, background: int | None) -> tuple[np.ndarray, int]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from pixelwise.kernels.distance import distance_to, squared_distance_to
+from pixelwise.kernels.boundaries.distance import distance_to, squared_distance_to
 
 GRIDS = [(11,), (9, 13), (1, 7), (7, 1), (2, 300), (4, 5, 6), (3, 1, 9), (1, 1, 5), (12, 11, 13)]
 

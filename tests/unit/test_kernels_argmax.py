@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pixelwise.kernels.argmax import argmax, resized_argmax, settle
-from pixelwise.kernels.resizing import resized_axis
-from pixelwise.kernels.softmax import resized_confidence
+from pixelwise.kernels.pixels.argmax import argmax, resized_argmax, settle
+from pixelwise.kernels.pixels.resizing import resized_axis
+from pixelwise.kernels.pixels.softmax import resized_confidence
 
 SIZES = [  # h, w, H, W; torch interpolates in the kernels' order where H + W > 128
     (8, 12, 64, 96), (9, 13, 65, 97), (40, 40, 17, 190), (1, 2, 70, 70), (21, 30, 84, 120), (2, 3, 300, 5),

@@ -7,8 +7,8 @@ import pytest
 from numba import njit
 
 from pixelwise.kernels import intrinsics
-from pixelwise.kernels.band import near_another_label
-from pixelwise.kernels.confusion import add_pairs, count_pairs, encoded
+from pixelwise.kernels.boundaries.band import near_another_label
+from pixelwise.kernels.pixels.confusion import add_pairs, count_pairs, encoded
 
 TYPES = [np.uint8, np.int16, np.int32, np.int64]
 

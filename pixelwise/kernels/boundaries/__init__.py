@@ -1,0 +1,1 @@
+"""Kernels on boundaries and surfaces, and the distances to them."""

@@ -1,0 +1,1 @@
+"""Kernels that run over scores or labels of single pixels."""

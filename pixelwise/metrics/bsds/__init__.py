@@ -1,0 +1,1 @@
+"""The boundary and region benchmarks of BSDS500."""

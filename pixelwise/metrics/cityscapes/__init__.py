@@ -1,0 +1,1 @@
+"""The two benchmarks of Cityscapes: pixels and instances."""

@@ -1,0 +1,1 @@
+"""Average precision of instances and key points, as COCO and LVIS define it."""

@@ -1,0 +1,1 @@
+"""Panoptic quality (Kirillov et al. 2019)."""

@@ -1,0 +1,1 @@
+"""Scores of one or several classes per pixel, most of them from one confusion matrix."""

@@ -1,0 +1,1 @@
+"""Distances between surfaces, in two and three dimensions."""
