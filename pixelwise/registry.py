@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
+from typing import Any, get_args
 
 from . import models
 from .types import BuiltBy as BuiltBy, Model, Paper
@@ -81,7 +81,8 @@ def describe(name: str) -> ModelCard:
     default = encoder.default if encoder is not None else None
     summary = (inspect.getdoc(builder) or "").splitlines()[0]
     paper: Paper = sys.modules[builder.__module__].PAPER
-    model: type[Model] = inspect.signature(builder).return_annotation
+    returned = inspect.signature(builder).return_annotation
+    model: type[Model] = (*get_args(returned), returned)[0]  # of several classes, the first speaks for all
     return ModelCard(name, paper, model.tasks, default, summary)
 
 

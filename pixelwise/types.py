@@ -249,10 +249,12 @@ class RunLengths(Protocol):
     """Masks of one image as run lengths: what `pixelwise.rle.RleMasks` offers to this file."""
 
     @property
-    def height(self) -> int: ...
+    def height(self) -> int:
+        """Of the image, in pixels."""
 
     @property
-    def width(self) -> int: ...
+    def width(self) -> int:
+        """Of the image, in pixels."""
 
     def __len__(self) -> int: ...
 

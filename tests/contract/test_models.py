@@ -30,7 +30,7 @@ def small_arguments(name: str) -> dict[str, object]:
 
 
 def is_dense(name: str) -> bool:
-    return issubclass(inspect.signature(getattr(models, name)).return_annotation, DenseModel)
+    return "semantic" in describe(name).tasks
 
 
 def sizes() -> dict[str, tuple[type, int]]:
