@@ -29,10 +29,15 @@ def small_arguments(name: str) -> dict[str, object]:
     return arguments
 
 
+def of_images() -> list[str]:
+    """Models that score every pixel of an image; tests/models asks the others what they promise."""
+    return [name for name in list_models() if describe(name).task == "semantic"]
+
+
 def sizes() -> dict[str, tuple[type, int]]:
     """Class and number of parameters of every model, built without storage."""
     found = {}
-    for name in list_models():
+    for name in of_images():
         with torch.device("meta"):
             model = build(name, CLASSES, **small_arguments(name))
         found[name] = type(model), sum(p.numel() for p in model.parameters())

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from pixelwise import models
-from pixelwise.registry import build, list_models
+from pixelwise.registry import build, describe, list_models
 from pixelwise.types import DenseModel
 
 FROZEN = Path(__file__).with_name("models.json")
@@ -34,7 +34,8 @@ def small(name: str, device: str) -> DenseModel:
 
 
 def names() -> list[str]:
-    return [n for n in list_models() if sum(p.numel() for p in small(n, "meta").parameters()) <= WIDEST]
+    images = [n for n in list_models() if describe(n).task == "semantic"]
+    return [n for n in images if sum(p.numel() for p in small(n, "meta").parameters()) <= WIDEST]
 
 
 def fill(model: DenseModel) -> None:
