@@ -4,8 +4,8 @@
 `keypoints` go by the type of the output: what an output of one paper means is registered beside its network.
 """
 
-import math
 from functools import singledispatch
+from math import prod
 from typing import NamedTuple
 
 import numpy as np
@@ -30,12 +30,12 @@ _FEW = 1 << 16  # pixels below which a second thread costs more than it saves
 class Confidence(NamedTuple):
     """The most probable class of every pixel, and its probability in [0, 1]."""
 
-    labels: Int64[Tensor, "b H W"]
-    probability: Float32[Tensor, "b H W"]
+    labels: Int64[Tensor, "b *grid"]
+    probability: Float32[Tensor, "b *grid"]
 
 
 def semantic(output: DenseLogits) -> LabelMap:
-    """The class with the highest score at every pixel or voxel: labels "b *grid", int64.
+    """The class with the highest score at every pixel or voxel of the image: labels "b *grid", int64.
 
     The result is that of `output.logits.argmax(1)`: the first of equal scores, or the first NaN. The scores
     at image size are never held all at once. On a CPU, float32 scores are interpolated only where the classes
@@ -51,18 +51,17 @@ def semantic(output: DenseLogits) -> LabelMap:
     """
     coarse, size = output.coarse.detach(), output.size
     b, k = coarse.shape[:2]
-    on_cpu = coarse.device.type == "cpu"
-    has_planes = len(size) == 2 or tuple(coarse.shape[2:]) == tuple(size)
-    if (
-        torch.compiler.is_compiling()
-        or not has_planes
-        or (not on_cpu and b * k * math.prod(size) <= _AT_ONCE)
-    ):
+    on_cpu, at_size = coarse.device.type == "cpu", tuple(coarse.shape[2:]) == tuple(size)
+    if torch.compiler.is_compiling() or (not on_cpu and b * k * prod(size) <= _AT_ONCE):
         return LabelMap(output.logits.argmax(1))
+    if len(size) != 2 and not at_size:  # only the two axes of images are resized class by class
+        return LabelMap(torch.cat([output.logits.argmax(1) for output in _one_by_one(output)]))
     labels = torch.empty(b, *size, dtype=torch.long, device=coarse.device)
     for image, found in zip(coarse.split(1), labels, strict=True):
-        if on_cpu and tuple(coarse.shape[2:]) == tuple(size):
+        if on_cpu and at_size:
             _highest(image[0].flatten(1), found.view(-1))
+        elif at_size:
+            found.copy_(image[0].argmax(0))
         elif on_cpu and _is_rounded_otherwise(output):
             found.copy_(resize(image, (size[0], size[1]), align_corners=output.align_corners)[0].argmax(0))
         elif (
@@ -87,7 +86,7 @@ def confidence(output: DenseLogits) -> Confidence:
     (tensor([[[1, 1]]]), tensor([[[0.9526, 0.9526]]]))
     """
     coarse, size = output.coarse.detach(), output.size
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or len(size) != 2:
         return _confidence(output.logits)
     fast = coarse.device.type == "cpu" and coarse.dtype == torch.float32 and not _is_rounded_otherwise(output)
     labels = torch.empty(len(coarse), *size, dtype=torch.long, device=coarse.device)
@@ -105,7 +104,7 @@ def confidence(output: DenseLogits) -> Confidence:
     return Confidence(labels, probability)
 
 
-def probabilities(output: DenseLogits) -> Float[Tensor, "b k H W"]:
+def probabilities(output: DenseLogits) -> Float[Tensor, "b k *grid"]:
     """Softmax over the classes at every pixel of the image, in [0, 1], float32."""
     return output.logits.float().softmax(1)
 
@@ -183,8 +182,14 @@ def _(output: Heatmaps, refine: Refine = quarter_offset) -> tuple[Keypoints, ...
     )
 
 
-def _confidence(logits: Float[Tensor, "b k H W"]) -> Confidence:
+def _confidence(logits: Float[Tensor, "b k *grid"]) -> Confidence:
     return Confidence(logits.argmax(1), logits.float().softmax(1).amax(1))
+
+
+def _one_by_one(output: DenseLogits) -> list[DenseLogits]:
+    return [
+        DenseLogits(one, output.size, (), output.align_corners) for one in output.coarse.detach().split(1)
+    ]
 
 
 def _is_rounded_otherwise(output: DenseLogits) -> bool:

@@ -63,7 +63,16 @@ def read_nifti(path: str | os.PathLike[str]) -> Volume:
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
+    broken = (ImageFileError, HeaderDataError, WrapStructError, zlib.error)
+    lying = (
+        OSError,
+        EOFError,
+        ValueError,
+        OverflowError,
+        MemoryError,
+    )  # a header that promises what is not there
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
@@ -71,15 +80,7 @@ def read_nifti(path: str | os.PathLike[str]) -> Volume:
         image: Any = nibabel.Nifti1Image.from_filename(path)
         voxels = np.asanyarray(image.dataobj)
         affine = np.asarray(image.affine, np.float64)
-    except (
-        ImageFileError,
-        HeaderDataError,
-        OSError,
-        EOFError,
-        ValueError,
-        OverflowError,
-        zlib.error,
-    ) as error:
+    except (*broken, *lying) as error:
         raise ValueError(f"cannot read {path} as a NIfTI file: {error}") from error
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
         voxels = voxels[..., 0]

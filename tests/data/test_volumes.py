@@ -1,0 +1,269 @@
+"""Folders of volumes, intensities, and the random changes of training."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from pixelwise.data import Augmented
+from pixelwise.data.datasets.volumes import open_volumes
+from pixelwise.data.intensity import scale_percentiles, scale_standard_deviations, scale_window
+from pixelwise.data.volume_transforms import RandomIntensity, RandomMirror, RandomPatch, volume_transform
+from pixelwise.types import ClassTable, LabelMap, Sample
+
+GRID = (5, 6, 7)  # of the file
+
+
+def put(path: Path, voxels: np.ndarray, affine: np.ndarray | None = None) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(voxels, np.diag([1, 2, 3, 1]) if affine is None else affine), path)
+
+
+def folder(root: Path, images: str = "images", labels: str = "labels", count: int = 3) -> Path:
+    random = np.random.default_rng(0)
+    for number in range(count):
+        put(root / images / f"case_{number}.nii.gz", random.normal(100, 20, GRID).astype(np.float32))
+        put(root / labels / f"case_{number}.nii.gz", random.integers(0, 3, GRID).astype(np.uint8))
+    return root
+
+
+# --- folders --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "images, labels", [("images", "labels"), ("images", "masks"), ("imagesTr", "labelsTr")]
+)
+def test_images_and_labels_of_one_name_are_a_sample(tmp_path: Path, images: str, labels: str) -> None:
+    data = open_volumes(folder(tmp_path, images, labels))
+    assert [sample.id for sample in data] == [f"{images}/case_{n}.nii.gz" for n in range(3)]
+    sample = data[1]
+    assert sample.image.shape == (1, 7, 6, 5)
+    assert (sample.image.min(), sample.image.max()) == (0, 1)
+    assert sample.target.labels.shape == (7, 6, 5)
+    assert sample.target.labels.dtype == torch.int64
+    assert sample.spacing == (3, 2, 1)
+    assert data.classes.names == ("class 0", "class 1", "class 2")
+    assert [one.id for one in data.take([2])] == [f"{images}/case_2.nii.gz"]
+
+
+@pytest.mark.parametrize(
+    "labels", [{"0": "background", "1": "head", "2": "tail"}, {"background": 0, "tail": 2, "head": 1}]
+)
+def test_the_names_come_from_the_description(tmp_path: Path, labels: dict[str, object]) -> None:
+    folder(tmp_path, "imagesTr", "labelsTr")
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    assert open_volumes(tmp_path).classes.names == ("background", "head", "tail")
+
+
+@pytest.mark.parametrize("content", ["{", "{}", '{"labels": {"0": "a", "2": "b"}}', '{"labels": []}'])
+def test_a_description_that_makes_no_sense_is_named(tmp_path: Path, content: str) -> None:
+    folder(tmp_path)
+    (tmp_path / "dataset.json").write_text(content)
+    with pytest.raises(ValueError, match=r"cannot read the classes from .*dataset.json"):
+        open_volumes(tmp_path)
+
+
+def test_channels_in_files_of_their_own_are_one_image(tmp_path: Path) -> None:
+    for number in range(2):
+        for channel in range(3):
+            put(tmp_path / "imagesTr" / f"c_{number}_{channel:04}.nii.gz", np.random.rand(*GRID))  # noqa: NPY002
+        put(tmp_path / "labelsTr" / f"c_{number}.nii.gz", np.zeros(GRID, np.uint8))
+    data = open_volumes(tmp_path)
+    assert len(data) == 2
+    assert data[0].image.shape == (3, 7, 6, 5)
+
+
+def test_channels_in_one_file_are_one_image(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "a.nii.gz", np.random.rand(*GRID, 4).astype(np.float32))  # noqa: NPY002
+    put(tmp_path / "labels" / "a.nii.gz", np.ones(GRID, np.float32))  # labels as floating-point numbers
+    sample = open_volumes(tmp_path)[0]
+    assert sample.image.shape == (4, 7, 6, 5)
+    assert (sample.target.labels == 1).all()
+
+
+def test_files_without_a_partner_are_left_out(tmp_path: Path) -> None:
+    folder(tmp_path)
+    (tmp_path / "labels" / "case_1.nii.gz").unlink()
+    assert len(open_volumes(tmp_path)) == 2
+
+
+def test_labels_in_another_place_are_refused(tmp_path: Path) -> None:
+    folder(tmp_path)
+    put(tmp_path / "labels" / "case_0.nii.gz", np.zeros(GRID, np.uint8), np.diag([1, 2, 3.5, 1]))
+    put(tmp_path / "labels" / "case_1.nii.gz", np.zeros((5, 6, 8), np.uint8))
+    data = open_volumes(tmp_path)
+    with pytest.raises(ValueError, match=r"case_0.* lie in different places: their affines differ"):
+        data[0]
+    with pytest.raises(ValueError, match=r"has \(7, 6, 5\) voxels, .*labels/case_1.nii.gz \(8, 6, 5\)"):
+        data[1]
+
+
+def test_labels_that_are_none_are_named(tmp_path: Path) -> None:
+    folder(tmp_path)
+    put(tmp_path / "labels" / "case_0.nii.gz", np.full(GRID, 7, np.uint8))
+    put(tmp_path / "labels" / "case_1.nii.gz", np.full(GRID, 0.5, np.float32))
+    data = open_volumes(tmp_path, classes=ClassTable.of("a", "b", "c"))
+    with pytest.raises(ValueError, match=r"case_0.nii.gz holds the label 7, the table has 3 classes"):
+        data[0]
+    with pytest.raises(ValueError, match=r"case_1.nii.gz holds values that are no whole numbers"):
+        data[1]
+
+
+def test_folders_without_volumes_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="there is no data folder"):
+        open_volumes(tmp_path / "none")
+    with pytest.raises(ValueError, match="expected images/ and labels/, or imagesTr/ and labelsTr/"):
+        open_volumes(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "labels").mkdir()
+    with pytest.raises(ValueError, match="holds no NIfTI file whose name is also in"):
+        open_volumes(tmp_path)
+
+
+def test_the_hippocampus_is_read(shared_data: Callable[..., Path]) -> None:
+    data = open_volumes(shared_data("data", "hippocampus_mri"), classes=ClassTable.of("no", "front", "back"))
+    sample = data[0]
+    assert sample.spacing == (1, 1, 1)
+    assert sample.image.shape[1:] == sample.target.labels.shape
+    assert sample.target.labels.unique().tolist() == [0, 1, 2]
+
+
+# --- intensities ----------------------------------------------------------------------------------
+
+
+def test_percentiles_are_not_moved_by_a_bright_voxel() -> None:
+    voxels = np.random.default_rng(0).normal(100, 10, (20, 20, 20))
+    bright = voxels.copy()
+    bright[0, 0, 0] = 1e6
+    np.testing.assert_allclose(scale_percentiles(bright)[1:], scale_percentiles(voxels)[1:], atol=0.02)
+    assert scale_percentiles(voxels).dtype == np.float32
+
+
+@pytest.mark.parametrize(
+    "scale", [scale_percentiles, scale_standard_deviations, lambda v: scale_window(v, 40, 400)]
+)
+def test_values_come_out_between_zero_and_one(scale: Callable[[np.ndarray], np.ndarray]) -> None:
+    for voxels in (
+        np.random.default_rng(0).normal(0, 500, (6, 6)),
+        np.full((3, 3), 7),
+        np.zeros((2, 2), np.int16),
+    ):
+        found = scale(voxels)
+        assert found.min() >= 0
+        assert found.max() <= 1
+    with pytest.raises(ValueError, match="not finite"):
+        scale(np.array([1.0, np.nan]))
+
+
+def test_settings_that_make_no_sense_are_named() -> None:
+    with pytest.raises(ValueError, match="in order, got 99 and 1"):
+        scale_percentiles(np.zeros(3), 99, 1)
+    with pytest.raises(ValueError, match="above 0, got 0"):
+        scale_window(np.zeros(3), 40, 0)
+    with pytest.raises(ValueError, match="above 0, got -1"):
+        scale_standard_deviations(np.zeros(3), -1)
+
+
+# --- random changes -------------------------------------------------------------------------------
+
+
+def rare() -> Sample:
+    """A volume whose value is its position, with one voxel of class 1 and one of class 2."""
+    image = torch.arange(20.0 * 18 * 16).view(1, 20, 18, 16) / (20 * 18 * 16)
+    labels = torch.zeros(20, 18, 16, dtype=torch.long)
+    labels[2, 3, 4], labels[17, 9, 15] = 1, 2
+    return Sample(image, LabelMap(labels), "rare", (1.0, 1.0, 1.0))
+
+
+def together(before: Sample, after: Sample) -> Tensor:
+    """Labels of a window, looked up by its values."""
+    place = (after.image[0] * before.image.numel()).round().long()
+    return before.target.labels.flatten()[place]
+
+
+def test_a_patch_is_a_window_of_image_and_labels() -> None:
+    sample, patch = rare(), RandomPatch((8, 7, 6))
+    starts = set()
+    for _ in range(30):
+        found = patch(sample)
+        assert found.image.shape == (1, 8, 7, 6)
+        assert torch.equal(found.target.labels, together(sample, found))
+        assert found.spacing == sample.spacing
+        starts.add(found.image[0, 0, 0, 0].item())
+    assert len(starts) > 15
+
+
+@pytest.mark.parametrize("share, low, high", [(0.0, 0, 25), (0.5, 60, 140), (1.0, 200, 200)])
+def test_foreground_is_seen_as_often_as_it_is_asked_for(share: float, low: int, high: int) -> None:
+    sample, patch = rare(), RandomPatch((5, 5, 5), share)
+    found = [patch(sample).target.labels for _ in range(200)]
+    assert low <= sum(bool(labels.any()) for labels in found) <= high
+    if share == 1:  # both classes alike
+        assert 70 < sum(bool((labels == 1).any()) for labels in found) < 130
+
+
+def test_a_volume_smaller_than_the_patch_lies_within_it() -> None:
+    sample, patch = rare(), RandomPatch((24, 10, 16), ignore=9)
+    places = set()
+    for _ in range(20):
+        found = patch(sample)
+        outside = found.target.labels == 9
+        assert outside.sum() == 4 * 10 * 16
+        assert not found.image[0][outside].any()
+        places.add(int(outside[:, 0, 0].long().argmin()))
+    assert len(places) > 2
+
+
+def test_a_volume_without_foreground_gives_patches_too() -> None:
+    sample = rare()
+    sample.target.labels[:] = 0
+    sample.target.labels[0] = 255
+    assert RandomPatch((4, 4, 4), 1.0)(sample).image.shape == (1, 4, 4, 4)
+    alone = Sample(sample.image, None, "a")
+    assert RandomPatch((4, 4, 4), 1.0)(alone).target is None
+
+
+def test_a_mirror_moves_image_and_labels_together() -> None:
+    sample, seen = rare(), set()
+    for _ in range(40):
+        found = RandomMirror()(sample)
+        assert torch.equal(found.target.labels, together(sample, found))
+        seen.add(found.image[0, 0, 0, 0].item())
+    assert len(seen) == 8
+    assert RandomMirror(0.0)(sample) is sample
+
+
+def test_intensities_change_and_stay_between_zero_and_one() -> None:
+    sample = rare()
+    found = RandomIntensity(0.5)(sample)
+    assert not torch.allclose(found.image, sample.image, atol=0.02)
+    assert found.image.min() >= 0
+    assert found.image.max() <= 1
+    assert found.target is sample.target
+    torch.testing.assert_close(RandomIntensity(0.0)(sample).image, sample.image)
+
+
+def test_changes_depend_on_seed_epoch_and_index_alone() -> None:
+    data = Augmented([rare()], volume_transform((8, 8, 8)), seed=1)
+    assert torch.equal(data[0].image, data[0].image)
+    first = data[0].image
+    data.epoch = 1
+    assert not torch.equal(first, data[0].image)
+
+
+def test_changes_that_make_no_sense_are_named() -> None:
+    with pytest.raises(ValueError, match=r"at least one voxel along each axis, got \(4, 0, 4\)"):
+        volume_transform((4, 0, 4))
+    with pytest.raises(ValueError, match=r"foreground must be in \[0, 1\], got 2"):
+        volume_transform((4, 4, 4), foreground=2)
+    with pytest.raises(ValueError, match=r"probability of a mirror must be in \[0, 1\], got 2"):
+        volume_transform((4, 4, 4), flip=2)
+    with pytest.raises(ValueError, match="strength must be at least 0 and below 1, got 1"):
+        volume_transform((4, 4, 4), intensity=1)
+    with pytest.raises(ValueError, match="patches of 2 axes do not fit rare with 3"):
+        RandomPatch((4, 4))(rare())
