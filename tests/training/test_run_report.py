@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import typer
 
-from pixelwise.cli import _recipe_settings, app
+from pixelwise.cli import app
+from pixelwise.cli.train import _recipe_settings
 from pixelwise.data import open_data
 from pixelwise.predict import evaluate_images
 from pixelwise.training import Recipe, command_of, run

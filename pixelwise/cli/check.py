@@ -1,0 +1,41 @@
+"""`pixelwise check`."""
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from .errors import PROBLEMS
+from .options import AsJson, Classes, Format, MaskRule, Seed, print_json, watched
+
+
+def check(
+    data: Annotated[Path, typer.Argument(help="Folder of images and masks.", show_default=False)],
+    format: Format = "auto",
+    classes: Classes = None,
+    mask_rule: MaskRule = "exact",
+    as_json: AsJson = False,
+    seed: Seed = 0,
+) -> None:
+    """Look for what would spoil a training: broken files, missing partners, wrong sizes and labels, leaks.
+
+    Ends with code 1 if there are problems. Example: [bold]pixelwise check street[/bold]
+    """
+    from ..console import progress_bar
+    from ..data import check_data
+
+    with progress_bar("reading", hidden=as_json or not watched()) as advance:
+        report = check_data(
+            data,
+            format=format,
+            classes=classes,
+            seed=seed,
+            mask_rule=cast(Any, mask_rule),
+            progress=advance,
+        )
+    if as_json:
+        print_json(report.as_dict())
+    else:
+        typer.echo(report.render())
+    if report.problems:
+        raise typer.Exit(PROBLEMS)

@@ -1,0 +1,133 @@
+"""`pixelwise evaluate`."""
+
+import math
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from ..wording import brief
+from .options import (
+    AsJson,
+    Classes,
+    Crf,
+    Device,
+    Format,
+    MaskRule,
+    Overwrite,
+    Seed,
+    Split,
+    TaskName,
+    print_json,
+    refinement,
+    watched,
+)
+
+
+def evaluate(
+    predictor: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT|RUN|PREDICTIONS",
+            help="Weights, a run directory, or a folder of predicted masks named like the images.",
+            show_default=False,
+        ),
+    ],
+    data: Annotated[Path, typer.Argument(help="Folder of images and masks.", show_default=False)],
+    split: Split = "val",
+    task: TaskName = None,
+    absent: Annotated[
+        str | None,
+        typer.Option(
+            help="Score of a class in neither target nor prediction: exclude, zero or one (default exclude)."
+        ),
+    ] = None,
+    format: Format = "auto",
+    classes: Classes = None,
+    mask_rule: MaskRule = "exact",
+    report: Annotated[
+        Path | None, typer.Option(help="Write an HTML report here; with pictures if a model is scored.")
+    ] = None,
+    overwrite: Overwrite = False,
+    csv: Annotated[
+        Path | None, typer.Option(help="Write the scores of each image here, one row per image.")
+    ] = None,
+    as_json: AsJson = False,
+    crf: Crf = False,
+    device: Device = "auto",
+    seed: Seed = 0,
+) -> None:
+    """Score a model, or predictions written earlier, against the masks of a data set.
+
+    Example: [bold]pixelwise evaluate runs/street-unet street --split test[/bold]
+    """
+    from ..checkpoint import IN_A_RUN
+    from ..console import console, report_table
+    from ..data.formats import find_class_file
+    from ..files import check_targets, record
+    from ..predict import Predictor, evaluate_images
+    from ..predict.evaluation import labelled_part
+    from ..report import write_evaluation_report
+    from ..tasks import get_task, open_data
+    from ..training.environment import environment
+
+    for target in (report, csv):
+        if target is not None:
+            check_targets([target], target.parent, overwrite=overwrite)
+    of_run = any((predictor / name).exists() for name in (*IN_A_RUN, "recipe.json"))
+    masks = predictor.is_dir() and not of_run
+    if masks and crf:
+        raise ValueError("--crf refines what a model predicts: written masks have no probabilities")
+    model = None if masks else Predictor(predictor, task=task, device=device, refine=refinement(crf))
+    chosen = model.task if model else get_task(task)
+    scoring = {} if absent is None else {"absent": absent}
+    chosen.scoring_with(scoring)  # what cannot be is told now
+    given: Any = classes
+    rule = cast(Any, mask_rule)
+    splits = open_data(data, task=chosen.name, format=format, classes=given, seed=seed, mask_rule=rule)
+    of_layout = given is None and not splits.encoding.from_files and not find_class_file(data)
+    if model is not None and of_layout:
+        # The names of a known layout give way to those of the model.
+        splits = open_data(
+            data, task=chosen.name, format=format, classes=model.classes, seed=seed, mask_rule=rule
+        )
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    if parts.get(split) is None:
+        raise ValueError(
+            f"{data} has no test part"
+            if split == "test"
+            else f"--split takes train, val or test, got {brief(split)}"
+        )
+    # The masks of a part may not show every class of the model.
+    part = labelled_part(splits, split, model.classes if model else None, chosen)
+    evaluation = evaluate_images(
+        model or predictor, part, task=task, scoring=scoring, progress=watched() and not as_json
+    )
+    title = f"{split} part of {data}"
+    if math.isnan(evaluation.report[chosen.monitor]):
+        raise ValueError(f"nothing of the {title} is annotated: there is nothing to score")
+    if csv is not None:
+        evaluation.write_csv(csv)
+        record(csv, csv.parent)
+    if report is not None:
+        write_evaluation_report(
+            report,
+            title,
+            evaluation,
+            part,
+            model,
+            environment=environment(),
+            command=shlex.join(["pixelwise", *sys.argv[1:]]),
+            remark=f"Scores of {predictor} on {len(part)} images.",
+        )
+        record(report, report.parent)
+    if as_json:
+        print_json({**evaluation.report.values, "classes": evaluation.report.per_class})
+        return
+    console().print(report_table(evaluation.report, title))
+    if report is not None:
+        typer.echo(f"report: {report}")
+    if csv is not None:
+        typer.echo(f"scores of each image: {csv}")

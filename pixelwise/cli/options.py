@@ -1,0 +1,160 @@
+"""Options that several commands have, and how texts of options become values."""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+LONGEST_SIDE = 16384  # pixels of a crop, a tile, or a size to compute with
+
+Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
+Format = Annotated[
+    str,
+    typer.Option(
+        help="Layout of the data: auto looks at the folder. Else: pairs, voc, camvid, cityscapes, coco."
+    ),
+]
+MaskRule = Annotated[
+    str,
+    typer.Option(
+        help="How masks are read: exact (values are classes), or above-127 or above-0, which make brighter "
+        "pixels foreground: for JPEG masks, smooth edges and instance maps."
+    ),
+]
+Classes = Annotated[
+    Path | None, typer.Option(help="Class table: a csv with name,r,g,b or json. Without it: from the data.")
+]
+TaskName = Annotated[
+    str | None,
+    typer.Option("--task", help="What to do, where the model serves several tasks: see `pixelwise models`."),
+]
+Seed = Annotated[int, typer.Option(help="Of every random choice.")]
+Split = Annotated[str, typer.Option(help="Part of the data: train, val or test.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Crf = Annotated[
+    bool, typer.Option("--crf", help="Refine what the model says by a fully connected CRF on the image.")
+]
+Overwrite = Annotated[
+    bool,
+    typer.Option(
+        "--overwrite", help="Replace files that pixelwise wrote earlier; files of your own never are."
+    ),
+]
+Several = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Further argument of the builder; may be repeated."),
+]
+
+
+def in_panel(panel: str, help: str, *names: str, metavar: str | None = None) -> Any:
+    """An option, shown under the heading `panel`."""
+    return typer.Option(*names, help=help, metavar=metavar, rich_help_panel=panel)
+
+
+def model_arguments(
+    encoder: str | None, in_channels: int | None, pretrained: bool | None, pairs: Iterable[str] | None
+) -> dict[str, Any]:
+    """Arguments of a builder from options; those not given are left to the builder.
+
+    Raises:
+        ValueError: if a pair is not KEY=VALUE.
+    """
+    given = {"encoder": encoder, "in_channels": in_channels, "pretrained": pretrained}
+    return {name: value for name, value in given.items() if value is not None} | pairs_of(pairs)
+
+
+def pairs_of(pairs: Iterable[str] | None) -> dict[str, Any]:
+    """What --set says.
+
+    Raises:
+        ValueError: if a pair is not KEY=VALUE.
+    """
+    arguments: dict[str, Any] = {}
+    for pair in pairs or ():
+        name, equals, text = pair.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"--set takes KEY=VALUE, got {pair!r}")
+        if name in ("name", "num_classes"):
+            raise ValueError(f"--set takes further arguments of the builder, not {name}")
+        try:
+            arguments[name] = json.loads(text)
+        except json.JSONDecodeError:
+            arguments[name] = {"True": True, "False": False, "None": None}.get(text, text)
+    return arguments
+
+
+def box_of(text: str) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    parts = text.split(",")
+    if len(parts) != 4 or not all(part.strip().isdecimal() for part in parts):
+        raise ValueError(f"--box takes LEFT,TOP,RIGHT,BOTTOM in pixels, such as 40,30,300,260, got {text!r}")
+    left, top, right, bottom = map(int, parts)
+    return left, top, right, bottom
+
+
+def size_of(text: str, option: str) -> tuple[int, int]:
+    """480x360, or one number for a square: height and width.
+
+    Raises:
+        ValueError: if it is neither.
+    """
+    parts = text.lower().split("x")
+    if len(parts) not in (1, 2) or not all(part.isdecimal() and part.strip("0") for part in parts):
+        raise ValueError(f"{option} takes HEIGHTxWIDTH in pixels, such as 360x480, got {text!r:.80}")
+    if any(len(part) > 5 or int(part) > LONGEST_SIDE for part in parts):
+        raise ValueError(f"{option} takes at most {LONGEST_SIDE} pixels for a side, got {text!r:.80}")
+    return int(parts[0]), int(parts[-1])
+
+
+def numbers_of(text: str, option: str) -> tuple[float, ...]:
+    """Numbers with commas between them.
+
+    Raises:
+        ValueError: if it is something else.
+    """
+    try:
+        return tuple(float(part) for part in text.split(","))
+    except ValueError as error:
+        raise ValueError(f"{option} takes numbers with commas between them, got {text!r}") from error
+
+
+def counted(number: int, what: str) -> str:
+    """1 and 'image' -> '1 image', 2 and 'image' -> '2 images'."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+def refinement(crf: bool) -> Any:
+    """What --crf does to probabilities."""
+    if not crf:
+        return None
+    import torch
+
+    from ..algorithms.dense_crf import DenseCrf
+
+    return DenseCrf(threads=torch.get_num_threads())
+
+
+def watched() -> bool:
+    """Whether somebody sees standard error: a log file gets no progress bars."""
+    return sys.stderr.isatty()
+
+
+def print_json(what: Any) -> None:
+    """Print numbers, texts, lists and mappings as JSON."""
+    typer.echo(json.dumps(_without_nan(what), indent=2))
+
+
+def _without_nan(what: Any) -> Any:
+    """JSON knows no nan: null stands for a score that does not exist."""
+    if isinstance(what, dict):
+        return {key: _without_nan(value) for key, value in what.items()}
+    if isinstance(what, list | tuple):
+        return [_without_nan(value) for value in what]
+    return None if isinstance(what, float) and what != what else what

@@ -1,0 +1,106 @@
+"""`pixelwise predict`."""
+
+from pathlib import Path
+from typing import Annotated, Any, cast
+
+import typer
+
+from .errors import PROBLEMS
+from .options import Crf, Device, Overwrite, TaskName, counted, numbers_of, refinement, size_of, watched
+
+
+def predict(
+    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT|RUN", show_default=False)],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="SOURCE...",
+            help="Images, folders of images, or quoted patterns: 'photos/**/*.jpg'.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the predictions.")] = Path("predictions"),
+    overlay: Annotated[
+        bool, typer.Option("--overlay", help="Also write the image tinted with the classes.")
+    ] = False,
+    tint_background: Annotated[
+        bool, typer.Option("--tint-background", help="Tint classes named background or void in overlays too.")
+    ] = False,
+    overwrite: Overwrite = False,
+    task: TaskName = None,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            help="How predictions are saved. One class per pixel: png (palette) or npy; several: png, tif or "
+            "npy; instances and boxes: coco; panoptic maps: coco; volumes: nii.gz (default the first)."
+        ),
+    ] = None,
+    tile: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HxW",
+            help="Predict in overlapping tiles (default: only where an image does not fit into memory).",
+        ),
+    ] = None,
+    tile_overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 64,
+    flip: Annotated[
+        bool, typer.Option("--flip", help="Average over the image and its mirror image.")
+    ] = False,
+    scales: Annotated[
+        str, typer.Option(metavar="S,S,...", help="Average over the image resized by these factors.")
+    ] = "1",
+    crf: Crf = False,
+    max_pixels: Annotated[
+        int, typer.Option(min=1, help="Largest height times width of an image.")
+    ] = 1_000_000_000,
+    precision: Annotated[str, typer.Option(help="32, or bf16 or 16 for mixed precision.")] = "32",
+    device: Device = "auto",
+    seed: Annotated[int, typer.Option(help="For models that draw while they predict; most do not.")] = 0,
+) -> None:
+    """Write the classes of every pixel of images as palette PNGs.
+
+    Example: [bold]pixelwise predict runs/street-unet photos --out predictions --overlay[/bold]
+    """
+    from ..data.formats import IMAGE_SUFFIXES
+    from ..predict.writing import missing_source, output_format, plan, summary, write_predictions
+
+    if checkpoint.suffix.lower() in IMAGE_SUFFIXES:
+        raise ValueError(f"{checkpoint} is an image: weights or a run directory come first, then the images")
+    if missing := missing_source(sources):
+        raise ValueError(missing)
+    import torch
+
+    from ..predict import Predictor
+
+    torch.manual_seed(seed)
+    predictor = Predictor(
+        checkpoint,
+        task=task,
+        device=device,
+        precision=cast(Any, precision),
+        tile=size_of(tile, "--tile") if tile else "auto",
+        overlap=tile_overlap,
+        flip=flip,
+        scales=numbers_of(scales, "--scales"),
+        refine=refinement(crf),
+        max_pixels=max_pixels,
+    )
+    suffix, collector = output_format(predictor.task, format)
+    jobs = plan(sources, out, suffix, predictor.task.suffixes)
+    written = write_predictions(
+        predictor,
+        jobs,
+        out,
+        collector=collector,
+        overlay=overlay,
+        drawing={"clear": ()} if tint_background else {},
+        overwrite=overwrite,
+        progress=watched() and len(jobs) > 1,
+    )
+    if written.problems and len(jobs) == 1:
+        raise ValueError(written.problems[0])
+    overlays = f" and {counted(len(written.overlays), 'overlay')}" if overlay else ""
+    typer.echo(f"{counted(len(written.predictions), 'prediction')}{overlays} written to {out}")
+    if written.problems:
+        typer.echo(f"Error: {summary(written.problems, len(jobs), out)}", err=True)
+        raise typer.Exit(PROBLEMS)
