@@ -66,6 +66,7 @@ from .panoptic import (
 from .panoptic_files import panoptic_file_scores as panoptic_file_scores
 from .panoptic_map import PanopticMap as PanopticMap
 from .per_image import PerImageMetrics as PerImageMetrics, PerImageScores as PerImageScores
+from .precision_recall import PixelCurves as PixelCurves, PixelPrecisionRecall as PixelPrecisionRecall
 from .scores import Absent as Absent, ClassScore as ClassScore, Scores as Scores
 from .segmentation import SegmentationMetrics as SegmentationMetrics
 from .surface import (
