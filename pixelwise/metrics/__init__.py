@@ -71,6 +71,7 @@ from .pixels.multilabel import (
     multilabel_matrices as multilabel_matrices,
 )
 from .pixels.per_image import PerImageMetrics as PerImageMetrics, PerImageScores as PerImageScores
+from .precision_recall import PixelCurves as PixelCurves, PixelPrecisionRecall as PixelPrecisionRecall
 from .pixels.scores import Absent as Absent, ClassScore as ClassScore, Scores as Scores
 from .pixels.segmentation import SegmentationMetrics as SegmentationMetrics
 from .surface.distances import (

@@ -88,6 +88,10 @@ EXAMPLES = {
     "PerImageMetrics": Example(
         lambda: metrics.PerImageMetrics(TABLE), lambda i: (labels(i)[None], labels(i + 9)[None])
     ),
+    "PixelPrecisionRecall": Example(
+        lambda: metrics.PixelPrecisionRecall(OVERLAPPING),
+        lambda i: (torch.stack([labels(i) / 2] * 3), torch.stack([labels(i + 9, 2)] * 3)),
+    ),
     "RegionBenchmark": Example(
         lambda: metrics.RegionBenchmark((0.5,)), lambda i: (labels(i)[None], labels(i + 9)[None])
     ),

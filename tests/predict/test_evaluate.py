@@ -57,9 +57,10 @@ def test_a_model_is_scored_as_by_hand(model, data: SegmentationData) -> None:
     for sample in data:
         metrics.update(torch.from_numpy(np.digitize(sample.image[0], [0.25, 0.75])), sample.target)
     scores = evaluate(model, data, progress=False)
-    assert torch.equal(scores.matrix, metrics.compute().matrix)
-    assert 0.5 < scores.mean_iou < 1
-    assert int(scores.matrix.sum()) == sum(int((sample.target.labels != 255).sum()) for sample in data)
+    assert torch.equal(scores.confusion, metrics.compute().matrix)
+    assert scores.values == metrics.compute().as_dict()
+    assert 0.5 < scores["mean_iou"] < 1
+    assert int(scores.confusion.sum()) == sum(int((sample.target.labels != 255).sum()) for sample in data)
 
 
 def test_a_model_and_what_it_saved_get_the_same_scores(
@@ -74,7 +75,7 @@ def test_a_model_and_what_it_saved_get_the_same_scores(
                 predict.folder(root, out, suffix=suffix, progress=False)
             else:
                 predict.folder(root / source, out, suffix=suffix, overlay=True, progress=False)
-            assert torch.equal(evaluate(out, data, progress=False).matrix, expected.matrix)
+            assert torch.equal(evaluate(out, data, progress=False).confusion, expected.confusion)
 
 
 def test_predictions_may_lie_flat(model, data: SegmentationData, tmp_path: Path) -> None:
@@ -82,13 +83,14 @@ def test_predictions_may_lie_flat(model, data: SegmentationData, tmp_path: Path)
     for i, sample in enumerate(flat):
         Predictor(model, data.classes)(sample.image).save(tmp_path / "out" / f"{i}.png")
     assert torch.equal(
-        evaluate(tmp_path / "out", flat, progress=False).matrix, evaluate(model, flat, progress=False).matrix
+        evaluate(tmp_path / "out", flat, progress=False).confusion,
+        evaluate(model, flat, progress=False).confusion,
     )
 
 
 def test_the_truth_is_a_perfect_prediction(data: SegmentationData, root: Path) -> None:
     scores = evaluate(root / "masks", data, progress=False)
-    assert scores.mean_iou == scores.pixel_accuracy == 1
+    assert scores["mean_iou"] == scores["pixel_accuracy"] == 1
 
 
 @pytest.mark.parametrize("batch_size", [2, 7])
@@ -103,7 +105,7 @@ def test_the_batch_size_changes_nothing(batch_size: int, data: SegmentationData)
     model = build("pspnet", 3, encoder="tiny", aux=False)
     alone = evaluate_images(model, data, progress=False)
     together = evaluate_images(model, data, batch_size=batch_size, progress=False)
-    assert torch.equal(alone.scores.matrix, together.scores.matrix)
+    assert torch.equal(alone.report.confusion, together.report.confusion)
     assert [image.id for image in together.images] == [image.id for image in alone.images]
 
 
@@ -113,13 +115,14 @@ def test_each_image_is_scored_and_the_worst_comes_first(model, data: Segmentatio
     assert [image.id for image in evaluation.images] == [pair.id for pair in data.pairs]
     for image in evaluation.images:
         alone = evaluate(model, SegmentationData((data.pairs[image.index],), data.classes), progress=False)
-        assert image.mean_iou == alone.mean_iou
-        assert image.pixel_accuracy == alone.pixel_accuracy
-        assert torch.equal(image.iou, alone.iou)
+        assert image.score == alone["mean_iou"]
+        assert image.report.values == alone.values
+        assert image.report.per_class == alone.per_class
+        assert torch.equal(image.report.confusion, alone.confusion)
     ranked = evaluation.ranked()
     assert ranked[0].index == 4  # most mistakes
     assert ranked[-1].index == 0
-    assert [image.mean_iou for image in ranked] == sorted(image.mean_iou for image in evaluation.images)
+    assert [image.score for image in ranked] == sorted(image.score for image in evaluation.images)
 
 
 def test_an_image_without_labelled_pixels_has_no_score_and_does_not_count(
@@ -128,8 +131,8 @@ def test_an_image_without_labelled_pixels_has_no_score_and_does_not_count(
     before = evaluate(model, SegmentationData(data.pairs[1:], data.classes), progress=False)
     Image.new("L", (30, 20), 255).save(data.pairs[0].mask)
     evaluation = evaluate_images(model, data, progress=False)
-    assert torch.equal(evaluation.scores.matrix, before.matrix)
-    assert math.isnan(evaluation.images[0].mean_iou)
+    assert torch.equal(evaluation.report.confusion, before.confusion)
+    assert math.isnan(evaluation.images[0].score)
     assert 0 not in [image.index for image in evaluation.ranked()]
 
 
@@ -139,9 +142,14 @@ def test_the_rule_for_absent_classes_is_passed_on(model, data: SegmentationData)
         Image.fromarray(np.where(image > 200, 0, image).astype(np.uint8)).save(pair.image)
         Image.fromarray(np.where(image > 200, 0, image // 127).astype(np.uint8)).save(pair.mask)
     found = [
-        evaluate(model, data, absent=rule, progress=False).mean_iou for rule in ("exclude", "zero", "one")
+        evaluate(model, data, scoring={"absent": rule}, progress=False)["mean_iou"]
+        for rule in ("exclude", "zero", "one")
     ]
     assert found == pytest.approx([1, 2 / 3, 1])
+    with pytest.raises(ValueError, match="absent must be exclude, zero or one, got 'half'"):
+        evaluate(model, data, scoring={"absent": "half"}, progress=False)
+    with pytest.raises(ValueError, match="there is no setting 'absense' of scoring .*: there are absent"):
+        evaluate(model, data, scoring={"absense": "one"}, progress=False)
 
 
 def test_predictors_checkpoints_and_paths_are_scored(data: SegmentationData, tmp_path: Path) -> None:
@@ -151,17 +159,17 @@ def test_predictors_checkpoints_and_paths_are_scored(data: SegmentationData, tmp
     model = build("pspnet", 3, encoder="tiny")
     run = tmp_path / "run"
     save(model, run / "best.safetensors", data.classes)
-    expected = evaluate(model, data, progress=False).matrix
+    expected = evaluate(model, data, progress=False).confusion
     for source in (Predictor(model, data.classes), load(run), run, run / "best.safetensors"):
-        assert torch.equal(evaluate(source, data, progress=False).matrix, expected)
+        assert torch.equal(evaluate(source, data, progress=False).confusion, expected)
 
 
 def test_a_data_folder_is_opened_and_its_split_chosen(model, root: Path, classes: ClassTable) -> None:
     splits = open_data(root, classes=classes)
     for split in ("train", "val"):
         assert torch.equal(
-            evaluate(model, splits, split=split, progress=False).matrix,
-            evaluate(model, splits.part(split), progress=False).matrix,
+            evaluate(model, splits, split=split, progress=False).confusion,
+            evaluate(model, splits.part(split), progress=False).confusion,
         )
     assert len(splits.train) + len(splits.val) == 5
     with pytest.raises(ValueError, match="has no test part"):
@@ -185,16 +193,19 @@ def test_data_without_a_class_table_are_read_with_that_of_the_model(
     assert len(open_data(root).classes) == 2
     for data in (root, open_data(root)):
         scores = evaluate(Predictor(model, classes), data, progress=False)
-        assert scores.classes == classes
-        assert scores.support[2] == 0
-        assert scores.accuracy[0] > 0.7
+        assert evaluate_images(Predictor(model, classes), data, progress=False).classes == classes
+        assert tuple(scores.per_class) == classes.names
+        assert scores.per_class["bright"]["support"] == 0
+        assert scores.per_class["dark"]["recall"] > 0.7
 
 
 def test_values_with_gaps_stand_for_the_classes_in_turn(model, root: Path, classes: ClassTable) -> None:
     expected = evaluate(model, open_data(root, classes=classes), progress=False)
     remasked(root, lambda mask: np.where(mask < 3, 100 * mask, mask))
     assert open_data(root).classes.names == ("value 0", "value 100", "value 200")
-    assert torch.equal(evaluate(Predictor(model, classes), root, progress=False).matrix, expected.matrix)
+    assert torch.equal(
+        evaluate(Predictor(model, classes), root, progress=False).confusion, expected.confusion
+    )
     other = ClassTable(("value 0", "value 50", "value 90"), classes.colors)
     with pytest.raises(ValueError, match="class 1 is 'value 50' for the model, 'value 100' in the data"):
         evaluate(Predictor(model, other), root, progress=False)
@@ -208,13 +219,13 @@ def test_masks_in_the_colours_of_the_model_are_understood(model, root: Path, cla
     palette[:3] = table.colors
     remasked(root, lambda mask: palette[np.where(mask == 255, 0, mask)])
     scores = evaluate(Predictor(model, table), root, progress=False)
-    assert torch.equal(scores.matrix[1:], expected.matrix[1:])
-    assert scores.support[0] > expected.support[0]  # the ignored ones
+    assert torch.equal(scores.confusion[1:], expected.confusion[1:])
+    assert scores.confusion[0].sum() > expected.confusion[0].sum()  # the ignored ones
 
 
 def test_images_are_read_with_the_channels_of_the_model(brightness, data: SegmentationData, model) -> None:
     grey = evaluate(brightness(in_channels=1), data, progress=False)
-    assert torch.equal(grey.matrix, evaluate(model, data, progress=False).matrix)
+    assert torch.equal(grey.confusion, evaluate(model, data, progress=False).confusion)
 
 
 def test_progress_is_shown_on_the_error_stream(model, data: SegmentationData, capsys) -> None:
@@ -226,9 +237,12 @@ def test_progress_is_shown_on_the_error_stream(model, data: SegmentationData, ca
 
 
 def test_another_task_is_refused(model, brightness, data: SegmentationData, root: Path) -> None:
-    for names, said in (("ab", "the model has 3 classes, the data 2"), ("abcd", "has 3 classes, the data 4")):
-        with pytest.raises(ValueError, match=said):
-            evaluate(model, opened(root, ClassTable.of(*names)), progress=False)
+    for names in ("ab", "abcd"):
+        others = opened(root, ClassTable.of(*names))
+        with pytest.raises(ValueError, match=f"the model has 3 classes, the class table {len(names)}"):
+            evaluate(model, others, progress=False)
+        with pytest.raises(ValueError, match=f"the model has 3 classes, the data {len(names)}"):
+            evaluate(Predictor(model, data.classes), others, progress=False)
     swapped = ClassTable(("dark", "bright", "middle"), data.classes.colors)
     with pytest.raises(ValueError, match="class 1 is 'middle' for the model, 'bright' in the data"):
         evaluate(Predictor(model, data.classes), opened(root, swapped), progress=False)

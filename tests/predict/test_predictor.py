@@ -569,6 +569,7 @@ def two_threads() -> Iterator[None]:
 class Scores(nn.Module):
     """Scores in a given layout and type: the image itself, or every fourth pixel of it."""
 
+    tasks, output = ("semantic",), DenseLogits
     num_classes, in_channels, minimum_size, built_by = 3, 3, 8, None
 
     def __init__(self, dtype: torch.dtype, memory_format: torch.memory_format, step: int) -> None:

@@ -60,7 +60,7 @@ def test_the_command_line_refines_too(model: torch.nn.Module, tmp_path: Path) ->
     weights = tmp_path / "weights.safetensors"
     pw.save(model, weights, TABLE)
     image, out = tmp_path / "data" / "images" / "a.png", tmp_path / "out"
-    command = ["predict", str(weights), str(image), "--crf", "--npy", "--out", str(out)]
+    command = ["predict", str(weights), str(image), "--crf", "--format", "npy", "--out", str(out)]
     assert CliRunner().invoke(app, command).exit_code == 0
     expected = Predictor(weights, refine=DenseCrf())(image).label_map.labels
     assert (np.load(out / "a.npy") == expected.numpy()).all()
@@ -68,4 +68,4 @@ def test_the_command_line_refines_too(model: torch.nn.Module, tmp_path: Path) ->
     scored = evaluate(Predictor(weights, refine=DenseCrf()), tmp_path / "data")
     run = CliRunner().invoke(app, ["evaluate", str(weights), str(tmp_path / "data"), "--crf", "--json"])
     assert run.exit_code == 0
-    assert f"{scored.mean_iou:.6f}"[:7] in run.stdout
+    assert f"{scored['mean_iou']:.6f}"[:7] in run.stdout
