@@ -6,7 +6,10 @@ from ..types import STAGES
 from .base import Encoder as Encoder
 from .timm import StemPolicy as StemPolicy, TimmEncoder as TimmEncoder, dilate as dilate
 from .tiny import Tiny as Tiny
-from .torchvision import MobileNetV3Large as MobileNetV3Large
+from .torchvision import (
+    MobileNetV3Large as MobileNetV3Large,
+    fold_frozen_norms as fold_frozen_norms,
+)
 
 
 def make_encoder(
