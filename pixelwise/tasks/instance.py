@@ -239,13 +239,12 @@ def collected_files(folder: Path, names: Sequence[str]) -> list[Path]:
 
 
 COCO = {"coco": Collector(collect, collected_files)}
-# Whole images at their own size, few per batch; steps that start small and are cut where they are too long.
+# Whole images at their own size, few per batch; steps are cut where they are too long.
 DEFAULTS: Mapping[str, Any] = {
     "crop": None,
     "scale": (0.8, 1.25),
     "batch_size": 2,
     "lr": 2e-4,
-    "warmup_steps": 50,
     "clip_norm": 10.0,
 }
 
