@@ -31,6 +31,7 @@ from .coco.boundary_iou import (
     boundary_iou_per_class as boundary_iou_per_class,
     rle_boundary_iou as rle_boundary_iou,
 )
+from .coco.boxes import BoxMetrics as BoxMetrics
 from .coco.evaluate import coco_evaluate as coco_evaluate
 from .coco.files import CocoGroundTruth as CocoGroundTruth
 from .coco.instance import InstanceMetrics as InstanceMetrics
@@ -71,7 +72,7 @@ from .pixels.multilabel import (
     multilabel_matrices as multilabel_matrices,
 )
 from .pixels.per_image import PerImageMetrics as PerImageMetrics, PerImageScores as PerImageScores
-from .precision_recall import PixelCurves as PixelCurves, PixelPrecisionRecall as PixelPrecisionRecall
+from .pixels.precision_recall import PixelCurves as PixelCurves, PixelPrecisionRecall as PixelPrecisionRecall
 from .pixels.scores import Absent as Absent, ClassScore as ClassScore, Scores as Scores
 from .pixels.segmentation import SegmentationMetrics as SegmentationMetrics
 from .surface.distances import (

@@ -7,6 +7,8 @@ from typing import Any
 
 from .. import data
 from ..data import DataSplits
+from .detection import DETECTION
+from .instance import INSTANCE
 from .multilabel import MULTILABEL
 from .semantic import SEMANTIC
 from .task import (
@@ -18,7 +20,7 @@ from .task import (
 )
 
 # The first one is meant where nothing says which.
-TASKS: dict[str, Task] = {task.name: task for task in (SEMANTIC, MULTILABEL)}
+TASKS: dict[str, Task] = {task.name: task for task in (SEMANTIC, MULTILABEL, INSTANCE, DETECTION)}
 
 
 def get_task(name: str | None = None) -> Task:

@@ -11,7 +11,7 @@ from .. import draw
 from ..data.datasets import class_folders, layers
 from ..files import atomic_write
 from ..metrics import MultilabelMetrics
-from ..metrics.precision_recall import PixelPrecisionRecall
+from ..metrics.pixels.precision_recall import PixelPrecisionRecall
 from ..types import Annotation, ClassMasks, ClassTable, DenseLogits, Report
 from . import semantic
 from .task import Settings, Task, TaskMetrics, Writer

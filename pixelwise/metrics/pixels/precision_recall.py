@@ -13,7 +13,7 @@ from jaxtyping import Float, Float64, Int64, Integer
 from torch import Tensor
 from torchmetrics import Metric
 
-from ..types import ClassTable
+from ...types import ClassTable
 
 BINS = 1000
 
