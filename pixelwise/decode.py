@@ -133,13 +133,37 @@ def instances(output: object) -> tuple[MaskSet, ...]:
     raise ValueError(f"{type(output).__name__} cannot be decoded to instances")
 
 
+class Merging(NamedTuple):
+    """What becomes a segment of a panoptic map; None stands for the figure of the paper.
+
+    Attributes:
+        min_score: least score of what is drawn, in [0, 1].
+        max_overlap: largest share of a mask, in [0, 1], that may belong to others.
+        min_stuff_area: fewest pixels of a segment of stuff; smaller ones become void.
+    """
+
+    min_score: float | None = None
+    max_overlap: float | None = None
+    min_stuff_area: int | None = None
+
+    def or_else(self, min_score: float, max_overlap: float, min_stuff_area: int) -> "Merging":
+        """The figures of a paper where none are given.
+
+        >>> Merging(min_score=0.7).or_else(0.5, 0.5, 4096)
+        Merging(min_score=0.7, max_overlap=0.5, min_stuff_area=4096)
+        """
+        papers = (min_score, max_overlap, min_stuff_area)
+        return Merging(*(own if own is not None else other for own, other in zip(self, papers, strict=True)))
+
+
 @singledispatch
-def panoptic(output: object, classes: ClassTable) -> tuple[PanopticMap, ...]:
+def panoptic(output: object, classes: ClassTable, merging: Merging = Merging()) -> tuple[PanopticMap, ...]:
     """The segments that an output tells of, one map per image.
 
     Args:
         output: of a model for panoptic segmentation.
         classes: say which labels are things.
+        merging: thresholds that differ from those of the paper.
 
     Raises:
         ValueError: if the output does not tell things and stuff.

@@ -8,6 +8,7 @@ from typing import Any
 from .. import data
 from ..data import DataSplits
 from .multilabel import MULTILABEL
+from .panoptic import PANOPTIC
 from .semantic import SEMANTIC
 from .task import (
     Collector as Collector,
@@ -18,7 +19,7 @@ from .task import (
 )
 
 # The first one is meant where nothing says which.
-TASKS: dict[str, Task] = {task.name: task for task in (SEMANTIC, MULTILABEL)}
+TASKS: dict[str, Task] = {task.name: task for task in (SEMANTIC, MULTILABEL, PANOPTIC)}
 
 
 def get_task(name: str | None = None) -> Task:
