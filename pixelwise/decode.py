@@ -152,12 +152,18 @@ class Merging(NamedTuple):
         >>> Merging(min_score=0.7).or_else(0.5, 0.5, 4096)
         Merging(min_score=0.7, max_overlap=0.5, min_stuff_area=4096)
         """
-        papers = (min_score, max_overlap, min_stuff_area)
-        return Merging(*(own if own is not None else other for own, other in zip(self, papers, strict=True)))
+        return Merging(
+            min_score if self.min_score is None else self.min_score,
+            max_overlap if self.max_overlap is None else self.max_overlap,
+            min_stuff_area if self.min_stuff_area is None else self.min_stuff_area,
+        )
+
+
+PAPERS_OWN = Merging()
 
 
 @singledispatch
-def panoptic(output: object, classes: ClassTable, merging: Merging = Merging()) -> tuple[PanopticMap, ...]:
+def panoptic(output: object, classes: ClassTable, merging: Merging = PAPERS_OWN) -> tuple[PanopticMap, ...]:
     """The segments that an output tells of, one map per image.
 
     Args:

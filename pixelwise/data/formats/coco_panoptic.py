@@ -183,7 +183,8 @@ def write_segments(path: Path, panoptic_map: PanopticMap, classes: ClassTable) -
         ValueError: if a segment has a label outside the table, or the file cannot be written.
     """
     id_map = panoptic_map.id_map.cpu().numpy()
-    new, segments = np.zeros(id_map.shape, np.int32), []
+    new = np.zeros(id_map.shape, np.int32)
+    segments: list[dict[str, Any]] = []
     columns = (panoptic_map.ids, panoptic_map.classes, panoptic_map.is_crowd)
     for old, label, crowd in zip(*(column.tolist() for column in columns), strict=True):
         if not 0 <= label < len(classes):
