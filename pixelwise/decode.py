@@ -133,8 +133,8 @@ def instances(output: object) -> tuple[MaskSet, ...]:
     raise ValueError(f"{type(output).__name__} cannot be decoded to instances")
 
 
-class Merging(NamedTuple):
-    """What becomes a segment of a panoptic map; None stands for the figure of the paper.
+class Thresholds(NamedTuple):
+    """What becomes a segment of a panoptic map.
 
     Attributes:
         min_score: least score of what is drawn, in [0, 1].
@@ -142,20 +142,28 @@ class Merging(NamedTuple):
         min_stuff_area: fewest pixels of a segment of stuff; smaller ones become void.
     """
 
+    min_score: float
+    max_overlap: float
+    min_stuff_area: int
+
+
+class Merging(NamedTuple):
+    """Thresholds that differ from those of a network's paper, see `Thresholds`; None leaves the paper's."""
+
     min_score: float | None = None
     max_overlap: float | None = None
     min_stuff_area: int | None = None
 
-    def or_else(self, min_score: float, max_overlap: float, min_stuff_area: int) -> "Merging":
-        """The figures of a paper where none are given.
+    def over(self, paper: Thresholds) -> Thresholds:
+        """The thresholds of the paper with what differs.
 
-        >>> Merging(min_score=0.7).or_else(0.5, 0.5, 4096)
-        Merging(min_score=0.7, max_overlap=0.5, min_stuff_area=4096)
+        >>> Merging(min_score=0.7).over(Thresholds(0.5, 0.5, 4096))
+        Thresholds(min_score=0.7, max_overlap=0.5, min_stuff_area=4096)
         """
-        return Merging(
-            min_score if self.min_score is None else self.min_score,
-            max_overlap if self.max_overlap is None else self.max_overlap,
-            min_stuff_area if self.min_stuff_area is None else self.min_stuff_area,
+        return Thresholds(
+            paper.min_score if self.min_score is None else self.min_score,
+            paper.max_overlap if self.max_overlap is None else self.max_overlap,
+            paper.min_stuff_area if self.min_stuff_area is None else self.min_stuff_area,
         )
 
 

@@ -385,7 +385,7 @@ def _numbered(panoptic_map: PanopticMap, classes: ClassTable) -> tuple[Integer[n
 
 
 def _shades(labels: Sequence[int], classes: ClassTable) -> list[Color]:
-    """The colour of each segment: that of its class for stuff, one after the other of its shades for things."""
+    """The colour of each segment: that of its class for stuff, the next of its shades for things."""
     seen = [0] * len(classes)
     colors = []
     for label in labels:

@@ -74,6 +74,12 @@ from .mask_rcnn import (
     mask_rcnn_resnet50_fpn_v2 as mask_rcnn_resnet50_fpn_v2,
     mask_rcnn_resnet101_fpn as mask_rcnn_resnet101_fpn,
 )
+from .panoptic_fpn import (
+    PanopticFPN as PanopticFPN,
+    PanopticLogits as PanopticLogits,
+    panoptic_fpn as panoptic_fpn,
+    panoptic_fpn_resnet50 as panoptic_fpn_resnet50,
+)
 from .pspnet import (
     PSPNet as PSPNet,
     PyramidPooling as PyramidPooling,

@@ -6,6 +6,7 @@ The colour of a pixel codes the id of its segment, R + 256 G + 65536 B; 0 is voi
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +107,7 @@ def _plain(name: Any) -> str:
 def _classes(categories: Any) -> ClassTable:
     entries = sorted(categories, key=lambda entry: int(entry["id"]))
     ids = tuple(int(entry["id"]) for entry in entries)
-    if doubled := [number for number, other in zip(ids, ids[1:], strict=False) if number == other]:
+    if doubled := [number for number, other in pairwise(ids) if number == other]:
         raise ValueError(f"two categories have the id {doubled[0]}")
     if len(ids) > _MOST_CLASSES:
         raise ValueError(f"it has {len(ids)} categories, expected at most {_MOST_CLASSES}")
