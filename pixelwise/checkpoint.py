@@ -197,6 +197,7 @@ def read_classes(fields: dict[str, Any]) -> ClassTable:
         exclusive=fields["exclusive"],
         things=tuple(fields["things"]),
         skeleton=None if skeleton is None else _skeleton(skeleton),
+        ids=tuple(fields.get("ids", ())),
     )
 
 

@@ -132,13 +132,51 @@ def instances(output: object) -> tuple[MaskSet, ...]:
     raise ValueError(f"{type(output).__name__} cannot be decoded to instances")
 
 
+class Thresholds(NamedTuple):
+    """What becomes a segment of a panoptic map.
+
+    Attributes:
+        min_score: least score of what is drawn, in [0, 1].
+        max_overlap: largest share of a mask, in [0, 1], that may belong to others.
+        min_stuff_area: fewest pixels of a segment of stuff; smaller ones become void.
+    """
+
+    min_score: float
+    max_overlap: float
+    min_stuff_area: int
+
+
+class Merging(NamedTuple):
+    """Thresholds that differ from those of a network's paper, see `Thresholds`; None leaves the paper's."""
+
+    min_score: float | None = None
+    max_overlap: float | None = None
+    min_stuff_area: int | None = None
+
+    def over(self, paper: Thresholds) -> Thresholds:
+        """The thresholds of the paper with what differs.
+
+        >>> Merging(min_score=0.7).over(Thresholds(0.5, 0.5, 4096))
+        Thresholds(min_score=0.7, max_overlap=0.5, min_stuff_area=4096)
+        """
+        return Thresholds(
+            paper.min_score if self.min_score is None else self.min_score,
+            paper.max_overlap if self.max_overlap is None else self.max_overlap,
+            paper.min_stuff_area if self.min_stuff_area is None else self.min_stuff_area,
+        )
+
+
+PAPERS_OWN = Merging()
+
+
 @singledispatch
-def panoptic(output: object, classes: ClassTable) -> tuple[PanopticMap, ...]:
+def panoptic(output: object, classes: ClassTable, merging: Merging = PAPERS_OWN) -> tuple[PanopticMap, ...]:
     """The segments that an output tells of, one map per image.
 
     Args:
         output: of a model for panoptic segmentation.
         classes: say which labels are things.
+        merging: thresholds that differ from those of the paper.
 
     Raises:
         ValueError: if the output does not tell things and stuff.

@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .types import ClassMasks, ClassTable, Color, LabelMap
+from .types import VOID, ClassMasks, ClassTable, Color, LabelMap, PanopticMap
 
 IGNORED: Color = (224, 224, 192)  # as PASCAL VOC draws its void
 WRONG: Color = (230, 25, 45)
@@ -17,6 +17,8 @@ BACKGROUND = frozenset("background bg _background_ __background__ backdrop void 
 _PAPER: Color = (255, 255, 255)
 _INK: Color = (30, 30, 30)
 _ROWS = 256
+# How far the colours of the things of a class lie towards white, or black where below 0, one after the other.
+_SHADES = (0.0, 0.4, -0.35, 0.65, -0.6, 0.2, -0.18)
 
 
 def rgb_image(image: Float[Tensor, "c H W"] | Image.Image) -> Image.Image:
@@ -294,3 +296,121 @@ def _fitting(text: str, font: ImageFont.FreeTypeFont | ImageFont.ImageFont, widt
         keep -= 1
         shown = f"{text[: keep - keep // 2]}...{text[len(text) - keep // 2 :]}"
     return shown
+
+
+def segments(
+    image: Float[Tensor, "c H W"] | Image.Image,
+    panoptic_map: PanopticMap,
+    classes: ClassTable,
+    *,
+    alpha: float = 0.55,
+    names: bool = True,
+) -> Image.Image:
+    """The image with its segments tinted and outlined; void keeps its own colour.
+
+    Stuff has the colour of its class, things have shades of it.
+
+    Args:
+        image: what was segmented, in [0, 1] if a tensor.
+        panoptic_map: its segments.
+        classes: give names and colours.
+        alpha: 0 shows the image alone, 1 the segments alone.
+        names: whether to write the name of the class on each segment that has room for it.
+
+    Raises:
+        ValueError: if image and map differ in size, a label is outside the table, or alpha is outside [0, 1].
+    """
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha must be in [0, 1], got {alpha}")
+    numbers, labels = _numbered(panoptic_map, classes)
+    colors = np.array([(0, 0, 0), *_shades(labels, classes)], np.float32)
+    picture = np.array(_of_size(image, numbers))
+    borders = np.zeros(numbers.shape, bool)  # one pixel wide, so that small segments are not all outline
+    borders[1:] |= numbers[1:] != numbers[:-1]
+    borders[:, 1:] |= numbers[:, 1:] != numbers[:, :-1]
+    for top in range(0, len(numbers), _ROWS):
+        rows = slice(top, top + _ROWS)
+        below = picture[rows].astype(np.float32)
+        strength = np.where(numbers[rows] > 0, np.float32(alpha), 0)[..., None]
+        mixed = below + strength * (colors[numbers[rows]] - below)
+        mixed[borders[rows]] = _PAPER
+        picture[rows] = mixed.round().astype(np.uint8)
+    drawn = Image.fromarray(picture)
+    if names:
+        _write_names(drawn, numbers, [classes.names[label] for label in labels])
+    return drawn
+
+
+def segment_errors(
+    image: Float[Tensor, "c H W"] | Image.Image,
+    prediction: PanopticMap,
+    target: PanopticMap,
+    classes: ClassTable,
+) -> Image.Image:
+    """Pixels outside of a match red, void ones of the target grey, over the darkened image.
+
+    Two segments match as in panoptic quality: they have one class, and an IoU above 0.5 where the target is
+    not void.
+
+    Raises:
+        ValueError: if the sizes differ, or a label is outside the table.
+    """
+    (got, got_labels), (wanted, wanted_labels) = (_numbered(one, classes) for one in (prediction, target))
+    if wanted.shape != got.shape:
+        raise ValueError(f"prediction and target must have one size, got {got.shape} and {wanted.shape}")
+    known = wanted > 0
+    shape = (len(wanted_labels) + 1, len(got_labels) + 1)
+    both = np.bincount((wanted * shape[1] + got)[known], minlength=shape[0] * shape[1]).reshape(shape)
+    union = both.sum(1, keepdims=True) + both.sum(0, keepdims=True) - both
+    same = np.equal.outer([-1, *wanted_labels], [-2, *got_labels])
+    matched = same & (both > 0.5 * union)
+    grey = np.asarray(_of_size(image, wanted).convert("L"))
+    picture = np.repeat((grey * 0.6).astype(np.uint8)[..., None], 3, axis=2)
+    picture[known & ~matched[wanted, got]] = WRONG
+    picture[~known] = (128, 128, 128)
+    return Image.fromarray(picture)
+
+
+def _numbered(panoptic_map: PanopticMap, classes: ClassTable) -> tuple[Integer[np.ndarray, "H W"], list[int]]:
+    """A map of 0 for void and the segments by their order in the table from 1, and their labels."""
+    labels = panoptic_map.classes.tolist()
+    if outside := [label for label in labels if not 0 <= label < len(classes)]:
+        raise ValueError(f"the label {outside[0]} is outside the table of {len(classes)} classes")
+    id_map, ids = panoptic_map.id_map.detach().cpu().numpy(), panoptic_map.ids.cpu().numpy()
+    if not len(ids):
+        return np.zeros(id_map.shape, np.int64), labels
+    order = ids.argsort()
+    place = np.searchsorted(ids[order], id_map).clip(max=len(ids) - 1)
+    return np.where((ids[order][place] == id_map) & (id_map != VOID), order[place] + 1, 0), labels
+
+
+def _shades(labels: Sequence[int], classes: ClassTable) -> list[Color]:
+    """The colour of each segment: that of its class for stuff, the next of its shades for things."""
+    seen = [0] * len(classes)
+    colors = []
+    for label in labels:
+        amount = _SHADES[seen[label] % len(_SHADES)] if label in classes.things else 0.0
+        seen[label] += 1
+        end = 255 if amount > 0 else 0
+        r, g, b = (round(part + abs(amount) * (end - part)) for part in classes.colors[label])
+        colors.append((r, g, b))
+    return colors
+
+
+def _write_names(picture: Image.Image, numbers: Integer[np.ndarray, "H W"], names: Sequence[str]) -> None:
+    """Write a name into each segment, in the middle of the row at half its height, where it has room."""
+    size = max(9, min(picture.size) // 32)
+    font, pen = ImageFont.load_default(size), ImageDraw.Draw(picture)
+    for number, name in enumerate(names, 1):
+        rows = (numbers == number).sum(1).cumsum()
+        if not rows[-1]:
+            continue
+        y = int(np.searchsorted(rows, rows[-1] / 2))
+        inside = np.flatnonzero(numbers[y] == number)
+        runs = np.split(inside, np.flatnonzero(np.diff(inside) > 1) + 1)
+        longest = max(runs, key=len)
+        column = numbers[max(0, y - size) : y + size, longest[len(longest) // 2]]
+        if len(longest) >= font.getlength(name) and (column == number).sum() >= size:
+            pen.text(
+                (longest[len(longest) // 2], y), name, _PAPER, font, "mm", stroke_width=1, stroke_fill=_INK
+            )

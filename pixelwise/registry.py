@@ -85,6 +85,19 @@ def build(name: str, num_classes: int | None = None, **arguments: Any) -> Model:
     return model
 
 
+def taken_by(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of the arguments that the builder of a model takes.
+
+    Raises:
+        ValueError: if there is no such model.
+
+    >>> taken_by("unet", {"num_classes": 3, "things": [0]})
+    {'num_classes': 3}
+    """
+    known = inspect.signature(_find(name)).parameters
+    return {argument: given for argument, given in arguments.items() if argument in known}
+
+
 def takes_classes(name: str) -> bool:
     """Whether `build` needs `num_classes` for that model.
 
@@ -167,6 +180,8 @@ def _fits(given: Any, kind: Any) -> bool:
         return given in get_args(kind)
     if get_origin(kind) is Sequence:
         (item,) = get_args(kind)
+        if item is int:  # labels start at 0
+            return isinstance(given, list | tuple) and all(type(one) is int and one >= 0 for one in given)
         return isinstance(given, list | tuple) and all(_fits(one, item) for one in given)
     if get_origin(kind) is tuple:
         return isinstance(given, list | tuple) and all(_fits(one, get_args(kind)[0]) for one in given)

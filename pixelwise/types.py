@@ -139,6 +139,8 @@ class ClassTable:
         exclusive: whether a pixel has exactly one class (softmax); otherwise a sigmoid per class.
         things: labels of the countable classes (instances), empty for purely semantic tasks.
         skeleton: the joints of an object, for keypoints.
+        ids: the number of each class in the files of its data set, such as COCO's category ids, so that
+            predictions are written with the same; empty where files name none.
 
     >>> table = ClassTable.of("sky", "road")
     >>> len(table), table.names[1]
@@ -151,13 +153,14 @@ class ClassTable:
     exclusive: bool = True
     things: tuple[int, ...] = ()
     skeleton: Skeleton | None = None
+    ids: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         """Reject a table that cannot be a task.
 
         Raises:
             ValueError: on fewer than one class, duplicate names, missing or impossible colours, an ignore
-                label that is also a class, or a thing that is no class.
+                label that is also a class, a thing that is no class, or ids that do not tell classes apart.
         """
         if not self.names:
             raise ValueError("a class table needs at least one class, got none")
@@ -175,6 +178,8 @@ class ClassTable:
             )
         if wrong := [thing for thing in self.things if not 0 <= thing < len(self.names)]:
             raise ValueError(f"things must be labels in 0..{len(self.names) - 1}, got {wrong[0]}")
+        if self.ids and len(set(self.ids)) != len(self.names):
+            raise ValueError(f"{len(self.names)} classes need as many different ids, got {self.ids!r:.80}")
 
     @classmethod
     def of(cls, *names: str, ignore: int = 255) -> "ClassTable":

@@ -191,8 +191,15 @@ def things_found(output: PanopticLogits) -> tuple[MaskSet, ...]:
 
 
 @decode.panoptic.register
-def segments(output: PanopticLogits, classes: ClassTable) -> tuple[PanopticMap, ...]:
+def segments(
+    output: PanopticLogits, classes: ClassTable, merging: decode.Merging = decode.PAPERS_OWN
+) -> tuple[PanopticMap, ...]:
     """Sure instances over stuff.
+
+    Args:
+        output: of Panoptic FPN.
+        classes: say which labels are things.
+        merging: thresholds that differ from those of the output.
 
     Raises:
         ValueError: if the table has other things than the model.
@@ -200,11 +207,13 @@ def segments(output: PanopticLogits, classes: ClassTable) -> tuple[PanopticMap, 
     if sorted(classes.things) != sorted(output.things):
         raise ValueError(f"the model knows the things {output.things}, the class table {classes.things}")
     stuff = [label for label in range(len(classes)) if label not in classes.things]
+    paper = decode.Thresholds(output.min_score, output.max_overlap, output.min_stuff_area)
+    min_score, max_overlap, min_stuff_area = merging.over(paper)
     found = []
     for instances, scores in zip(decode.instances(output), output.semantic, strict=True):
         semantic = decode.semantic(scores).labels[0].cpu()
-        sure = instances.take(instances.scores >= output.min_score)
-        found.append(_merge(sure, semantic, stuff, output.max_overlap, output.min_stuff_area))
+        sure = instances.take(instances.scores >= min_score)
+        found.append(_merge(sure, semantic, stuff, max_overlap, min_stuff_area))
     return tuple(found)
 
 

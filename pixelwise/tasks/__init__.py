@@ -10,6 +10,7 @@ from ..data import DataSplits
 from .detection import DETECTION
 from .instance import INSTANCE
 from .multilabel import MULTILABEL
+from .panoptic import PANOPTIC
 from .semantic import SEMANTIC
 from .task import (
     Collector as Collector,
@@ -20,7 +21,16 @@ from .task import (
 )
 
 # The first one is meant where nothing says which.
-TASKS: dict[str, Task] = {task.name: task for task in (SEMANTIC, MULTILABEL, INSTANCE, DETECTION)}
+TASKS: dict[str, Task] = {
+    task.name: task
+    for task in (
+        SEMANTIC,
+        MULTILABEL,
+        INSTANCE,
+        DETECTION,
+        PANOPTIC,
+    )
+}
 
 
 def get_task(name: str | None = None) -> Task:

@@ -32,7 +32,7 @@ from ..encoders import WeightsUnavailable
 from ..files import LOCK, atomic_write, lock_folder, make_folder, remove_temporary
 from ..interruption import Terminated, terminable
 from ..recipe import DEFAULT_EPOCHS, Recipe
-from ..registry import build, describe, may_be_pretrained
+from ..registry import build, describe, may_be_pretrained, taken_by
 from ..tasks import Settings, Task, get_task, open_data, task_of_folder
 from ..types import BuiltBy, ClassTable, Model, Report
 from .callbacks import (
@@ -511,6 +511,7 @@ def _make_model(recipe: Recipe, given: Settings, *, continued: bool) -> tuple[Mo
         given: the arguments that follow from the classes.
         continued: whether the weights come from a checkpoint.
     """
+    given = taken_by(recipe.model, given)
     arguments = {**given, **recipe.model_arguments}
     pretrained = arguments.pop("pretrained", None)
     torch.manual_seed(recipe.seed)

@@ -61,6 +61,17 @@ def split_of(name: str) -> str | None:
     return next((split for split, words in _SPLIT_WORDS.items() if word in words), None)
 
 
+def part_of(path: Path) -> str:
+    """Which part an annotation file describes, by its name or that of its folder; "all" where none is named.
+
+    >>> part_of(Path("annotations/instances_val2017.json"))
+    'val'
+    """
+    words = [word for word in re.split(r"[_.-]", path.stem) if word]
+    named = [split for word in reversed(words) if (split := split_of(word))]
+    return named[0] if named else split_of(path.parent.name) or "all"
+
+
 def folders(root: Path) -> list[Path]:
     """The visible folders in a folder, in order."""
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
