@@ -141,7 +141,8 @@ def log_joint(
 ) -> float:
     """Log p(labels, points): Chinese restaurant process times each cluster's marginal likelihood.
 
-    Murphy 2007, equation 266, for the likelihood; the prior is that of `pixelwise.kernels.classical.dirichlet`.
+    Murphy 2007, equation 266, for the likelihood; the prior is that of
+    `pixelwise.kernels.classical.dirichlet`.
     """
     n, d = points.shape
     total = math.lgamma(concentration) - math.lgamma(concentration + n)
