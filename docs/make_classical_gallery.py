@@ -18,7 +18,9 @@ from PIL import Image, ImageDraw
 from skimage import data
 
 from pixelwise.algorithms import GridEnergy, Segmentation
-from pixelwise.segmenting import OUTLINE, cluster_costs, segment_image
+from pixelwise.algorithms.by_name import segment_image
+from pixelwise.algorithms.clusters_in_fields import cluster_costs
+from pixelwise.draw import OUTLINE
 
 HEIGHT, SHOWN = 256, 176  # pixels: of the images that are segmented, and of the pictures on the page
 PICTURES = Path(__file__).parent / "pictures" / "classical"

@@ -16,9 +16,9 @@ import numpy as np
 import torch
 from PIL import Image
 
+from pixelwise.algorithms.by_name import segment_image
 from pixelwise.metrics.bsds.boundaries import read_annotations
 from pixelwise.metrics.bsds.regions import RegionCounts, region_counts
-from pixelwise.segmenting import segment_image
 
 
 class Way(NamedTuple):

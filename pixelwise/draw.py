@@ -4,14 +4,15 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Integer, UInt8
+from jaxtyping import Bool, Float, Int64, Integer, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from .types import VOID, ClassMasks, ClassTable, Color, LabelMap, PanopticMap
+from .types import VOID, ClassMasks, ClassTable, Color, LabelMap, PanopticMap, voc_palette
 
 IGNORED: Color = (224, 224, 192)  # as PASCAL VOC draws its void
 WRONG: Color = (230, 25, 45)
+OUTLINE: Color = (255, 230, 0)
 # Names of a class that is no thing to look at, in any case; overlays leave it untinted.
 BACKGROUND = frozenset("background bg _background_ __background__ backdrop void unlabelled unlabeled".split())
 _PAPER: Color = (255, 255, 255)
@@ -235,6 +236,34 @@ def side_by_side(
             x += width + gap
         y += height + gap
     return sheet
+
+
+def outlined(pixels: Float[np.ndarray, "H W c"], labels: Integer[np.ndarray, "H W"]) -> Image.Image:
+    """The image with the borders of the segments on it, one pixel wide; values are scaled into [0, 1]."""
+    low, high = min(0.0, pixels.min()), max(1.0, pixels.max())
+    picture = np.rint((pixels[..., :3] - low) / (high - low) * 255).astype(np.uint8)
+    if picture.shape[2] < 3:
+        picture = np.repeat(picture[..., :1], 3, axis=2)
+    borders = np.zeros(labels.shape, bool)
+    borders[:-1] |= labels[1:] != labels[:-1]
+    borders[:, :-1] |= labels[:, 1:] != labels[:, :-1]
+    picture[borders] = OUTLINE
+    return Image.fromarray(picture)
+
+
+def label_image(labels: Int64[np.ndarray, "H W"]) -> Image.Image:
+    """Labels as pixel values: a palette image up to 256 segments, 16-bit grey above.
+
+    Raises:
+        ValueError: on more than 65536 segments.
+    """
+    if labels.max() > 65535:
+        raise ValueError(f"a PNG holds labels up to 65535, got {labels.max()}: merge some with --min-size")
+    if labels.max() > 255:
+        return Image.fromarray(labels.astype(np.uint16))
+    image = Image.fromarray(labels.astype(np.uint8))
+    image.putpalette([part for color in voc_palette(256) for part in color])
+    return image
 
 
 def _class_masks(annotation: ClassMasks, classes: ClassTable) -> Bool[np.ndarray, "k H W"]:

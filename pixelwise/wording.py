@@ -1,6 +1,7 @@
 """Words of messages: what a stranger wrote is quoted, but never at any length."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
 
 _LONGEST, _MOST = 80, 5
 
@@ -27,3 +28,14 @@ def some_of(names: Sequence[object], most: int = _MOST) -> str:
     shown = ", ".join(str(name) for name in names[:most])
     more = len(names) - most
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def meant(name: str, known: Iterable[str]) -> str:
+    """The end of a message on an unknown name: the one that looks most like it, or else all.
+
+    >>> meant("kmean", ["kmeans", "otsu"]), meant("x", ["kmeans", "otsu"])
+    (', did you mean kmeans?', '; there are kmeans, otsu')
+    """
+    names = list(known)
+    close = get_close_matches(name, names, 1)
+    return f", did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"

@@ -75,15 +75,12 @@ def segment(
     """
     import time
 
+    from ..algorithms.by_name import segment_image
+    from ..algorithms.writing import files_of_segmentation, write_segmentation
     from ..console import progress_bar
+    from ..data.formats.image import read_any_image
+    from ..data.formats.strokes import read_strokes
     from ..files import check_targets
-    from ..segmenting import (
-        files_of_segmentation,
-        read_any_image,
-        read_strokes,
-        segment_image,
-        write_segmentation,
-    )
 
     name = f"{image.stem}_{method}"
     sources = [path for path in (image, strokes) if path is not None and path.exists()]

@@ -1,6 +1,5 @@
 """Sums of losses, and the one wrapper between a model's output and a batch."""
 
-import difflib
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial, singledispatch
@@ -11,7 +10,7 @@ from jaxtyping import Float, Integer
 from torch import Tensor, nn
 
 from ..types import Batch, ClassTable, DenseLogits
-from ..wording import brief
+from ..wording import brief, meant
 from .boundary import Boundary
 from .cldice import ClDice
 from .cross_entropy import CrossEntropy
@@ -250,9 +249,7 @@ def _term(text: str) -> tuple[str, float]:
     factor, _, term = text.strip().rpartition("*")
     term = term.strip()
     if term not in _LOSSES:
-        close = difflib.get_close_matches(term, _LOSSES, 1)
-        hint = f", did you mean {close[0]}?" if close else f"; there are {', '.join(_LOSSES)}"
-        raise ValueError(f"no loss is called {brief(term)}{hint}")
+        raise ValueError(f"no loss is called {brief(term)}{meant(term, _LOSSES)}")
     try:
         weight = float(factor) if factor else 1.0
     except ValueError:

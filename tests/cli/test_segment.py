@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from pixelwise.algorithms import SOLVERS
-from pixelwise.segmenting import ALIASES, METHODS, read_strokes
+from pixelwise.algorithms.by_name import ALIASES, METHODS
+from pixelwise.data.formats.strokes import read_strokes
 
 H, W = 24, 32
 # What each method is given beside the image, so that it is done at once.

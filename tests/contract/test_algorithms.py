@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 import torch
 
-from pixelwise import algorithms, segmenting
+from pixelwise import algorithms
+from pixelwise.algorithms import by_name
 from pixelwise.algorithms.segmentation import Segmentation
 
 RANDOM = np.random.default_rng(0)
@@ -54,7 +55,7 @@ def gives_segmentation(thing: object) -> bool:
 
 
 PUBLIC = {name: thing for name, thing in vars(algorithms).items() if gives_segmentation(thing)}
-METHODS = {**PUBLIC, **{way.run.__name__: way.run for way in segmenting.METHODS.values()}}
+METHODS = {**PUBLIC, **{way.run.__name__: way.run for way in by_name.METHODS.values()}}
 WITH_SPACE = [name for name, run in METHODS.items() if "space" in inspect.signature(run).parameters]
 SEEDED = [name for name, run in METHODS.items() if "seed" in inspect.signature(run).parameters]
 # Numbers that are the most that there may be; the others are refused where there are fewer pixels.
@@ -87,7 +88,7 @@ def labels_of(found: Segmentation) -> np.ndarray:
 
 
 def test_every_method_is_on_the_command_line() -> None:
-    offered = {way.run for way in segmenting.METHODS.values()}
+    offered = {way.run for way in by_name.METHODS.values()}
     assert set(PUBLIC.values()) <= offered | {algorithms.dense_crf}
 
 

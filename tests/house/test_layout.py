@@ -25,7 +25,7 @@ ALLOWED = {
     "decode": FOUNDATION | {"layers", "kernels", "rle", "heatmaps"},
     "losses": FOUNDATION | {"kernels", "heatmaps"},
     "metrics": FOUNDATION | {"kernels", "rle"},
-    "algorithms": FOUNDATION | {"kernels"},
+    "algorithms": FOUNDATION | {"kernels", "files", "draw"},
     "data": FOUNDATION | {"files", "kernels", "rle"},
     "draw": FOUNDATION | {"files"},
     "draw_objects": FOUNDATION | {"draw"},

@@ -107,6 +107,21 @@ def read_image(
         raise ValueError(f"{path} {error}") from error
 
 
+def read_any_image(path: str | os.PathLike[str]) -> Float[Tensor, "c H W"]:
+    """An image with as many channels as it has: 1 if it is grey, else 3; of a NumPy file all (the last axis).
+
+    Raises:
+        ValueError: as `read_image`.
+    """
+    path = Path(path)
+    if path.suffix.lower() == ".npy":
+        shape = read_array(path).shape
+        return read_image(path, shape[-1] if len(shape) == 3 and shape[-1] else 1)
+    with opened(path) as image:
+        grey = image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+    return read_image(path, 1 if grey else 3)
+
+
 def write_image(path: str | os.PathLike[str], image: Float[Tensor, "c H W"]) -> Path:
     """Write values in [0, 1] with 8 bits each: 1 channel as grey, 3 as RGB, 4 as RGBA, others as `.npy`.
 
