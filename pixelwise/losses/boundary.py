@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Integer
-from torch import Tensor, nn
+from torch import Tensor
 
 from .class_maps import class_maps, of_weight, over_entries
 from .distance_maps import distance_across
-from .pixels import Reduction, as_weight, one_of, per_class
+from .module import LossModule
+from .pixels import Reduction, one_of, per_class
 
 
 def boundary_loss(
@@ -86,7 +87,7 @@ def signed_distances(
     return torch.where(inside & (distance > 0), step - distance, distance)
 
 
-class Boundary(nn.Module):
+class Boundary(LossModule):
     """`boundary_loss` with its settings.
 
     Args:
@@ -97,8 +98,6 @@ class Boundary(nn.Module):
         reduction: see `boundary_loss`.
     """
 
-    weight: Tensor | None
-
     def __init__(
         self,
         *,
@@ -108,21 +107,11 @@ class Boundary(nn.Module):
         spacing: tuple[float, ...] | None = None,
         reduction: Reduction = "mean",
     ) -> None:
-        super().__init__()
-        one_of(reduction)
-        self.register_buffer("weight", as_weight(weight), persistent=False)
-        self.ignore, self.exclusive, self.spacing, self.reduction = ignore, exclusive, spacing, reduction
+        super().__init__(ignore=ignore, weight=weight, exclusive=exclusive, reduction=reduction)
+        self.spacing = spacing
 
     def forward(
         self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b ..."]
     ) -> Float[Tensor, "..."]:
         """See `boundary_loss`."""
-        return boundary_loss(
-            logits,
-            labels,
-            ignore=self.ignore,
-            weight=self.weight,
-            exclusive=self.exclusive,
-            spacing=self.spacing,
-            reduction=self.reduction,
-        )
+        return boundary_loss(logits, labels, **self.settings, spacing=self.spacing)

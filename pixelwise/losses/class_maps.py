@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from .pixels import Reduction, counted, hits, over, prepared
+from .pixels import Reduction, counted, over, prepared, where_present
 
 
 def class_maps(
@@ -23,7 +23,7 @@ def class_maps(
     """
     logits, labels = prepared(logits, labels, exclusive)
     if not exclusive:
-        valid, hit = hits(labels, ignore)
+        valid, hit = where_present(labels, ignore)
         return logits.sigmoid(), hit, valid
     valid, index = counted(labels, ignore, logits.shape[1])
     truth = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)

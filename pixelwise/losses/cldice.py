@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Integer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .class_maps import class_maps, over_classes
-from .pixels import Reduction, as_weight, one_of, per_class
+from .module import LossModule
+from .pixels import Reduction, one_of, per_class
 
 _TINY = 1e-12  # a sum below it is nothing: its inverse would leave float32
 
@@ -116,7 +117,7 @@ def _pooled(maps: Float[Tensor, "b k *grid"], size: tuple[int, ...]) -> Tensor:
     return pool(maps, size, stride=1, padding=tuple(side // 2 for side in size))
 
 
-class ClDice(nn.Module):
+class ClDice(LossModule):
     """`cldice_loss` with its settings.
 
     Args:
@@ -127,8 +128,6 @@ class ClDice(nn.Module):
         reduction: see `cldice_loss`.
     """
 
-    weight: Tensor | None
-
     def __init__(
         self,
         *,
@@ -138,24 +137,13 @@ class ClDice(nn.Module):
         iterations: int = 3,
         reduction: Reduction = "mean",
     ) -> None:
-        super().__init__()
+        super().__init__(ignore=ignore, weight=weight, exclusive=exclusive, reduction=reduction)
         if iterations < 0:
             raise ValueError(f"iterations must be at least 0, got {iterations}")
-        one_of(reduction)
-        self.register_buffer("weight", as_weight(weight), persistent=False)
-        self.ignore, self.exclusive, self.iterations = ignore, exclusive, iterations
-        self.reduction = reduction
+        self.iterations = iterations
 
     def forward(
         self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b ..."]
     ) -> Float[Tensor, "..."]:
         """See `cldice_loss`."""
-        return cldice_loss(
-            logits,
-            labels,
-            ignore=self.ignore,
-            weight=self.weight,
-            exclusive=self.exclusive,
-            iterations=self.iterations,
-            reduction=self.reduction,
-        )
+        return cldice_loss(logits, labels, **self.settings, iterations=self.iterations)

@@ -1,16 +1,18 @@
 """Pixel-wise cross-entropy, the loss of fully convolutional networks, with a softmax or with sigmoids."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from jaxtyping import Bool, Float, Integer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from .pixels import as_weight, counted, counting, hits, one_of, over, per_class, prepared, shares
+from .module import LossModule
+from .pixels import counted, counting, one_of, over, per_class, prepared, shares, where_present
 
 WithImages = Literal["mean", "sum", "none", "image_sum"]
+_REDUCTIONS = get_args(WithImages)
 
 
 def cross_entropy(
@@ -52,8 +54,7 @@ def cross_entropy(
     >>> cross_entropy(torch.zeros(1, 4, 2, 2), torch.tensor([[[0, 1], [2, 255]]])).item()  # log 4
     1.3862943649291992
     """
-    if reduction != "image_sum":
-        one_of(reduction)
+    one_of(reduction, _REDUCTIONS)
     logits, labels = prepared(logits, labels, exclusive)
     weight = per_class(weight, logits)
     each = reduction == "none" or pixel_weight is not None
@@ -61,7 +62,7 @@ def cross_entropy(
         loss = _softmax(logits, labels, ignore, weight, label_smoothing, each)
         valid = counting(labels, ignore)
     else:
-        valid, hit = hits(labels, ignore)
+        valid, hit = where_present(labels, ignore)
         loss = _sigmoids(logits, valid, hit, weight, label_smoothing)
     if pixel_weight is not None:
         factor = _per_pixel(pixel_weight, logits, exclusive)
@@ -134,7 +135,7 @@ def _per_pixel(
     return pixel_weight.to(logits) if exclusive else pixel_weight.to(logits)[:, None]
 
 
-class CrossEntropy(nn.Module):
+class CrossEntropy(LossModule):
     """`cross_entropy` with its settings.
 
     Args:
@@ -145,7 +146,7 @@ class CrossEntropy(nn.Module):
         label_smoothing: share of the target in [0, 1] that is dealt equally to all classes.
     """
 
-    weight: Tensor | None
+    reductions = _REDUCTIONS
 
     def __init__(
         self,
@@ -156,13 +157,9 @@ class CrossEntropy(nn.Module):
         reduction: WithImages = "mean",
         label_smoothing: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(ignore=ignore, weight=weight, exclusive=exclusive, reduction=reduction)
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must be in [0, 1], got {label_smoothing}")
-        if reduction != "image_sum":
-            one_of(reduction)
-        self.register_buffer("weight", as_weight(weight), persistent=False)
-        self.ignore, self.exclusive, self.reduction = ignore, exclusive, reduction
         self.label_smoothing = label_smoothing
 
     def forward(
@@ -175,10 +172,7 @@ class CrossEntropy(nn.Module):
         return cross_entropy(
             logits,
             labels,
-            ignore=self.ignore,
-            weight=self.weight,
-            exclusive=self.exclusive,
-            reduction=self.reduction,
+            **self.settings,
             label_smoothing=self.label_smoothing,
             pixel_weight=pixel_weight,
         )

@@ -3,9 +3,10 @@
 from collections.abc import Sequence
 
 from jaxtyping import Float, Integer
-from torch import Tensor, nn
+from torch import Tensor
 
-from .pixels import Reduction, as_weight, one_of, over, per_class, prepared
+from .module import LossModule
+from .pixels import Reduction, one_of, over, per_class, prepared
 from .regions import over_classes, regions
 
 
@@ -108,7 +109,7 @@ def generalised_dice_loss(
     return loss.sum() if reduction == "sum" else over(loss.sum(), there.count_nonzero())
 
 
-class Dice(nn.Module):
+class Dice(LossModule):
     """`dice_loss` with its settings.
 
     Args:
@@ -119,8 +120,6 @@ class Dice(nn.Module):
         squared: whether to divide by squares as V-Net does.
     """
 
-    weight: Tensor | None
-
     def __init__(
         self,
         *,
@@ -130,27 +129,17 @@ class Dice(nn.Module):
         reduction: Reduction = "mean",
         squared: bool = False,
     ) -> None:
-        super().__init__()
-        one_of(reduction)
-        self.register_buffer("weight", as_weight(weight), persistent=False)
-        self.ignore, self.exclusive, self.reduction, self.squared = ignore, exclusive, reduction, squared
+        super().__init__(ignore=ignore, weight=weight, exclusive=exclusive, reduction=reduction)
+        self.squared = squared
 
     def forward(
         self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b ..."]
     ) -> Float[Tensor, "..."]:
         """See `dice_loss`."""
-        return dice_loss(
-            logits,
-            labels,
-            ignore=self.ignore,
-            weight=self.weight,
-            exclusive=self.exclusive,
-            reduction=self.reduction,
-            squared=self.squared,
-        )
+        return dice_loss(logits, labels, **self.settings, squared=self.squared)
 
 
-class GeneralisedDice(nn.Module):
+class GeneralisedDice(LossModule):
     """`generalised_dice_loss` with its settings.
 
     Args:
@@ -160,30 +149,8 @@ class GeneralisedDice(nn.Module):
         reduction: see `generalised_dice_loss`.
     """
 
-    weight: Tensor | None
-
-    def __init__(
-        self,
-        *,
-        ignore: int = 255,
-        weight: Sequence[float] | Tensor | None = None,
-        exclusive: bool = True,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        one_of(reduction)
-        self.register_buffer("weight", as_weight(weight), persistent=False)
-        self.ignore, self.exclusive, self.reduction = ignore, exclusive, reduction
-
     def forward(
         self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b ..."]
     ) -> Float[Tensor, "..."]:
         """See `generalised_dice_loss`."""
-        return generalised_dice_loss(
-            logits,
-            labels,
-            ignore=self.ignore,
-            weight=self.weight,
-            exclusive=self.exclusive,
-            reduction=self.reduction,
-        )
+        return generalised_dice_loss(logits, labels, **self.settings)

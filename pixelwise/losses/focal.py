@@ -5,11 +5,12 @@ from typing import Any
 
 import torch
 from jaxtyping import Float, Integer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from .cross_entropy import surprise
-from .pixels import Reduction, as_weight, counting, one_of, over, per_class, prepared, shares
+from .module import LossModule
+from .pixels import Reduction, counting, one_of, over, per_class, prepared, shares
 
 
 def focal_loss(
@@ -83,7 +84,7 @@ class _Focused(torch.autograd.Function):
         return grad * slope, None
 
 
-class Focal(nn.Module):
+class Focal(LossModule):
     """`focal_loss` with its settings.
 
     Args:
@@ -94,8 +95,6 @@ class Focal(nn.Module):
         gamma: how much well classified pixels lose, at least 0.
     """
 
-    alpha: Tensor | None
-
     def __init__(
         self,
         *,
@@ -105,28 +104,18 @@ class Focal(nn.Module):
         reduction: Reduction = "mean",
         gamma: float = 2.0,
     ) -> None:
-        super().__init__()
+        super().__init__(ignore=ignore, weight=alpha, exclusive=exclusive, reduction=reduction)
         if gamma < 0:
             raise ValueError(f"gamma must be at least 0, got {gamma}")
-        one_of(reduction)
-        factors = as_weight(alpha)
-        if factors is not None and not exclusive and bool((factors > 1).any()):
+        if self.weight is not None and not exclusive and bool((self.weight > 1).any()):
             raise ValueError(
-                f"alpha of classes that are not exclusive must be in [0, 1], got {factors.tolist()}"
+                f"alpha of classes that are not exclusive must be in [0, 1], got {self.weight.tolist()}"
             )
-        self.register_buffer("alpha", factors, persistent=False)
-        self.ignore, self.exclusive, self.reduction, self.gamma = ignore, exclusive, reduction, gamma
+        self.gamma = gamma
 
     def forward(
         self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b ..."]
     ) -> Float[Tensor, "..."]:
         """See `focal_loss`."""
-        return focal_loss(
-            logits,
-            labels,
-            ignore=self.ignore,
-            alpha=self.alpha,
-            exclusive=self.exclusive,
-            reduction=self.reduction,
-            gamma=self.gamma,
-        )
+        settings = self.settings
+        return focal_loss(logits, labels, alpha=settings.pop("weight"), **settings, gamma=self.gamma)

@@ -3,11 +3,12 @@
 from collections.abc import Sequence
 
 from jaxtyping import Float, Integer
-from torch import Tensor, nn
+from torch import Tensor
 
 from .class_maps import class_maps, of_weight, over_entries
 from .distance_maps import distance_across
-from .pixels import Reduction, as_weight, one_of, per_class
+from .module import LossModule
+from .pixels import Reduction, one_of, per_class
 
 
 def hausdorff_loss(
@@ -62,7 +63,7 @@ def hausdorff_loss(
     return over_entries(loss, valid, weight, reduction)
 
 
-class Hausdorff(nn.Module):
+class Hausdorff(LossModule):
     """`hausdorff_loss` with its settings.
 
     Args:
@@ -74,8 +75,6 @@ class Hausdorff(nn.Module):
         reduction: see `hausdorff_loss`.
     """
 
-    weight: Tensor | None
-
     def __init__(
         self,
         *,
@@ -86,13 +85,10 @@ class Hausdorff(nn.Module):
         spacing: tuple[float, ...] | None = None,
         reduction: Reduction = "mean",
     ) -> None:
-        super().__init__()
+        super().__init__(ignore=ignore, weight=weight, exclusive=exclusive, reduction=reduction)
         if not 0 < alpha < float("inf"):
             raise ValueError(f"alpha must be above 0, got {alpha}")
-        one_of(reduction)
-        self.register_buffer("weight", as_weight(weight), persistent=False)
-        self.ignore, self.exclusive, self.alpha = ignore, exclusive, alpha
-        self.spacing, self.reduction = spacing, reduction
+        self.alpha, self.spacing = alpha, spacing
 
     def forward(
         self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b ..."]
@@ -101,10 +97,7 @@ class Hausdorff(nn.Module):
         return hausdorff_loss(
             logits,
             labels,
-            ignore=self.ignore,
-            weight=self.weight,
-            exclusive=self.exclusive,
+            **self.settings,
             alpha=self.alpha,
             spacing=self.spacing,
-            reduction=self.reduction,
         )

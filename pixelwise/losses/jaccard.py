@@ -1,11 +1,10 @@
 """Soft Jaccard loss (intersection over union), for several classes."""
 
-from collections.abc import Sequence
-
 from jaxtyping import Float, Integer
-from torch import Tensor, nn
+from torch import Tensor
 
-from .pixels import Reduction, as_weight, one_of, over, per_class, prepared
+from .module import LossModule
+from .pixels import Reduction, one_of, over, per_class, prepared
 from .regions import over_classes, regions
 
 
@@ -49,7 +48,7 @@ def jaccard_loss(
     return over_classes(loss, support > 0, weight, reduction)
 
 
-class Jaccard(nn.Module):
+class Jaccard(LossModule):
     """`jaccard_loss` with its settings.
 
     Args:
@@ -59,30 +58,8 @@ class Jaccard(nn.Module):
         reduction: see `jaccard_loss`.
     """
 
-    weight: Tensor | None
-
-    def __init__(
-        self,
-        *,
-        ignore: int = 255,
-        weight: Sequence[float] | Tensor | None = None,
-        exclusive: bool = True,
-        reduction: Reduction = "mean",
-    ) -> None:
-        super().__init__()
-        one_of(reduction)
-        self.register_buffer("weight", as_weight(weight), persistent=False)
-        self.ignore, self.exclusive, self.reduction = ignore, exclusive, reduction
-
     def forward(
         self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b ..."]
     ) -> Float[Tensor, "..."]:
         """See `jaccard_loss`."""
-        return jaccard_loss(
-            logits,
-            labels,
-            ignore=self.ignore,
-            weight=self.weight,
-            exclusive=self.exclusive,
-            reduction=self.reduction,
-        )
+        return jaccard_loss(logits, labels, **self.settings)

@@ -5,9 +5,10 @@ from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Integer
-from torch import Tensor, nn
+from torch import Tensor
 
-from .pixels import Reduction, as_weight, counted, hits, one_of, per_class, prepared
+from .module import LossModule
+from .pixels import Reduction, counted, one_of, per_class, prepared, where_present
 from .regions import over_classes
 
 Which = Literal["present", "all"]
@@ -65,7 +66,7 @@ def lovasz_loss(
         valid, index = counted(labels.flatten(1), ignore, logits.shape[1])
         codes = torch.where(valid, index, -1)
     else:
-        valid, hit = (part.flatten(2) for part in hits(labels, ignore))
+        valid, hit = (part.flatten(2) for part in where_present(labels, ignore))
         codes = torch.where(valid, hit.to(torch.int8), -1)
     absent = classes == "all"
     losses, counts, _ = _extension(logits.flatten(2).contiguous(), codes, exclusive, per_image, absent)
@@ -189,7 +190,7 @@ def _known(classes: str) -> None:
         raise ValueError(f"classes must be present or all, got {classes!r}")
 
 
-class Lovasz(nn.Module):
+class Lovasz(LossModule):
     """`lovasz_loss` with its settings.
 
     Args:
@@ -201,8 +202,6 @@ class Lovasz(nn.Module):
         classes: "present" leaves out classes that no label holds; with "all" they cost their largest error.
     """
 
-    weight: Tensor | None
-
     def __init__(
         self,
         *,
@@ -213,11 +212,8 @@ class Lovasz(nn.Module):
         per_image: bool = False,
         classes: Which = "present",
     ) -> None:
-        super().__init__()
-        one_of(reduction)
+        super().__init__(ignore=ignore, weight=weight, exclusive=exclusive, reduction=reduction)
         _known(classes)
-        self.register_buffer("weight", as_weight(weight), persistent=False)
-        self.ignore, self.exclusive, self.reduction = ignore, exclusive, reduction
         self.per_image, self.classes = per_image, classes
 
     def forward(
@@ -227,10 +223,7 @@ class Lovasz(nn.Module):
         return lovasz_loss(
             logits,
             labels,
-            ignore=self.ignore,
-            weight=self.weight,
-            exclusive=self.exclusive,
-            reduction=self.reduction,
+            **self.settings,
             per_image=self.per_image,
             classes=self.classes,
         )

@@ -5,10 +5,11 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Integer
-from torch import Tensor, nn
+from torch import Tensor
 
 from .cross_entropy import surprise
-from .pixels import Reduction, as_weight, counting, one_of, over, per_class, prepared, shares
+from .module import LossModule
+from .pixels import Reduction, counting, one_of, over, per_class, prepared, shares
 
 
 def ohem_loss(
@@ -94,7 +95,7 @@ def _largest(values: Float[Tensor, " n"], count: Integer[Tensor, ""]) -> Float[T
     return values.sort(descending=True).values.gather(0, (count - 1).view(1))[0]
 
 
-class Ohem(nn.Module):
+class Ohem(LossModule):
     """`ohem_loss` with its settings.
 
     Args:
@@ -107,8 +108,6 @@ class Ohem(nn.Module):
         fraction: share of the pixels in (0, 1] to keep, instead of `threshold` and `min_kept`.
     """
 
-    weight: Tensor | None
-
     def __init__(
         self,
         *,
@@ -120,16 +119,13 @@ class Ohem(nn.Module):
         min_kept: int = 100_000,
         fraction: float | None = None,
     ) -> None:
-        super().__init__()
-        one_of(reduction)
+        super().__init__(ignore=ignore, weight=weight, exclusive=exclusive, reduction=reduction)
         if not 0 <= threshold <= 1:
             raise ValueError(f"threshold must be a probability in [0, 1], got {threshold}")
         if min_kept < 0:
             raise ValueError(f"min_kept must be at least 0, got {min_kept}")
         if fraction is not None and not 0 < fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], got {fraction}")
-        self.register_buffer("weight", as_weight(weight), persistent=False)
-        self.ignore, self.exclusive, self.reduction = ignore, exclusive, reduction
         self.threshold, self.min_kept, self.fraction = threshold, min_kept, fraction
 
     def forward(
@@ -139,10 +135,7 @@ class Ohem(nn.Module):
         return ohem_loss(
             logits,
             labels,
-            ignore=self.ignore,
-            weight=self.weight,
-            exclusive=self.exclusive,
-            reduction=self.reduction,
+            **self.settings,
             threshold=self.threshold,
             min_kept=self.min_kept,
             fraction=self.fraction,

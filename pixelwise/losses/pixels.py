@@ -63,7 +63,7 @@ def _looked_at(labels: Integer[Tensor, "*shape"]) -> bool:
     return labels.device.type == "cpu" and labels.numel() > 0 and not torch.compiler.is_compiling()
 
 
-def hits(
+def where_present(
     labels: Integer[Tensor, "b k *grid"], ignore: int
 ) -> tuple[Bool[Tensor, "b k *grid"], Bool[Tensor, "b k *grid"]]:
     """Where labels of classes that are not exclusive count, and where they say that the class is there.
@@ -131,14 +131,14 @@ def as_weight(weight: Sequence[float] | Tensor | None) -> Float[Tensor, " k"] | 
     return tensor
 
 
-def one_of(reduction: str) -> None:
+def one_of(reduction: str, known: Sequence[str] = ("mean", "sum", "none")) -> None:
     """Look at the name of a reduction.
 
     Raises:
         ValueError: if there is no such reduction.
     """
-    if reduction not in ("mean", "sum", "none"):
-        raise ValueError(f"reduction must be mean, sum or none, got {reduction!r}")
+    if reduction not in known:
+        raise ValueError(f"reduction must be {', '.join(known[:-1])} or {known[-1]}, got {reduction!r}")
 
 
 def over(total: Float[Tensor, "..."], share: Tensor) -> Float[Tensor, "..."]:

@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from .pixels import Reduction, counted, hits, over
+from .pixels import Reduction, counted, over, where_present
 
 _BLOCK = 1 << 16  # float32 counts one by one only up to 2^24: sums are made of sums of so many pixels
 
@@ -42,7 +42,7 @@ def regions(
     """
     scores = logits.flatten(2)  # b k n
     if not exclusive:
-        valid, hit = (part.flatten(2) for part in hits(labels, ignore))
+        valid, hit = (part.flatten(2) for part in where_present(labels, ignore))
         overlap, mass, squares = _Sigmoids.apply(scores, valid, hit, squared)
         return Regions(overlap, mass, squares, hit.sum(2).to(scores.dtype))
     valid, index = counted(labels.flatten(1), ignore, logits.shape[1])

@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Float64, Integer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .class_maps import class_maps, over_classes
-from .pixels import Reduction, as_weight, one_of, per_class
+from .module import LossModule
+from .pixels import Reduction, one_of, per_class
 
 _ALPHA = 5e-4  # added to the diagonal of a covariance, as in the authors' code
 
@@ -93,7 +94,7 @@ def _cholesky(matrix: Float64[Tensor, "b k d d"]) -> Float64[Tensor, "b k d d"]:
     return factor
 
 
-class RMI(nn.Module):
+class RMI(LossModule):
     """`rmi_loss` with its settings.
 
     Args:
@@ -105,8 +106,6 @@ class RMI(nn.Module):
         reduction: see `rmi_loss`.
     """
 
-    weight: Tensor | None
-
     def __init__(
         self,
         *,
@@ -117,12 +116,9 @@ class RMI(nn.Module):
         pool: int = 4,
         reduction: Reduction = "mean",
     ) -> None:
-        super().__init__()
+        super().__init__(ignore=ignore, weight=weight, exclusive=exclusive, reduction=reduction)
         if radius < 1 or pool < 1:
             raise ValueError(f"radius and pool must be at least 1, got {radius} and {pool}")
-        one_of(reduction)
-        self.register_buffer("weight", as_weight(weight), persistent=False)
-        self.ignore, self.exclusive, self.reduction = ignore, exclusive, reduction
         self.radius, self.pool = radius, pool
 
     def forward(
@@ -132,10 +128,7 @@ class RMI(nn.Module):
         return rmi_loss(
             logits,
             labels,
-            ignore=self.ignore,
-            weight=self.weight,
-            exclusive=self.exclusive,
+            **self.settings,
             radius=self.radius,
             pool=self.pool,
-            reduction=self.reduction,
         )

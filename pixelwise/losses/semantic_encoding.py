@@ -4,11 +4,12 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Integer
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from .class_maps import over_classes
-from .pixels import Reduction, as_weight, counted, hits, one_of, per_class
+from .module import LossModule
+from .pixels import Reduction, counted, one_of, per_class, where_present
 
 
 def class_presence(
@@ -36,7 +37,7 @@ def class_presence(
     if not exclusive:
         if labels.shape[1] != num_classes:
             raise ValueError(f"{num_classes} classes need as many label maps, got {labels.shape[1]}")
-        valid, hit = hits(labels, ignore)
+        valid, hit = where_present(labels, ignore)
         return hit.flatten(2).any(-1), valid.flatten(2).any(-1)
     valid, index = counted(labels.flatten(1), ignore, num_classes)
     seen = torch.zeros(len(labels), num_classes, device=labels.device)
@@ -86,7 +87,7 @@ def semantic_encoding_loss(
     return over_classes(factor * loss, known, per_class(weight, presence), reduction)
 
 
-class SemanticEncoding(nn.Module):
+class SemanticEncoding(LossModule):
     """`semantic_encoding_loss` with its settings.
 
     Args:
@@ -97,8 +98,6 @@ class SemanticEncoding(nn.Module):
         reduction: see `semantic_encoding_loss`.
     """
 
-    weight: Tensor | None
-
     def __init__(
         self,
         *,
@@ -108,10 +107,8 @@ class SemanticEncoding(nn.Module):
         factor: float = 0.2,
         reduction: Reduction = "mean",
     ) -> None:
-        super().__init__()
-        one_of(reduction)
-        self.register_buffer("weight", as_weight(weight), persistent=False)
-        self.ignore, self.exclusive, self.factor, self.reduction = ignore, exclusive, factor, reduction
+        super().__init__(ignore=ignore, weight=weight, exclusive=exclusive, reduction=reduction)
+        self.factor = factor
 
     def forward(
         self, presence: Float[Tensor, "b k"], labels: Integer[Tensor, "b ..."]
@@ -120,9 +117,6 @@ class SemanticEncoding(nn.Module):
         return semantic_encoding_loss(
             presence,
             labels,
-            ignore=self.ignore,
-            weight=self.weight,
-            exclusive=self.exclusive,
+            **self.settings,
             factor=self.factor,
-            reduction=self.reduction,
         )

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float, Integer
-from torch import Tensor, nn
+from torch import Tensor
 
-from .pixels import Reduction, as_weight, one_of, over, per_class, prepared
+from .module import LossModule
+from .pixels import Reduction, one_of, over, per_class, prepared
 from .regions import over_classes, regions
 
 
@@ -113,7 +114,7 @@ def _missed(
     return over(faults, overlap + faults), support
 
 
-class Tversky(nn.Module):
+class Tversky(LossModule):
     """`tversky_loss` with its settings.
 
     Args:
@@ -125,8 +126,6 @@ class Tversky(nn.Module):
         beta: what false negatives weigh.
     """
 
-    weight: Tensor | None
-
     def __init__(
         self,
         *,
@@ -137,11 +136,8 @@ class Tversky(nn.Module):
         alpha: float = 0.3,
         beta: float = 0.7,
     ) -> None:
-        super().__init__()
-        one_of(reduction)
+        super().__init__(ignore=ignore, weight=weight, exclusive=exclusive, reduction=reduction)
         _factors(alpha, beta)
-        self.register_buffer("weight", as_weight(weight), persistent=False)
-        self.ignore, self.exclusive, self.reduction = ignore, exclusive, reduction
         self.alpha, self.beta = alpha, beta
 
     def forward(
@@ -151,16 +147,13 @@ class Tversky(nn.Module):
         return tversky_loss(
             logits,
             labels,
-            ignore=self.ignore,
-            weight=self.weight,
-            exclusive=self.exclusive,
-            reduction=self.reduction,
+            **self.settings,
             alpha=self.alpha,
             beta=self.beta,
         )
 
 
-class FocalTversky(nn.Module):
+class FocalTversky(LossModule):
     """`focal_tversky_loss` with its settings.
 
     Args:
@@ -173,8 +166,6 @@ class FocalTversky(nn.Module):
         gamma: the exponent is 1 / gamma.
     """
 
-    weight: Tensor | None
-
     def __init__(
         self,
         *,
@@ -186,13 +177,10 @@ class FocalTversky(nn.Module):
         beta: float = 0.7,
         gamma: float = 4 / 3,
     ) -> None:
-        super().__init__()
-        one_of(reduction)
+        super().__init__(ignore=ignore, weight=weight, exclusive=exclusive, reduction=reduction)
         _factors(alpha, beta)
         if gamma <= 0:
             raise ValueError(f"gamma must be positive, got {gamma}")
-        self.register_buffer("weight", as_weight(weight), persistent=False)
-        self.ignore, self.exclusive, self.reduction = ignore, exclusive, reduction
         self.alpha, self.beta, self.gamma = alpha, beta, gamma
 
     def forward(
@@ -202,10 +190,7 @@ class FocalTversky(nn.Module):
         return focal_tversky_loss(
             logits,
             labels,
-            ignore=self.ignore,
-            weight=self.weight,
-            exclusive=self.exclusive,
-            reduction=self.reduction,
+            **self.settings,
             alpha=self.alpha,
             beta=self.beta,
             gamma=self.gamma,

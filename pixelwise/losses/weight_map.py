@@ -6,10 +6,11 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Float32, Int32, Integer
-from torch import Tensor, nn
+from torch import Tensor
 
 from .cross_entropy import cross_entropy
-from .pixels import Reduction, as_weight, counted, hits, one_of, over, prepared
+from .module import LossModule
+from .pixels import Reduction, counted, one_of, over, prepared, where_present
 
 _NOTHING = 1e-8  # a weight below it is 0: float32 loses it beside 1
 
@@ -136,7 +137,7 @@ def unet_weight_map(
             objects = torch.where(valid, instances, 0)
         frequency = _balanced(valid, index, num_classes)
     else:
-        valid, hit = hits(labels, ignore)
+        valid, hit = where_present(labels, ignore)
         index, objects = hit.long(), hit.long().flatten(0, 1)
         frequency = _balanced(valid.flatten(0, 1), objects, 2).view(labels.shape)
     border = border_weight(objects, instances is None, w0, sigma, None if spacing is None else list(spacing))
@@ -234,7 +235,7 @@ def _two_nearest(
     return nearest, second
 
 
-class BorderCrossEntropy(nn.Module):
+class BorderCrossEntropy(LossModule):
     """`border_cross_entropy` with its settings; objects are regions of one class.
 
     Args:
@@ -249,8 +250,6 @@ class BorderCrossEntropy(nn.Module):
         reduction: see `border_cross_entropy`.
     """
 
-    weight: Tensor | None
-
     def __init__(
         self,
         *,
@@ -264,14 +263,11 @@ class BorderCrossEntropy(nn.Module):
         spacing: tuple[float, ...] | None = None,
         reduction: Reduction = "mean",
     ) -> None:
-        super().__init__()
+        super().__init__(ignore=ignore, weight=weight, exclusive=exclusive, reduction=reduction)
         if not 0 < sigma < math.inf or not 0 <= w0 < math.inf:
             raise ValueError(f"sigma must be above 0 and w0 at least 0, got {sigma} and {w0}")
-        one_of(reduction)
-        self.register_buffer("weight", as_weight(weight), persistent=False)
-        self.ignore, self.exclusive = ignore, exclusive
         self.background, self.balance = background, balance
-        self.w0, self.sigma, self.spacing, self.reduction = w0, sigma, spacing, reduction
+        self.w0, self.sigma, self.spacing = w0, sigma, spacing
 
     def forward(
         self, logits: Float[Tensor, "b k *grid"], labels: Integer[Tensor, "b ..."]
@@ -280,13 +276,10 @@ class BorderCrossEntropy(nn.Module):
         return border_cross_entropy(
             logits,
             labels,
-            ignore=self.ignore,
-            weight=self.weight,
-            exclusive=self.exclusive,
+            **self.settings,
             background=self.background,
             balance=self.balance,
             w0=self.w0,
             sigma=self.sigma,
             spacing=self.spacing,
-            reduction=self.reduction,
         )
