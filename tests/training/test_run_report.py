@@ -29,7 +29,7 @@ def test_the_report_of_a_run_shows_images_settings_and_the_command(
     assert places == sorted(places)
     assert page.count("class=example") == 3  # each is shown once
     assert "<tr class=changed><td>model</td><td>pspnet</td><td class=default>default unet</td></tr>" in page
-    assert f"<pre>{html.escape(command_of(recipe.changed(task="semantic")))}</pre>" in page
+    assert f"<pre>{html.escape(command_of(recipe.changed(task='semantic')))}</pre>" in page
     assert "<td>cores</td>" in page
     assert "curves of the classes" in page
 
