@@ -94,6 +94,8 @@ def check_targets(
             if target.is_symlink():
                 raise ValueError(f"{target} is a link to nowhere: choose another folder") from None
             continue
+        if target.is_dir():
+            raise ValueError(f"cannot write {target}: it is a folder")
         if (status.st_dev, status.st_ino) in read:
             raise ValueError(f"{target} is one of the sources and is not overwritten: choose another folder")
         if not _is_listed(target, folder, written):

@@ -3,6 +3,7 @@
 import math
 import shlex
 import sys
+import warnings
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -102,9 +103,11 @@ def evaluate(
         )
     # The masks of a part may not show every class of the model.
     part = labelled_part(splits, split, model.classes if model else None, chosen)
-    evaluation = evaluate_images(
-        model or predictor, part, task=task, scoring=scoring, progress=watched() and not as_json
-    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that nothing counts is told below
+        evaluation = evaluate_images(
+            model or predictor, part, task=task, scoring=scoring, progress=watched() and not as_json
+        )
     title = f"{split} part of {data}"
     if math.isnan(evaluation.report[chosen.monitor]):
         raise ValueError(f"nothing of the {title} is annotated: there is nothing to score")

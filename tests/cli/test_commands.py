@@ -120,7 +120,18 @@ def test_predict_takes_files_and_writes_arrays(pixelwise, street, weights, tmp_p
     out = tmp_path / "out"
     image = street / "images" / "val" / "3.png"
     shown = pixelwise(
-        "predict", weights, image, "--out", out, "--npy", "--flip", "--tile", 32, "--tile-overlap", 8
+        "predict",
+        weights,
+        image,
+        "--out",
+        out,
+        "--format",
+        "npy",
+        "--flip",
+        "--tile",
+        32,
+        "--tile-overlap",
+        8,
     )
     assert shown.code == 0, shown.err
     assert np.load(out / "3.npy").shape == (48, 64)

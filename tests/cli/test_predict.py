@@ -72,7 +72,9 @@ def test_one_of_several_sources_is_refused_before_anything_is_written(
 def test_what_was_written_is_listed_as_sha256sum_reads_it(pixelwise, street, weights, tmp_path) -> None:
     import hashlib
 
-    pixelwise("predict", weights, street / "images", "--out", tmp_path / "out", "--npy", "--overlay")
+    pixelwise(
+        "predict", weights, street / "images", "--out", tmp_path / "out", "--format", "npy", "--overlay"
+    )
     lines = (tmp_path / "out" / MANIFEST).read_text().splitlines()
     assert len(lines) == 8
     for line in lines:

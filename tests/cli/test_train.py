@@ -202,8 +202,14 @@ def test_a_config_gives_settings_that_options_override(
         ('{"class_weights": {"a": 1}}', "class_weights must be"),
         ('{"optimizer": []}', "optimizer must be one of"),
         ('{"name": [1]}', "name must be text"),
-        ('{"model": "unet", "model_arguments": {"width": -4}}', "cannot be built with width=-4"),
-        ('{"model": "unet", "model_arguments": {"width": "abc"}}', "cannot be built with width='abc'"),
+        (
+            '{"model": "unet", "model_arguments": {"width": -4}}',
+            "width must be a whole number of at least 1 or none, got -4",
+        ),
+        (
+            '{"model": "unet", "model_arguments": {"width": "abc"}}',
+            "width must be a whole number of at least 1 or none, got 'abc'",
+        ),
         ('{"model": "unet", "model_arguments": {"in_channels": -1}}', "in_channels"),
         ("\udcff", "it is not JSON"),
     ],
@@ -223,7 +229,7 @@ def test_a_recipe_that_makes_no_sense_is_told_in_one_sentence(
 def test_an_enormous_crop_is_refused(pixelwise, street) -> None:
     shown = pixelwise("train", street, "--crop", "1000000x1000000")
     assert shown.code == 2
-    assert "crop must be two numbers of at most 16384, got (1000000, 1000000)" in shown.sentence
+    assert "--crop takes at most 16384 pixels for a side, got '1000000x1000000'" in shown.sentence
 
 
 def test_sigterm_ends_with_code_143_and_the_way_to_go_on(pixelwise, street, tmp_path, monkeypatch) -> None:

@@ -44,7 +44,7 @@ def test_the_average_of_the_weights_after_each_step_is_saved(
 def test_what_is_validated_is_what_is_saved_as_best(tiny: MakeRecipe) -> None:
     result = run(tiny(ema=0.9, lr=0.03), progress=False, report=False)
     scored = pw.evaluate(result.best, result.recipe.data, progress=False)
-    assert scored.matrix.equal(result.scores.matrix)
+    assert scored.confusion.equal(result.scores.confusion)
 
 
 @pytest.mark.parametrize("accumulate", [1, 2])

@@ -37,7 +37,7 @@ def on_resnet(tiny: Tiny, **arguments: object) -> Recipe:
 
 
 def first(experiment: object) -> Tensor:
-    return experiment.task.model.encoder.body.conv1.weight
+    return experiment.module.model.encoder.body.conv1.weight
 
 
 @pytest.mark.parametrize(

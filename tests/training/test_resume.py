@@ -71,7 +71,7 @@ def test_a_run_interrupted_anywhere_continues_exactly(
     assert len(torch.load(tmp_path / "run" / "last.ckpt", weights_only=True)["pixelwise"]["history"]) == epoch
     result = resume(tmp_path / "run", progress=False, report=False)
     assert_same_runs(result.path, expected.path)
-    assert result.scores.matrix.equal(expected.scores.matrix)
+    assert result.scores.confusion.equal(expected.scores.confusion)
     assert len(result.history) == 4
 
 
@@ -137,7 +137,7 @@ def test_resuming_a_finished_run_gives_its_result(tiny: MakeRecipe) -> None:
     first = run(tiny(epochs=1), progress=False, report=False)
     before = (first.path / "last.ckpt").read_bytes()
     again = resume(first.path, progress=False, report=False)
-    assert again.scores.matrix.equal(first.scores.matrix)
+    assert again.scores.confusion.equal(first.scores.confusion)
     assert again.history == first.history
     assert (first.path / "last.ckpt").read_bytes() == before
 

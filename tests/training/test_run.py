@@ -20,6 +20,7 @@ from torch import nn
 import pixelwise as pw
 from pixelwise.checkpoint import read_classes
 from pixelwise.data import SegmentationData, class_counts, open_data, training_transform
+from pixelwise.tasks import get_task
 from pixelwise.training import NonFiniteLoss, Recipe, TrainingModule, make_experiment, resume, run, train
 from pixelwise.types import LabelMap, Sample
 
@@ -72,9 +73,9 @@ def test_the_scores_are_those_of_the_best_weights(tiny: MakeRecipe) -> None:
     result = run(tiny(epochs=4, lr=0.03), progress=False, report=False)
     history = [row["val_mean_iou"] for row in result.history]
     assert result.best_epoch == history.index(max(history)) + 1
-    assert result.scores.mean_iou == pytest.approx(max(history))
+    assert result.scores["mean_iou"] == pytest.approx(max(history))
     scored = pw.evaluate(result.best, result.recipe.data, progress=False)
-    assert scored.matrix.equal(result.scores.matrix)
+    assert scored.confusion.equal(result.scores.confusion)
     assert pw.load(result.best).notes["epoch"] == str(result.best_epoch)
     assert pw.load(result.last).notes["epoch"] == "4"
 
@@ -82,7 +83,7 @@ def test_the_scores_are_those_of_the_best_weights(tiny: MakeRecipe) -> None:
 def test_training_makes_the_loss_smaller_and_the_scores_better(tiny: MakeRecipe) -> None:
     result = run(tiny(model="unet", epochs=12, color=0, scale=(1, 1)), progress=False, report=False)
     assert result.history[-1]["train_loss"] < 0.6 * result.history[0]["train_loss"]
-    assert result.scores.mean_iou > 0.7
+    assert result.scores["mean_iou"] > 0.7
 
 
 def test_the_validation_loss_does_not_depend_on_how_images_are_batched(
@@ -91,7 +92,7 @@ def test_the_validation_loss_does_not_depend_on_how_images_are_batched(
     one = run(tiny(epochs=1), progress=False, report=False)
     two = run(tiny(epochs=1, val_batch_size=2, out=tmp_path / "two"), progress=False, report=False)
     assert two.history[0]["val_loss"] == pytest.approx(one.history[0]["val_loss"], rel=1e-5)
-    assert two.scores.matrix.equal(one.scores.matrix)
+    assert two.scores.confusion.equal(one.scores.confusion)
 
 
 def test_steps_end_in_the_middle_of_an_epoch_with_a_validation(tiny: MakeRecipe) -> None:
@@ -134,10 +135,10 @@ def test_frozen_parts_keep_their_weights_and_their_statistics(tiny: MakeRecipe) 
 
 
 def test_frozen_parts_stay_in_eval_mode_when_the_rest_trains(tiny: MakeRecipe) -> None:
-    task = make_experiment(tiny(freeze=["encoder"])).module
-    task.eval().train()
-    assert not task.model.encoder.training
-    assert task.model.head.training
+    module = make_experiment(tiny(freeze=["encoder"])).module
+    module.eval().train()
+    assert not module.model.encoder.training
+    assert module.model.head.training
 
 
 def test_mixed_precision_trains(tiny: MakeRecipe) -> None:
@@ -317,7 +318,7 @@ def test_a_damaged_image_is_named_in_one_sentence(
             raise ValueError(f"cannot read {self.pairs[index].image}: it is cut short")
 
     splits = open_data(boxes)
-    damaged = Damaged(splits.train.pairs, splits.classes, read_labels=splits.train.read_labels)
+    damaged = Damaged(splits.train.pairs, splits.classes, read_target=splits.train.read_target)
     with pytest.raises(ValueError, match=r"^cannot read [^\n]*\.png: it is cut short$"):
         run(tiny(workers=workers), data=(damaged, splits.val), progress=False)
 
@@ -339,7 +340,7 @@ def test_training_leaves_the_random_numbers_of_the_caller_alone(tiny: MakeRecipe
 
 
 @pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*treespec, LeafSpec")
-def test_a_task_works_under_any_trainer(boxes: Path) -> None:
+def test_a_training_module_works_under_any_trainer(boxes: Path) -> None:
     import lightning
 
     from pixelwise.training import Optimization
@@ -350,7 +351,8 @@ def test_a_task_works_under_any_trainer(boxes: Path) -> None:
     batch = pw.Batch.collate(samples)
     classes = splits.classes
     model = pw.build("pspnet", 2, encoder="tiny")
-    task = TrainingModule(model, pw.make_criterion("cross_entropy+dice", classes), classes, Optimization(2))
+    criterion = pw.make_criterion("cross_entropy+dice", classes)
+    module = TrainingModule(model, criterion, get_task("semantic"), classes, Optimization(2))
     loaders = (torch.utils.data.DataLoader([batch, batch], batch_size=None) for _ in range(2))
     trainer = lightning.Trainer(
         max_epochs=1,
@@ -361,13 +363,13 @@ def test_a_task_works_under_any_trainer(boxes: Path) -> None:
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(task, *loaders)
+    trainer.fit(module, *loaders)
     logged = trainer.callback_metrics
-    assert float(logged["val_mean_iou"]) == pytest.approx(task.scores.mean_iou, abs=1e-6)
+    assert float(logged["val_mean_iou"]) == pytest.approx(module.report["mean_iou"], abs=1e-6)
     assert {"train_loss", "val_loss", "val_pixel_accuracy", "val_mean_dice"} <= set(logged)
 
 
-def test_a_task_refuses_a_model_of_other_classes() -> None:
+def test_a_training_module_refuses_a_model_of_other_classes() -> None:
     from pixelwise.training import Optimization
 
     classes = pw.ClassTable.of("a", "b", "c")
@@ -375,6 +377,7 @@ def test_a_task_refuses_a_model_of_other_classes() -> None:
         TrainingModule(
             pw.build("pspnet", 2, encoder="tiny"),
             pw.make_criterion("dice", classes),
+            get_task("semantic"),
             classes,
             Optimization(1),
         )
@@ -389,7 +392,7 @@ def test_unlabelled_validation_images_do_not_make_the_loss_nan(tiny: MakeRecipe,
             return Sample(sample.image, LabelMap(torch.full_like(sample.target.labels, 255)), sample.id)
 
     splits = open_data(boxes)
-    val = HalfLabelled(splits.val.pairs, splits.classes, read_labels=splits.val.read_labels)
+    val = HalfLabelled(splits.val.pairs, splits.classes, read_target=splits.val.read_target)
     result = run(tiny(epochs=1), data=(splits.train, val), progress=False)
     assert math.isfinite(result.history[0]["val_loss"])
-    assert int(result.scores.matrix.sum()) == 2 * 40 * 48
+    assert int(result.scores.confusion.sum()) == 2 * 40 * 48

@@ -30,7 +30,7 @@ def test_the_report_of_a_run_shows_images_settings_and_the_command(
     assert places == sorted(places)
     assert page.count("class=example") == 3  # each is shown once
     assert "<tr class=changed><td>model</td><td>pspnet</td><td class=default>default unet</td></tr>" in page
-    assert f"<pre>{html.escape(command_of(recipe))}</pre>" in page
+    assert f"<pre>{html.escape(command_of(recipe.changed(task='semantic')))}</pre>" in page
     assert "<td>cores</td>" in page
     assert "curves of the classes" in page
 
@@ -40,15 +40,15 @@ def test_every_epoch_notes_the_iou_of_each_class(tiny: Callable[..., Recipe]) ->
     with (result.path / "metrics.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
     for row, noted in zip(rows, result.history, strict=True):
-        found = [float(row["val_iou/background"]), float(row["val_iou/box"])]
+        found = [float(row["val_class/background"]), float(row["val_class/box"])]
         assert sum(found) / 2 == pytest.approx(noted["val_mean_iou"], abs=1e-6)
     best = result.history[result.best_epoch - 1]
-    assert best["val_iou/box"] == float(result.scores.iou[1])
+    assert best["val_class/box"] == result.scores.per_class["box"]["IoU"]
 
 
 def test_a_run_that_began_without_the_columns_of_the_classes_goes_on_with_them(tmp_path: Path) -> None:
-    write_history(tmp_path / "metrics.csv", [{"epoch": 1.0}, {"epoch": 2.0, "val_iou/box": 0.5}])
-    assert (tmp_path / "metrics.csv").read_text().split() == ["epoch,val_iou/box", "1,", "2,0.5"]
+    write_history(tmp_path / "metrics.csv", [{"epoch": 1.0}, {"epoch": 2.0, "val_class/box": 0.5}])
+    assert (tmp_path / "metrics.csv").read_text().split() == ["epoch,val_class/box", "1,", "2,0.5"]
 
 
 @pytest.mark.parametrize(

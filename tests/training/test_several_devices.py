@@ -42,8 +42,8 @@ def test_two_processes_give_the_loss_scores_and_weights_of_one_on_the_same_batch
         for key in ("train_loss", "val_loss", "val_mean_iou", "val_pixel_accuracy", "lr"):
             assert theirs[key] == pytest.approx(ours[key], abs=1e-5), key
     # 3 validation images on two processes: none is counted twice.
-    assert int(two.scores.matrix.sum()) == 3 * 40 * 48
-    assert two.scores.matrix.equal(one.scores.matrix)
+    assert int(two.scores.confusion.sum()) == 3 * 40 * 48
+    assert two.scores.confusion.equal(one.scores.confusion)
     ours, theirs = load_file(one.last), load_file(two.last)
     for key in ours:
         assert torch.allclose(ours[key], theirs[key], atol=1e-5), key
