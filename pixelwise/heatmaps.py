@@ -48,7 +48,7 @@ def gaussian_heatmaps(
     visible: Float[Tensor, "n j"],
     size: tuple[int, int],
     *,
-    stride: float = 4,
+    stride: int = 4,
     sigma: float | None = None,
     unbiased: bool = False,
 ) -> HeatmapTarget:

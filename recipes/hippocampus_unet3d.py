@@ -23,12 +23,12 @@ from pixelwise.decode import semantic
 from pixelwise.metrics import SurfaceMetrics, SurfaceScores
 
 STRUCTURES = pw.ClassTable.of("background", "anterior", "posterior")
-PATCH = (32, 40, 32)
+PATCH = (32, 48, 32)  # nearly a whole volume
 
 
 def batches(data: VolumeData, steps: int, batch_size: int, seed: int) -> Iterator[pw.Batch]:
-    """Random patches of random volumes."""
-    patches = Augmented(data, volume_transform(PATCH, foreground=0.5), seed=seed)
+    """Random patches of random volumes. They are not mirrored: front and back are classes."""
+    patches = Augmented(data, volume_transform(PATCH, flip=0.0), seed=seed)
     order = torch.Generator().manual_seed(seed)
     for step in range(steps):
         patches.epoch = step
@@ -67,7 +67,7 @@ def evaluate(model: nn.Module, data: VolumeData) -> SurfaceScores:
     return metrics.compute()
 
 
-def hippocampus_unet3d(root: Path, out: Path, *, steps: int = 250, width: int = 8) -> SurfaceScores:
+def hippocampus_unet3d(root: Path, out: Path, *, steps: int = 300, width: int = 8) -> SurfaceScores:
     """Train, evaluate, and write the labels of the first held-out case over its image."""
     torch.manual_seed(0)
     data = open_volumes(root, classes=STRUCTURES)
@@ -96,7 +96,7 @@ if __name__ == "__main__":
     )
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--steps", type=int, default=250)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--width", type=int, default=8)
     given = parser.parse_args()
     hippocampus_unet3d(given.data, given.out, steps=given.steps, width=given.width)

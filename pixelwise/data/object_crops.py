@@ -11,7 +11,7 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, Float64
@@ -76,7 +76,7 @@ class Crop:
 
 
 def crop_around(
-    box: Sequence[float] | Float[Tensor, "4"],
+    box: Sequence[float | int] | Float[Tensor, "4"],
     size: tuple[int, int] = SIZE,
     *,
     padding: float = PADDING,
@@ -133,6 +133,7 @@ def mirrored(sample: Sample, skeleton: Skeleton) -> Sample:
 # --- data sets ------------------------------------------------------------------------------------
 
 
+@runtime_checkable
 class KeypointSamples(Protocol):
     """Images with objects that have joints; what is annotated can be asked without reading the image."""
 

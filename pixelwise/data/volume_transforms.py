@@ -172,7 +172,7 @@ class RandomIntensity:
         return replace(sample, image=torch.stack(channels))
 
 
-def _window(x: Tensor, starts: Sequence[int], size: Sequence[int], fill: float) -> Tensor:
+def _window(x: Tensor, starts: Sequence[int], size: Sequence[int], fill: float | int) -> Tensor:
     """The window of the last axes that begins at `starts`, which may lie outside."""
     grid = x.shape[x.ndim - len(size) :]
     inside = [slice(None)] * (x.ndim - len(size))

@@ -85,7 +85,7 @@ def test_the_window_is_that_of_the_authors() -> None:
 
 
 def test_a_rotation_turns_clockwise_about_the_centre() -> None:
-    crop = crop_around((0, 0, 48, 64), (64, 48), padding=1.0, rotation=90)
+    crop = crop_around((0, 0, 48, 64), (64, 48), padding=1.0, rotation=90.0)
     right_of_centre = torch.tensor([34.0, 32.0])
     torch.testing.assert_close(crop.points(right_of_centre), torch.tensor([24.0, 42.0]))
 
@@ -112,7 +112,7 @@ def test_what_lies_outside_the_image_is_black() -> None:
 
 def test_areas_and_boxes_follow() -> None:
     target = dots(1).keypoints(0)
-    crop = crop_around(target.boxes[0], (256, 192), rotation=0)
+    crop = crop_around(target.boxes[0], (256, 192))
     moved = crop.keypoints(target)
     zoom = crop.matrix[0, 0].item() ** 2
     torch.testing.assert_close(moved.areas, target.areas * zoom, rtol=1e-5, atol=0)
@@ -127,7 +127,7 @@ def test_an_empty_box_is_refused() -> None:
     with pytest.raises(ValueError, match="x1 < x2 and y1 < y2"):
         crop_around((5, 5, 5, 9))
     with pytest.raises(ValueError, match="padding must be above 0, got 0"):
-        crop_around((5, 5, 6, 9), padding=0)
+        crop_around((5, 5, 6, 9), padding=0.0)
 
 
 # --- the mirror -----------------------------------------------------------------------------------
@@ -231,7 +231,7 @@ def test_sets_are_joined_in_order() -> None:
 
 
 def test_the_zoom_of_a_turned_crop_is_that_of_an_upright_one() -> None:
-    upright, turned = (crop_around((0, 0, 30, 40), rotation=angle) for angle in (0, 77))
+    upright, turned = (crop_around((0, 0, 30, 40), rotation=angle) for angle in (0.0, 77.0))
     one = dots(1).keypoints(0)
     torch.testing.assert_close(turned.keypoints(one).areas, upright.keypoints(one).areas)
     assert isinstance(turned, Crop)

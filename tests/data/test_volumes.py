@@ -145,7 +145,7 @@ def test_percentiles_are_not_moved_by_a_bright_voxel() -> None:
 
 
 @pytest.mark.parametrize(
-    "scale", [scale_percentiles, scale_standard_deviations, lambda v: scale_window(v, 40, 400)]
+    "scale", [scale_percentiles, scale_standard_deviations, lambda v: scale_window(v, 40.0, 400.0)]
 )
 def test_values_come_out_between_zero_and_one(scale: Callable[[np.ndarray], np.ndarray]) -> None:
     for voxels in (
@@ -161,12 +161,12 @@ def test_values_come_out_between_zero_and_one(scale: Callable[[np.ndarray], np.n
 
 
 def test_settings_that_make_no_sense_are_named() -> None:
-    with pytest.raises(ValueError, match="in order, got 99 and 1"):
-        scale_percentiles(np.zeros(3), 99, 1)
+    with pytest.raises(ValueError, match=r"in order, got 99.0 and 1.0"):
+        scale_percentiles(np.zeros(3), 99.0, 1.0)
     with pytest.raises(ValueError, match="above 0, got 0"):
-        scale_window(np.zeros(3), 40, 0)
+        scale_window(np.zeros(3), 40.0, 0.0)
     with pytest.raises(ValueError, match="above 0, got -1"):
-        scale_standard_deviations(np.zeros(3), -1)
+        scale_standard_deviations(np.zeros(3), -1.0)
 
 
 # --- random changes -------------------------------------------------------------------------------
@@ -248,8 +248,10 @@ def test_intensities_change_and_stay_between_zero_and_one() -> None:
     torch.testing.assert_close(RandomIntensity(0.0)(sample).image, sample.image)
 
 
-def test_changes_depend_on_seed_epoch_and_index_alone() -> None:
-    data = Augmented([rare()], volume_transform((8, 8, 8)), seed=1)
+def test_changes_depend_on_seed_epoch_and_index_alone(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "a.nii", rare().image[0].numpy().T)
+    put(tmp_path / "labels" / "a.nii", rare().target.labels.numpy().T.astype(np.uint8))
+    data = Augmented(open_volumes(tmp_path), volume_transform((8, 8, 8)), seed=1)
     assert torch.equal(data[0].image, data[0].image)
     first = data[0].image
     data.epoch = 1
@@ -260,10 +262,10 @@ def test_changes_that_make_no_sense_are_named() -> None:
     with pytest.raises(ValueError, match=r"at least one voxel along each axis, got \(4, 0, 4\)"):
         volume_transform((4, 0, 4))
     with pytest.raises(ValueError, match=r"foreground must be in \[0, 1\], got 2"):
-        volume_transform((4, 4, 4), foreground=2)
+        volume_transform((4, 4, 4), foreground=2.0)
     with pytest.raises(ValueError, match=r"probability of a mirror must be in \[0, 1\], got 2"):
-        volume_transform((4, 4, 4), flip=2)
+        volume_transform((4, 4, 4), flip=2.0)
     with pytest.raises(ValueError, match="strength must be at least 0 and below 1, got 1"):
-        volume_transform((4, 4, 4), intensity=1)
+        volume_transform((4, 4, 4), intensity=1.0)
     with pytest.raises(ValueError, match="patches of 2 axes do not fit rare with 3"):
         RandomPatch((4, 4))(rare())

@@ -185,11 +185,11 @@ def _objects(annotations: Sequence[Mapping[str, Any]], joints: int) -> Keypoints
 
 
 def _box(
-    bbox: Sequence[float] | None, points: Float[Tensor, "j 2"], visible: Float[Tensor, " j"]
+    bbox: Sequence[float | int] | None, points: Float[Tensor, "j 2"], visible: Float[Tensor, " j"]
 ) -> Float[Tensor, "4"]:
     """x1 y1 x2 y2 of COCO's x y width height; around the annotated joints where there is none."""
     if bbox is not None:
         x, y, width, height = bbox
-        return torch.tensor([x, y, x + width, y + height])
+        return torch.tensor([x, y, x + width, y + height], dtype=torch.float32)
     seen = points[visible > 0]
     return torch.cat([seen.amin(0), seen.amax(0)]) if len(seen) else torch.zeros(4)
