@@ -3,7 +3,7 @@
 Lines and letters grow with the picture, so that they can be read on a thumbnail and on a poster.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -45,12 +45,15 @@ def instances(
     picture = _pixels(image, shown.size)
     width = _line(picture)
     order = shown.scores.argsort().tolist()  # the best on top
+    tops = {}
     for place, mask in _masks(shown, order):
         color = _color(classes, shown.classes[place])
         _paint(picture, mask, color, alpha=alpha, line=2 * width)
         _paint(picture, mask, _PAPER, line=width)
+        if mask.any():
+            tops[place] = _top(mask)
     drawn = Image.fromarray(picture)
-    _name(drawn, shown.boxes, classes, order)
+    _name(drawn, shown.boxes, classes, tops, centered=True)
     return drawn
 
 
@@ -72,14 +75,15 @@ def boxes(
     shown = annotation.take(annotation.scores >= min_score)
     drawn = rgb_image(image)
     width, pen = _line(np.asarray(drawn)), ImageDraw.Draw(drawn)
-    order = shown.scores.argsort().tolist()
-    for place in order:
+    tops = {}
+    for place in shown.scores.argsort().tolist():
         x1, y1, x2, y2 = (round(x) for x in shown.boxes[place].tolist())
         inner = (x1, y1, max(x1, x2 - 1), max(y1, y2 - 1))
         outer = (inner[0] - width, inner[1] - width, inner[2] + width, inner[3] + width)
         pen.rectangle(outer, outline=_PAPER, width=width)
         pen.rectangle(inner, outline=_color(classes, shown.classes[place]), width=width)
-    _name(drawn, shown, classes, order)
+        tops[place] = outer[:2]
+    _name(drawn, shown, classes, tops)
     return drawn
 
 
@@ -178,20 +182,40 @@ def _eroded(mask: Bool[np.ndarray, "h w"], radius: int) -> Bool[np.ndarray, "h w
     return near[0, 0].numpy() < 0.5
 
 
-def _name(drawn: Image.Image, shown: Boxes, classes: ClassTable, order: Sequence[int]) -> None:
-    """Write class and score at the upper left corner of each box, inside the picture."""
+def _top(mask: Bool[np.ndarray, "H W"]) -> tuple[int, int]:
+    """The middle of the first row of a mask that is not empty: x and y."""
+    row = int(mask.any(1).argmax())
+    return round(float(np.flatnonzero(mask[row]).mean())), row
+
+
+def _name(
+    drawn: Image.Image,
+    shown: Boxes,
+    classes: ClassTable,
+    tops: Mapping[int, tuple[int, int]],
+    *,
+    centered: bool = False,
+) -> None:
+    """Write class and score of each object above its top, but inside the picture.
+
+    Args:
+        drawn: is painted on.
+        shown: the objects.
+        classes: give names and colours.
+        tops: x and y of a point of each object, which the text begins at or has in its middle.
+        centered: whether the text has it in its middle.
+    """
     size = max(_SMALLEST_LETTERS, round(min(drawn.size) / 40))
     font, pen, margin = ImageFont.load_default(size), ImageDraw.Draw(drawn), max(2, size // 6)
     with_scores = bool((shown.scores != 1).any())
-    for place in order:
+    for place, (x, y) in tops.items():
         text = classes.names[int(shown.classes[place])]
         if with_scores:
             text += f" {float(shown.scores[place]):.2f}"
-        color = _color(classes, shown.classes[place])
-        red, green, blue = color
+        red, green, blue = color = _color(classes, shown.classes[place])
         ink = _INK if 0.3 * red + 0.59 * green + 0.11 * blue > 140 else _PAPER
         wide, high = round(font.getlength(text)) + 2 * margin, size + 2 * margin
-        x, y = (round(corner) for corner in shown.boxes[place, :2].tolist())
-        x, y = max(0, min(x, drawn.width - wide)), max(0, min(y - high, drawn.height - high))
-        pen.rectangle((x, y, x + wide - 1, y + high - 1), fill=color)
-        pen.text((x + margin, y + high // 2), text, ink, font, anchor="lm")
+        left = max(0, min(x - wide // 2 if centered else x, drawn.width - wide))
+        top = max(0, min(y - high, drawn.height - high))
+        pen.rectangle((left, top, left + wide - 1, top + high - 1), fill=color)
+        pen.text((left + margin, top + high // 2), text, ink, font, anchor="lm")

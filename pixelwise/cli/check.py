@@ -6,11 +6,12 @@ from typing import Annotated, Any, cast
 import typer
 
 from .errors import PROBLEMS
-from .options import AsJson, Classes, Format, MaskRule, Seed, print_json, watched
+from .options import AsJson, Classes, Format, MaskRule, Seed, TaskName, print_json, watched
 
 
 def check(
     data: Annotated[Path, typer.Argument(help="Folder of images and masks.", show_default=False)],
+    task: TaskName = None,
     format: Format = "auto",
     classes: Classes = None,
     mask_rule: MaskRule = "exact",
@@ -23,7 +24,9 @@ def check(
     """
     from ..console import progress_bar
     from ..data import check_data
+    from ..tasks import get_task, task_of_folder
 
+    chosen = get_task(task) if task is not None else task_of_folder(data, format)
     with progress_bar("reading", hidden=as_json or not watched()) as advance:
         report = check_data(
             data,
@@ -31,6 +34,7 @@ def check(
             classes=classes,
             seed=seed,
             mask_rule=cast(Any, mask_rule),
+            formats=chosen.formats,
             progress=advance,
         )
     if as_json:

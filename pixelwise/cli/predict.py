@@ -71,6 +71,7 @@ def predict(
     import torch
 
     from ..predict import Predictor
+    from ..types import LabelMap
 
     torch.manual_seed(seed)
     predictor = Predictor(
@@ -85,6 +86,8 @@ def predict(
         refine=refinement(crf),
         max_pixels=max_pixels,
     )
+    if tint_background and predictor.task.annotation is not LabelMap:
+        raise ValueError(f"--tint-background is for one class per pixel, not for the task {predictor.task.name}")
     suffix, collector = output_format(predictor.task, format)
     jobs = plan(sources, out, suffix, predictor.task.suffixes)
     written = write_predictions(
