@@ -439,7 +439,7 @@ def predict(
         task=task,
         device=device,
         precision=cast(Any, precision),
-        tile=_size(tile, "--tile") if tile else "auto",
+        tile=_extent(tile, "--tile") if tile else "auto",
         overlap=tile_overlap,
         flip=flip,
         scales=_numbers(scales, "--scales"),
@@ -589,6 +589,7 @@ def segment(
 @app.command()
 def check(
     data: Annotated[Path, typer.Argument(help="Folder of images and masks.", show_default=False)],
+    task: TaskName = None,
     format: Format = "auto",
     classes: Classes = None,
     mask_rule: MaskRule = "exact",
@@ -601,7 +602,9 @@ def check(
     """
     from .console import progress_bar
     from .data import check_data
+    from .tasks import get_task, task_of_folder
 
+    chosen = task_of_folder(data, format) if task is None else get_task(task)
     with progress_bar("reading", hidden=as_json or not _watched()) as advance:
         report = check_data(
             data,
@@ -609,6 +612,7 @@ def check(
             classes=classes,
             seed=seed,
             mask_rule=cast(Any, mask_rule),
+            formats=chosen.formats,
             progress=advance,
         )
     if as_json:
@@ -715,7 +719,7 @@ def _recipe_settings(given: dict[str, Any]) -> dict[str, Any]:
         if name in given:
             settings[name] = str(given[name])
     if "crop" in given:
-        settings["crop"] = None if given["crop"] == "none" else _size(given["crop"], "--crop")
+        settings["crop"] = None if given["crop"] == "none" else _extent(given["crop"], "--crop")
     if "scale" in given:
         settings["scale"] = _numbers(given["scale"], "--scale")
     if given.get("class_weights") not in (None, "none", "balanced"):
@@ -791,12 +795,25 @@ def _size(text: str, option: str) -> tuple[int, int]:
     Raises:
         ValueError: if it is neither.
     """
+    size = _extent(text, option)
+    if len(size) != 2:
+        raise ValueError(f"{option} takes HEIGHTxWIDTH in pixels, such as 360x480, got {text!r:.80}")
+    return size[0], size[1]
+
+
+def _extent(text: str, option: str) -> tuple[int, ...]:
+    """480x360, or of volumes 48x64x48; one number is a square.
+
+    Raises:
+        ValueError: if it is none of them.
+    """
     parts = text.lower().split("x")
-    if len(parts) not in (1, 2) or not all(part.isdecimal() and part.strip("0") for part in parts):
+    if len(parts) not in (1, 2, 3) or not all(part.isdecimal() and part.strip("0") for part in parts):
         raise ValueError(f"{option} takes HEIGHTxWIDTH in pixels, such as 360x480, got {text!r:.80}")
     if any(len(part) > 5 or int(part) > LONGEST_SIDE for part in parts):
         raise ValueError(f"{option} takes at most {LONGEST_SIDE} pixels for a side, got {text!r:.80}")
-    return int(parts[0]), int(parts[-1])
+    sides = tuple(map(int, parts))
+    return sides * 2 if len(sides) == 1 else sides
 
 
 def _numbers(text: str, option: str) -> tuple[float, ...]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import data
 from ..data import DataSplits
+from .keypoints import KEYPOINTS
 from .multilabel import MULTILABEL
 from .semantic import SEMANTIC
 from .task import (
@@ -16,9 +17,10 @@ from .task import (
     TaskMetrics as TaskMetrics,
     Writer as Writer,
 )
+from .volume import VOLUME
 
 # The first one is meant where nothing says which.
-TASKS: dict[str, Task] = {task.name: task for task in (SEMANTIC, MULTILABEL)}
+TASKS: dict[str, Task] = {task.name: task for task in (SEMANTIC, MULTILABEL, KEYPOINTS, VOLUME)}
 
 
 def get_task(name: str | None = None) -> Task:

@@ -196,7 +196,7 @@ def test_a_config_gives_settings_that_options_override(
         ('{"lr": 1e999}', "lr must be a number above 0"),
         ('{"lr": NaN}', "lr must be a number above 0"),
         ('{"batch_size": 1' + "0" * 400 + "}", "batch_size must be a whole number"),
-        ('{"crop": [1e999, 3]}', "crop must be two numbers of at most 16384"),
+        ('{"crop": [1e999, 3]}', "crop must be two or three numbers of at most 16384"),
         ('{"crop": ["a", "b"]}', "crop must be two positive numbers"),
         ('{"scale": [true, {}]}', "scale must be two positive numbers"),
         ('{"class_weights": {"a": 1}}', "class_weights must be"),
@@ -223,7 +223,7 @@ def test_a_recipe_that_makes_no_sense_is_told_in_one_sentence(
 def test_an_enormous_crop_is_refused(pixelwise, street) -> None:
     shown = pixelwise("train", street, "--crop", "1000000x1000000")
     assert shown.code == 2
-    assert "crop must be two numbers of at most 16384, got (1000000, 1000000)" in shown.sentence
+    assert "crop must be two or three numbers of at most 16384, got (1000000, 1000000)" in shown.sentence
 
 
 def test_sigterm_ends_with_code_143_and_the_way_to_go_on(pixelwise, street, tmp_path, monkeypatch) -> None:
