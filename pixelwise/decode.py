@@ -185,7 +185,7 @@ def panoptic(output: object, classes: ClassTable, merging: Merging = PAPERS_OWN)
 
 
 @singledispatch
-def keypoints(output: object) -> tuple[Keypoints, ...]:
+def keypoints(output: object, refine: Refine = quarter_offset) -> tuple[Keypoints, ...]:
     """The joints that an output tells of, one set per image, in pixels of the image.
 
     Raises:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int64, Integer, UInt8
+from jaxtyping import Bool, Float, Int64, Integer, Shaped, UInt8
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
@@ -20,12 +20,21 @@ _INK: Color = (30, 30, 30)
 _ROWS = 256
 # How far the colours of the things of a class lie towards white, or black where below 0, one after the other.
 _SHADES = (0.0, 0.4, -0.35, 0.65, -0.6, 0.2, -0.18)
+_PLANE = 256  # pixels: the longest side of a volume in a picture is at least so long
+_BETWEEN = 6  # pixels between its planes
 
 
-def rgb_image(image: Float[Tensor, "c H W"] | Image.Image) -> Image.Image:
-    """A picture to look at: RGB as it is, grey three times, of further channels the first three."""
+def rgb_image(
+    image: Float[Tensor, "c *grid"] | Image.Image, spacing: tuple[float, ...] | None = None
+) -> Image.Image:
+    """A picture to look at: RGB as it is, grey three times, of further channels the first three.
+
+    Of a volume, the slices in the middle of its three axes, in the proportions of `spacing`.
+    """
     if isinstance(image, Image.Image):
         return image.convert("RGB")
+    if image.ndim == 4:
+        return _mounted([rgb_image(plane) for plane in middle_slices(image)], image.shape[1:], spacing)
     if image.shape[0] < 3:
         image = image[:1].expand(3, -1, -1)
     bytes = (image[:3].detach().float().clamp(0, 1) * 255).round().to(torch.uint8)
@@ -180,6 +189,80 @@ def error_map(
     picture[(wanted != got) & ~ignored] = WRONG
     picture[ignored] = (128, 128, 128)
     return Image.fromarray(picture)
+
+
+def volume_overlay(
+    image: Float[Tensor, "c D H W"],
+    label_map: LabelMap,
+    classes: ClassTable,
+    *,
+    alpha: float = 0.5,
+    contours: bool = False,
+    clear: Sequence[str] | None = None,
+) -> Image.Image:
+    """The slices in the middle of the three axes, tinted with the colours of the classes.
+
+    Args:
+        image: what was segmented, in [0, 1].
+        label_map: labels "D H W"; their spacing gives the proportions.
+        classes: give the colours.
+        alpha: as of `overlay`, like the next two.
+        contours: whether to draw borders at full strength.
+        clear: names of classes that are not tinted; the first class, which is background, if None.
+
+    Raises:
+        ValueError: as `overlay`.
+    """
+    clear = classes.names[:1] if clear is None else clear
+    planes = zip(middle_slices(image), middle_slices(label_map.labels), strict=True)
+    pictures = [
+        overlay(plane, LabelMap(labels), classes, alpha=alpha, contours=contours, clear=clear)
+        for plane, labels in planes
+    ]
+    return _mounted(pictures, image.shape[1:], label_map.spacing)
+
+
+def volume_errors(
+    image: Float[Tensor, "c D H W"], prediction: LabelMap, target: LabelMap, classes: ClassTable
+) -> Image.Image:
+    """The slices in the middle of the three axes, wrong voxels red.
+
+    Raises:
+        ValueError: as `error_map`.
+    """
+    stacks = zip(*(middle_slices(x) for x in (image, prediction.labels, target.labels)), strict=True)
+    pictures = [
+        error_map(LabelMap(got), LabelMap(wanted), classes, image=plane) for plane, got, wanted in stacks
+    ]
+    return _mounted(pictures, image.shape[1:], target.spacing)
+
+
+def middle_slices(grid: Shaped[Tensor, "*c D H W"]) -> list[Shaped[Tensor, "*c _ _"]]:
+    """The planes H W, D W and D H in the middle of a volume, upside down.
+
+    The axes of medical volumes mostly run from the feet to the head and from the back to the front: the head
+    and the front are shown at the top.
+    """
+    depth, height, width = (side // 2 for side in grid.shape[-3:])
+    planes = [grid[..., depth, :, :], grid[..., :, height, :], grid[..., :, :, width]]
+    return [plane.flip(-2) for plane in planes]
+
+
+def _mounted(
+    planes: Sequence[Image.Image], size: Sequence[int], spacing: tuple[float, ...] | None
+) -> Image.Image:
+    """The three planes of a volume side by side on black, in the proportions of its voxels."""
+    extent = [n * length for n, length in zip(size, spacing or (1.0, 1.0, 1.0), strict=True)]
+    scale = min(max(_PLANE, *size), 2 * _PLANE) / max(extent)
+    depth, height, width = (max(1, round(scale * side)) for side in extent)
+    sides = [(width, height), (width, depth), (height, depth)]
+    total = sum(wide for wide, _ in sides) + 2 * _BETWEEN
+    sheet = Image.new("RGB", (total, max(high for _, high in sides)))
+    left = 0
+    for plane, (wide, high) in zip(planes, sides, strict=True):
+        sheet.paste(plane.resize((wide, high), Image.Resampling.NEAREST), (left, (sheet.height - high) // 2))
+        left += wide + _BETWEEN
+    return sheet
 
 
 def legend(classes: ClassTable, *, size: int = 14, columns: int = 1) -> Image.Image:

@@ -173,10 +173,11 @@ class Recipe:
         high=1,
         without="no average",
     )
-    crop: tuple[int, int] | None = _setting(
+    crop: tuple[int, ...] | None = _setting(
         (256, 256),
         "Augmentation",
-        "Height and width of the training crops in pixels; none for whole images.",
+        "Height and width of the training crops in pixels (of volumes depth, height and width); none for "
+        "whole images.",
         low=1,
         high=_LARGEST_CROP,
         metavar="HxW",
@@ -244,8 +245,9 @@ class Recipe:
                 f"give epochs or steps, not both: got epochs {self.epochs} and steps {self.steps}"
             )
         _check_weights(self.class_weights)
-        _check_pair("crop", self.crop, int)
-        _check_pair("scale", self.scale, float)
+        if self.crop is not None:
+            _check_numbers("crop", self.crop, int, (2, 3))
+        _check_numbers("scale", self.scale, float, (2,))
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale must be a range LOW, HIGH, got {self.scale}")
         if not isinstance(self.freeze, tuple) or not all(
@@ -403,13 +405,13 @@ def _check_weights(given: Any) -> None:
         )
 
 
-def _check_pair(name: str, given: Any, kind: type) -> None:
-    if given is None and name == "crop":
-        return
+def _check_numbers(name: str, given: Any, kind: type, lengths: tuple[int, ...]) -> None:
     setting = SETTINGS[name]
-    if not isinstance(given, tuple) or len(given) != 2 or not all(isinstance(x, int | float) for x in given):
-        raise ValueError(f"{name} must be two positive numbers, got {given!r:.80}")
+    count = " or ".join({2: "two", 3: "three"}[length] for length in lengths)
+    is_tuple = isinstance(given, tuple) and len(given) in lengths
+    if not is_tuple or not all(isinstance(x, int | float) for x in given):
+        raise ValueError(f"{name} must be {count} positive numbers, got {given!r:.80}")
     if any(x > setting.high for x in given):
-        raise ValueError(f"{name} must be two numbers of at most {setting.high:g}, got {given!r:.80}")
+        raise ValueError(f"{name} must be {count} numbers of at most {setting.high:g}, got {given!r:.80}")
     if not all(_is_number(x, kind, setting) for x in given):
-        raise ValueError(f"{name} must be two positive numbers, got {given!r:.80}")
+        raise ValueError(f"{name} must be {count} positive numbers, got {given!r:.80}")

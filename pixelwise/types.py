@@ -200,9 +200,11 @@ class LabelMap(Value):
 
     Attributes:
         labels: the class, or the ignore label of the class table.
+        spacing: size of a pixel or voxel along each axis in mm; None where nobody knows.
     """
 
     labels: Integer[Tensor, "*grid"]
+    spacing: tuple[float, ...] | None = None
 
 
 @value
@@ -570,12 +572,14 @@ class Batch(Value):
             one per sample.
         valid: True on pixels that belong to an image, False on padding.
         ids: one per sample.
+        spacings: of each sample, see `Sample`; empty where no sample knows it.
     """
 
     image: Float[Tensor, "b c *grid"]
     target: LabelMap | ClassMasks | tuple[Annotation, ...]
     valid: Bool[Tensor, "b *grid"]
     ids: tuple[str, ...]
+    spacings: tuple[tuple[float, ...] | None, ...] = ()
 
     @classmethod
     def of(
@@ -605,37 +609,42 @@ class Batch(Value):
             own[tuple(slice(n) for n in sample.image.shape[1:])] = True
         image = _padded([sample.image for sample in samples], size, 0.0)
         ids = tuple(sample.id for sample in samples)
+        spacings = tuple(sample.spacing for sample in samples)
+        spacings = () if all(spacing is None for spacing in spacings) else spacings
         targets = [sample.target for sample in samples]
         known = next((target for target in targets if target is not None), None)
         if known is None or isinstance(known, LabelMap):
             maps = [target.labels if isinstance(target, LabelMap) else None for target in targets]
-            return cls(image, LabelMap(_padded_labels(maps, (), size, ignore)), valid, ids)
+            return cls(image, LabelMap(_padded_labels(maps, (), size, ignore)), valid, ids, spacings)
         if isinstance(known, ClassMasks):
             maps = [target.masks if isinstance(target, ClassMasks) else None for target in targets]
             shape = known.masks.shape[:1]
-            return cls(image, ClassMasks(_padded_labels(maps, shape, size, ignore)), valid, ids)
+            return cls(image, ClassMasks(_padded_labels(maps, shape, size, ignore)), valid, ids, spacings)
         if missing := [sample.id for sample in samples if sample.target is None]:
             raise ValueError(f"{missing[0]} has no annotation")
-        return cls(image, tuple(target for target in targets if target is not None), valid, ids)
+        known_targets = tuple(target for target in targets if target is not None)
+        return cls(image, known_targets, valid, ids, spacings)
 
     @property
     def samples(self) -> tuple[Sample, ...]:
         """The images one by one, without padding, with their targets."""
         found = []
-        for image, target, size, name in zip(self.image, self.annotations, self.sizes, self.ids, strict=True):
+        parts = zip(self.image, self.annotations, self.sizes, self.ids, self._spacings, strict=True)
+        for image, target, size, name, spacing in parts:
             window = tuple(slice(side) for side in size)
             if isinstance(target, LabelMap):
-                target = LabelMap(target.labels[window])
+                target = LabelMap(target.labels[window], spacing)
             elif isinstance(target, ClassMasks):
                 target = ClassMasks(target.masks[(slice(None), *window)])
-            found.append(Sample(image[(slice(None), *window)], target, name))
+            found.append(Sample(image[(slice(None), *window)], target, name, spacing))
         return tuple(found)
 
     @property
     def annotations(self) -> tuple[Annotation, ...]:
         """One target per sample, of the size of the padded image where it is dense."""
         if isinstance(self.target, LabelMap):
-            return tuple(LabelMap(labels) for labels in self.target.labels.unbind())
+            maps = zip(self.target.labels.unbind(), self._spacings, strict=True)
+            return tuple(LabelMap(labels, spacing) for labels, spacing in maps)
         if isinstance(self.target, ClassMasks):
             return tuple(ClassMasks(masks) for masks in self.target.masks.unbind())
         return self.target
@@ -652,6 +661,11 @@ class Batch(Value):
         if isinstance(self.target, ClassMasks):
             return self.target.masks
         raise ValueError("the targets of this batch are not dense: it has one annotation per image")
+
+    @property
+    def _spacings(self) -> tuple[tuple[float, ...] | None, ...]:
+        """One per sample."""
+        return self.spacings or (None,) * len(self.ids)
 
     @property
     def sizes(self) -> tuple[tuple[int, ...], ...]:

@@ -105,12 +105,25 @@ def size_of(text: str, option: str) -> tuple[int, int]:
     Raises:
         ValueError: if it is neither.
     """
+    size = extent_of(text, option)
+    if len(size) != 2:
+        raise ValueError(f"{option} takes HEIGHTxWIDTH in pixels, such as 360x480, got {text!r:.80}")
+    return size[0], size[1]
+
+
+def extent_of(text: str, option: str) -> tuple[int, ...]:
+    """480x360, or of volumes 48x64x48; one number is a square.
+
+    Raises:
+        ValueError: if it is none of them.
+    """
     parts = text.lower().split("x")
-    if len(parts) not in (1, 2) or not all(part.isdecimal() and part.strip("0") for part in parts):
+    if len(parts) not in (1, 2, 3) or not all(part.isdecimal() and part.strip("0") for part in parts):
         raise ValueError(f"{option} takes HEIGHTxWIDTH in pixels, such as 360x480, got {text!r:.80}")
     if any(len(part) > 5 or int(part) > LONGEST_SIDE for part in parts):
         raise ValueError(f"{option} takes at most {LONGEST_SIDE} pixels for a side, got {text!r:.80}")
-    return int(parts[0]), int(parts[-1])
+    sides = tuple(map(int, parts))
+    return sides * 2 if len(sides) == 1 else sides
 
 
 def numbers_of(text: str, option: str) -> tuple[float, ...]:

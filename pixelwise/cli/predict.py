@@ -6,7 +6,7 @@ from typing import Annotated, Any, cast
 import typer
 
 from .errors import PROBLEMS
-from .options import Crf, Device, Overwrite, TaskName, counted, numbers_of, refinement, size_of, watched
+from .options import Crf, Device, Overwrite, TaskName, counted, extent_of, numbers_of, refinement, watched
 
 
 def predict(
@@ -79,7 +79,7 @@ def predict(
         task=task,
         device=device,
         precision=cast(Any, precision),
-        tile=size_of(tile, "--tile") if tile else "auto",
+        tile=extent_of(tile, "--tile") if tile else "auto",
         overlap=tile_overlap,
         flip=flip,
         scales=numbers_of(scales, "--scales"),
@@ -87,7 +87,9 @@ def predict(
         max_pixels=max_pixels,
     )
     if tint_background and predictor.task.annotation is not LabelMap:
-        raise ValueError(f"--tint-background is for one class per pixel, not for the task {predictor.task.name}")
+        raise ValueError(
+            f"--tint-background is for one class per pixel, not for the task {predictor.task.name}"
+        )
     suffix, collector = output_format(predictor.task, format)
     jobs = plan(sources, out, suffix, predictor.task.suffixes)
     written = write_predictions(

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from ..recipe import KINDS, SETTINGS, Recipe, read_settings
-from .options import in_panel, model_arguments, numbers_of, size_of
+from .options import extent_of, in_panel, model_arguments, numbers_of
 
 
 def _option_of(name: str) -> inspect.Parameter:
@@ -156,7 +156,7 @@ def _recipe_settings(given: dict[str, Any]) -> dict[str, Any]:
         if name in given:
             settings[name] = str(given[name])
     if "crop" in given:
-        settings["crop"] = None if given["crop"] == "none" else size_of(given["crop"], "--crop")
+        settings["crop"] = None if given["crop"] == "none" else extent_of(given["crop"], "--crop")
     if "scale" in given:
         settings["scale"] = numbers_of(given["scale"], "--scale")
     if given.get("class_weights") not in (None, "none", "balanced"):

@@ -130,7 +130,8 @@ class DataReport:
         format: its layout.
         classes: the task.
         counts: of the parts, by name; images with problems are left out.
-        sizes: smallest and largest (height, width), each side by itself; None without a readable image.
+        sizes: smallest and largest extent along each axis by itself, (height, width) of images; None without
+            a readable image.
         problems: what would stop a training or spoil its numbers, one sentence each.
         remarks: what is worth knowing, one sentence each.
     """
@@ -139,7 +140,7 @@ class DataReport:
     format: str
     classes: ClassTable
     counts: dict[str, ClassCounts]
-    sizes: tuple[tuple[int, int], tuple[int, int]] | None
+    sizes: tuple[tuple[int, ...], tuple[int, ...]] | None
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
 
@@ -161,11 +162,10 @@ class DataReport:
                 told = f"{counts.total} objects"
             lines.append(f"  {part:<5} {counts.num_images:>6} images, {told}")
         if self.sizes:
-            (low_h, low_w), (high_h, high_w) = self.sizes
-            span = f"{low_h} x {low_w}"
-            if self.sizes[0] != self.sizes[1]:
-                span = f"from {span} to {high_h} x {high_w}"
-            lines.append(f"  size {span} pixels (height x width)")
+            low, high = (" x ".join(map(str, size)) for size in self.sizes)
+            span = low if low == high else f"from {low} to {high}"
+            told = "pixels (height x width)" if len(self.sizes[0]) == 2 else "voxels (depth x height x width)"
+            lines.append(f"  size {span} {told}")
         lines += ["", *self._table(), ""]
         lines += [f"Problem: {text}" for text in _first(self.problems)]
         lines += [f"Remark: {text}" for text in _first(self.remarks)]
@@ -218,7 +218,7 @@ class _Findings:
     problems: list[str] = field(default_factory=list)
     remarks: list[str] = field(default_factory=list)
     seen: dict[bytes, list[tuple[str, str]]] = field(default_factory=dict)
-    sizes: list[tuple[int, int]] = field(default_factory=list)
+    sizes: list[tuple[int, ...]] = field(default_factory=list)
     brightest: float = 0.0
 
 
@@ -240,7 +240,7 @@ def check_data(
     outside the table, classes that never occur, images that are the same in two parts.
 
     Args:
-        root: as in `open_data`, like the next six and the layouts.
+        root: as in `open_data`, like the next seven.
         format: the layout.
         classes: the task.
         val_fraction: share of the validation part where the data name none.
@@ -279,14 +279,8 @@ def check_data(
     _note_dark(findings)
     _note_classes(splits, counts, findings)
     sizes = findings.sizes
-    lowest_and_highest = (
-        (
-            (min(h for h, _ in sizes), min(w for _, w in sizes)),
-            (max(h for h, _ in sizes), max(w for _, w in sizes)),
-        )
-        if sizes
-        else None
-    )
+    sides = list(zip(*sizes, strict=True))
+    lowest_and_highest = (tuple(map(min, sides)), tuple(map(max, sides))) if sizes else None
     return DataReport(
         splits.root,
         splits.format,
@@ -333,17 +327,15 @@ def _counts(splits: DataSplits, findings: _Findings, progress: Progress | None) 
 
 def _read(
     data: SegmentationData, index: int
-) -> "tuple[bytes, tuple[int, int], ClassCounts, str, float] | ValueError":
+) -> "tuple[bytes, tuple[int, ...], ClassCounts, str, float] | ValueError":
     """What is kept of one sample, or what is wrong with it."""
     try:
         sample: Sample = data[index]
         assert sample.target is not None
-        height, width = sample.image.shape[-2:]
-        digest = hashlib.blake2b(
-            sample.image.numpy().tobytes() + f"{height} {width}".encode(), digest_size=16
-        )
+        size = tuple(sample.image.shape[1:])
+        digest = hashlib.blake2b(sample.image.numpy().tobytes() + str(size).encode(), digest_size=16)
         counts = ClassCounts.of(sample.target, data.classes)
-        return digest.digest(), (height, width), counts, sample.id, float(sample.image.max())
+        return digest.digest(), size, counts, sample.id, float(sample.image.max())
     except ValueError as error:
         return error
 

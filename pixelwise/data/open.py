@@ -37,7 +37,7 @@ def open_data(
             `encoding_from_masks`).
         val_fraction: share of the training images that become the validation part where the data name none.
         seed: of that choice.
-        channels: of the images.
+        channels: of the images; volumes have those of their files.
         mask_rule: "exact": the values of masks are classes. "above-127" and "above-0": brighter pixels are
             foreground, all others background; for JPEG masks, smooth edges and instance maps. Of a colour,
             also one of a palette, the brightest channel counts.
@@ -159,7 +159,7 @@ def _split(
             encoding.classes,
             read_target=layout.read_target or MaskFiles(encoding),
             read_image=layout.read_image,
-            channels=channels,
+            channels=layout.channels or channels,
         )
         for part, pairs in layout.pairs.items()
     }

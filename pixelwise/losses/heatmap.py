@@ -4,11 +4,11 @@ from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..heatmaps import HeatmapTarget, gaussian_heatmaps
 from ..types import Batch, Heatmaps, Keypoints
-from .criterion import loss_parts
+from .criterion import PaperCriterion, loss_parts
 
 
 def heatmap_loss(maps: Float[Tensor, "b j h w"], target: HeatmapTarget) -> Float[Tensor, ""]:
@@ -24,7 +24,7 @@ def heatmap_loss(maps: Float[Tensor, "b j h w"], target: HeatmapTarget) -> Float
     return 0.5 * (difference.square() * target.counts[..., None, None]).mean()
 
 
-class HeatmapLoss(nn.Module):
+class HeatmapLoss(PaperCriterion):
     """The criterion of `Heatmaps`: the loss of the last stage, and of every earlier one with the same weight.
 
     The target of each crop is one object, in pixels of the crop.
@@ -37,10 +37,6 @@ class HeatmapLoss(nn.Module):
     def __init__(self, *, sigma: float | None = None, unbiased: bool = False) -> None:
         super().__init__()
         self.sigma, self.unbiased = sigma, unbiased
-
-    def forward(self, output: Heatmaps, batch: Batch) -> Float[Tensor, ""]:
-        """The sum of all parts: what to call `backward` on."""
-        return torch.stack(list(self.parts(output, batch).values())).sum()
 
     def parts(self, output: Heatmaps, batch: Batch) -> dict[str, Float[Tensor, ""]]:
         """The loss of the heatmaps, and "aux" of those of earlier stages (intermediate supervision).

@@ -1,5 +1,6 @@
 """Using a trained model: images in, label maps and scores out."""
 
+from ..tiling import bands as bands, tile as tile, tiled as tiled, untile as untile
 from .evaluation import (
     Evaluation as Evaluation,
     ImageScores as ImageScores,
@@ -8,6 +9,5 @@ from .evaluation import (
 )
 from .prediction import Prediction as Prediction
 from .predictor import Predictor as Predictor, Refine as Refine
-from .tiling import bands as bands, tile as tile, tiled as tiled, untile as untile
 from .tta import flipped as flipped, scaled as scaled
 from .writing import find_images as find_images, write_predictions as write_predictions

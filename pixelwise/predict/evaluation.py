@@ -20,7 +20,7 @@ from ..files import atomic_write
 from ..tasks import Task, get_task, open_data
 from ..types import Annotation, ClassTable, Model, Report, Sample
 from .predictor import Predictor
-from .writing import find_images
+from .writing import find_images, stem_of
 
 Evaluated = Model | Predictor | Checkpoint | str | os.PathLike[str]
 Data = DataSplits | SegmentationData | str | os.PathLike[str]
@@ -279,8 +279,8 @@ def _from_folder(folder: Path, data: SegmentationData, task: Task) -> Iterator[t
     """Samples with the predictions that were saved for them."""
     assert task.read is not None
     files: dict[str, list[Path]] = {}
-    for path in find_images(folder):
-        relative = path.relative_to(folder).with_suffix("")
+    for path in find_images(folder, suffixes=task.suffixes | frozenset(task.writers)):
+        relative = path.relative_to(folder).with_name(stem_of(path))
         for key in {relative.as_posix(), relative.name}:
             files.setdefault(key, []).append(path)
     for i in range(len(data)):
@@ -294,7 +294,7 @@ def _prediction_of(id: str, files: dict[str, list[Path]], folder: Path) -> Path:
     parts = PurePosixPath(id).parts
     for i in range(len(parts)):
         end = PurePosixPath(*parts[i:])
-        for key in (str(end), str(end.with_suffix(""))):
+        for key in (str(end), str(end.with_name(stem_of(Path(end))))):
             if len(found := files.get(key, [])) > 1:
                 raise ValueError(f"{found[0]} and {found[1]} may both be the prediction for {id}")
             if found:

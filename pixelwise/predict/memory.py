@@ -11,7 +11,7 @@ import torch
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from .tiling import Network, Size
+from ..tiling import Network, Size
 
 _PROBE = 256  # side of the image by which memory is measured, in pixels
 _SHARE = 0.5  # of the free memory that may be used; convolutions need room beside their results

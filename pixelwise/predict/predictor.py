@@ -17,10 +17,10 @@ from .. import checkpoint, decode
 from ..checkpoint import Checkpoint
 from ..data.formats.image import MAX_PIXELS, Source, to_tensor
 from ..tasks import Task, get_task
+from ..tiling import Network, Size, bands
 from ..types import Annotation, ClassMasks, ClassTable, DenseLogits, LabelMap, Model, Sample
 from .memory import available_memory, bytes_per_pixel, enough_memory, fitting_tile
 from .prediction import Prediction
-from .tiling import Network, Size, bands
 from .tta import flipped, scaled
 from .writing import overlay_of, plan, summary, write_predictions
 
@@ -45,9 +45,9 @@ class Predictor:
         device: "cpu", "cuda", "cuda:1", ...; "auto" leaves a given model where it is and takes a loaded
             checkpoint to a GPU if there is one.
         precision: "32", or "bf16" or "16" for mixed precision.
-        tile: height and width of tiles in pixels; None for the whole image at once. "auto" takes the whole
-            image where that fits into half of the free memory, going by a measurement on a small image, and
-            else the largest tiles that do.
+        tile: height and width of tiles in pixels (of volumes depth, height and width); None for the whole
+            image at once. "auto" takes the whole image where that fits into half of the free memory, going by
+            a measurement on a small image, and else the largest tiles that do; of volumes, the task's tiles.
         overlap: pixels that neighbouring tiles share. Tiles, flips, scales and refinement are for models
             that score every pixel of an image.
         flip: whether to average over the image and its mirror image.
@@ -89,8 +89,6 @@ class Predictor:
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
         if max_pixels < 1:
             raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
-        if isinstance(tile, tuple | list):
-            _check_tile(tile, overlap)
         if isinstance(model, str | os.PathLike):
             model = checkpoint.load(model)
         own: Mapping[str, Any] = {}
@@ -103,12 +101,18 @@ class Predictor:
         if classes is None:
             raise ValueError("a bare model needs a class table: Predictor(model, classes)")
         self.task = task_of(model, task, classes)
-        self.decoding = self.task.decoding_with({**own, **(decoding or {})})
+        tiled = self.task.infer is not None and "tile" in self.task.decoding and tile not in (None, "auto")
+        in_tiles = {"tile": tile} if tiled else {}
+        self.decoding = self.task.decoding_with({**own, **in_tiles, **(decoding or {})})
         self.model, self.classes, self.precision = model.eval(), classes, precision
         self.device = _place(model, device)
         self.tile, self.overlap, self.refine, self.max_pixels = tile, overlap, refine, max_pixels
         self.flip, self.scales = flip, tuple(scales)
         self._scores_pixels = issubclass(model.output, DenseLogits) and self.task.infer is None
+        if isinstance(tile, tuple | list):
+            _check_tile(tile, overlap if self._scores_pixels else 0)
+            if self._scores_pixels and len(tile) != 2:
+                raise ValueError(f"tile must have a height and a width, got {tile}")
         if not self._scores_pixels:
             self._refuse_pixelwise_options()
         self._network: Network = self._score_dense
@@ -264,7 +268,7 @@ class Predictor:
         source, out = Path(source), Path(out)
         if not source.is_dir():
             raise ValueError(f"there is no folder {source}")
-        jobs = plan([source], out, suffix or next(iter(self.task.writers)))
+        jobs = plan([source], out, suffix or next(iter(self.task.writers)), self.task.suffixes)
         written = write_predictions(self, jobs, out, overlay=overlay, overwrite=overwrite, progress=progress)
         if written.problems:
             raise ValueError(summary(written.problems, len(jobs), out))
@@ -348,7 +352,7 @@ class Predictor:
     def _refuse_pixelwise_options(self) -> None:
         """Refuse what is for scores of every pixel only."""
         given = {
-            "tile": self.tile not in (None, "auto"),
+            "tile": self.tile not in (None, "auto") and "tile" not in self.task.decoding,
             "flip": self.flip,
             "scales": self.scales != (1.0,),
             "refine": self.refine is not None,
@@ -400,7 +404,7 @@ def _joined(parts: Sequence[Annotation]) -> Annotation:
 
 
 def _check_tile(tile: Size, overlap: int) -> None:
-    if len(tile) != 2 or not all(1 <= side <= _LONGEST_TILE for side in tile):
+    if len(tile) not in (2, 3) or not all(1 <= side <= _LONGEST_TILE for side in tile):
         raise ValueError(f"a tile has a height and a width of 1 to {_LONGEST_TILE} pixels, got {tile}")
     if not 0 <= overlap < min(tile):
         raise ValueError(f"the overlap must be at least 0 and smaller than the tile {tile}, got {overlap}")

@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..tiling import Network
 from ..types import DenseLogits
-from .tiling import Network
 
 _LARGEST = 16
 

@@ -125,7 +125,8 @@ def plan(
             if not images:
                 raise ValueError(f"no image matches the pattern {text}")
         jobs += [
-            Job(image, (place / image.relative_to(base)).with_name(_stem(image) + suffix)) for image in images
+            Job(image, (place / image.relative_to(base)).with_name(stem_of(image) + suffix))
+            for image in images
         ]
     return jobs
 
@@ -237,7 +238,7 @@ def missing_source(sources: Sequence[str | os.PathLike[str]]) -> str:
 
 def overlay_of(target: Path) -> Path:
     """`NAME_overlay.png` beside `NAME.png` or `NAME.npy`."""
-    return target.with_name(f"{_stem(target)}_overlay.png")
+    return target.with_name(f"{stem_of(target)}_overlay.png")
 
 
 def summary(problems: Sequence[str], images: int, out: Path) -> str:
@@ -249,7 +250,7 @@ def summary(problems: Sequence[str], images: int, out: Path) -> str:
     )
 
 
-def _stem(path: Path) -> str:
+def stem_of(path: Path) -> str:
     """The name without its suffix: of a.nii.gz, a."""
     name = path.name
     return name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else path.stem

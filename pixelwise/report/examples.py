@@ -25,6 +25,7 @@ class Example:
         target: its annotation.
         prediction: what the model says.
         task: what was asked.
+        spacing: size of a pixel or voxel along each axis, in mm; None where nobody knows.
     """
 
     id: str
@@ -33,25 +34,19 @@ class Example:
     target: Annotation
     prediction: Annotation
     task: Task
+    spacing: tuple[float, ...] | None = None
 
     def panels(self, classes: ClassTable) -> list[tuple[str, Image.Image]]:
         """Image, truth, prediction and errors, with captions."""
         draw, errors = self.task.draw, self.task.errors
         shown = [
-            ("image", rgb_image(middle_slice(self.image))),
+            ("image", rgb_image(self.image, self.spacing)),
             ("truth", draw(self.image, self.target, classes)),
             ("prediction", draw(self.image, self.prediction, classes)),
         ]
         if errors is not None:
             shown.append(("errors", errors(self.image, self.prediction, self.target, classes)))
         return shown
-
-
-def middle_slice(image: Float[Tensor, "c *grid"]) -> Float[Tensor, "c H W"]:
-    """An image as it is, of a volume the slice in its middle."""
-    while image.ndim > 3:
-        image = image[:, image.shape[1] // 2]
-    return image
 
 
 def best_and_worst(
@@ -76,4 +71,4 @@ def example_of(predictor: Predictor, data: SegmentationData, image: ImageScores)
     sample = data[image.index]
     assert sample.target is not None
     found = predictor.annotations([sample])[0].to("cpu")
-    return Example(sample.id, image.score, sample.image, sample.target, found, predictor.task)
+    return Example(sample.id, image.score, sample.image, sample.target, found, predictor.task, sample.spacing)

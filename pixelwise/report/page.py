@@ -82,7 +82,9 @@ def write_report(
     for name, examples in (("Best predictions", best), ("Worst predictions", worst)):
         if examples:
             shown = "".join(_example(example, classes, monitor) for example in examples)
-            body.append(_section(name, f"{_legend(classes)}{shown}"))
+            body.append(
+                _section(name, f"{_legend(classes, errors=examples[0].task.errors is not None)}{shown}")
+            )
     if images:
         body.append(_section("Images", _image_table(images)))
     if command:
@@ -207,17 +209,15 @@ def _example(example: Example, classes: ClassTable, monitor: str) -> str:
     )
 
 
-def _legend(classes: ClassTable) -> str:
+def _legend(classes: ClassTable, *, errors: bool) -> str:
     named = [*zip(classes.colors, classes.names, strict=True), (IGNORED, "not labelled")]
-    errors = [
+    of_errors = [
         (WRONG, "wrong: predicted as another class"),
         (_UNLABELLED, "not labelled: does not count"),
         (_RIGHT, "right: the image, darkened"),
     ]
-    return (
-        f"<p class=legend>Classes: {_swatches(named)}</p><p class=legend>Errors: {_swatches(errors)}</p>"
-        "<p>Click on a picture to enlarge it.</p>"
-    )
+    wrong = f"<p class=legend>Errors: {_swatches(of_errors)}</p>" if errors else ""
+    return f"<p class=legend>Classes: {_swatches(named)}</p>{wrong}<p>Click on a picture to enlarge it.</p>"
 
 
 def _swatches(named: Sequence[tuple[Color, str]]) -> str:

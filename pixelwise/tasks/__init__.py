@@ -9,6 +9,7 @@ from .. import data
 from ..data import DataSplits
 from .detection import DETECTION
 from .instance import INSTANCE
+from .keypoints import KEYPOINTS
 from .multilabel import MULTILABEL
 from .panoptic import PANOPTIC
 from .semantic import SEMANTIC
@@ -19,6 +20,7 @@ from .task import (
     TaskMetrics as TaskMetrics,
     Writer as Writer,
 )
+from .volume import VOLUME
 
 # The first one is meant where nothing says which.
 TASKS: dict[str, Task] = {
@@ -29,6 +31,8 @@ TASKS: dict[str, Task] = {
         INSTANCE,
         DETECTION,
         PANOPTIC,
+        KEYPOINTS,
+        VOLUME,
     )
 }
 

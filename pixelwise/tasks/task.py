@@ -90,6 +90,10 @@ def _number_of_classes(classes: ClassTable) -> Settings:
     return {"num_classes": len(classes)}
 
 
+def _nothing(settings: Settings) -> Settings:
+    return {}
+
+
 def _as_it_is(data: SegmentationData, settings: Settings) -> Dataset[Sample]:
     return data
 
@@ -123,6 +127,8 @@ class Task:
             takes more than one forward pass (tiles of a volume, crops of objects); None where it does not.
         prepare: training data and settings of a recipe -> the samples of the training.
         decoding: settings of `decode` and `infer` with their defaults.
+        decoding_of: settings of a recipe -> settings of decoding that follow from them, such as the size of
+            crops; they are kept with the weights.
         scoring: settings of `metrics` with their defaults.
         tune: the report on validation data -> better settings of `decode`, kept with the best weights; None
             where there is nothing to tune.
@@ -148,6 +154,7 @@ class Task:
     infer: Callable[[Network, Sample, ClassTable, Settings], Annotation] | None = None
     prepare: Callable[[SegmentationData, Settings], Dataset[Sample]] = _as_it_is
     decoding: Settings = field(default_factory=dict)
+    decoding_of: Callable[[Settings], Settings] = _nothing
     scoring: Settings = field(default_factory=dict)
     tune: Callable[[Report], Settings] | None = None
     model_arguments: Callable[[ClassTable], Settings] = _number_of_classes

@@ -243,8 +243,14 @@ class Keeper(Checkpoint):
         }
         task = module.task
         tuned = task.tune(module.report) if task.tune is not None and module.report is not None else {}
+        changed = {key: value for key, value in module.decoding.items() if value != task.decoding[key]}
         checkpoint.save(
-            module.model, self.path / name, module.classes, task=task.name, decoding=tuned, notes=notes
+            module.model,
+            self.path / name,
+            module.classes,
+            task=task.name,
+            decoding={**changed, **tuned},
+            notes=notes,
         )
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, distributed
 
 from ..losses import NoLoss, PaperCriterion
-from ..tasks import Task
+from ..tasks import Settings, Task
 from ..types import Batch, ClassMasks, ClassTable, LabelMap, Model, Report
 from .optim import Optimization, freeze
 
@@ -66,8 +66,9 @@ class TrainingModule(lightning.LightningModule):
         task: decodes, scores.
         classes: of the data.
         optimization: settings of the optimiser.
+        decoding: settings of decoding that differ from the task's.
         frozen: parts of the model that are not trained, see `freeze`.
-        channels_last: whether images lie in memory pixel by pixel.
+        channels_last: whether images lie in memory pixel by pixel; volumes do not.
 
     Raises:
         ValueError: if model and table differ in classes, or a frozen part does not exist.
@@ -81,16 +82,18 @@ class TrainingModule(lightning.LightningModule):
         classes: ClassTable,
         optimization: Optimization,
         *,
+        decoding: Settings | None = None,
         frozen: tuple[str, ...] = (),
         channels_last: bool = True,
     ) -> None:
         super().__init__()
-        num_classes = getattr(model, "num_classes", len(classes))
-        if num_classes != len(classes):
-            raise ValueError(f"the model has {num_classes} classes, the class table {len(classes)}")
+        if model.num_classes not in (None, len(classes)):
+            raise ValueError(f"the model has {model.num_classes} classes, the class table {len(classes)}")
         self.task, self.classes, self.optimization = task, classes, optimization
-        self.channels_last = channels_last
-        self.model = model.to(memory_format=torch.channels_last) if channels_last else model
+        self.decoding = task.decoding_with(decoding or {})
+        # torch knows that layout for two axes only.
+        self.channels_last = channels_last and all(p.ndim != 5 for p in model.parameters())
+        self.model = model.to(memory_format=torch.channels_last) if self.channels_last else model
         self.criterion = criterion
         self.metrics = task.metrics(classes, task.scoring)
         self.train_means, self.val_means = MeanLosses(), MeanLosses()
@@ -112,7 +115,7 @@ class TrainingModule(lightning.LightningModule):
     def forward(self, batch: Batch) -> Any:
         """What the model makes of a batch."""
         image, *rest = self.model.inputs(batch)
-        if self.channels_last and image.ndim == 4:
+        if self.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
         return self.model(image, *rest)
 
@@ -147,8 +150,7 @@ class TrainingModule(lightning.LightningModule):
         """
         if self.task.infer is not None:
             found = [
-                self.task.infer(self.model, sample, self.classes, self.task.decoding)
-                for sample in batch.samples
+                self.task.infer(self.model, sample, self.classes, self.decoding) for sample in batch.samples
             ]
             self.metrics.update(found, batch.annotations, batch.ids)
             return
@@ -156,7 +158,7 @@ class TrainingModule(lightning.LightningModule):
         if weight := self._labelled(batch):
             with suppress(NoLoss):
                 self.val_means.update(self.criterion.parts(output, batch), weight)
-        predictions = self.task.decode(output, self.classes, self.task.decoding)
+        predictions = self.task.decode(output, self.classes, self.decoding)
         self.metrics.update(predictions, batch.annotations, batch.ids)
 
     def on_validation_epoch_end(self) -> None:

@@ -250,9 +250,10 @@ def make_experiment(
         )
     train_data, val_data = (part.with_channels(model.in_channels) for part in (train_data, val_data))
     if recipe.crop is not None and min(recipe.crop) < model.minimum_size:
+        least, given = ([model.minimum_size] * len(recipe.crop), recipe.crop)
         raise ValueError(
-            f"crop must be at least {model.minimum_size} x {model.minimum_size} for {recipe.model!r}, got "
-            f"{recipe.crop[0]} x {recipe.crop[1]}"
+            f"crop must be at least {' x '.join(map(str, least))} for {recipe.model!r}, got "
+            f"{' x '.join(map(str, given))}"
         )
     weights = class_counts(train_data).weights if recipe.class_weights == "balanced" else recipe.class_weights
     settings = {**vars(recipe), "class_weights": weights}
@@ -289,6 +290,7 @@ def make_experiment(
         task,
         classes,
         optimization,
+        decoding=task.decoding_of(settings),
         frozen=recipe.freeze,
         channels_last=recipe.channels_last,
     )

@@ -110,7 +110,7 @@ def _options(name: str, value: Any) -> Sequence[str]:
     if name == "channels_last":
         return ["--channels-last" if value else "--channels-first"]
     if name == "crop":
-        return [option, "none" if value is None else f"{value[0]}x{value[1]}"]
+        return [option, "none" if value is None else "x".join(map(str, value))]
     if name == "freeze":
         return [word for part in value for word in (option, part)]
     if isinstance(value, tuple):

@@ -22,6 +22,7 @@ ALLOWED = {
     "layers": FOUNDATION,
     "ops": FOUNDATION | {"layers"},
     "heatmaps": FOUNDATION,
+    "tiling": FOUNDATION,
     "decode": FOUNDATION | {"layers", "kernels", "rle", "heatmaps"},
     "losses": FOUNDATION | {"kernels", "heatmaps"},
     "metrics": FOUNDATION | {"kernels", "rle"},

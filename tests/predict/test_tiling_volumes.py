@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pixelwise.predict.tiling import bands, tile, tiled, untile
+from pixelwise.tiling import bands, tile, tiled, untile
 from pixelwise.types import DenseLogits
 
 

@@ -1,16 +1,23 @@
 """Images with key points, described by a COCO file."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from torch.utils.data import Dataset
 
 from ...types import ClassTable, Keypoints, Sample
+from ..dataset import Pair
 from ..formats.coco_keypoints import CocoKeypointFile, CocoKeypointImage, read_coco_keypoints
 from ..formats.image import read_image
-from .layout import image_files
+from ..label_encoding import LabelEncoding
+from .layout import Layout, image_files, split_of
+
+_JOINTS = re.compile(rb'"keypoints"\s*:\s*\[\s*"')
+_LOOKED_AT = 1 << 25  # bytes at each end of a file
 
 
 class KeypointData(Dataset[Sample]):
@@ -109,3 +116,97 @@ def _found(image: CocoKeypointImage, known: dict[str, list[Path]], home: Path) -
     if len(paths) > 1:
         raise ValueError(f"{image.file_name} may be {paths[0]} or {paths[1]}: name the folder of the images")
     return paths[0]
+
+
+# --- layout ---------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ReadObjects:
+    """The objects of each image, as its file describes them.
+
+    Attributes:
+        objects: by the id of the image.
+    """
+
+    objects: dict[str, Keypoints]
+
+    def __call__(self, pair: Pair) -> Keypoints:
+        """The objects of one image; see `ReadTarget`."""
+        return self.objects[pair.id]
+
+
+def matches(root: Path) -> bool:
+    """Whether there is a COCO file with key points: `person_keypoints_train2017.json` or any name."""
+    return bool(_files(root))
+
+
+def find(root: Path, encoding: LabelEncoding | None) -> Layout:
+    """List the images that the files describe; see `Layout`.
+
+    The name of a file tells its part (train, val, test), unless the root is the file itself.
+
+    Args:
+        root: a folder, or a file of key points.
+        encoding: a class table with as many classes as categories, to rename or recolour them.
+
+    Raises:
+        ValueError: if there is no such file, several for one part, or its images are not found.
+    """
+    files = _files(root)
+    if not files:
+        raise ValueError(f"{root} holds no COCO file with keypoints, such as person_keypoints_train.json")
+    pairs: dict[str, tuple[Pair, ...]] = {}
+    objects: dict[str, Keypoints] = {}
+    of_part: dict[str, KeypointData] = {}
+    for path in files:
+        part = "all" if path == root else _part(path)
+        if part in of_part:
+            other = of_part[part].file.path
+            raise ValueError(f"{other} and {path} describe one part: open one of them")
+        data = of_part[part] = open_coco_keypoints(path)
+        pairs[part] = tuple(Pair(image, path, data.id(index)) for index, image in enumerate(data.paths))
+        objects |= {pair.id: data.keypoints(index) for index, pair in enumerate(pairs[part])}
+    first, *others = of_part.values()
+    if different := [data.file.path for data in others if data.classes != first.classes]:
+        raise ValueError(f"{first.file.path} and {different[0]} have different categories or joints")
+    classes = first.classes
+    if encoding is not None:
+        if len(encoding.classes) != len(classes):
+            raise ValueError(
+                f"{first.file.path} has {len(classes)} categories with keypoints, the class table "
+                f"{len(encoding.classes)} classes"
+            )
+        classes = replace(encoding.classes, skeleton=classes.skeleton)
+    return Layout(pairs, LabelEncoding.of(classes), ReadObjects(objects))
+
+
+def _files(root: Path) -> list[Path]:
+    """The root itself, or the files in it and its folders; those with keypoints in their name if any have."""
+    if root.is_file():
+        return [root] if _names_joints(root) else []
+    if not root.is_dir():
+        return []
+    paths = [*sorted(root.glob("*.json")), *sorted(root.glob("*/*.json"))]
+    named = [path for path in paths if "keypoints" in path.name]
+    return [path for path in named or paths if _names_joints(path)]
+
+
+def _names_joints(path: Path) -> bool:
+    """Whether a list called keypoints begins with a name: in a category, not in an annotation."""
+    if path.suffix.lower() != ".json":
+        return False
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:  # categories come first or last
+            head = file.read(_LOOKED_AT)
+            file.seek(max(0, size - _LOOKED_AT))
+            return bool(_JOINTS.search(head) or _JOINTS.search(file.read()))
+    except OSError:
+        return False
+
+
+def _part(path: Path) -> str:
+    words = [word for word in re.split(r"[_.-]", path.stem) if word]
+    named = [part for word in reversed(words) if (part := split_of(word))]
+    return named[0] if named else split_of(path.parent.name) or "all"

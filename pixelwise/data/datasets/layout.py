@@ -27,6 +27,7 @@ class Layout:
         encoding: the task; None where masks must be looked at to know it.
         read_target: how annotations are read; None for mask files.
         read_image: how images are read.
+        channels: of the images where their files decide; None where images of any number are read as asked.
         unpaired: images without a mask and masks without an image.
         problems: what must be repaired before a training may use the data, one sentence each.
         remarks: what is worth knowing, one sentence each.
@@ -36,6 +37,7 @@ class Layout:
     encoding: LabelEncoding | None = None
     read_target: ReadTarget | None = None
     read_image: ReadImage = read_plain_image
+    channels: int | None = None
     unpaired: tuple[Path, ...] = ()
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()

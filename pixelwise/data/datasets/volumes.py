@@ -21,9 +21,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from ...types import ClassTable, LabelMap, Sample
-from ..formats.nifti import Volume, is_nifti, read_nifti, stem_of
+from ..dataset import Pair
+from ..formats.nifti import Volume, affine_of, is_nifti, read_nifti, stem_of
 from ..intensity import scale_percentiles
+from ..label_encoding import LabelEncoding
+from .layout import Layout, folders, split_of
 from .pairs import IMAGES, MASKS
+from .split_files import by_files
 
 Normalise = Callable[[Shaped[np.ndarray, "*grid"]], Float32[np.ndarray, "*grid"]]
 
@@ -212,3 +216,128 @@ def _classes_in(paths: Sequence[Path]) -> ClassTable:
             f"the labels go up to {largest} (are these instances, not classes?): give a class table"
         )
     return ClassTable.of(*(f"class {number}" for number in range(largest + 1)))
+
+
+# --- layout ---------------------------------------------------------------------------------------
+
+
+def read_volume(
+    path: Path, channels: int
+) -> tuple[Float32[Tensor, "c D H W"], tuple[float, float, float] | None]:
+    """A volume with each channel scaled by its percentiles, and its spacing; see `ReadImage`.
+
+    The other channels of nnU-Net's `case_0000.nii.gz` are read from `case_0001.nii.gz` and so on.
+
+    Raises:
+        ValueError: if a file is damaged, the files do not lie in one place, or there are other channels.
+    """
+    volumes = [read_nifti(path)]
+    named = _CHANNEL.fullmatch(stem_of(path))
+    if channels > 1 and volumes[0].voxels.ndim == 3 and named is not None:
+        suffix = path.name[len(stem_of(path)) :]
+        others = [path.with_name(f"{named[1]}_{number:04}{suffix}") for number in range(1, channels)]
+        for other in others:
+            volumes.append(read_nifti(other))
+            check_same_place(path, volumes[0], other, volumes[-1])
+    grids = [grid for volume in volumes for grid in volume.voxels.reshape(-1, *volume.voxels.shape[-3:])]
+    if len(grids) != channels:
+        raise ValueError(
+            f"{path} has {_counted(len(grids))}, {channels} expected: a model takes others with "
+            f"--in-channels {len(grids)} (in_channels=)"
+        )
+    try:
+        image = torch.from_numpy(np.stack([scale_percentiles(grid) for grid in grids]))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return image, volumes[0].spacing
+
+
+@dataclass(frozen=True)
+class VolumeLabels:
+    """Labels from one NIfTI file per volume.
+
+    Attributes:
+        classes: the task.
+    """
+
+    classes: ClassTable
+
+    def __call__(self, pair: Pair) -> LabelMap:
+        """Labels in the place of their image; see `ReadTarget`."""
+        assert pair.mask is not None
+        volume = read_nifti(pair.mask)
+        if np.abs(volume.affine - affine_of(pair.image)).max() > _SAME_PLACE:
+            raise ValueError(f"{pair.image} and {pair.mask} lie in different places: their affines differ")
+        return LabelMap(_labels(volume, self.classes, pair.mask), volume.spacing)
+
+
+def matches(root: Path) -> bool:
+    """Whether a folder of images and one of labels hold NIfTI files."""
+    return any(_volumes(images) and _volumes(labels) for _, images, labels in _places(root))
+
+
+def find(root: Path, encoding: LabelEncoding | None) -> Layout:
+    """List volumes and their labels; see `Layout`.
+
+    `train`, `val` and `test` may stand above or below images and labels, or lists of names tell the parts.
+
+    Raises:
+        ValueError: if there is no volume with labels, or `dataset.json` cannot be understood.
+    """
+    cases: dict[str, list[Case]] = {}
+    unpaired: list[Path] = []
+    for part, images, labels in _places(root):
+        found = _cases(images, labels, root)
+        cases.setdefault(part, []).extend(found)
+        used = {path for case in found for path in (*case.channels, case.labels)}
+        unpaired += [path for folder in (images, labels) for path in _volumes(folder) if path not in used]
+    if not any(cases.values()):
+        raise ValueError(
+            f"{root} holds no volume with labels: expected NIfTI files of the same names in images/ and "
+            "labels/, or in imagesTr/ and labelsTr/"
+        )
+    description = root / "dataset.json"
+    if encoding is not None:
+        classes = encoding.classes
+    elif description.is_file():
+        classes = _classes_of(description)
+    else:
+        classes = _classes_in([case.labels for some in cases.values() for case in some if case.labels])
+    layout = Layout(
+        {part: tuple(Pair(c.channels[0], c.labels, c.id) for c in some) for part, some in cases.items()},
+        LabelEncoding.of(classes),
+        VolumeLabels(classes),
+        read_volume,
+        _channels(next(case for some in cases.values() for case in some)),
+        tuple(unpaired),
+    )
+    return by_files(root, layout)
+
+
+def _places(root: Path) -> Iterator[tuple[str, Path, Path]]:
+    """Part, folder of images, folder of labels."""
+    if not root.is_dir():
+        return
+    above = [(part, path) for path in folders(root) if (part := split_of(path.name))]
+    for part, home in above or [("all", root)]:
+        inside = {path.name.lower(): path for path in folders(home)}
+        images = next((inside[name] for name in ("imagestr", *IMAGES) if name in inside), None)
+        labels = next((inside[name] for name in ("labelstr", *MASKS) if name in inside), None)
+        if images is None or labels is None:
+            continue
+        below = [{split_of(path.name): path for path in folders(one)} for one in (images, labels)]
+        both = [name for name in below[0] if name is not None and name in below[1]]
+        if both:
+            yield from ((str(name), below[0][name], below[1][name]) for name in both)
+        else:
+            yield part, images, labels
+
+
+def _channels(case: Case) -> int:
+    """How many channels a case has, in one file or in several."""
+    voxels = read_nifti(case.channels[0]).voxels
+    return voxels.shape[0] if voxels.ndim == 4 else len(case.channels)
+
+
+def _counted(channels: int) -> str:
+    return "1 channel" if channels == 1 else f"{channels} channels"

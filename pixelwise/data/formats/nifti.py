@@ -93,6 +93,25 @@ def read_nifti(path: str | os.PathLike[str]) -> Volume:
     return Volume(np.ascontiguousarray(native.T), (k, j, i), affine, image.header)
 
 
+def affine_of(path: str | os.PathLike[str]) -> Float64[np.ndarray, "4 4"]:
+    """The place of a volume alone; its voxels are not read.
+
+    Raises:
+        ValueError: if the file is missing, damaged or no NIfTI file.
+    """
+    import nibabel
+    from nibabel.filebasedimages import ImageFileError
+    from nibabel.spatialimages import HeaderDataError
+
+    if not Path(path).is_file():
+        raise ValueError(f"there is no file {path}")
+    try:
+        image: Any = nibabel.Nifti1Image.from_filename(Path(path))
+        return np.asarray(image.affine, np.float64)
+    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+        raise ValueError(f"cannot read {path} as a NIfTI file: {error}") from error
+
+
 def write_nifti(path: str | os.PathLike[str], voxels: Shaped[np.ndarray, "*c D H W"], like: Volume) -> Path:
     """Write a volume in the place of another: same affine, spacing, units and orientation codes.
 

@@ -155,6 +155,8 @@ class SurfaceMetrics(RowMetric):
         prediction: LabelMap | Integer[Tensor, "..."],
         target: LabelMap | Integer[Tensor, "..."],
         ids: Sequence[str] = (),
+        *,
+        spacing: tuple[float, ...] | None = None,
     ) -> None:
         """Measure one image, or a batch of them along one more axis before those of the spacing.
 
@@ -162,6 +164,7 @@ class SurfaceMetrics(RowMetric):
             prediction: one class per cell.
             target: one class per cell, or the table's `ignore`.
             ids: names of the images, for the message of an error.
+            spacing: of these images where it differs from the metric's own.
 
         Raises:
             ValueError: if the shapes differ or do not fit the spacing, or a cell that counts has a class
@@ -172,6 +175,7 @@ class SurfaceMetrics(RowMetric):
         target = target.labels if isinstance(target, LabelMap) else target
         prediction, target = checked_labels(prediction, "prediction"), checked_labels(target, "target")
         axes = len(self.spacing)
+        own = self.spacing if spacing is None else checked_spacing(spacing, axes)
         if prediction.shape != target.shape:
             raise ValueError(
                 f"prediction and target must have one shape, got {tuple(prediction.shape)} and "
@@ -187,7 +191,7 @@ class SurfaceMetrics(RowMetric):
         rows = []
         for i, (one, other) in enumerate(zip(prediction, target, strict=True)):
             where = f" in {ids[i]}" if len(ids) == len(target) else ""
-            rows.append(self._scores(one, other, where))
+            rows.append(self._scores(one, other, own, where))
         if rows:
             self.values.append(torch.stack(rows).to(self.device))
 
@@ -195,7 +199,9 @@ class SurfaceMetrics(RowMetric):
         """Scores of everything seen by all processes."""
         return SurfaceScores(self.rows("values"), self.classes, self.missed)
 
-    def _scores(self, prediction: Tensor, target: Tensor, where: str) -> Float64[Tensor, "k 5"]:
+    def _scores(
+        self, prediction: Tensor, target: Tensor, spacing: tuple[float, ...], where: str
+    ) -> Float64[Tensor, "k 5"]:
         counted = target != self.classes.ignore
         for name, labels in (("prediction", prediction[counted]), ("target", target[counted])):
             if labels.numel() and not 0 <= int(labels.min()) <= int(labels.max()) < len(self.classes):
@@ -206,7 +212,7 @@ class SurfaceMetrics(RowMetric):
         rows = []
         for label, tolerance in enumerate(self.tolerances):
             masks = (prediction == label) & counted, target == label
-            distances = surface_distances(*masks, spacing=self.spacing, elements=self.elements)
+            distances = surface_distances(*masks, spacing=spacing, elements=self.elements)
             rows.append(
                 (
                     distances.hausdorff(),

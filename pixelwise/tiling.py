@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..types import DenseLogits
+from .types import DenseLogits
 
 Network = Callable[[Float[Tensor, "b c *grid"]], DenseLogits]
 Blend = Literal["gaussian", "constant", "crop"]

@@ -1,0 +1,225 @@
+"""Volumes: one class per voxel, as in CT and MR. Label 0 is the background, all others are structures."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from .. import decode, draw
+from ..data import SegmentationData
+from ..data.datasets import volumes
+from ..data.formats.nifti import SUFFIXES, is_nifti, read_nifti, write_nifti
+from ..data.volume_transforms import volume_transform
+from ..metrics import SurfaceMetrics
+from ..metrics.rows import RowMetric
+from ..tiling import bands
+from ..types import Annotation, ClassTable, DenseLogits, LabelMap, Report, Sample
+from . import semantic
+from .task import Network, Settings, Task, TaskMetrics, Writer
+
+TILE = (96, 96, 96)
+_SMALLEST = 16  # voxels: smaller volumes are extended for the networks
+_ML = 1000.0  # mm^3
+
+
+# --- scores ---------------------------------------------------------------------------------------
+
+
+class Millilitres(RowMetric):
+    """How large each structure is in prediction and target."""
+
+    sizes: list[Tensor]
+
+    def __init__(self, classes: ClassTable) -> None:
+        super().__init__()
+        self.count = len(classes)
+        self.add_rows("sizes", 2, self.count, dtype=torch.float64)
+
+    def update(self, prediction: LabelMap, target: LabelMap) -> None:
+        """Count one volume; one without spacing has no size."""
+        voxel = float(np.prod(target.spacing)) / _ML if target.spacing is not None else float("nan")
+        both = [
+            torch.bincount(one.labels[one.labels < self.count].flatten(), minlength=self.count)
+            for one in (prediction, target)
+        ]
+        self.sizes.append(torch.stack(both)[None].double().to(self.device) * voxel)
+
+    def compute(self) -> Tensor:
+        """Mean over the volumes: of the prediction and of the target, for each class."""
+        return self.rows("sizes").mean(0).cpu()
+
+
+class VolumeMetrics(TaskMetrics):
+    """Dice, HD95 and surface Dice of each structure: means over the volumes, as challenges have them."""
+
+    def __init__(self, classes: ClassTable, settings: Settings) -> None:
+        super().__init__()
+        self.tolerance = float(settings["tolerance"])
+        # What one of both has not at all has no distance: it counts in Dice and surface Dice only.
+        self.surfaces = SurfaceMetrics(classes, (1.0, 1.0, 1.0), self.tolerance, missed=float("nan"))
+        self.sizes = Millilitres(classes)
+
+    def update(
+        self, predictions: Sequence[Annotation], targets: Sequence[Annotation], ids: Sequence[str]
+    ) -> None:
+        """Count volumes; see `TaskMetrics`. Without a spacing, voxels are 1 mm wide."""
+        for prediction, target, name in zip(predictions, targets, ids, strict=True):
+            assert isinstance(prediction, LabelMap)
+            assert isinstance(target, LabelMap)
+            labels = prediction.labels.to(target.labels.device)
+            self.surfaces.update(labels, target.labels, (name,), spacing=target.spacing)
+            self.sizes.update(LabelMap(labels), target)
+
+    def compute(self) -> Report:
+        """Mean Dice and its kin, over the structures."""
+        scores, sizes = self.surfaces.compute(), self.sizes.compute()
+        dice, surface_dice = scores.volumetric_dice, scores.surface_dice
+        hd95, missed = scores.hausdorff_percentile, scores.one_empty
+        names = scores.classes.names
+        rows = {
+            names[label]: {
+                "Dice": float(dice[label]),
+                "HD95 mm": float(hd95[label]),
+                "surface Dice": float(surface_dice[label]),
+                "predicted ml": float(sizes[0, label]),
+                "true ml": float(sizes[1, label]),
+                "in one only": int(missed[label]),
+            }
+            for label in range(1, len(names))
+        }
+        values = {
+            "mean_dice": float(dice[1:].nanmean()),
+            "mean_hd95_mm": float(hd95[1:].nanmean()),
+            "mean_surface_dice": float(surface_dice[1:].nanmean()),
+        }
+        note = (
+            f"Means over the volumes; {names[0]} does not count. Surface Dice at {self.tolerance:g} mm. A "
+            "structure that only prediction or only target has (in one only) has a Dice of 0 and no HD95."
+        )
+        return Report(values, rows, note=note)
+
+
+# --- training and prediction ----------------------------------------------------------------------
+
+
+def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
+    """A patch, a third of them around a structure; mirrors, brightness, contrast and gamma.
+
+    Raises:
+        ValueError: if there is no crop of three sides, or a change is asked for that volumes have not.
+    """
+    crop = settings["crop"]
+    if crop is None or len(crop) != 3:
+        raise ValueError(f"volumes need crops of a depth, a height and a width, such as 64x64x64, got {crop}")
+    for name, neutral in (("scale", (1, 1)), ("rotation", 0), ("elastic", 0)):
+        if settings[name] != neutral:
+            raise ValueError(f"{name} is not for volumes, got {settings[name]}")
+    depth, height, width = crop
+    return volume_transform(
+        (depth, height, width), flip=settings["flip"], intensity=settings["color"], ignore=classes.ignore
+    )
+
+
+def decoded(output: DenseLogits, classes: ClassTable, settings: Settings) -> tuple[LabelMap, ...]:
+    """The class with the highest score at every voxel."""
+    return tuple(LabelMap(labels) for labels in decode.semantic(output).labels.unbind())
+
+
+def inferred(network: Network, sample: Sample, classes: ClassTable, settings: Settings) -> LabelMap:
+    """The labels of a volume, in tiles where it is larger than one; finished slices are decoded at once.
+
+    Raises:
+        ValueError: if `tile` has not three sides, or the overlap is not a share of it.
+    """
+    tile, share = tuple(settings["tile"]), settings["overlap"]
+    if len(tile) != 3:
+        raise ValueError(f"tile must have a depth, a height and a width in voxels, got {tile}")
+    if not 0 <= share < 1:
+        raise ValueError(f"overlap must be a share of the tile, at least 0 and below 1, got {share}")
+    overlap = tuple(int(share * side) for side in tile)
+    image = sample.image[None]
+    missing = [max(0, _SMALLEST - side) for side in image.shape[2:]]
+    if any(missing):
+        image = F.pad(image, [n for side in reversed(missing) for n in (0, side)], mode="replicate")
+    slices = [
+        decoded(DenseLogits(band, tuple(band.shape[2:])), classes, settings)[0].labels
+        for band in bands(network, image, tile, overlap, blend=settings["blend"])
+    ]
+    depth, height, width = sample.image.shape[1:]
+    return LabelMap(torch.cat(slices)[:depth, :height, :width], sample.spacing)
+
+
+def decoding_of(settings: Settings) -> Settings:
+    """Tiles at least as large as the patches of the training."""
+    crop = settings["crop"] or TILE
+    return {"tile": tuple(max(side, least) for side, least in zip(crop, TILE, strict=False))}
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def write_volume(path: Path, label_map: LabelMap, classes: ClassTable, image: str) -> None:
+    """Labels in the place of the image: with its affine, spacing and orientation.
+
+    Raises:
+        ValueError: if the image is not in a NIfTI file.
+    """
+    if not image or not is_nifti(image):
+        raise ValueError(f"{path} takes its place in the patient from the file of its image: save as .npy")
+    write_nifti(path, label_map.labels.cpu().numpy(), read_nifti(image))
+
+
+def read(path: Path, data: SegmentationData, target: LabelMap) -> LabelMap:
+    """Predicted labels from NIfTI or .npy.
+
+    Raises:
+        ValueError: if the file cannot be read, has another size than its target, or holds a label outside the
+            table.
+    """
+    try:
+        voxels = read_nifti(path).voxels if is_nifti(path) else np.load(path, allow_pickle=False)
+    except (OSError, EOFError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    if tuple(voxels.shape) != tuple(target.labels.shape):
+        given, wanted = (" x ".join(map(str, shape)) for shape in (voxels.shape, target.labels.shape))
+        raise ValueError(f"{path} has {given} voxels, its target {wanted}")
+    labels = torch.from_numpy(voxels.astype(np.int64))
+    if not 0 <= int(labels.min()) <= int(labels.max()) < len(data.classes):
+        raise ValueError(f"{path} holds a label outside the table of {len(data.classes)} classes")
+    return LabelMap(labels, target.spacing)
+
+
+VOLUME = Task(
+    name="volume",
+    annotation=LabelMap,
+    formats={"volumes": volumes},
+    criterion=semantic.criterion,
+    decode=decoded,
+    metrics=VolumeMetrics,
+    monitor="mean_dice",
+    transform=transform,
+    draw=draw.volume_overlay,
+    errors=draw.volume_errors,
+    writers={
+        ".nii.gz": Writer(write_volume),
+        ".nii": Writer(write_volume),
+        ".npy": Writer(semantic.write_npy),
+    },
+    read=read,
+    read_image=volumes.read_volume,
+    suffixes=frozenset(SUFFIXES),
+    infer=inferred,
+    decoding={"tile": TILE, "overlap": 0.5, "blend": "gaussian"},
+    decoding_of=decoding_of,
+    scoring={"tolerance": 1.0},
+    defaults={
+        "crop": (64, 64, 64),
+        "scale": (1.0, 1.0),
+        "color": 0.2,
+        "loss": "cross_entropy+dice",
+        "batch_size": 2,
+    },
+)
