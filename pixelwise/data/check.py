@@ -299,7 +299,7 @@ def class_counts(data: SegmentationData) -> ClassCounts:
         ValueError: if a mask cannot be read or holds a label outside the table.
     """
     with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        each = pool.map(lambda i: ClassCounts.of(LabelMap(data.labels(i)), data.classes), range(len(data)))
+        each = pool.map(lambda i: ClassCounts.of(data.target(i), data.classes), range(len(data)))
         return sum(each, ClassCounts.nothing(data.classes))
 
 

@@ -122,7 +122,7 @@ def test_saved_predictions_are_scored_under_the_rule_of_the_masks(tmp_path, draw
         for sample in data.train:
             name = sample.id.rpartition("/")[2]
             write(sample.target.labels.numpy()).save(tmp_path / form / name)
-        assert evaluate(tmp_path / form, data.train, progress=False).mean_iou == 1
+        assert evaluate(tmp_path / form, data.train, progress=False)["mean_iou"] == 1
 
 
 def test_sparse_values_of_the_table_are_labels() -> None:

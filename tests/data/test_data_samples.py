@@ -47,7 +47,7 @@ def test_an_image_without_a_mask_has_no_target(data) -> None:
 def test_image_and_mask_of_different_size_name_both_files(data, draw_mask) -> None:
     draw_mask(data.pairs[1].mask, size=(12, 15))
     with pytest.raises(
-        ValueError, match=r"images/1\.png has 12 x 16 pixels, its mask .*masks/1\.png 12 x 15"
+        ValueError, match=r"images/1\.png has 12 x 16 pixels, its annotation in .*masks/1\.png 12 x 15"
     ):
         data[1]
 

@@ -18,7 +18,7 @@ from pixelwise.files import MANIFEST
 from pixelwise.predict import Predictor, find_images, predictor
 from pixelwise.predict.memory import bytes_per_pixel
 from pixelwise.registry import build
-from pixelwise.types import ClassTable, DenseLogits
+from pixelwise.types import ClassMasks, ClassTable, DenseLogits
 
 
 @pytest.fixture
@@ -289,8 +289,16 @@ def test_wrong_arguments_are_told(model, classes: ClassTable, tmp_path: Path) ->
         Predictor(model)
     with pytest.raises(ValueError, match="the model has 3 classes, the class table 2"):
         Predictor(model, ClassTable.of("a", "b"))
-    with pytest.raises(ValueError, match="exclusive"):
-        Predictor(model, ClassTable(classes.names, classes.colors, exclusive=False))
+    several = ClassTable(classes.names, classes.colors, exclusive=False)
+    assert Predictor(model, several).task.annotation is ClassMasks
+    with pytest.raises(ValueError, match="the task semantic needs exclusive classes"):
+        Predictor(model, several, task="semantic")
+    with pytest.raises(ValueError, match="the task multilabel needs a class table with exclusive=False"):
+        Predictor(model, classes, task="multilabel")
+    with pytest.raises(ValueError, match="there is no task 'semantics': did you mean 'semantic'"):
+        Predictor(model, classes, task="semantics")
+    with pytest.raises(ValueError, match="there is no setting 'thresholds' of decoding for the task semantic"):
+        Predictor(model, classes, decoding={"thresholds": 0.4})
     for device in ("cuda:99", "tpux"):
         with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):
             Predictor(model, classes, device=device)
@@ -455,7 +463,7 @@ def test_folders_that_cannot_be_used_are_told_at_once(
         predict.folder(photograph, tmp_path / "out")
     with pytest.raises(ValueError, match="cannot make the folder"):
         predict.folder(album, photograph / "out")
-    with pytest.raises(ValueError, match=r"saved as \.png or \.npy, got '\.jpg'"):
+    with pytest.raises(ValueError, match=r"cannot write 'a\.jpg': .* saved as \.png, \.npy"):
         predict.folder(album, tmp_path / "out", suffix=".jpg")
     Image.new("RGB", (9, 9)).save(album / "b.jpg")
     with pytest.raises(ValueError, match=r"b\.jpg and .*b\.png would both be written to .*b\.png"):

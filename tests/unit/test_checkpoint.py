@@ -335,7 +335,7 @@ def test_the_same_model_gives_the_same_bytes_in_every_process(model: DenseModel,
     "arguments, words",
     [
         ({"width": -4}, "cannot be"),
-        ({"width": 0}, "shape"),
+        ({"width": 0}, "width must be a whole number of at least 1"),
         ({"width": "wide"}, "cannot be"),
         ({"width": 60_000}, "has shape"),
         ({"width": 10**12}, "above 1,048,576"),

@@ -75,7 +75,9 @@ def part_of(path: Path) -> str:
 
 
 def folders(root: Path) -> list[Path]:
-    """The visible folders in a folder, in order."""
+    """The visible folders in a folder, in order; none in a file."""
+    if root.is_file():
+        return []
     return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
 
 
