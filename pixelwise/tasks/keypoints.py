@@ -274,16 +274,20 @@ def _boxes(sample: Sample, given: Any) -> tuple[Float[Tensor, "n 4"], Float[Tens
         return torch.tensor([[0.0, 0.0, width, height]]), torch.ones(1), False
     rows = _detections(str(given), sample.id) if isinstance(given, str | Path) else given
     try:
-        table = torch.tensor([[float(number) for number in row] for row in rows]).reshape(len(rows), -1)
-        if len(rows) and table.shape[1] not in (4, 5):
-            raise ValueError(f"got {table.shape[1]} numbers")
+        table = torch.tensor([_box(row) for row in rows]).reshape(len(rows), 5)
     except (TypeError, ValueError) as error:
         raise ValueError(f"boxes must be rows of x1, y1, x2, y2 and maybe a score: {error}") from error
-    if not len(rows):
-        return torch.zeros(0, 4), torch.zeros(0), True
-    boxes, scores = table[:, :4], table[:, 4] if table.shape[1] == 5 else torch.ones(len(table))
+    boxes, scores = table[:, :4], table[:, 4]
     kept = (boxes[:, 0] < boxes[:, 2]) & (boxes[:, 1] < boxes[:, 3])
     return boxes[kept], scores[kept], True
+
+
+def _box(row: Sequence[float]) -> list[float]:
+    """x1 y1 x2 y2 and score, which is 1 where it is not given."""
+    numbers = [float(number) for number in row]
+    if len(numbers) not in (4, 5):
+        raise ValueError(f"got {len(numbers)} numbers")
+    return [*numbers, 1.0][:5]
 
 
 def _detections(path: str, name: str) -> list[list[float]]:
