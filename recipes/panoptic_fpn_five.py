@@ -79,4 +79,6 @@ if __name__ == "__main__":
     start = time.perf_counter()
     recipe = panoptic_fpn_five(str(copy_five(Path(sys.argv[1]), place / "data")), str(place / "run"))
     result = run(recipe)
-    print(f"PQ {result.scores['pq']:.3f} after {(time.perf_counter() - start) / 60:.1f} minutes: {result.report}")
+    print(
+        f"PQ {result.scores['pq']:.3f} after {(time.perf_counter() - start) / 60:.1f} minutes: {result.report}"
+    )
