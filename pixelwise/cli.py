@@ -432,6 +432,7 @@ def predict(
     import torch
 
     from .predict import Predictor
+    from .types import LabelMap
 
     torch.manual_seed(seed)
     predictor = Predictor(
@@ -446,6 +447,10 @@ def predict(
         refine=_refining(crf),
         max_pixels=max_pixels,
     )
+    if tint_background and predictor.task.annotation is not LabelMap:
+        raise ValueError(
+            f"--tint-background is for one class per pixel, not for the task {predictor.task.name}"
+        )
     suffix, collector = output_format(predictor.task, format)
     jobs = plan(sources, out, suffix, predictor.task.suffixes)
     written = write_predictions(
@@ -589,6 +594,7 @@ def segment(
 @app.command()
 def check(
     data: Annotated[Path, typer.Argument(help="Folder of images and masks.", show_default=False)],
+    task: TaskName = None,
     format: Format = "auto",
     classes: Classes = None,
     mask_rule: MaskRule = "exact",
@@ -601,7 +607,9 @@ def check(
     """
     from .console import progress_bar
     from .data import check_data
+    from .tasks import get_task, task_of_folder
 
+    chosen = get_task(task) if task is not None else task_of_folder(data, format)
     with progress_bar("reading", hidden=as_json or not _watched()) as advance:
         report = check_data(
             data,
@@ -609,6 +617,7 @@ def check(
             classes=classes,
             seed=seed,
             mask_rule=cast(Any, mask_rule),
+            formats=chosen.formats,
             progress=advance,
         )
     if as_json:

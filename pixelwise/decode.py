@@ -1,8 +1,8 @@
 """From what a model returns to an annotation.
 
 `semantic`, `confidence` and `probabilities` take scores of every pixel. `labels`, `boxes`, `instances`,
-`panoptic` and `keypoints` go by the type of the output: what an output of one paper means is registered beside
-its network.
+`panoptic` and `keypoints` go by the type of the output: what an output of one paper means is registered
+beside its network.
 """
 
 import math
@@ -298,8 +298,8 @@ def panoptic_of_masks(
     """Each pixel goes to the query with the largest product of the probabilities of its class and its mask.
 
     Only queries surer than `min_score` take part; each gets the pixels that it wins and where its mask has a
-    probability of at least 0.5. One that keeps less than 1 - `max_overlap` of its own mask is dropped. Queries
-    of one class of stuff make one segment (MaskFormer, Sec. 3.4 and the authors' code: 0.8 and 0.2).
+    probability of at least 0.5. One that loses more than `max_overlap` of its own mask is dropped. Queries of
+    one class of stuff make one segment (MaskFormer, Sec. 3.4 and the authors' code: 0.8 and 0.2).
 
     Args:
         output: of a network that classifies masks.

@@ -3,7 +3,7 @@
 import hashlib
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 from ..types import Annotation, ClassMasks, ClassTable, Keypoints, LabelMap, Sample
 from ..wording import some_of
 from .dataset import DataSplits, SegmentationData
+from .datasets import FORMATS, Finder
 from .label_encoding import MaskRule
 from .open import open_reporting
 
@@ -34,6 +35,7 @@ class ClassCounts:
         ignored: pixels with the ignore label.
         total: all pixels.
         num_images: all images.
+        of_objects: whether objects are counted instead of pixels.
     """
 
     pixels: tuple[int, ...]
@@ -42,6 +44,7 @@ class ClassCounts:
     ignored: int
     total: int
     num_images: int
+    of_objects: bool = False
 
     @classmethod
     def of(cls, annotation: Annotation, classes: ClassTable) -> "ClassCounts":
@@ -60,6 +63,7 @@ class ClassCounts:
         else:
             counts, size = torch.bincount(annotation.classes, minlength=len(classes)), len(annotation.classes)
         pixels = counts.tolist()
+        dense = isinstance(annotation, LabelMap | ClassMasks)
         return cls(
             pixels=tuple(pixels),
             images=tuple(int(count > 0) for count in pixels),
@@ -67,6 +71,7 @@ class ClassCounts:
             ignored=ignored,
             total=size,
             num_images=1,
+            of_objects=not dense,
         )
 
     def __add__(self, other: "ClassCounts") -> "ClassCounts":
@@ -80,6 +85,7 @@ class ClassCounts:
             self.ignored + other.ignored,
             self.total + other.total,
             self.num_images + other.num_images,
+            self.of_objects or other.of_objects,
         )
 
     @classmethod
@@ -150,9 +156,10 @@ class DataReport:
         """The report as text, with a table of the classes."""
         lines = [f"{self.root}: layout {self.format}, {len(self.classes)} classes"]
         for part, counts in self.counts.items():
-            lines.append(
-                f"  {part:<5} {counts.num_images:>6} images, {counts.ignored_share:.1%} of the pixels ignored"
-            )
+            told = f"{counts.ignored_share:.1%} of the pixels ignored"
+            if counts.of_objects:
+                told = f"{counts.total} objects"
+            lines.append(f"  {part:<5} {counts.num_images:>6} images, {told}")
         if self.sizes:
             (low_h, low_w), (high_h, high_w) = self.sizes
             span = f"{low_h} x {low_w}"
@@ -190,7 +197,7 @@ class DataReport:
             "parts": {
                 part: {
                     "images": counts.num_images,
-                    "pixels": counts.total,
+                    "objects" if counts.of_objects else "pixels": counts.total,
                     "ignored_share": counts.ignored_share,
                     "class_shares": list(counts.shares),
                     "class_images": list(counts.images),
@@ -224,21 +231,23 @@ def check_data(
     seed: int = 0,
     channels: int = 3,
     mask_rule: MaskRule = "exact",
+    formats: Mapping[str, Finder] = FORMATS,
     progress: Progress | None = None,
 ) -> DataReport:
-    """Read every image and mask of a data set and report what is wrong with it.
+    """Read every image and annotation of a data set and report what is wrong with it.
 
     Found are: files that cannot be read, images and masks without a partner, sizes that differ, labels
     outside the table, classes that never occur, images that are the same in two parts.
 
     Args:
-        root: as in `open_data`, like the next six.
+        root: as in `open_data`, like the next six and the layouts.
         format: the layout.
         classes: the task.
         val_fraction: share of the validation part where the data name none.
         seed: of that choice.
         channels: of the images.
         mask_rule: how masks are read.
+        formats: the layouts to choose from; each task has its own.
         progress: called with the number of images done and of all images.
 
     Raises:
@@ -258,6 +267,7 @@ def check_data(
         seed=seed,
         channels=channels,
         mask_rule=mask_rule,
+        formats=formats,
         on_error=note,
     )
     findings.problems += splits.problems

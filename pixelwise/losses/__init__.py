@@ -13,6 +13,7 @@ from .boundary import (
 from .cldice import ClDice as ClDice, cldice_loss as cldice_loss, soft_skeleton as soft_skeleton
 from .criterion import (
     Criterion as Criterion,
+    NoLoss as NoLoss,
     PaperCriterion as PaperCriterion,
     WeightedSum as WeightedSum,
     loss_parts as loss_parts,

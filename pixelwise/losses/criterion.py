@@ -69,6 +69,10 @@ class WeightedSum(nn.Module):
         return "+".join(factor + name for name, factor in factors.items())
 
 
+class NoLoss(ValueError):
+    """The output has no loss, such as one of evaluation whose network samples what it learns from."""
+
+
 @singledispatch
 def loss_parts(output: object, batch: Batch) -> dict[str, Float[Tensor, ""]]:
     """The loss that a paper defines for its own output, in parts, weights applied.
@@ -76,6 +80,7 @@ def loss_parts(output: object, batch: Batch) -> dict[str, Float[Tensor, ""]]:
     Registered beside the network, by the type of the output: `@loss_parts.register`.
 
     Raises:
+        NoLoss: if this output has none, because of the mode of its network.
         ValueError: if no loss is registered for that type.
     """
     raise ValueError(f"no loss is defined for {type(output).__name__}")

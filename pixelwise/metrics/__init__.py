@@ -15,6 +15,7 @@ from .boundary_iou import (
     boundary_iou_per_class as boundary_iou_per_class,
     rle_boundary_iou as rle_boundary_iou,
 )
+from .boxes import BoxMetrics as BoxMetrics
 from .bsds import (
     Annotations as Annotations,
     BoundaryBenchmark as BoundaryBenchmark,

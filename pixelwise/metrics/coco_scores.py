@@ -38,6 +38,7 @@ class CocoScores:
         curves: precision, recall and scores.
         max_detections: how many detections of an image and class count; the last axis of the curves.
         area_ranges: lowest and highest area by name, the range of all first; the axis before.
+        num_targets: how many targets of each class are to be found; none where nobody counted.
     """
 
     kind: Kind
@@ -45,6 +46,7 @@ class CocoScores:
     curves: Curves
     max_detections: tuple[int, ...]
     area_ranges: Mapping[str, tuple[float, float]]
+    num_targets: tuple[int, ...]
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class CocoScores:
         curves: Curves,
         max_detections: tuple[int, ...],
         area_ranges: Mapping[str, tuple[float, float]],
+        num_targets: tuple[int, ...] = (),
     ) -> None:
         self.__dict__.update(
             kind=kind,
@@ -60,6 +63,7 @@ class CocoScores:
             curves=curves,
             max_detections=max_detections,
             area_ranges=area_ranges,
+            num_targets=num_targets,
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -88,7 +92,15 @@ class CocoScores:
     @property
     def per_class_ap(self) -> Float64[np.ndarray, " k"]:
         """AP of each class; nan without a target."""
-        ap = self.precision[:, :, :, 0, -1].mean((0, 1))
+        return self.class_average_precision()
+
+    def class_average_precision(self, threshold: float | None = None) -> Float64[np.ndarray, " k"]:
+        """AP of each class at one IoU threshold or over all; nan without a target.
+
+        Raises:
+            ValueError: on an unknown threshold.
+        """
+        ap = self.precision[self._threshold(threshold)][:, :, :, 0, -1].mean((0, 1))
         return np.where(ap > -1, ap, np.nan)
 
     def average_precision(self, threshold: float | None = None, area: str = "") -> float:

@@ -130,7 +130,10 @@ class InstanceMetrics(RowMetric):
         detections = Detections(image[d], label[d], area[d], things[d, 1], excused, shapes.take(d))
         ranges = tuple(AREA_RANGES.values())
         curves = evaluate(targets, detections, len(self.classes), self.max_detections, ranges)
-        return CocoScores(self.kind, self.classes.names, curves, self.max_detections, AREA_RANGES)
+        wanted = np.bincount(label[t][~is_crowd[t]], minlength=len(self.classes))
+        return CocoScores(
+            self.kind, self.classes.names, curves, self.max_detections, AREA_RANGES, tuple(wanted.tolist())
+        )
 
     def _shapes(
         self,

@@ -25,7 +25,7 @@ from torch.nn import functional as F
 from .. import decode
 from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import FittedImages, fit_images, size_of
-from ..losses import loss_parts
+from ..losses import NoLoss, loss_parts
 from ..ops import (
     clip_boxes,
     decode_boxes,
@@ -254,11 +254,11 @@ def detection_losses(output: RegionLogits, annotations: Sequence[Annotation]) ->
     """The same for annotations that are not those of a batch.
 
     Raises:
-        ValueError: if the output is one of evaluation.
+        NoLoss: if the output is one of evaluation.
     """
     anchors, objectness, deltas = output.anchors, output.objectness, output.anchor_deltas
     if anchors is None or objectness is None or deltas is None:
-        raise ValueError("an output of evaluation has no loss: call model.train() and give it the targets")
+        raise NoLoss("an output of evaluation has no loss: call model.train() and give it the targets")
     targets = boxes_in(annotations, output.image_sizes, output.seen_sizes)
     positive, count = anchors.target >= 0, max(len(anchors), 1)
     wanted = encode_boxes(objects_of(anchors, targets).boxes, anchors.boxes[positive])

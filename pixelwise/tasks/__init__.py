@@ -7,8 +7,11 @@ from typing import Any
 
 from .. import data
 from ..data import DataSplits
+from .detection import DETECTION
+from .instance import INSTANCE
 from .multilabel import MULTILABEL
 from .panoptic import PANOPTIC
+from .promptable import PROMPTABLE
 from .semantic import SEMANTIC
 from .task import (
     Collector as Collector,
@@ -19,7 +22,9 @@ from .task import (
 )
 
 # The first one is meant where nothing says which.
-TASKS: dict[str, Task] = {task.name: task for task in (SEMANTIC, MULTILABEL, PANOPTIC)}
+TASKS: dict[str, Task] = {
+    task.name: task for task in (SEMANTIC, MULTILABEL, INSTANCE, DETECTION, PANOPTIC, PROMPTABLE)
+}
 
 
 def get_task(name: str | None = None) -> Task:
@@ -54,6 +59,8 @@ def open_data(root: str | os.PathLike[str], *, task: str | None = None, **option
         ValueError: as `pixelwise.data.open_data`.
     """
     chosen = get_task(task) if task is not None else task_of_folder(Path(root), options.get("format", "auto"))
+    if not chosen.formats:
+        raise ValueError(f"the task {chosen.name} reads no data: its models are used by prompts")
     return data.open_data(root, formats=chosen.formats, **options)
 
 

@@ -3,6 +3,7 @@
 import math
 from collections import defaultdict
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
 import lightning
@@ -10,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed
 
-from ..losses import PaperCriterion
+from ..losses import NoLoss, PaperCriterion
 from ..tasks import Task
 from ..types import Batch, ClassMasks, ClassTable, LabelMap, Model, Report
 from .optim import Optimization, freeze
@@ -140,7 +141,10 @@ class TrainingModule(lightning.LightningModule):
         self.log_dict(self.train_losses, sync_dist=True)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Count a batch of whole images; a task that infers them in parts tells no validation loss."""
+        """Count a batch of whole images.
+
+        No validation loss is told where a task infers images in parts, or an output of evaluation has none.
+        """
         if self.task.infer is not None:
             found = [
                 self.task.infer(self.model, sample, self.classes, self.task.decoding)
@@ -150,7 +154,8 @@ class TrainingModule(lightning.LightningModule):
             return
         output = self(batch)
         if weight := self._labelled(batch):
-            self.val_means.update(self.criterion.parts(output, batch), weight)
+            with suppress(NoLoss):
+                self.val_means.update(self.criterion.parts(output, batch), weight)
         predictions = self.task.decode(output, self.classes, self.task.decoding)
         self.metrics.update(predictions, batch.annotations, batch.ids)
 

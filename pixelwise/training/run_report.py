@@ -16,6 +16,7 @@ from ..predict import Predictor, evaluate_images
 from ..recipe import Recipe
 from ..report import best_and_worst, write_report
 from ..report.figures import History, confusion, curves, png
+from ..tasks import get_task
 from ..types import Report
 from .callbacks import BEST_WEIGHTS, ENVIRONMENT, REPORT
 
@@ -76,7 +77,7 @@ def report_run(
         best=best,
         worst=worst,
         settings=recipe.as_dict(),
-        defaults=Recipe(recipe.data).as_dict(),
+        defaults=_usual(recipe).as_dict(),
         environment=json.loads((path / ENVIRONMENT).read_text()),
         command=command_of(recipe),
         remark=remark,
@@ -88,12 +89,17 @@ def command_of(recipe: Recipe) -> str:
     if not recipe.data:
         return ""
     words = ["pixelwise", "train", recipe.data]
-    defaults = Recipe(recipe.data)
+    defaults = _usual(recipe)
     for name in vars(recipe):
         value = getattr(recipe, name)
         if name not in ("data", "out") and value != getattr(defaults, name):
             words += _options(name, value)
     return shlex.join(words)
+
+
+def _usual(recipe: Recipe) -> Recipe:
+    """What a training of the same task does unless it is told otherwise."""
+    return Recipe.of({"data": recipe.data, **get_task(recipe.task).defaults})
 
 
 def _options(name: str, value: Any) -> Sequence[str]:

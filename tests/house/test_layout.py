@@ -28,6 +28,7 @@ ALLOWED = {
     "algorithms": FOUNDATION | {"kernels"},
     "data": FOUNDATION | {"files", "kernels", "rle"},
     "draw": FOUNDATION | {"files"},
+    "draw_objects": FOUNDATION | {"draw"},
     "encoders": FOUNDATION | {"layers", "ops"},
     "models": FOUNDATION | {"layers", "ops", "encoders", "losses", "decode", "rle"},
     "registry": FOUNDATION | {"models", "encoders"},

@@ -3,7 +3,7 @@
 The class of a pixel is the category of the smallest instance that covers it, 0 where there is none; the
 regions of crowds are ignored. Categories are numbered 1, 2, ... in the order of their ids. The root is a
 folder with one file of instances per part (`instances_train2017.json`, `train/_annotations.coco.json`), or
-such a file itself; the images are looked for near it.
+such a file itself; the images are looked for near it. `read_folder` lists them for all that such files hold.
 """
 
 import re
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ...types import ClassTable, LabelMap
-from ..dataset import Pair
+from ..dataset import Pair, ReadTarget
 from ..formats.coco import CocoFile, CocoImage, read_coco, semantic_labels
 from ..formats.mask import check_size
 from ..label_encoding import LabelEncoding
@@ -23,7 +23,30 @@ _NOT_INSTANCES = re.compile(r"panoptic|caption|keypoints|stuff|images?_info|resu
 
 
 @dataclass(frozen=True)
-class Instances:
+class CocoFolder:
+    """The images that the files of a folder describe.
+
+    Attributes:
+        file: one of the files; all have its categories.
+        pairs: the images of each part.
+        images: what the files tell of each image, by its id in the data set.
+        unpaired: images that are described but not found.
+        problems: of the files, one sentence each.
+    """
+
+    file: CocoFile
+    pairs: dict[str, tuple[Pair, ...]]
+    images: dict[str, CocoImage]
+    unpaired: tuple[Path, ...]
+    problems: tuple[str, ...]
+
+    def layout(self, encoding: LabelEncoding, read_target: ReadTarget) -> Layout:
+        """The folder with annotations that are read in one way."""
+        return Layout(self.pairs, encoding, read_target, unpaired=self.unpaired, problems=self.problems)
+
+
+@dataclass(frozen=True)
+class SemanticLabels:
     """Labels from the instances of an image.
 
     Attributes:
@@ -61,6 +84,21 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
     Raises:
         ValueError: if there is no such file, several for one part, or its images are not found.
     """
+    folder = read_folder(root)
+    classes, label_of = classes_of(folder.file, folder.file.classes, encoding)
+    return folder.layout(LabelEncoding.of(classes), SemanticLabels(folder.images, label_of, classes.ignore))
+
+
+def read_folder(root: Path, *, boxes: bool = False) -> CocoFolder:
+    """The images that the files of a folder describe.
+
+    Args:
+        root: a folder, or a file of instances.
+        boxes: whether annotations without an outline count.
+
+    Raises:
+        ValueError: if there is no such file, several for one part, or its images are not found.
+    """
     files = _files(root)
     if not files:
         raise ValueError(f"{root} holds no COCO file of instances: expected instances_train.json or the like")
@@ -69,12 +107,11 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
         part = _part(source)
         if part in read:
             raise ValueError(f"{read[part].path} and {source} describe one part: open one of them")
-        read[part] = read_coco(source)
+        read[part] = read_coco(source, boxes=boxes)
     first = next(iter(read.values()))
     for other in read.values():
         if other.categories != first.categories:
             raise ValueError(f"{first.path} and {other.path} have different categories")
-    classes = _classes(first, encoding)
     home = root if root.is_dir() else root.parent
     pairs: dict[str, tuple[Pair, ...]] = {}
     described: dict[str, CocoImage] = {}
@@ -92,25 +129,36 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
         if not found:
             raise ValueError(f"none of the images that {file.path} names lies near it")
         pairs[part] = tuple(found)
-    label_of = {number: label for label, (number, _) in enumerate(first.categories, start=1)}
-    return Layout(
-        pairs,
-        LabelEncoding.of(classes),
-        Instances(described, label_of, classes.ignore),
-        unpaired=tuple(unpaired),
-        problems=tuple(problem for file in read.values() for problem in file.problems),
-    )
+    problems = tuple(problem for file in read.values() for problem in file.problems)
+    return CocoFolder(first, pairs, described, tuple(unpaired), problems)
 
 
-def _classes(file: CocoFile, encoding: LabelEncoding | None) -> ClassTable:
-    if encoding is None:
-        return file.classes
-    if len(encoding.classes) != len(file.classes):
+def classes_of(
+    file: CocoFile, own: ClassTable, encoding: LabelEncoding | None
+) -> tuple[ClassTable, dict[int, int]]:
+    """The classes, and the label of each category id.
+
+    Args:
+        file: names the categories.
+        own: the table that the file gives: a class per category, with or without a background before them.
+        encoding: a table that is given instead. Where it has the names of all categories they tell the
+            labels, else the order does.
+
+    Raises:
+        ValueError: if the given table has neither these names nor as many classes.
+    """
+    first = len(own) - len(file.categories)  # labels before those of the categories
+    classes = own if encoding is None else encoding.classes
+    if set(own.names[first:]) <= set(classes.names):
+        labels = [classes.names.index(name) for name in own.names[first:]]
+    elif len(classes) == len(own):
+        labels = list(range(first, len(own)))
+    else:
         raise ValueError(
-            f"{file.path} has {len(file.categories)} categories and background, "
-            f"the class table {len(encoding.classes)} classes"
+            f"{file.path} has {len(file.categories)} categories{' and background' if first else ''}, "
+            f"the class table {len(classes)} classes"
         )
-    return encoding.classes
+    return classes, {number: label for (number, _), label in zip(file.categories, labels, strict=True)}
 
 
 def _files(root: Path) -> list[Path]:

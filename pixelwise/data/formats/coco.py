@@ -1,6 +1,7 @@
-"""COCO's annotation files: polygons, run lengths, and the semantic labels that they add up to."""
+"""COCO's annotation files: instances as masks, as boxes, and the semantic labels that they add up to."""
 
 import json
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from ...rle import RleMasks
-from ...types import ClassTable, voc_palette
+from ...types import Boxes, ClassTable, MaskSet, voc_palette
 from ...wording import brief, some_of
 
 _MOST_PIXELS = 2**30
@@ -98,17 +99,35 @@ class CocoFile:
     @property
     def classes(self) -> ClassTable:
         """Background and one class per category."""
-        names = ["background"]
-        for number, name in self.categories:
-            names.append(name if name not in names else f"{name} {number}")
-        return ClassTable(tuple(names), voc_palette(len(names)), ignore=255 if len(names) <= 255 else 65535)
+        names = _distinct(self.categories, ["background"])
+        return ClassTable(names, voc_palette(len(names)), ignore=255 if len(names) <= 255 else 65535)
+
+    @property
+    def things(self) -> ClassTable:
+        """One class per category, without a background; all of them are countable."""
+        names = _distinct(self.categories, [])
+        ignore, colors = 255 if len(names) <= 255 else 65535, voc_palette(len(names) + 1)[1:]
+        return ClassTable(names, colors, ignore=ignore, things=tuple(range(len(names))))
 
 
-def read_coco(path: Path) -> CocoFile:
+def _distinct(categories: Sequence[tuple[int, str]], taken: list[str]) -> tuple[str, ...]:
+    """The names after those that are taken; one that is taken has its number behind it."""
+    names = list(taken)
+    for number, name in categories:
+        names.append(name if name not in names else f"{name} {number}")
+    return tuple(names)
+
+
+def read_coco(path: Path, *, boxes: bool = False) -> CocoFile:
     """Read an annotation file of instances.
 
+    Args:
+        path: of the json file.
+        boxes: whether a box is enough, so that annotations without an outline count.
+
     Raises:
-        ValueError: if the file is missing or is not such a file, or if it holds boxes only.
+        ValueError: if the file is missing or is not such a file, or if it holds boxes only where outlines are
+            needed.
     """
     try:
         content = json.loads(path.read_bytes())
@@ -119,13 +138,13 @@ def read_coco(path: Path) -> CocoFile:
     except RecursionError as error:
         raise ValueError(f"cannot read {path}: its brackets are nested too deeply") from error
     try:
-        return _file_of(path, content)
+        return _file_of(path, content, boxes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is not a COCO file of instances: {reason}") from error
 
 
-def _file_of(path: Path, content: Any) -> CocoFile:
+def _file_of(path: Path, content: Any, boxes: bool) -> CocoFile:
     if not isinstance(content, dict):
         raise ValueError("expected an object with images, annotations and categories")
     categories = sorted(
@@ -137,7 +156,7 @@ def _file_of(path: Path, content: Any) -> CocoFile:
     if len(categories) > _MOST_CATEGORIES:
         raise ValueError(f"it has {len(categories)} categories, expected at most {_MOST_CATEGORIES}")
     entries, taken = _images_of(content["images"])
-    by_image, problems = _sorted_annotations(content["annotations"], set(numbers), set(entries))
+    by_image, problems = _sorted_annotations(content["annotations"], set(numbers), set(entries), boxes)
     images = tuple(
         CocoImage(number, name, height, width, tuple(by_image[number]))
         for number, (name, height, width) in entries.items()
@@ -168,12 +187,12 @@ def _images_of(images: Any) -> tuple[dict[int, tuple[str, int, int]], list[str]]
 
 
 def _sorted_annotations(
-    annotations: Any, categories: set[int], images: set[int]
+    annotations: Any, categories: set[int], images: set[int], boxes: bool
 ) -> tuple[dict[int, list[dict[str, Any]]], list[str]]:
-    """The annotations that can be drawn, by image, and a sentence for each kind that cannot.
+    """The annotations that have a place, by image, and a sentence for each kind that has none.
 
     Raises:
-        ValueError: if none has an outline.
+        ValueError: if none has an outline, or, where boxes are enough, neither outline nor box.
     """
     by_image: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
     no_category: Counter[int] = Counter()
@@ -187,11 +206,13 @@ def _sorted_annotations(
             no_category[category] += 1
         if image not in images:
             no_image[image] += 1
-        if not annotation.get("segmentation"):
+        if not (annotation.get("segmentation") or (boxes and annotation.get("bbox"))):
             bare += 1
         elif category in categories and image in images:
             by_image[image].append({**annotation, "category_id": category})
     if total and bare == total and not no_category and not no_image:
+        if boxes:
+            raise ValueError(f"none of its {total} annotations has a bbox or a segmentation")
         raise ValueError(
             f"none of its {total} annotations has a segmentation, it holds boxes only: outlines are needed "
             "to train on"
@@ -200,7 +221,9 @@ def _sorted_annotations(
         *_unknown(no_category, "category"),
         *_unknown(no_image, "image"),
     ]
-    if bare:
+    if bare and boxes:
+        problems.append(f"{bare} of {total} annotations have neither bbox nor segmentation")
+    elif bare:
         problems.append(
             f"{bare} of {total} annotations have no segmentation (a box at most): they would count as "
             "background"
@@ -244,7 +267,10 @@ def semantic_labels(image: CocoImage, label_of: Mapping[int, int], ignore: int) 
         ValueError: on an instance that cannot be drawn.
     """
     labels = torch.zeros(image.height, image.width, dtype=torch.int64)
-    masks = [(_mask(annotation, image), annotation) for annotation in image.annotations]
+    masks = [
+        (torch.from_numpy(_mask(annotation, image).decode()[0]), annotation)
+        for annotation in image.annotations
+    ]
     # Crowds first, then from large to small.
     masks.sort(key=lambda pair: (not pair[1].get("iscrowd", 0), -int(pair[0].sum())))
     for mask, annotation in masks:
@@ -252,16 +278,78 @@ def semantic_labels(image: CocoImage, label_of: Mapping[int, int], ignore: int) 
     return labels
 
 
-def _mask(annotation: Mapping[str, Any], image: CocoImage) -> Bool[Tensor, "H W"]:
+def instances(image: CocoImage, label_of: Mapping[int, int]) -> MaskSet:
+    """The instances of one image, crowds among them, as run lengths.
+
+    Args:
+        image: the image and its annotations.
+        label_of: the label of each category id.
+
+    Raises:
+        ValueError: on an instance that cannot be drawn.
+    """
+    nothing = RleMasks.from_coco([], (image.height, image.width))
+    masks = RleMasks.concatenate([nothing, *(_mask(one, image) for one in image.annotations)])
+    classes, is_crowd = _classes_and_crowds(image, label_of)
+    return MaskSet.of(masks, classes, is_crowd=is_crowd)
+
+
+def boxes(image: CocoImage, label_of: Mapping[int, int]) -> Boxes:
+    """The boxes of one image, crowds among them; around its mask where an annotation has no box.
+
+    Args:
+        image: the image and its annotations.
+        label_of: the label of each category id.
+
+    Raises:
+        ValueError: on a box that is none, or an instance that cannot be drawn.
+    """
+    found = [_box(annotation, image) for annotation in image.annotations]
+    corners = torch.tensor(found, dtype=torch.float32).view(-1, 4)
+    classes, is_crowd = _classes_and_crowds(image, label_of)
+    return Boxes.of(corners, classes, is_crowd=is_crowd)
+
+
+def _classes_and_crowds(
+    image: CocoImage, label_of: Mapping[int, int]
+) -> tuple[Int64[Tensor, " n"], Bool[Tensor, " n"]]:
+    classes = [label_of[annotation["category_id"]] for annotation in image.annotations]
+    is_crowd = [bool(annotation.get("iscrowd", 0)) for annotation in image.annotations]
+    return torch.tensor(classes, dtype=torch.int64), torch.tensor(is_crowd, dtype=torch.bool)
+
+
+def _box(annotation: Mapping[str, Any], image: CocoImage) -> tuple[float, float, float, float]:
+    """x1 y1 x2 y2 of an annotation.
+
+    Raises:
+        ValueError: if its box is none, or its mask cannot be drawn.
+    """
+    box = annotation.get("bbox")
+    if not box:
+        box = _mask(annotation, image).boxes[0].tolist()
+    numbers = isinstance(box, list) and all(
+        isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in box
+    )
+    if not numbers or len(box) != 4 or min(box[2:]) < 0:
+        raise ValueError(
+            f"instance {annotation.get('id')} of {image.file_name} needs a bbox of x, y, width and height, "
+            f"got {brief(box)}"
+        )
+    x, y, width, height = map(float, box)
+    return x, y, x + width, y + height
+
+
+def _mask(annotation: Mapping[str, Any], image: CocoImage) -> RleMasks:
+    """The mask of an annotation: a set of one."""
     segmentation, size = annotation["segmentation"], (image.height, image.width)
     which = f"instance {annotation.get('id')} of {image.file_name}"
     try:
         if isinstance(segmentation, list):
-            return polygon_mask([_ring(ring) for ring in segmentation], *size)
+            return RleMasks.from_polygons([[_ring(ring) for ring in segmentation]], *size)
         given = tuple(_whole(side, "its size") for side in segmentation["size"])
         counts = _counts(segmentation["counts"])
         if given == size:
-            return decode_rle({"size": list(size), "counts": counts})
+            return RleMasks.from_coco([{"size": list(size), "counts": counts}])
     except KeyError as error:
         raise ValueError(f"{which} cannot be drawn: {error} is missing") from error
     except (TypeError, ValueError, AttributeError, OverflowError, MemoryError) as error:

@@ -1,0 +1,53 @@
+"""COCO: instances in a json file, each with its mask, its category and whether it is a crowd.
+
+The folder is laid out as `coco.py` tells. No class is background: the classes are the categories, in
+the order of their ids.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...types import MaskSet
+from ..dataset import Pair
+from ..formats.coco import CocoImage, instances
+from ..formats.mask import check_size
+from ..label_encoding import LabelEncoding
+from .coco import classes_of, matches as matches, read_folder
+from .layout import Layout
+
+
+@dataclass(frozen=True)
+class Instances:
+    """Masks of the instances of an image.
+
+    Attributes:
+        images: what the files tell of each image, by its id in the data set.
+        label_of: the label of each category.
+    """
+
+    images: dict[str, CocoImage]
+    label_of: dict[int, int]
+
+    def __call__(self, pair: Pair) -> MaskSet:
+        """Instances of the image; see `ReadTarget`."""
+        image = self.images[pair.id]
+        try:
+            check_size(pair.image, image.height, image.width)
+            return instances(image, self.label_of)
+        except ValueError as error:
+            raise ValueError(f"{pair.mask}: {error}") from error
+
+
+def find(root: Path, encoding: LabelEncoding | None) -> Layout:
+    """List the images that the files describe; see `Layout`.
+
+    Args:
+        root: a folder, or a file of instances.
+        encoding: a class table with the names of the categories, or with as many classes, to rename them.
+
+    Raises:
+        ValueError: as `coco.read_folder`.
+    """
+    folder = read_folder(root)
+    classes, label_of = classes_of(folder.file, folder.file.things, encoding)
+    return folder.layout(LabelEncoding.of(classes), Instances(folder.images, label_of))

@@ -1,0 +1,266 @@
+"""Instance segmentation: every object has a class, a score and a mask of its own."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from PIL import Image
+from torch import Tensor
+
+from .. import decode, draw_objects
+from ..data import training_transform
+from ..data.datasets import coco_instances
+from ..files import atomic_write
+from ..losses import PaperCriterion
+from ..metrics import CocoScores, InstanceMetrics
+from ..rle import RleMasks
+from ..types import Annotation, Boxes, ClassTable, MaskSet, Report, Sample
+from .task import Collector, Named, Settings, Task, TaskMetrics, Writer
+
+RESULTS, IMAGES = "coco_results.json", "coco_images.json"
+RIGHT = 0.5  # IoU from which a detection counts as right in pictures
+SHOWN = 0.5  # score from which a detection is drawn and painted into maps
+
+
+class MaskAndBoxMetrics(TaskMetrics):
+    """COCO's AP of masks, and of the boxes around them."""
+
+    def __init__(self, classes: ClassTable, settings: Settings) -> None:
+        super().__init__()
+        self.masks, self.boxes = InstanceMetrics(classes, "mask"), InstanceMetrics(classes, "box")
+
+    def update(
+        self, predictions: Sequence[Annotation], targets: Sequence[Annotation], ids: Sequence[str]
+    ) -> None:
+        """Count images; see `TaskMetrics`."""
+        for prediction, target, name in zip(predictions, targets, ids, strict=True):
+            assert isinstance(prediction, MaskSet)
+            assert isinstance(target, MaskSet)
+            self.masks.update(prediction, target, name)
+            self.boxes.update(prediction, target, name)
+
+    def compute(self) -> Report:
+        """AP over IoU thresholds from 0.50 to 0.95, and at 0.50 and 0.75."""
+        masks, boxes = self.masks.compute(), self.boxes.compute()
+        note = "COCO's AP: mean over IoU 0.50:0.05:0.95 and classes; boxes are those around the masks."
+        return Report(
+            {**precisions(masks, "mask"), **precisions(boxes, "box", with_sizes=False)},
+            of_classes(masks),
+            note=note,
+        )
+
+
+def precisions(scores: CocoScores, kind: str, *, with_sizes: bool = True) -> dict[str, float]:
+    """AP, AP50, AP75, and AP of small, medium and large objects, as `mask_ap` and so on."""
+    official = scores.as_dict()
+    names = ["AP", "AP50", "AP75", *(["AP_small", "AP_medium", "AP_large"] if with_sizes else [])]
+    return {f"{kind}_{name.lower()}": official[name] for name in names}
+
+
+def of_classes(scores: CocoScores) -> dict[str, dict[str, float]]:
+    """AP, AP50 and the number of objects of each class; crowds are not counted."""
+    columns = (scores.per_class_ap, scores.class_average_precision(0.5), scores.num_targets)
+    return {
+        name: {"AP": float(ap), "AP50": float(ap50), "objects": float(count)}
+        for name, ap, ap50, count in zip(scores.class_names, *columns, strict=True)
+    }
+
+
+def criterion(classes: ClassTable, settings: Settings) -> PaperCriterion:
+    """The loss of the network's paper.
+
+    Raises:
+        ValueError: if settings ask for another.
+    """
+    usual = {"loss": "cross_entropy", "class_weights": "none", "label_smoothing": 0.0}
+    for name, value in usual.items():
+        if settings[name] not in (value, None):
+            raise ValueError(
+                f"the loss is that of the network's paper: leave out {name}, got {settings[name]!r:.80}"
+            )
+    return PaperCriterion()
+
+
+def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
+    """Scale and crop, mirror, rotate, deform, recolour; nothing lies outside the image."""
+    return training_transform(
+        settings["crop"],
+        scale=settings["scale"],
+        flip=settings["flip"],
+        color=settings["color"],
+        rotation=settings["rotation"],
+        elastic=settings["elastic"],
+        ignore=0,
+    )
+
+
+def decoded(output: Any, classes: ClassTable, settings: Settings) -> tuple[MaskSet, ...]:
+    """The instances of each image, best first, without those below `min_score`."""
+    return tuple(one.take(one.scores >= settings["min_score"]) for one in decode.instances(output))
+
+
+def errors(
+    image: Float[Tensor, "c H W"], prediction: MaskSet, target: MaskSet, classes: ClassTable
+) -> Image.Image:
+    """Missed instances filled red, false ones outlined red, crowds grey."""
+    shown = prediction.take(prediction.scores >= SHOWN)
+    found, there = run_lengths(shown), run_lengths(target)
+    overlap = torch.from_numpy(found.iou(there, target.is_crowd.numpy()))
+    false, missed = mistakes(overlap, shown.boxes, target.boxes)
+    crowds = target.take(target.is_crowd)
+    return draw_objects.wrong_instances(image, target.take(missed), shown.take(false), crowds)
+
+
+def mistakes(
+    overlap: Float[Tensor, "n m"], shown: Boxes, target: Boxes
+) -> tuple[Bool[Tensor, " n"], Bool[Tensor, " m"]]:
+    """Which detections are false and which objects were missed.
+
+    Each detection, best first, takes the object of its class that it overlaps most and that is free, if their
+    IoU is at least a half. A crowd takes any number, and is not missed.
+    """
+    false = torch.ones(len(shown), dtype=torch.bool)
+    free = torch.ones(len(target), dtype=torch.bool)
+    for number in shown.scores.argsort(descending=True).tolist():
+        fits = (target.classes == shown.classes[number]) & (overlap[number] >= RIGHT)
+        own = fits & free & ~target.is_crowd
+        if own.any():
+            free[torch.where(own, overlap[number], -1.0).argmax()] = False
+        false[number] = not (own.any() or (fits & target.is_crowd).any())
+    return false, free & ~target.is_crowd
+
+
+def run_lengths(instances: MaskSet) -> RleMasks:
+    """The masks as run lengths, whatever form they have."""
+    masks = instances.masks
+    return masks if isinstance(masks, RleMasks) else RleMasks.encode(instances.dense)
+
+
+# --- files ----------------------------------------------------------------------------------------
+
+
+def categories(classes: ClassTable) -> list[dict[str, Any]]:
+    """COCO's table of categories: the class with label 0 has the id 1, and so on."""
+    return [{"id": label, "name": name} for label, name in enumerate(classes.names, start=1)]
+
+
+def results(annotation: Annotation, image_id: int) -> list[dict[str, Any]]:
+    """COCO's results for one image: category, box, score, and the mask where there is one."""
+    assert isinstance(annotation, MaskSet | Boxes)
+    objects = annotation.boxes if isinstance(annotation, MaskSet) else annotation
+    masks = run_lengths(annotation).to_coco() if isinstance(annotation, MaskSet) else [None] * len(objects)
+    found = []
+    corners = objects.boxes.double().tolist()
+    for (x1, y1, x2, y2), label, score, mask in zip(
+        corners, objects.classes.tolist(), objects.scores.double().tolist(), masks, strict=True
+    ):
+        box = [round(x, 3) for x in (x1, y1, x2 - x1, y2 - y1)]
+        outline = {} if mask is None else {"segmentation": mask}
+        found.append({"image_id": image_id, "category_id": label + 1, "bbox": box, "score": score, **outline})
+    return found
+
+
+def described(name: str, annotation: Annotation, image_id: int) -> dict[str, Any]:
+    """COCO's entry of an image."""
+    size = {}
+    if isinstance(annotation, MaskSet):
+        size = {"height": annotation.size[0], "width": annotation.size[1]}
+    return {"id": image_id, "file_name": name, **size}
+
+
+def write_json(path: Path, annotation: MaskSet | Boxes, classes: ClassTable, image: str) -> None:
+    """A COCO file of one image: `images`, `categories`, and `annotations` with a score each."""
+    found = results(annotation, 1)
+    areas = run_lengths(annotation).area if isinstance(annotation, MaskSet) else None
+    for number, entry in enumerate(found):
+        area = entry["bbox"][2] * entry["bbox"][3] if areas is None else int(areas[number])
+        entry |= {"id": number + 1, "area": area, "iscrowd": 0}
+    name = Path(image).name if image else path.stem
+    content = {
+        "images": [described(name, annotation, 1)],
+        "categories": categories(classes),
+        "annotations": found,
+    }
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content))
+
+
+def write_png(path: Path, instances: MaskSet, classes: ClassTable, image: str) -> None:
+    """A map of 16 bits: 1, 2, ... in the order of falling scores from 0.5 on, 0 where no instance is."""
+    shown = instances.take(instances.scores >= SHOWN)
+    numbers = np.zeros(instances.size, np.uint16)
+    for rank, place in reversed(list(enumerate(shown.scores.argsort(descending=True).tolist(), start=1))):
+        numbers[shown.take(torch.tensor([place])).dense[0].numpy()] = rank
+    with atomic_write(path) as temporary:
+        Image.fromarray(numbers).save(temporary)
+
+
+def image_ids(names: Sequence[str]) -> list[int]:
+    """A number for each image: that of its name, as in COCO, where each has one; else 1, 2, ..."""
+    stems = [PurePosixPath(name).stem for name in names]
+    numbers = [int(stem) for stem in stems if stem.isdecimal() and len(stem) < 16]
+    return numbers if len(set(numbers)) == len(names) else list(range(1, len(names) + 1))
+
+
+def collect(folder: Path, found: Sequence[Named], classes: ClassTable) -> list[Path]:
+    """COCO's list of results, and a file of the images and categories that it speaks of.
+
+    `pycocotools` reads both: `COCO("coco_images.json").loadRes("coco_results.json")`.
+    """
+    numbers = image_ids([name for name, _ in found])
+    everything: dict[str, Any] = {
+        RESULTS: [
+            entry | {"file_name": name}
+            for number, (name, annotation) in zip(numbers, found, strict=True)
+            for entry in results(annotation, number)
+        ],
+        IMAGES: {
+            "images": [
+                described(name, annotation, number)
+                for number, (name, annotation) in zip(numbers, found, strict=True)
+            ],
+            "categories": categories(classes),
+            "annotations": [],
+        },
+    }
+    for name, content in everything.items():
+        with atomic_write(folder / name) as temporary:
+            temporary.write_text(json.dumps(content))
+    return [folder / name for name in everything]
+
+
+def collected_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """What `collect` writes."""
+    return [folder / RESULTS, folder / IMAGES]
+
+
+COCO = {"coco": Collector(collect, collected_files)}
+# Whole images at their own size, few per batch; steps are cut where they are too long.
+DEFAULTS: Mapping[str, Any] = {
+    "crop": None,
+    "scale": (0.8, 1.25),
+    "batch_size": 2,
+    "lr": 2e-4,
+    "clip_norm": 10.0,
+}
+
+INSTANCE = Task(
+    name="instance",
+    annotation=MaskSet,
+    formats={"coco": coco_instances},
+    criterion=criterion,
+    decode=decoded,
+    metrics=MaskAndBoxMetrics,
+    monitor="mask_ap",
+    transform=transform,
+    draw=draw_objects.instances,
+    errors=errors,
+    writers={".json": Writer(write_json), ".png": Writer(write_png)},
+    collectors=COCO,
+    decoding={"min_score": 0.0},
+    defaults=DEFAULTS,
+)
