@@ -1,7 +1,8 @@
 """From what a model returns to an annotation.
 
-`semantic`, `confidence` and `probabilities` take scores of every pixel. `boxes`, `instances`, `panoptic` and
-`keypoints` go by the type of the output: what an output of one paper means is registered beside its network.
+`semantic`, `confidence` and `probabilities` take scores of every pixel. `labels`, `boxes`, `instances`,
+`panoptic` and `keypoints` go by the type of the output: what an output of one paper means is registered
+beside its network.
 """
 
 from functools import singledispatch
@@ -18,7 +19,18 @@ from .kernels.compiling import parallel_map
 from .kernels.pixels.argmax import argmax, resized_argmax
 from .kernels.pixels.softmax import resized_confidence
 from .layers import resize
-from .types import Boxes, ClassTable, DenseLogits, Heatmaps, Keypoints, LabelMap, MaskSet, PanopticMap
+from .types import (
+    VOID,
+    Boxes,
+    ClassTable,
+    DenseLogits,
+    Heatmaps,
+    Keypoints,
+    LabelMap,
+    MaskLogits,
+    MaskSet,
+    PanopticMap,
+)
 
 # On an accelerator many small kernels cost more than memory, up to this many numbers (1 GiB of float32).
 _AT_ONCE = 2**28
@@ -113,6 +125,16 @@ def probabilities(output: DenseLogits) -> Float[Tensor, "b k *grid"]:
 
 
 @singledispatch
+def labels(output: object) -> LabelMap:
+    """The class of every pixel: labels "b *grid", int64.
+
+    Raises:
+        ValueError: if the output does not tell it.
+    """
+    raise ValueError(f"{type(output).__name__} cannot be decoded to one class per pixel")
+
+
+@singledispatch
 def boxes(output: object) -> tuple[Boxes, ...]:
     """The objects that an output tells of, one set per image, best first.
 
@@ -194,6 +216,11 @@ def keypoints(output: object, refine: Refine = quarter_offset) -> tuple[Keypoint
     raise ValueError(f"{type(output).__name__} cannot be decoded to keypoints")
 
 
+@labels.register
+def _(output: DenseLogits) -> LabelMap:
+    return semantic(output)
+
+
 @keypoints.register
 def _(output: Heatmaps, refine: Refine = quarter_offset) -> tuple[Keypoints, ...]:
     """One object per crop, in pixels of the crop.
@@ -220,7 +247,117 @@ def _(output: Heatmaps, refine: Refine = quarter_offset) -> tuple[Keypoints, ...
     )
 
 
+<<<<<<< HEAD
 def _confidence(logits: Float[Tensor, "b k *grid"]) -> Confidence:
+=======
+# --- mask classification --------------------------------------------------------------------------
+
+
+@labels.register
+def semantic_of_masks(output: MaskLogits) -> LabelMap:
+    """The class with the largest sum over queries of its probability times that of the mask.
+
+    "No object" is no class (MaskFormer, Cheng et al. 2021, Sec. 3.4).
+    """
+    found = []
+    for class_logits, mask_logits in zip(output.class_logits, output.mask_logits, strict=True):
+        probabilities = class_logits.detach().float().softmax(-1)[:, :-1]
+        masks = _full_size(mask_logits, output.size).sigmoid()
+        found.append(torch.einsum("qk,qhw->khw", probabilities, masks).argmax(0))
+    return LabelMap(torch.stack(found))
+
+
+@instances.register
+def instances_of_masks(output: MaskLogits, count: int = 100) -> tuple[MaskSet, ...]:
+    """The most probable pairs of query and class; the mask is where its score is above 0.
+
+    The score of an instance is the probability of its class times the mean probability of its mask's pixels
+    (Mask2Former). A query may stand for several classes.
+
+    Args:
+        output: of a network that classifies masks.
+        count: of instances per image at most; those without a pixel are left out.
+    """
+    found = []
+    for class_logits, mask_logits in zip(output.class_logits, output.mask_logits, strict=True):
+        probabilities = class_logits.detach().float().softmax(-1)[:, :-1]
+        best, place = probabilities.flatten().topk(min(count, probabilities.numel()))
+        query, label = place // probabilities.shape[1], place % probabilities.shape[1]
+        logits = _full_size(mask_logits[query], output.size)
+        masks = logits > 0
+        area = masks.flatten(1).sum(1)
+        sure = (logits.sigmoid() * masks).flatten(1).sum(1) / area.clamp_min(1)
+        scores, order = (best * sure).sort(descending=True, stable=True)
+        whole = MaskSet.of(masks[order], label[order], scores)
+        found.append(whole.take(area[order] > 0))
+    return tuple(found)
+
+
+@panoptic.register
+def panoptic_of_masks(
+    output: MaskLogits, classes: ClassTable, merging: Merging = PAPERS_OWN
+) -> tuple[PanopticMap, ...]:
+    """Each pixel goes to the query with the largest product of the probabilities of its class and its mask.
+
+    Only queries surer than `min_score` take part; each gets the pixels that it wins and where its mask has a
+    probability of at least 0.5. One that loses more than `max_overlap` of its own mask is dropped. Queries of
+    one class of stuff make one segment (MaskFormer, Sec. 3.4 and the authors' code: 0.8 and 0.2).
+
+    Args:
+        output: of a network that classifies masks.
+        classes: say which labels are things.
+        merging: thresholds that differ from the authors'.
+    """
+    limits = merging.over(Thresholds(min_score=0.8, max_overlap=0.2, min_stuff_area=0))
+    found = []
+    for class_logits, mask_logits in zip(output.class_logits, output.mask_logits, strict=True):
+        scores, label = class_logits.detach().float().softmax(-1).max(-1)
+        sure = (label < class_logits.shape[-1] - 1) & (scores > limits.min_score)
+        masks = _full_size(mask_logits[sure], output.size).sigmoid()
+        found.append(_segments_of_masks(masks, scores[sure], label[sure].tolist(), classes, limits))
+    return tuple(found)
+
+
+def _segments_of_masks(
+    masks: Float[Tensor, "q H W"],
+    scores: Float[Tensor, " q"],
+    labels: list[int],
+    classes: ClassTable,
+    limits: Thresholds,
+) -> PanopticMap:
+    id_map = torch.zeros(masks.shape[1:], dtype=torch.int64, device=masks.device)
+    kept: list[int] = []
+    id_of_stuff: dict[int, int] = {}
+    owner = (scores[:, None, None] * masks).argmax(0) if len(masks) else id_map
+    for query, label in enumerate(labels):
+        whole = masks[query] >= 0.5
+        won = owner == query
+        own = whole & won
+        if not own.any() or int(won.sum()) < (1 - limits.max_overlap) * int(whole.sum()):
+            continue
+        number = id_of_stuff.get(label)
+        if number is None:
+            kept.append(label)
+            number = len(kept)
+            if label not in classes.things:
+                id_of_stuff[label] = number
+        id_map[own] = number
+    ids = torch.arange(1, len(kept) + 1, device=masks.device)
+    for number in id_of_stuff.values():
+        if (id_map == number).sum() < limits.min_stuff_area:
+            id_map[id_map == number] = VOID
+            ids = ids[ids != number]
+    table = torch.tensor(kept, dtype=torch.int64, device=masks.device)
+    return PanopticMap(id_map, ids, table[ids - 1], torch.zeros_like(ids, dtype=torch.bool))
+
+
+def _full_size(mask_logits: Float[Tensor, "q h w"], size: tuple[int, int]) -> Float[Tensor, "q H W"]:
+    """Scores at the size of the image, bilinear."""
+    return resize(mask_logits.detach().float()[None], size)[0]
+
+
+def _confidence(logits: Float[Tensor, "b k H W"]) -> Confidence:
+>>>>>>> p1/main
     return Confidence(logits.argmax(1), logits.float().softmax(1).amax(1))
 
 

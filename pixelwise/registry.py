@@ -181,7 +181,9 @@ def _fits(given: Any, kind: Any) -> bool:
     if get_origin(kind) is Sequence:
         (item,) = get_args(kind)
         if item is int:  # labels start at 0
-            return isinstance(given, list | tuple) and all(type(one) is int and one >= 0 for one in given)
+            return isinstance(given, list | tuple | range) and all(
+                type(one) is int and one >= 0 for one in given
+            )
         return isinstance(given, list | tuple) and all(_fits(one, item) for one in given)
     if get_origin(kind) is tuple:
         return isinstance(given, list | tuple) and all(_fits(one, get_args(kind)[0]) for one in given)

@@ -924,6 +924,74 @@ class Heatmaps(Value):
 
 
 @value
+class Prompts(Value):
+    """What a person points at: p prompts for one image, each for one object.
+
+    Every kind may be absent; those that are there have the same p. Coordinates are pixels of the image.
+
+    Attributes:
+        points: n points for each prompt, x y.
+        point_labels: 1 where a point lies on the object, 0 where it does not, -1 where there is no point
+            (prompts with fewer points than others).
+        boxes: x1 y1 x2 y2 around the object.
+        masks: scores of an earlier mask, above 0 inside, of any resolution.
+
+    >>> len(Prompts.at([(30, 20), (5, 8)]))
+    2
+    """
+
+    points: Float[Tensor, "p n 2"] | None = None
+    point_labels: Int64[Tensor, "p n"] | None = None
+    boxes: Float[Tensor, "p 4"] | None = None
+    masks: Float[Tensor, "p h w"] | None = None
+
+    @classmethod
+    def of(
+        cls,
+        points: Float[Tensor, "p n 2"] | None = None,
+        point_labels: Int64[Tensor, "p n"] | None = None,
+        boxes: Float[Tensor, "p 4"] | None = None,
+        masks: Float[Tensor, "p h w"] | None = None,
+    ) -> "Prompts":
+        """Prompts of some kinds; points without labels lie on the object.
+
+        Raises:
+            ValueError: without any prompt, on labels without points, or on different numbers of prompts.
+        """
+        if points is not None and point_labels is None:
+            point_labels = torch.ones(points.shape[:2], dtype=torch.int64, device=points.device)
+        if point_labels is not None and (points is None or point_labels.shape != points.shape[:2]):
+            raise ValueError(f"point_labels need as many points, got {tuple(point_labels.shape)}")
+        counts = {len(one) for one in (points, boxes, masks) if one is not None}
+        if len(counts) != 1:
+            told = " and ".join(map(str, sorted(counts))) or "none"
+            raise ValueError(f"prompts need points, boxes or masks, as many of each, got {told}")
+        return cls(points, point_labels, boxes, masks)
+
+    @classmethod
+    def at(cls, points: Sequence[tuple[float, float]]) -> "Prompts":
+        """One point x y on each object."""
+        return cls.of(torch.tensor(points, dtype=torch.float32).reshape(-1, 1, 2))
+
+    def __len__(self) -> int:
+        """Number of prompts p."""
+        return len(next(one for one in (self.points, self.boxes, self.masks) if one is not None))
+
+
+@value
+class Embedding(Value):
+    """What a promptable network keeps of an image: it is computed once, for any number of prompts.
+
+    Attributes:
+        maps: of the image encoder, the main one first; finer ones after it where the network has them.
+        size: height and width of the image.
+    """
+
+    maps: tuple[Float[Tensor, "1 _ _ _"], ...]
+    size: tuple[int, int]
+
+
+@value
 class PromptMasks(Value):
     """Masks for prompts (SAM): m candidates for each of p prompts.
 
@@ -1059,6 +1127,32 @@ class HeatmapModel(Model):
         Raises:
             ValueError: if the image is smaller than `minimum_size`.
         """
+
+
+class PromptableModel(Model):
+    """A network that segments what it is pointed at: image -> Embedding, with prompts -> PromptMasks.
+
+    It has no classes and keeps no state: what is known of an image is in its embedding.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("promptable",)
+    output = PromptMasks
+
+    @abstractmethod
+    def embed(self, image: Float[Tensor, "1 c H W"]) -> Embedding:
+        """Look at an image.
+
+        Raises:
+            ValueError: if it is smaller than `minimum_size`.
+        """
+
+    @abstractmethod
+    def masks(self, embedding: Embedding, prompts: Prompts) -> PromptMasks:
+        """Candidates for each prompt."""
+
+    def forward(self, image: Float[Tensor, "1 c H W"], prompts: Prompts) -> PromptMasks:
+        """Both steps."""
+        return self.masks(self.embed(image), prompts)
 
 
 class Paper(NamedTuple):

@@ -32,7 +32,12 @@ from .hausdorff import Hausdorff as Hausdorff, hausdorff_loss as hausdorff_loss
 from .heatmap import HeatmapLoss as HeatmapLoss, heatmap_loss as heatmap_loss
 from .jaccard import Jaccard as Jaccard, jaccard_loss as jaccard_loss
 from .lovasz import Lovasz as Lovasz, lovasz_loss as lovasz_loss
-from .mask_set import MaskSetLoss as MaskSetLoss, class_loss as class_loss, mask_losses as mask_losses
+from .mask_set import (
+    MaskSetLoss as MaskSetLoss,
+    class_loss as class_loss,
+    mask_losses as mask_losses,
+    mask_set_of as mask_set_of,
+)
 from .matching import assign as assign, matching_cost as matching_cost
 from .ohem import Ohem as Ohem, ohem_loss as ohem_loss
 from .point_sampling import sample_points as sample_points, uncertain_points as uncertain_points

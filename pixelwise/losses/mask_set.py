@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..types import MaskSet
+from ..types import Annotation, Batch, ClassMasks, LabelMap, MaskLogits, MaskSet, PanopticMap
+from .criterion import loss_parts
 from .matching import ALPHA, GAMMA, NEVER, PixelLoss, assign, at_least_float32, matching_cost
 from .point_sampling import sample_points, uncertain_points
 
@@ -244,6 +245,75 @@ class MaskSetLoss(nn.Module):
                 mask_logits, self.points, oversample=self.oversample, importance=self.importance, valid=valid
             )
         return _at_points(mask_logits, masks.float(), valid, where)
+
+
+# --- targets of any task as sets of masks ---------------------------------------------------------
+
+
+@loss_parts.register
+def mask_logits_parts(output: MaskLogits, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    """`MaskSetLoss` with Mask2Former's settings; the losses of earlier decoder layers are summed up as "aux".
+
+    A paper with other settings derives its own output from `MaskLogits` and registers its own loss.
+
+    Args:
+        output: of a network that classifies masks.
+        batch: with targets of any task, see `mask_set_of`.
+    """
+    loss = MaskSetLoss()
+    num_classes = output.class_logits.shape[-1] - 1
+    sets, known = zip(
+        *(mask_set_of(target, num_classes, output.size) for target in batch.annotations), strict=True
+    )
+    valid = torch.stack(known) & batch.valid
+    parts = loss.parts(output.class_logits, output.mask_logits, sets, valid)
+    if output.aux:
+        losses = [loss(one.class_logits, one.mask_logits, sets, valid) for one in output.aux]
+        parts["aux"] = torch.stack(losses).sum()
+    return parts
+
+
+def mask_set_of(
+    target: Annotation, num_classes: int, size: tuple[int, int]
+) -> tuple[MaskSet, Bool[Tensor, "H W"]]:
+    """A target as masks, each with its class, and the pixels of which it says something.
+
+    One class per pixel or several give one mask for each class that is there, a panoptic map one for each
+    segment, things and stuff alike; a set of masks stays what it is.
+
+    Args:
+        target: labels, masks of classes, segments or instances.
+        num_classes: pixels with other labels are not known.
+        size: height and width of the result; beyond the target nothing is known.
+
+    Raises:
+        ValueError: if the target has no masks.
+
+    >>> masks, known = mask_set_of(LabelMap(torch.tensor([[2, 0, 255]])), 3, (1, 4))
+    >>> masks.classes.tolist(), masks.dense.int().tolist(), known.int().tolist()
+    ([0, 2], [[[0, 1, 0, 0]], [[1, 0, 0, 0]]], [[1, 1, 0, 0]])
+    """
+    if isinstance(target, LabelMap):
+        known = (target.labels >= 0) & (target.labels < num_classes)
+        present = target.labels[known].unique()
+        found = MaskSet.of(target.labels == present[:, None, None], present)
+    elif isinstance(target, ClassMasks):
+        present = (target.masks == 1).flatten(1).any(1).nonzero()[:, 0]
+        known = ((target.masks == 0) | (target.masks == 1)).all(0)
+        found = MaskSet.of(target.masks[present] == 1, present)
+    elif isinstance(target, PanopticMap):
+        masks = target.id_map == target.ids.to(target.id_map)[:, None, None]
+        known = masks.any(0)
+        found = MaskSet.of(masks, target.classes, is_crowd=target.is_crowd)
+    elif isinstance(target, MaskSet):
+        known = torch.ones(target.size, dtype=torch.bool, device=target.classes.device)
+        found = MaskSet(target.dense.to(known.device), target.classes, target.scores, target.is_crowd)
+    else:
+        raise ValueError(f"a network that classifies masks cannot learn from {type(target).__name__}")
+    height, width = size
+    padding = (0, width - known.shape[1], 0, height - known.shape[0])
+    masks = F.pad(found.dense, padding)
+    return MaskSet(masks, found.classes, found.scores, found.is_crowd), F.pad(known, padding)
 
 
 def _at_pixels(

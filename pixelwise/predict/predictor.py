@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, overload
@@ -17,8 +18,23 @@ from .. import checkpoint, decode
 from ..checkpoint import Checkpoint
 from ..data.formats.image import MAX_PIXELS, Source, to_tensor
 from ..tasks import Task, get_task
+<<<<<<< HEAD
 from ..tiling import Network, Size, bands
 from ..types import Annotation, ClassMasks, ClassTable, DenseLogits, LabelMap, Model, Sample
+=======
+from ..types import (
+    Annotation,
+    ClassMasks,
+    ClassTable,
+    DenseLogits,
+    Embedding,
+    LabelMap,
+    Model,
+    PromptableModel,
+    Prompts,
+    Sample,
+)
+>>>>>>> p1/main
 from .memory import available_memory, bytes_per_pixel, enough_memory, fitting_tile
 from .prediction import Prediction
 from .tta import flipped, scaled
@@ -234,6 +250,34 @@ class Predictor:
                 ]
             return tuple(_joined(bands_of_one) for bands_of_one in zip(*parts, strict=True))
 
+    def embed(self, source: Source) -> "EmbeddedImage":
+        """Look at an image once, for any number of prompts.
+
+        Raises:
+            ValueError: if the model takes no prompts, or as `__call__`.
+        """
+        model = self._promptable()
+        image, name, _ = self._read(source, "image")
+        with enough_memory((image.shape[-2], image.shape[-1]), None), torch.no_grad(), self._autocast():
+            return EmbeddedImage(image, name, model.embed(image[None].to(self.device)))
+
+    def prompt(self, embedded: "EmbeddedImage", prompts: Prompts) -> Prediction:
+        """What the prompts point at in an image that was embedded by this predictor.
+
+        Raises:
+            ValueError: if the model takes no prompts.
+        """
+        model = self._promptable()
+        with torch.no_grad(), self._autocast():
+            output = _in_float32(model.masks(embedded.embedding, prompts.to(self.device)))
+        annotation = self.task.decode(output, self.classes, self.decoding)[0]
+        return Prediction(annotation.to("cpu"), self.task, self.classes, embedded.image, embedded.name)
+
+    def _promptable(self) -> PromptableModel:
+        if not isinstance(self.model, PromptableModel):
+            raise ValueError(f"{type(self.model).__name__} takes no prompts: call the predictor itself")
+        return self.model
+
     def folder(
         self,
         source: str | os.PathLike[str],
@@ -277,6 +321,8 @@ class Predictor:
         return [path for target in written.predictions for path in (target, overlay_of(target))]
 
     def _one(self, source: Source, name: str, probabilities: bool) -> Prediction:
+        if isinstance(self.model, PromptableModel):
+            raise ValueError("this model answers prompts: predictor.prompt(predictor.embed(image), prompts)")
         image, name, spacing = self._read(source, name)
         try:
             found = self.probabilities(image[None])[0].cpu() if probabilities else None
@@ -329,12 +375,13 @@ class Predictor:
 
     def _score(self, images: Float[Tensor, "b c *grid"]) -> Any:
         """The model on its device, in its precision; what it says comes back in float32."""
-        context: AbstractContextManager[object] = nullcontext()
+        with self._autocast():
+            return _in_float32(self.model(images.to(self.device)))
+
+    def _autocast(self) -> AbstractContextManager[object]:
         if self.precision in _AUTOCAST:
-            context = torch.autocast(self.device.type, _AUTOCAST[self.precision])
-        with context:
-            output = self.model(images.to(self.device))
-        return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output)
+            return torch.autocast(self.device.type, _AUTOCAST[self.precision])
+        return nullcontext()
 
     def _score_dense(self, images: Float[Tensor, "b c H W"]) -> DenseLogits:
         output = self._score(images)
@@ -362,6 +409,26 @@ class Predictor:
                 f"{wrong[0]} is for models that score every pixel of an image, not for the task "
                 f"{self.task.name}"
             )
+
+
+@dataclass(frozen=True)
+class EmbeddedImage:
+    """An image that a promptable model has looked at; see `Predictor.embed`.
+
+    Attributes:
+        image: as the model saw it, in [0, 1].
+        name: path of the image where it has one.
+        embedding: what the model keeps of it, on the device of the model.
+    """
+
+    image: Float[Tensor, "c H W"]
+    name: str
+    embedding: Embedding
+
+
+def _in_float32(output: Any) -> Any:
+    """The output with its scores in float32."""
+    return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output)
 
 
 def task_of(model: Model, name: str | None, classes: ClassTable) -> Task:

@@ -12,6 +12,7 @@ from .instance import INSTANCE
 from .keypoints import KEYPOINTS
 from .multilabel import MULTILABEL
 from .panoptic import PANOPTIC
+from .promptable import PROMPTABLE
 from .semantic import SEMANTIC
 from .task import (
     Collector as Collector,
@@ -24,6 +25,7 @@ from .volume import VOLUME
 
 # The first one is meant where nothing says which.
 TASKS: dict[str, Task] = {
+<<<<<<< HEAD
     task.name: task
     for task in (
         SEMANTIC,
@@ -34,6 +36,9 @@ TASKS: dict[str, Task] = {
         KEYPOINTS,
         VOLUME,
     )
+=======
+    task.name: task for task in (SEMANTIC, MULTILABEL, INSTANCE, DETECTION, PANOPTIC, PROMPTABLE)
+>>>>>>> p1/main
 }
 
 
@@ -69,6 +74,8 @@ def open_data(root: str | os.PathLike[str], *, task: str | None = None, **option
         ValueError: as `pixelwise.data.open_data`.
     """
     chosen = get_task(task) if task is not None else task_of_folder(Path(root), options.get("format", "auto"))
+    if not chosen.formats:
+        raise ValueError(f"the task {chosen.name} reads no data: its models are used by prompts")
     return data.open_data(root, formats=chosen.formats, **options)
 
 

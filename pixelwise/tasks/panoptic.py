@@ -1,7 +1,7 @@
 """Panoptic segmentation: every pixel belongs to a countable thing or to stuff such as sky."""
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -9,13 +9,13 @@ from typing import Any
 import torch
 
 from .. import decode, draw
-from ..data import SegmentationData, training_transform
+from ..data import SegmentationData
 from ..data.datasets import coco_panoptic
 from ..data.formats.coco_panoptic import categories_of, category_ids, read_segments, write_segments
 from ..files import atomic_write
-from ..losses import PaperCriterion
 from ..metrics import PanopticMetrics
-from ..types import VOID, Annotation, ClassTable, PanopticMap, Report, Sample
+from ..types import Annotation, ClassTable, PanopticMap, Report
+from . import instance
 from .task import Collector, Named, Settings, Task, TaskMetrics, Writer
 
 _NOTE = (
@@ -75,11 +75,6 @@ def _window(prediction: PanopticMap, target: PanopticMap) -> PanopticMap:
     return PanopticMap(id_map, *columns)
 
 
-def criterion(classes: ClassTable, settings: Settings) -> PaperCriterion:
-    """The loss of the network's paper."""
-    return PaperCriterion()
-
-
 def decoded(output: Any, classes: ClassTable, settings: Settings) -> tuple[PanopticMap, ...]:
     """The segments, by the rule of the network's paper.
 
@@ -94,19 +89,6 @@ def decoded(output: Any, classes: ClassTable, settings: Settings) -> tuple[Panop
 def model_arguments(classes: ClassTable) -> Settings:
     """Numbers of classes, and which of them are things."""
     return {"num_classes": len(classes), "things": list(classes.things)}
-
-
-def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
-    """Scale and crop, mirror, rotate, deform, recolour; what comes from outside the image is void."""
-    return training_transform(
-        settings["crop"],
-        scale=settings["scale"],
-        flip=settings["flip"],
-        color=settings["color"],
-        rotation=settings["rotation"],
-        elastic=settings["elastic"],
-        ignore=VOID,
-    )
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -209,11 +191,11 @@ PANOPTIC = Task(
     name="panoptic",
     annotation=PanopticMap,
     formats={"coco_panoptic": coco_panoptic},
-    criterion=criterion,
+    criterion=instance.criterion,
     decode=decoded,
     metrics=SegmentMetrics,
     monitor="pq",
-    transform=transform,
+    transform=instance.transform,  # what comes from outside the image has the id 0, void
     draw=draw.segments,
     errors=draw.segment_errors,
     read=read,
@@ -221,5 +203,5 @@ PANOPTIC = Task(
     collectors={"coco": Collector(write_coco, coco_files)},
     decoding={"min_score": None, "max_overlap": None, "min_stuff_area": None},
     model_arguments=model_arguments,
-    defaults={"crop": (512, 512), "batch_size": 2, "lr": 2e-4, "warmup_steps": 100},
+    defaults=instance.DEFAULTS,
 )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -54,10 +55,11 @@ def criterion(classes: ClassTable, settings: Settings) -> PaperCriterion:
     )
 
 
-def decoded(output: DenseLogits, classes: ClassTable, settings: Settings) -> tuple[LabelMap, ...]:
+def decoded(output: Any, classes: ClassTable, settings: Settings) -> tuple[LabelMap, ...]:
     """The class with the highest score at every pixel."""
-    plain = DenseLogits(output.coarse.float(), output.size, (), output.align_corners)
-    return tuple(LabelMap(labels) for labels in decode.semantic(plain).labels.unbind())
+    if isinstance(output, DenseLogits):
+        output = DenseLogits(output.coarse.float(), output.size, (), output.align_corners)
+    return tuple(LabelMap(labels) for labels in decode.labels(output).labels.unbind())
 
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
