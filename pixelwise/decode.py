@@ -247,9 +247,6 @@ def _(output: Heatmaps, refine: Refine = quarter_offset) -> tuple[Keypoints, ...
     )
 
 
-<<<<<<< HEAD
-def _confidence(logits: Float[Tensor, "b k *grid"]) -> Confidence:
-=======
 # --- mask classification --------------------------------------------------------------------------
 
 
@@ -356,8 +353,7 @@ def _full_size(mask_logits: Float[Tensor, "q h w"], size: tuple[int, int]) -> Fl
     return resize(mask_logits.detach().float()[None], size)[0]
 
 
-def _confidence(logits: Float[Tensor, "b k H W"]) -> Confidence:
->>>>>>> p1/main
+def _confidence(logits: Float[Tensor, "b k *grid"]) -> Confidence:
     return Confidence(logits.argmax(1), logits.float().softmax(1).amax(1))
 
 

@@ -18,10 +18,7 @@ from .. import checkpoint, decode
 from ..checkpoint import Checkpoint
 from ..data.formats.image import MAX_PIXELS, Source, to_tensor
 from ..tasks import Task, get_task
-<<<<<<< HEAD
 from ..tiling import Network, Size, bands
-from ..types import Annotation, ClassMasks, ClassTable, DenseLogits, LabelMap, Model, Sample
-=======
 from ..types import (
     Annotation,
     ClassMasks,
@@ -34,7 +31,6 @@ from ..types import (
     Prompts,
     Sample,
 )
->>>>>>> p1/main
 from .memory import available_memory, bytes_per_pixel, enough_memory, fitting_tile
 from .prediction import Prediction
 from .tta import flipped, scaled

@@ -25,7 +25,6 @@ from .volume import VOLUME
 
 # The first one is meant where nothing says which.
 TASKS: dict[str, Task] = {
-<<<<<<< HEAD
     task.name: task
     for task in (
         SEMANTIC,
@@ -35,10 +34,8 @@ TASKS: dict[str, Task] = {
         PANOPTIC,
         KEYPOINTS,
         VOLUME,
+        PROMPTABLE,
     )
-=======
-    task.name: task for task in (SEMANTIC, MULTILABEL, INSTANCE, DETECTION, PANOPTIC, PROMPTABLE)
->>>>>>> p1/main
 }
 
 

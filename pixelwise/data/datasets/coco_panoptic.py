@@ -3,15 +3,9 @@
     panoptic_train2017.json   panoptic_train2017/000000000009.png   train2017/000000000009.jpg
 
 A json file per part, alone or in `annotations/`, names the images and tells what their segments are; PNG
-<<<<<<< HEAD
 files show the segments. They lie in a folder of the json file's name, or in another folder called panoptic
 near it; the images are looked for near the json file. ADE20K, Cityscapes and Mapillary Vistas are converted
 to this form. The root is a folder with such files, or one of them.
-=======
-files show the segments. They lie in a folder of the json file's name, or in another one near it that is
-called panoptic; the images are looked for near the json file. ADE20K, Cityscapes and Mapillary Vistas are
-converted to this form. The root is a folder with such files, or one of them.
->>>>>>> p1/main
 """
 
 import mmap
