@@ -1,15 +1,13 @@
 """Encoders: a pyramid of feature maps from an image."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import NamedTuple
 
 from ..types import STAGES
 from .base import Encoder as Encoder
-from .hrnet import HRNet as HRNet, fit_hrnet_weights as fit_hrnet_weights
-from .published import (
-    WeightsUnavailable as WeightsUnavailable,
-    fetch as fetch,
-    has_weights as has_weights,
-)
+from .hrnet import BRANCHES, HRNet as HRNet, fit_hrnet_weights as fit_hrnet_weights
+from .published import WeightsUnavailable as WeightsUnavailable, fetch as fetch, timm_has_weights
 from .timm import (
     StemPolicy as StemPolicy,
     TimmEncoder as TimmEncoder,
@@ -20,6 +18,66 @@ from .torchvision import (
     MobileNetV3Large as MobileNetV3Large,
     fold_frozen_norms as fold_frozen_norms,
 )
+
+
+class Named(NamedTuple):
+    """An encoder that is not timm's.
+
+    Attributes:
+        build: takes the arguments of `make_encoder` by name, after the encoder.
+        has_weights: whether pretrained weights are published.
+    """
+
+    build: Callable[..., Encoder]
+    has_weights: bool = True
+
+
+def _tiny(
+    *, in_channels: int, pretrained: bool, output_stride: int, stages: Sequence[str] | None, stem: StemPolicy
+) -> Encoder:
+    if pretrained:
+        raise WeightsUnavailable("no pretrained weights are published for 'tiny'")
+    return Tiny(in_channels=in_channels, output_stride=output_stride, stages=stages or STAGES)
+
+
+def _mobilenet_v3_large(
+    *, in_channels: int, pretrained: bool, output_stride: int, stages: Sequence[str] | None, stem: StemPolicy
+) -> Encoder:
+    return MobileNetV3Large(
+        in_channels=in_channels,
+        pretrained=pretrained,
+        output_stride=output_stride,
+        stages=stages or STAGES,
+        stem=stem,
+    )
+
+
+def _hrnet(
+    width: int,
+    *,
+    in_channels: int,
+    pretrained: bool,
+    output_stride: int,
+    stages: Sequence[str] | None,
+    stem: StemPolicy,
+) -> Encoder:
+    if output_stride != 32:
+        raise ValueError(f"backbone 'hrnet{width}' cannot be dilated to stride {output_stride}")
+    return HRNet(width, in_channels=in_channels, stages=stages or BRANCHES, pretrained=pretrained)
+
+
+# The encoders that are not timm's, by name; every other name is one of timm's backbones. timm's `hrnet_w18`
+# adds convolutions behind the branches of HRNet; `hrnet18` gives the branches themselves.
+ENCODERS: Mapping[str, Named] = {
+    "tiny": Named(_tiny, has_weights=False),
+    "mobilenet_v3_large": Named(_mobilenet_v3_large),
+    **{f"hrnet{width}": Named(partial(_hrnet, width)) for width in (18, 32, 48)},
+}
+
+
+def has_weights(name: str) -> bool:
+    """Whether pretrained weights are published for the encoder `name`; nothing is fetched."""
+    return ENCODERS[name].has_weights if name in ENCODERS else timm_has_weights(name)
 
 
 def make_encoder(
@@ -33,8 +91,8 @@ def make_encoder(
 ) -> Encoder:
     """An encoder by name, or `encoder` itself if it fits.
 
-    Names are those of timm's backbones, "mobilenet_v3_large" for torchvision's, and "tiny". The arguments are
-    those of `TimmEncoder`; an encoder that is given ready-made keeps its own.
+    Names are those of `ENCODERS` and of timm's backbones. The arguments are those of `TimmEncoder`; one
+    that is given ready-made keeps its own.
 
     Raises:
         ValueError: see `TimmEncoder`; or if a given encoder lacks a stage or has other channels.
@@ -45,20 +103,8 @@ def make_encoder(
         if encoder.in_channels != in_channels:
             raise ValueError(f"the encoder takes {encoder.in_channels} channels, not {in_channels}")
         return encoder
-    if encoder == "tiny":
-        if pretrained:
-            raise WeightsUnavailable("no pretrained weights are published for 'tiny'")
-        return Tiny(in_channels=in_channels, output_stride=output_stride, stages=stages or STAGES)
-    if encoder == "mobilenet_v3_large":
-        return MobileNetV3Large(
-            in_channels=in_channels,
-            pretrained=pretrained,
-            output_stride=output_stride,
-            stages=stages or STAGES,
-            stem=stem,
-        )
-    return TimmEncoder(
-        encoder,
+    build = ENCODERS[encoder].build if encoder in ENCODERS else partial(TimmEncoder, encoder)
+    return build(
         in_channels=in_channels,
         pretrained=pretrained,
         output_stride=output_stride,

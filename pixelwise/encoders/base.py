@@ -12,8 +12,8 @@ from ..types import Features, PerStage
 class Encoder(nn.Module, ABC):
     """Image in [0, 1] -> feature maps.
 
-    An encoder holds only what its stages need: a stage nobody asked for, and all behind the last one, do
-    not exist, so every parameter gets a gradient.
+    An encoder holds only what its stages need: unused stages, and all behind the last one, are removed, so
+    every parameter gets a gradient.
 
     Attributes:
         channels: of each stage, 0 where the encoder does not give it.

@@ -15,10 +15,8 @@ class WeightsUnavailable(ValueError):
     """Pretrained weights do not exist or cannot be fetched; says which and why in one sentence."""
 
 
-def has_weights(name: str) -> bool:
-    """Whether pretrained weights are published for the encoder `name`; nothing is fetched."""
-    if name in ("tiny", "mobilenet_v3_large"):
-        return name != "tiny"
+def timm_has_weights(name: str) -> bool:
+    """Whether timm publishes pretrained weights of its backbone `name`; nothing is fetched."""
     import timm
 
     config = timm.get_pretrained_cfg(name)
@@ -37,7 +35,7 @@ def fetch(name: str, **options: Any) -> dict[str, Tensor]:
     """
     import timm
 
-    if not has_weights(name):
+    if not timm_has_weights(name):
         raise WeightsUnavailable(f"no pretrained weights are published for {name!r}")
     config: Any = timm.get_pretrained_cfg(name)
     source: dict[str, Any] = {}

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from pixelwise import models
 from pixelwise.encoders import (
+    ENCODERS,
     Encoder,
+    HRNet,
     MobileNetV3Large,
     TimmEncoder,
     Tiny,
@@ -436,3 +438,16 @@ def test_every_model_on_any_encoder_takes_a_stem_policy(name: str) -> None:
         model = build(name, 2, encoder="resnet18", in_channels=4, stem="zero")
     assert model.built_by is not None
     assert model.built_by.arguments["stem"] == "zero"
+
+
+def test_the_branches_of_hrnet_have_a_name_of_their_own() -> None:
+    encoder = make_encoder("hrnet18", in_channels=1, stages=("c2", "c4"))
+    assert isinstance(encoder, HRNet)
+    assert (encoder.stages, encoder.channels.c2, encoder.channels.c4) == (("c2", "c4"), 18, 72)
+    with pytest.raises(ValueError, match="backbone 'hrnet18' cannot be dilated to stride 8"):
+        make_encoder("hrnet18", output_stride=8)
+
+
+def test_the_table_of_encoders_says_for_which_weights_are_published() -> None:
+    assert {name for name in ENCODERS if not has_weights(name)} == {"tiny"}
+    assert has_weights("resnet18")  # timm's
