@@ -13,7 +13,7 @@ from .console import console, report_table
 from .data import open_data
 from .data.coins import write_coins
 from .draw import error_map, overlay, rgb_image, side_by_side
-from .files import atomic_write, make_folder, record, was_written
+from .files import atomic_write, check_targets, make_folder, record, was_written
 from .predict import Predictor, evaluate_images
 from .report import write_evaluation_report
 from .training import Recipe, TrainResult, run
@@ -75,7 +75,8 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
     """
     started = time.monotonic()
     out, show = make_folder(out), console()
-    table = out / "data" / "classes.csv"
+    table, page = out / "data" / "classes.csv", out / "report.html"
+    check_targets([page], out, overwrite=True)
     if any(out.iterdir()) and not was_written(table, out):
         raise ValueError(f"the folder {out} is not empty: choose another one for the demo (--out)")
     data = write_coins(out / "data")
@@ -97,7 +98,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
     evaluation = evaluate_images(predictor, splits.test, progress=False)
     show.print(report_table(evaluation.report, "test part of the photograph"))
     report = write_evaluation_report(
-        out / "report.html",
+        page,
         "Coins",
         evaluation,
         splits.test,
@@ -109,6 +110,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
         command=shlex.join(["pixelwise", "demo", "--out", os.fspath(out), "--seed", str(seed)]),
         remark="A U-Net from random weights, trained on 12 coins, scored on 6 others of the same photograph.",
     )
+    record(report, out)
     pictures = []
     for sample in (splits.test[i] for i in range(len(splits.test))):
         assert isinstance(sample.target, LabelMap)

@@ -34,7 +34,7 @@ from ..types import (
 from .memory import available_memory, bytes_per_pixel, enough_memory, fitting_tile
 from .prediction import Prediction
 from .tta import flipped, scaled
-from .writing import overlay_of, plan, summary, write_predictions
+from .writing import plan, summary, write_predictions
 
 S = TypeVar("S", bound=Source)
 Precision = Literal["32", "bf16", "16"]
@@ -312,9 +312,7 @@ class Predictor:
         written = write_predictions(self, jobs, out, overlay=overlay, overwrite=overwrite, progress=progress)
         if written.problems:
             raise ValueError(summary(written.problems, len(jobs), out))
-        if not overlay:
-            return written.predictions
-        return [path for target in written.predictions for path in (target, overlay_of(target))]
+        return sorted([*written.predictions, *written.overlays])
 
     def _one(self, source: Source, name: str, probabilities: bool) -> Prediction:
         if isinstance(self.model, PromptableModel):

@@ -26,7 +26,7 @@ def test_the_demo_leaves_data_run_pictures_and_report(tmp_path, capsys) -> None:
         with Image.open(path) as picture:
             picture.load()
     assert json.loads((result.training.path / "recipe.json").read_text())["model_arguments"] == {"width": 16}
-    assert result.scores.support.sum() == 75 * 384
+    assert result.scores.confusion.sum() == 75 * 384
 
 
 def test_a_second_demo_spares_the_run_of_the_first(tmp_path) -> None:
@@ -38,13 +38,13 @@ def test_a_second_demo_spares_the_run_of_the_first(tmp_path) -> None:
 @pytest.mark.slow
 def test_the_demo_finds_the_coins_and_does_so_again_with_the_same_seed(tmp_path) -> None:
     first = run_demo(tmp_path / "first", seed=3).scores
-    assert first.iou[1] >= 0.95
+    assert first.per_class["coin"]["IoU"] >= 0.95
     again = run_demo(tmp_path / "again", seed=3).scores
-    assert (first.matrix == again.matrix).all()
+    assert first.confusion.equal(again.confusion)
 
 
 def test_the_demo_does_not_write_over_a_report_of_the_user(tmp_path) -> None:
     (tmp_path / "report.html").write_text("my report")
-    with pytest.raises(ValueError, match=r"report\.html is a file that pixelwise did not write"):
+    with pytest.raises(ValueError, match=r"report\.html exists, and pixelwise did not write it"):
         run_demo(tmp_path, epochs=1)
     assert [path.name for path in tmp_path.iterdir()] == ["report.html"]
