@@ -59,7 +59,7 @@ def curves(history: History, monitor: str) -> Figure:
     for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):
         _over_epochs(axes, title)
         for (key, line), color in zip(lines, _ACCENTS, strict=False):
-            axes.plot(epochs, _column(history, key), color=color, label=line, **_markers(epochs))
+            _plot(axes, epochs, _column(history, key), color=color, label=line)
         if title != "loss" and not all(math.isnan(x) for x in _column(history, lines[0][0])):
             axes.set_ylim(bottom=0)
         if len(lines) > 1:
@@ -85,7 +85,7 @@ def class_curves(history: History) -> Figure:
     shown = list(classes_over_epochs(history).items())[-MOST_LINES:]
     for (name, values), color in zip(shown, colors, strict=False):
         label = f"{name}  {_last(values):.3f}".replace("$", r"\$")
-        axes.plot(epochs, values, color=color, label=label, **_markers(epochs))
+        _plot(axes, epochs, values, color=color, label=label)
     axes.set_ylim(0, 1.02)
     axes.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
@@ -137,8 +137,11 @@ def _last(values: Sequence[float]) -> float:
     return next(value for value in reversed(values) if not math.isnan(value))
 
 
-def _markers(epochs: Sequence[float]) -> dict[str, Any]:
-    return {"marker": "o" if len(epochs) < 30 else None, "markersize": 3}
+def _plot(axes: Axes, epochs: Sequence[float], values: Sequence[float], **style: Any) -> None:
+    """A line through the epochs that have a value: not every epoch has a validation."""
+    known = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if not math.isnan(value)]
+    marker = "o" if len(known) < 30 else None
+    axes.plot([epoch for epoch, _ in known], [value for _, value in known], marker=marker, markersize=3, **style)
 
 
 def _over_epochs(axes: Axes, title: str) -> None:
