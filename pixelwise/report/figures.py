@@ -141,7 +141,9 @@ def _plot(axes: Axes, epochs: Sequence[float], values: Sequence[float], **style:
     """A line through the epochs that have a value: not every epoch has a validation."""
     known = [(epoch, value) for epoch, value in zip(epochs, values, strict=True) if not math.isnan(value)]
     marker = "o" if len(known) < 30 else None
-    axes.plot([epoch for epoch, _ in known], [value for _, value in known], marker=marker, markersize=3, **style)
+    axes.plot(
+        [epoch for epoch, _ in known], [value for _, value in known], marker=marker, markersize=3, **style
+    )
 
 
 def _over_epochs(axes: Axes, title: str) -> None:
