@@ -21,7 +21,7 @@ def console() -> Console:
 
 @contextmanager
 def progress_bar(what: str, *, hidden: bool = False) -> Iterator[Callable[[int, int], None]]:
-    """A bar on standard error; call what it gives with the number of things done and of all."""
+    """A bar on standard error; call what it gives with the number of steps done and of all."""
     with Progress(console=Console(stderr=True), transient=True, disable=hidden) as bar:
         task = bar.add_task(what, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -204,7 +204,7 @@ class Recipe:
     devices: int = _setting(
         1,
         "Machine",
-        "How many; more than one trains with DDP, with batch norm per device.",
+        "Number of devices; more than one trains with DDP, with batch norm per device.",
         low=1,
         high=4096,
     )

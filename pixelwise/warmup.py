@@ -45,7 +45,7 @@ def _labels(dtype: torch.dtype = torch.int64) -> Tensor:
     return labels
 
 
-def _things() -> MaskSet:
+def _objects() -> MaskSet:
     labels = _labels()
     return MaskSet.of(torch.stack([labels == 1, labels == 2]), torch.tensor([2, 2]))
 
@@ -73,7 +73,7 @@ def _pixel_metrics() -> None:
 def _run_lengths() -> None:
     from .rle import RleMasks
 
-    masks = RleMasks.encode(_things().dense)
+    masks = RleMasks.encode(_objects().dense)
     masks.decode()
     RleMasks.from_coco(masks.to_coco())
     RleMasks.from_polygons([[[1, 1, 9, 1, 9, 9]]], 48, 64)
@@ -86,7 +86,7 @@ def _instances() -> None:
 
     for kind in ("mask", "box"):
         metrics = InstanceMetrics(_TABLE, kind)
-        metrics.update(_things(), _things())
+        metrics.update(_objects(), _objects())
         metrics.compute()
 
 

@@ -88,7 +88,7 @@ def segment_image(
         method: a key of `METHODS` or `ALIASES`.
         segments: how many, for methods that want to know.
         space: see `colors_of`.
-        position: what a pixel of distance counts, see `kmeans`.
+        position: weight of pixel position relative to colour, see `kmeans`.
         box: left, top, right, bottom around the foreground.
         strokes: 0 background, 1 foreground, 2 unknown.
         strength: of the pairs of a random field.

@@ -29,18 +29,16 @@ Classes = Annotated[
 ]
 TaskName = Annotated[
     str | None,
-    typer.Option("--task", help="What to do, where the model serves several tasks: see `pixelwise models`."),
+    typer.Option("--task", help="Task, where the model serves several tasks: see `pixelwise models`."),
 ]
-Seed = Annotated[int, typer.Option(help="Of every random choice.")]
+Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 Split = Annotated[str, typer.Option(help="Part of the data: train, val or test.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Crf = Annotated[
-    bool, typer.Option("--crf", help="Refine what the model says by a fully connected CRF on the image.")
-]
+Crf = Annotated[bool, typer.Option("--crf", help="Refine predictions by a fully connected CRF on the image.")]
 Overwrite = Annotated[
     bool,
     typer.Option(
-        "--overwrite", help="Replace files that pixelwise wrote earlier; files of your own never are."
+        "--overwrite", help="Replace files that pixelwise wrote earlier; your own files are never replaced."
     ),
 ]
 Several = Annotated[

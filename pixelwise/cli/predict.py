@@ -55,7 +55,7 @@ def predict(
     ] = 1_000_000_000,
     precision: Annotated[str, typer.Option(help="32, or bf16 or 16 for mixed precision.")] = "32",
     device: Device = "auto",
-    seed: Annotated[int, typer.Option(help="For models that draw while they predict; most do not.")] = 0,
+    seed: Annotated[int, typer.Option(help="Seed of models that sample while they predict.")] = 0,
 ) -> None:
     """Write the classes of every pixel of images as palette PNGs.
 

@@ -19,29 +19,28 @@ def segment(
         ),
     ] = "kmeans",
     segments: Annotated[
-        int | None, typer.Option("--segments", "--clusters", help="How many (default that of the method).")
+        int | None,
+        typer.Option("--segments", "--clusters", help="Number of segments (default that of the method)."),
     ] = None,
     space: Annotated[
         str | None, typer.Option(help="Colour space: rgb or lab (default lab for three channels).")
     ] = None,
     position: Annotated[
         float | None,
-        typer.Option(
-            help="What a pixel of distance counts beside colour, for clusters in XYRGB (default 0)."
-        ),
+        typer.Option(help="Weight of pixel position relative to colour, for clusters in XYRGB (default 0)."),
     ] = None,
     box: Annotated[
-        str | None, typer.Option(metavar="L,T,R,B", help="Around the foreground, in pixels: for grabcut.")
+        str | None, typer.Option(metavar="L,T,R,B", help="Box around the foreground in pixels, for grabcut.")
     ] = None,
     strokes: Annotated[
         Path | None,
         typer.Option(
-            help="Image of what is known: 0 background, 1 foreground, 2 unknown; or red on foreground and "
+            help="Image of strokes: 0 background, 1 foreground, 2 unknown; or red on foreground and "
             "blue on background of a copy of the image."
         ),
     ] = None,
     strength: Annotated[
-        float | None, typer.Option(help="Of the pairs, for graph_cut, grabcut and mrf.")
+        float | None, typer.Option(help="Strength of the pairwise terms, for graph_cut, grabcut and mrf.")
     ] = None,
     solver: Annotated[
         str | None,

@@ -1,7 +1,7 @@
 """Instructions that Numba has no name for, spelt for LLVM, which has them on every machine.
 
-Each has a plain twin in the tests that gives the same answer. They are worth it where the compiler does not
-find them by itself: counting a confusion matrix takes a fifth of the time with `changes`.
+Each has a plain reference in the tests that gives the same answer. They are worth it where the compiler does
+not find them by itself: counting a confusion matrix takes a fifth of the time with `changes`.
 """
 
 import inspect

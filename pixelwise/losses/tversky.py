@@ -51,8 +51,8 @@ def tversky_loss(
     one_of(reduction)
     logits, labels = prepared(logits, labels, exclusive)
     weight = per_class(weight, logits)
-    missed, support = _missed(logits, labels, ignore, exclusive, alpha, beta)
-    return over_classes(missed, support > 0, weight, reduction)
+    loss, support = _complement(logits, labels, ignore, exclusive, alpha, beta)
+    return over_classes(loss, support > 0, weight, reduction)
 
 
 def focal_tversky_loss(
@@ -94,13 +94,13 @@ def focal_tversky_loss(
     one_of(reduction)
     logits, labels = prepared(logits, labels, exclusive)
     weight = per_class(weight, logits)
-    missed, support = _missed(logits, labels, ignore, exclusive, alpha, beta)
+    loss, support = _complement(logits, labels, ignore, exclusive, alpha, beta)
     # A root has no finite slope at 0; that of the loss is 0 there.
-    loss = missed.clamp_min(torch.finfo(missed.dtype).tiny) ** (1 / gamma)
+    loss = loss.clamp_min(torch.finfo(loss.dtype).tiny) ** (1 / gamma)
     return over_classes(loss, support > 0, weight, reduction)
 
 
-def _missed(
+def _complement(
     logits: Float[Tensor, "b k *grid"],
     labels: Integer[Tensor, "b ..."],
     ignore: int,

@@ -1,6 +1,6 @@
 """What a prediction is worth: integers first, then every score from them by a named rule.
 
-Pixels: `SegmentationMetrics` and what is made of its matrix. Things: `InstanceMetrics`, `coco_evaluate`,
+Pixels: `SegmentationMetrics` and what is made of its matrix. Instances: `InstanceMetrics`, `coco_evaluate`,
 `PanopticMetrics`. Boundaries and surfaces: `SurfaceMetrics`, `BoundaryBenchmark`, `DavisMetrics`.
 """
 

@@ -5,9 +5,9 @@ each has its own class: FPN upsamples lateral maps by repetition and merges with
 skips and plain 4x4 transposed convolutions; PSPNet stops at stride 8 instead of dilating; for DeepLabV3 and
 V3+ see `smp_deeplabv3.py`. All but LinkNet resize with aligned corners.
 
-Departures: maps are resized to the size of their partner instead of being doubled, so any image size
+Departures: maps are resized to the size of their partner instead of being upsampled 2x, so any image size
 works, with equal results where SMP accepts the size; layers that SMP builds but never uses (the stages
-behind stride 8 in PSPNet) do not exist here; images are normalised inside, as SMP's preprocessing does.
+behind stride 8 in PSPNet) are removed here; images are normalised inside, as SMP's preprocessing does.
 """
 
 import re

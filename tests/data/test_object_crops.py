@@ -135,12 +135,12 @@ def test_an_empty_box_is_refused() -> None:
 
 def test_the_mirror_moves_pixels_and_points_and_exchanges_sides() -> None:
     sample = dots(1)[0]
-    twin = mirrored(sample, SKELETON)
+    mirror = mirrored(sample, SKELETON)
     for joint, other in enumerate(SKELETON.flipped):
-        place = twin.target.points[0, joint]
+        place = mirror.target.points[0, joint]
         assert place[0] == 159 - sample.target.points[0, other, 0]
-        torch.testing.assert_close(brightest(twin.image, place), place, atol=0.1, rtol=0)
-    again = mirrored(twin, SKELETON)
+        torch.testing.assert_close(brightest(mirror.image, place), place, atol=0.1, rtol=0)
+    again = mirrored(mirror, SKELETON)
     torch.testing.assert_close(again.target.points, sample.target.points)
     torch.testing.assert_close(again.target.boxes, sample.target.boxes)
 

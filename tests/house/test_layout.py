@@ -1,4 +1,4 @@
-"""Rules of the house that a machine can keep."""
+"""Rules of the package that a machine can keep."""
 
 import ast
 import importlib
@@ -168,14 +168,14 @@ def siblings(path: Path) -> list[Path]:
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)
-def test_a_model_file_is_one_paper_and_cites_only_its_elders(path: Path) -> None:
+def test_a_model_file_is_one_paper_and_cites_only_older_papers(path: Path) -> None:
     module = importlib.import_module(f"pixelwise.models.{path.stem}")
     assert module.__doc__
     assert module.PAPER.url.startswith("https://")
     assert len(path.read_text().splitlines()) <= MODEL_LINES
     for other in siblings(path):
-        elder = importlib.import_module(f"pixelwise.models.{other.stem}")
-        assert elder.PAPER.year <= module.PAPER.year, f"{path.stem} imports the younger {other.stem}"
+        cited = importlib.import_module(f"pixelwise.models.{other.stem}")
+        assert cited.PAPER.year <= module.PAPER.year, f"{path.stem} imports the younger {other.stem}"
 
 
 @pytest.mark.parametrize("path", MODELS, ids=lambda p: p.stem)

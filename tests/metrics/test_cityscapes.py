@@ -163,8 +163,8 @@ def test_weighted_pixels_are_those_of_a_plain_loop(seed: int) -> None:
             hits = ids[instances == value] == label
             found += LABELS[label].mean_size * hits.mean()
             missed += LABELS[label].mean_size * (1 - hits.mean())
-        assert scores.found[place].item() == pytest.approx(found)
-        assert scores.missed[place].item() == pytest.approx(missed, abs=1e-9)
+        assert scores.true_positives[place].item() == pytest.approx(found)
+        assert scores.false_negatives[place].item() == pytest.approx(missed, abs=1e-9)
 
 
 def test_a_perfect_prediction_scores_one_in_everything() -> None:
@@ -268,7 +268,7 @@ def test_small_objects_and_groups_need_not_be_found() -> None:
     assert instance_scores(boxes((0, 20)), row((26000, 20), (26001, 4), (26, 10))).mean_ap == 1
 
 
-def test_where_every_prediction_is_excused_the_score_is_zero() -> None:
+def test_where_every_prediction_is_ignored_the_score_is_zero() -> None:
     assert instance_scores(boxes((20, 40)), row((26000, 20), (1, 20))).mean_ap == 0
 
 
@@ -320,9 +320,9 @@ def test_states_of_two_processes_add_up() -> None:
         return lambda mine, group=None: [mine, next(queue)]
 
     other = parts[1]
-    parts[0].dist_sync_fn = gathered([torch.cat(other.predictions), other.targets, other.missed])
+    parts[0].dist_sync_fn = gathered([torch.cat(other.predictions), other.targets, other.false_negatives])
     parts[0].distributed_available_fn = lambda: True
     assert np.array_equal(parts[0].compute().ap, whole.compute().ap, equal_nan=True)
-    pieces[0].dist_sync_fn = gathered([pieces[1].matrix, pieces[1].found, pieces[1].missed])
+    pieces[0].dist_sync_fn = gathered([pieces[1].matrix, pieces[1].true_positives, pieces[1].false_negatives])
     pieces[0].distributed_available_fn = lambda: True
     assert pieces[0].compute().mean_iiou == pytest.approx(pixels.compute().mean_iiou)

@@ -68,7 +68,11 @@ def test_iou_of_boxes_is_that_of_their_pixels() -> None:
 
 
 def matched(
-    similarity: np.ndarray, is_crowd: np.ndarray, ignored: np.ndarray, excused: np.ndarray, threshold: float
+    similarity: np.ndarray,
+    is_crowd: np.ndarray,
+    ignored: np.ndarray,
+    ignored_alone: np.ndarray,
+    threshold: float,
 ) -> list[int]:
     """One group, as COCO's rules read: first what counts, then what is ignored."""
     free, outcome = [True] * len(ignored), []
@@ -82,7 +86,7 @@ def matched(
             if open_ and found is None:
                 found = max(open_, key=lambda t: (row[t], t))
         if found is None:
-            outcome.append(matching.IGNORED if excused[d] else matching.WRONG)
+            outcome.append(matching.IGNORED if ignored_alone[d] else matching.WRONG)
         else:
             free[found] = False
             outcome.append(matching.IGNORED if ignored[found] else matching.RIGHT)
@@ -96,17 +100,17 @@ def test_matches_are_those_of_the_rules() -> None:
         similarity = random.integers(0, 9, GROUPS.pair_start[-1]) / 8  # many ties
         is_crowd, ignored = random.random(9) < 0.3, random.random((2, 9)) < 0.3
         ignored |= is_crowd
-        excused = random.random((2, 7)) < 0.3
+        ignored_alone = random.random((2, 7)) < 0.3
         outcome = np.empty((2, 3, 7), np.uint8)
         starts = (GROUPS.detection_start, GROUPS.target_start, GROUPS.pair_start)
-        matching.match(0, 3, *starts, similarity, is_crowd, ignored, excused, thresholds, outcome)
+        matching.match(0, 3, *starts, similarity, is_crowd, ignored, ignored_alone, thresholds, outcome)
         for g in (0, 2):
             d = slice(*GROUPS.detection_start[g : g + 2])
             t = slice(*GROUPS.target_start[g : g + 2])
             rows = similarity[slice(*GROUPS.pair_start[g : g + 2])].reshape(d.stop - d.start, -1)
             for a in range(2):
                 for n, threshold in enumerate(thresholds):
-                    expected = matched(rows, is_crowd[t], ignored[a, t], excused[a, d], threshold)
+                    expected = matched(rows, is_crowd[t], ignored[a, t], ignored_alone[a, d], threshold)
                     assert outcome[a, n, d].tolist() == expected
 
 

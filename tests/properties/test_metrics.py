@@ -153,7 +153,7 @@ def test_a_class_of_its_own_for_every_label_counts_as_the_labels_do(
     yes = torch.where(target == 255, 255, torch.arange(k)[:, None] == target)[None]  # 1 k n
     found = torch.nn.functional.one_hot(prediction, k).T[None]
     matrices, whole = multilabel_matrices(found, yes), score(prediction, target, k)
-    assert torch.equal(matrices[:, 1, 1], whole.hits)
+    assert torch.equal(matrices[:, 1, 1], whole.true_positives)
     assert torch.equal(matrices[:, 1].sum(1), whole.support)
     assert torch.equal(matrices[:, :, 1].sum(1), whole.predicted)
     band = boundary_band(target[None], radius)[0]

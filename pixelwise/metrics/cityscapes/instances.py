@@ -2,15 +2,16 @@
 
 At each IoU threshold 0.5, 0.55, ... 0.95 (strictly above counts) and for each class:
 
-- of the predictions on one object the surest is right, the others are wrong; an object without any is missed;
+- of the predictions on one object the surest is right, the others are wrong; an object without any is a
+  false negative;
 - objects of fewer than 100 pixels and groups (values below 1000) are no targets;
-- a prediction on no object is wrong unless it is excused: if more than the threshold's share of it lies on
+- a prediction on no object is wrong unless it is ignored: if more than the threshold's share of it lies on
   ignored ids, on groups of its class and on small objects of its class (a small group counts twice there).
 
 Precision over recall is integrated in steps, each as wide as half the distance between its neighbours; AP is
 the mean over thresholds and classes, AP50 that at 0.5. There is no limit on the number of predictions. As in
 the official tool the objects of ignored classes (a caravan, a trailer) excuse nothing; only their groups do.
-Where every prediction of a class is excused its AP is 0; the official tool fails there.
+Where every prediction of a class is ignored its AP is 0; the official tool fails there.
 """
 
 import math
@@ -30,7 +31,7 @@ from .pixels import FIRST_INSTANCE, LABELS, THINGS, label_of
 
 THRESHOLDS = np.arange(0.5, 1.0, 0.05)
 MIN_SIZE = 100
-WRONG, RIGHT, EXCUSED = 0, 1, -1
+WRONG, RIGHT, IGNORED = 0, 1, -1
 
 
 class CityscapesInstanceScores:
@@ -93,15 +94,15 @@ class CityscapesInstanceMetrics(RowMetric):
 
     predictions: list[Tensor]
     targets: Int64[Tensor, "8"]
-    missed: Int64[Tensor, "8 10"]
+    false_negatives: Int64[Tensor, "8 10"]
 
     def __init__(self) -> None:
         super().__init__()
         # One row per prediction: place of its class in THINGS, score, outcome at each threshold.
         self.add_rows("predictions", 2 + len(THRESHOLDS), dtype=torch.float64)
         self.add_state("targets", torch.zeros(len(THINGS), dtype=torch.int64), dist_reduce_fx="sum")
-        missed = torch.zeros(len(THINGS), len(THRESHOLDS), dtype=torch.int64)
-        self.add_state("missed", missed, dist_reduce_fx="sum")
+        false_negatives = torch.zeros(len(THINGS), len(THRESHOLDS), dtype=torch.int64)
+        self.add_state("false_negatives", false_negatives, dist_reduce_fx="sum")
 
     def update(self, prediction: MaskSet, instance_map: Integer[Tensor, "H W"], where: str = "") -> None:
         """Match the predictions of one image.
@@ -130,7 +131,7 @@ class CityscapesInstanceMetrics(RowMetric):
                 wrong = labels[(labels < 0) | (labels >= len(LABELS))][0]
                 raise ValueError(f"the {name} holds the id {wrong}{place}, expected 0..{len(LABELS) - 1}")
         masks, scores = prediction.dense.cpu().numpy(), prediction.scores.cpu().numpy().astype(np.float64)
-        targets, missed = torch.zeros_like(self.targets), torch.zeros_like(self.missed)
+        targets, false_negatives = torch.zeros_like(self.targets), torch.zeros_like(self.false_negatives)
         for k, label in enumerate(THINGS):
             mine = [i for i in np.flatnonzero(classes == label) if masks[i].any()]
             own = label_of(ids) == label
@@ -142,19 +143,21 @@ class CityscapesInstanceMetrics(RowMetric):
             rows = np.column_stack([np.full(len(mine), float(k)), scores[mine], outcome])
             self.predictions.append(torch.from_numpy(rows).to(self.device))
             targets[k] += valid
-            missed[k] += torch.from_numpy(left).to(self.device)
-        self.targets, self.missed = self.targets + targets, self.missed + missed
+            false_negatives[k] += torch.from_numpy(left).to(self.device)
+        self.targets, self.false_negatives = self.targets + targets, self.false_negatives + false_negatives
 
     def compute(self) -> CityscapesInstanceScores:
         """Scores of everything seen by all processes."""
         ap = np.full((len(THINGS), len(THRESHOLDS)), np.nan)
         rows = self.rows("predictions").cpu().numpy()
-        missed, targets = self.missed.cpu().numpy(), self.targets.cpu().numpy()
+        false_negatives, targets = self.false_negatives.cpu().numpy(), self.targets.cpu().numpy()
         for k in np.flatnonzero(targets):
             own = rows[rows[:, 0] == k]
             for o in range(len(THRESHOLDS)):
-                counted = own[own[:, 2 + o] != EXCUSED]
-                ap[k, o] = _average_precision(counted[:, 2 + o] == RIGHT, counted[:, 1], int(missed[k, o]))
+                counted = own[own[:, 2 + o] != IGNORED]
+                ap[k, o] = _average_precision(
+                    counted[:, 2 + o] == RIGHT, counted[:, 1], int(false_negatives[k, o])
+                )
         return CityscapesInstanceScores(ap)
 
 
@@ -179,7 +182,7 @@ def _match(
     shared: Int64[np.ndarray, "p g"],
     scores: Float64[np.ndarray, " p"],
 ) -> tuple[Int64[np.ndarray, "p 10"], int, Int64[np.ndarray, "10"]]:
-    """Outcomes of the predictions of one class in one image, its number of targets, those missed.
+    """Outcomes of the predictions of one class in one image, its number of targets, its false negatives.
 
     Args:
         ids: values of the instance map.
@@ -191,11 +194,11 @@ def _match(
     size = shared.sum(1)
     void = np.array([i < FIRST_INSTANCE and LABELS[i].ignored for i in ids.tolist()], bool)
     group, small = ids < FIRST_INSTANCE, area < MIN_SIZE
-    excused = shared[:, void].sum(1) + shared[:, own & group].sum(1) + shared[:, own & small].sum(1)
+    ignored = shared[:, void].sum(1) + shared[:, own & group].sum(1) + shared[:, own & small].sum(1)
     iou = shared / (size[:, None] + area - shared)
-    outcome = np.full((len(size), len(THRESHOLDS)), EXCUSED)
+    outcome = np.full((len(size), len(THRESHOLDS)), IGNORED)
     targets = np.flatnonzero(own & ~group & ~small)
-    missed = np.zeros(len(THRESHOLDS), np.int64)
+    false_negatives = np.zeros(len(THRESHOLDS), np.int64)
     for o, threshold in enumerate(THRESHOLDS):
         near = iou > threshold
         for target in targets:
@@ -203,19 +206,21 @@ def _match(
             outcome[candidates, o] = WRONG
             if len(candidates):
                 outcome[candidates[scores[candidates].argmax()], o] = RIGHT
-            missed[o] += not len(candidates)
-        outcome[~near[:, own].any(1) & (excused / size <= threshold), o] = WRONG
-    return outcome, len(targets), missed
+            false_negatives[o] += not len(candidates)
+        outcome[~near[:, own].any(1) & (ignored / size <= threshold), o] = WRONG
+    return outcome, len(targets), false_negatives
 
 
-def _average_precision(right: Bool[np.ndarray, " n"], score: Float64[np.ndarray, " n"], missed: int) -> float:
+def _average_precision(
+    right: Bool[np.ndarray, " n"], score: Float64[np.ndarray, " n"], false_negatives: int
+) -> float:
     """Area under the steps of precision over recall, from the highest recall down to the point (1, 0)."""
     order = score.argsort(kind="stable")
     _, first = np.unique(score[order], return_index=True)
     below = np.concatenate([[0], right[order].cumsum()])[first]  # right ones that each threshold leaves out
-    hits = right.sum() - below
-    precision = np.append(hits / (len(right) - first), 1.0)
-    recall = np.append(hits / (right.sum() + missed), 0.0)
+    true_positives = right.sum() - below
+    precision = np.append(true_positives / (len(right) - first), 1.0)
+    recall = np.append(true_positives / (right.sum() + false_negatives), 0.0)
     widths = np.convolve(np.concatenate([recall[:1], recall, [0.0]]), [-0.5, 0, 0.5], "valid")
     return float(np.dot(precision, widths))
 

@@ -88,19 +88,24 @@ class CityscapesScores:
 
     Args:
         matrix: pixels per id in the target (rows) and in the prediction (columns).
-        found: weighted pixels of objects that were predicted right: with their class, for each of `THINGS`,
-            then with any class of their category, for each of `THING_CATEGORIES`.
-        missed: the other weighted pixels of objects, likewise.
+        true_positives: weighted pixels of objects that were predicted right: with their class, for each of
+            `THINGS`, then with any class of their category, for each of `THING_CATEGORIES`.
+        false_negatives: the other weighted pixels of objects, likewise.
     """
 
     matrix: Int64[Tensor, "34 34"]
-    found: Float64[Tensor, "10"]
-    missed: Float64[Tensor, "10"]
+    true_positives: Float64[Tensor, "10"]
+    false_negatives: Float64[Tensor, "10"]
 
     def __init__(
-        self, matrix: Int64[Tensor, "34 34"], found: Float64[Tensor, "10"], missed: Float64[Tensor, "10"]
+        self,
+        matrix: Int64[Tensor, "34 34"],
+        true_positives: Float64[Tensor, "10"],
+        false_negatives: Float64[Tensor, "10"],
     ) -> None:
-        self.__dict__.update(matrix=matrix.cpu(), found=found.cpu(), missed=missed.cpu())
+        self.__dict__.update(
+            matrix=matrix.cpu(), true_positives=true_positives.cpu(), false_negatives=false_negatives.cpu()
+        )
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"scores are frozen: {name} cannot be set")
@@ -155,14 +160,15 @@ class CityscapesScores:
         return f"CityscapesScores({means}, {pixels} pixels)"
 
     def _iou(self, ids: list[int]) -> float:
-        hits = int(self.matrix[ids][:, ids].sum())
+        correct = int(self.matrix[ids][:, ids].sum())
         whole = int(self.matrix[ids].sum()) + self._false_positives(ids)
-        return hits / whole if whole else math.nan
+        return correct / whole if whole else math.nan
 
     def _iiou(self, ids: list[int], group: int) -> float:
-        found, missed = float(self.found[group]), float(self.missed[group])
-        whole = found + self._false_positives(ids) + missed
-        return found / whole if whole else math.nan
+        true_positives = float(self.true_positives[group])
+        false_negatives = float(self.false_negatives[group])
+        whole = true_positives + self._false_positives(ids) + false_negatives
+        return true_positives / whole if whole else math.nan
 
     def _false_positives(self, ids: list[int]) -> int:
         """Pixels predicted as one of `ids` where the target counts and is none of them."""
@@ -185,16 +191,16 @@ class CityscapesMetrics(Metric):
     full_state_update = False
 
     matrix: Int64[Tensor, "34 34"]
-    found: Float64[Tensor, "10"]
-    missed: Float64[Tensor, "10"]
+    true_positives: Float64[Tensor, "10"]
+    false_negatives: Float64[Tensor, "10"]
 
     def __init__(self) -> None:
         super().__init__()
         empty = torch.zeros(len(LABELS), len(LABELS), dtype=torch.int64)
         groups = torch.zeros(len(THINGS) + len(THING_CATEGORIES), dtype=torch.float64)
         self.add_state("matrix", empty, dist_reduce_fx="sum")
-        self.add_state("found", groups, dist_reduce_fx="sum")
-        self.add_state("missed", groups.clone(), dist_reduce_fx="sum")
+        self.add_state("true_positives", groups, dist_reduce_fx="sum")
+        self.add_state("false_negatives", groups.clone(), dist_reduce_fx="sum")
 
     def update(
         self, prediction: Integer[Tensor, "H W"], instance_map: Integer[Tensor, "H W"], where: str = ""
@@ -226,7 +232,8 @@ class CityscapesMetrics(Metric):
                 raise ValueError(f"the {name} holds the id {wrong}{place}, expected 0..{len(LABELS) - 1}")
         matrix = np.zeros((len(LABELS), len(LABELS)), np.int64)
         np.add.at(matrix, (target, claimed), area)
-        found, missed = self.found.cpu().numpy().copy(), self.missed.cpu().numpy().copy()
+        true_positives = self.true_positives.cpu().numpy().copy()
+        false_negatives = self.false_negatives.cpu().numpy().copy()
         for number in np.unique(instance[instance > FIRST_INSTANCE]):  # in the order of the official sums
             label = LABELS[number // FIRST_INSTANCE]
             if label.ignored:
@@ -244,15 +251,16 @@ class CityscapesMetrics(Metric):
             )
             for group, hit in zip(groups, (hit_class, hit_category), strict=True):
                 right = int(area[pixels & hit].sum())
-                found[group] += right * weight
-                missed[group] += (size - right) * weight
+                true_positives[group] += right * weight
+                false_negatives[group] += (size - right) * weight
         device = self.matrix.device
         self.matrix = self.matrix + torch.from_numpy(matrix).to(device)
-        self.found, self.missed = torch.from_numpy(found).to(device), torch.from_numpy(missed).to(device)
+        self.true_positives = torch.from_numpy(true_positives).to(device)
+        self.false_negatives = torch.from_numpy(false_negatives).to(device)
 
     def compute(self) -> CityscapesScores:
         """Scores of everything seen by all processes."""
-        return CityscapesScores(self.matrix, self.found, self.missed)
+        return CityscapesScores(self.matrix, self.true_positives, self.false_negatives)
 
 
 def label_of(instance: Int64[np.ndarray, "*grid"]) -> Int64[np.ndarray, "*grid"]:

@@ -22,7 +22,7 @@ class Targets:
         image: index of the image of each target.
         classes: index of its class.
         area: in pixels; decides which range of areas the target belongs to.
-        is_crowd: whether it stands for several things; it then takes any number of detections.
+        is_crowd: whether it stands for several instances; it then takes any number of detections.
         ignored: whether it need not be found, and whoever finds it is neither right nor wrong.
         shapes: what is compared.
     """
@@ -44,7 +44,8 @@ class Detections:
         classes: index of its class.
         area: in pixels; outside of a range of areas an unmatched detection does not count.
         score: the higher the surer.
-        excused: whether an unmatched detection does not count (LVIS, where not all of a class is labelled).
+        ignored_alone: whether a detection that matches nothing does not count (LVIS, where not all of a class
+            is labelled).
         shapes: what is compared.
     """
 
@@ -52,7 +53,7 @@ class Detections:
     classes: Int64[np.ndarray, " n"]
     area: Float64[np.ndarray, " n"]
     score: Float64[np.ndarray, " n"]
-    excused: Bool[np.ndarray, " n"]
+    ignored_alone: Bool[np.ndarray, " n"]
     shapes: Shapes
 
 
@@ -109,11 +110,11 @@ def evaluate(
     is_crowd = targets.is_crowd[target_order]
     low, high = np.array(area_ranges).T[..., None]  # a 1
     ignored = targets.ignored[target_order] | _outside(targets.area[target_order], low, high)
-    excused = detections.excused[order] | _outside(detections.area[order], low, high)
+    ignored_alone = detections.ignored_alone[order] | _outside(detections.area[order], low, high)
     similarity = _similarity(
         detections.shapes.take(order), targets.shapes.take(target_order), is_crowd, groups
     )
-    outcome = _match(groups, similarity, is_crowd, ignored, excused)
+    outcome = _match(groups, similarity, is_crowd, ignored, ignored_alone)
 
     target_class = targets.classes[target_order] if use_classes else np.zeros(len(target_order), np.int64)
     counting = np.stack([np.bincount(target_class[~row], minlength=k) for row in ignored])
@@ -163,9 +164,9 @@ def _match(
     similarity: Float64[np.ndarray, " p"],
     is_crowd: Bool[np.ndarray, " m"],
     ignored: Bool[np.ndarray, "a m"],
-    excused: Bool[np.ndarray, "a n"],
+    ignored_alone: Bool[np.ndarray, "a n"],
 ) -> UInt8[np.ndarray, "a t n"]:
-    outcome = np.empty((len(ignored), len(IOU_THRESHOLDS), excused.shape[1]), np.uint8)
+    outcome = np.empty((len(ignored), len(IOU_THRESHOLDS), ignored_alone.shape[1]), np.uint8)
 
     def work(piece: tuple[int, int]) -> None:
         matching.match(
@@ -176,7 +177,7 @@ def _match(
             similarity,
             is_crowd,
             ignored,
-            excused,
+            ignored_alone,
             IOU_THRESHOLDS,
             outcome,
         )

@@ -62,8 +62,8 @@ def coco_evaluate(
         ValueError: on input that lacks something or does not fit together, with its name.
 
     >>> image, box = {"id": 7, "height": 20, "width": 20}, [2.0, 2.0, 10.0, 10.0]
-    >>> thing = {"image_id": 7, "category_id": 1, "bbox": box, "area": 100.0}
-    >>> truth = {"images": [image], "annotations": [thing], "categories": [{"id": 1, "name": "cat"}]}
+    >>> instance = {"image_id": 7, "category_id": 1, "bbox": box, "area": 100.0}
+    >>> truth = {"images": [image], "annotations": [instance], "categories": [{"id": 1, "name": "cat"}]}
     >>> found = {"image_id": 7, "category_id": 1, "bbox": [2.0, 2.0, 10.0, 7.0], "score": 0.9}
     >>> scores = coco_evaluate(truth, [found], "box")
     >>> round(scores.ap, 3), round(scores.as_dict()["AP50"], 3)

@@ -35,9 +35,9 @@ class CocoGroundTruth:
         sigmas: of the keypoints.
 
     >>> image, box = {"id": 7, "height": 20, "width": 20}, [2.0, 2.0, 10.0, 10.0]
-    >>> thing = {"image_id": 7, "category_id": 1, "bbox": box, "area": 100.0}
+    >>> instance = {"image_id": 7, "category_id": 1, "bbox": box, "area": 100.0}
     >>> names = [{"id": 1, "name": "cat"}]
-    >>> truth = CocoGroundTruth.read(dict(images=[image], annotations=[thing], categories=names), "box")
+    >>> truth = CocoGroundTruth.read(dict(images=[image], annotations=[instance], categories=names), "box")
     >>> truth.class_names, truth.targets.area
     (('cat',), array([100.]))
     """
@@ -169,16 +169,16 @@ class CocoGroundTruth:
         return shapes, area
 
     def _whose(
-        self, things: Sequence[Json], what: str
+        self, instances: Sequence[Json], what: str
     ) -> tuple[Int64[np.ndarray, " n"], Int64[np.ndarray, " n"]]:
-        """Number of the image and of the class of each thing."""
+        """Number of the image and of the class of each instance."""
         try:
-            image = np.array([self.images[thing["image_id"]] for thing in things], np.int64)
-            classes = np.array([self.class_ids[thing["category_id"]] for thing in things], np.int64)
+            image = np.array([self.images[instance["image_id"]] for instance in instances], np.int64)
+            classes = np.array([self.class_ids[instance["category_id"]] for instance in instances], np.int64)
         except KeyError:
-            for number, thing in enumerate(things):
+            for number, instance in enumerate(instances):
                 for name, known in (("image_id", self.images), ("category_id", self.class_ids)):
-                    if (value := _part(thing, name, f"{what} {number}")) not in known:
+                    if (value := _part(instance, name, f"{what} {number}")) not in known:
                         raise ValueError(
                             f"{what} {number} has the {name} {value!r}, which the ground truth does not list"
                         ) from None
@@ -212,13 +212,13 @@ class CocoGroundTruth:
                 parts.append((np.array(places), masks))
         return Masks.of(parts, self.dilation_ratio if self.kind == "boundary" else None)
 
-    def _keypoints(self, things: Sequence[Json], area: Float64[np.ndarray, " n"], what: str) -> Keypoints:
+    def _keypoints(self, instances: Sequence[Json], area: Float64[np.ndarray, " n"], what: str) -> Keypoints:
         joints = len(self.sigmas)
-        lists = [_part(thing, "keypoints", what) for thing in things]
+        lists = [_part(instance, "keypoints", what) for instance in instances]
         if wrong := [len(values) for values in lists if len(values) != 3 * joints]:
             raise ValueError(f"{joints} sigmas need {3 * joints} numbers in keypoints, got {wrong[0]}")
         values = np.array(lists, np.float64).reshape(-1, joints, 3)
-        boxes = _boxes(things, what) if what == "annotation" else np.zeros((len(lists), 4))
+        boxes = _boxes(instances, what) if what == "annotation" else np.zeros((len(lists), 4))
         return Keypoints(values[..., :2], values[..., 2] > 0, boxes, area, np.array(self.sigmas))
 
 
@@ -271,14 +271,14 @@ def reading(source: Any, what: str) -> Iterator[None]:
         raise ValueError(f"{place}: {error}") from error
 
 
-def _by_id(things: Sequence[Json], what: str) -> dict[Any, Json]:
+def _by_id(instances: Sequence[Json], what: str) -> dict[Any, Json]:
     """Images or categories by ascending ids."""
     by_id = {}
-    for number, thing in enumerate(things):
-        key = _part(thing, "id", f"{what} {number}")
+    for number, instance in enumerate(instances):
+        key = _part(instance, "id", f"{what} {number}")
         if not isinstance(key, int | str):
             raise ValueError(f"the id of {what} {number} must be a number or a name, got {str(key)[:80]}")
-        by_id[key] = thing
+        by_id[key] = instance
     if len({isinstance(key, str) for key in by_id}) > 1:
         raise ValueError(f"the ids of all {what} entries must be numbers, or all names, got some of both")
     return {key: by_id[key] for key in sorted(by_id)}
@@ -296,26 +296,26 @@ def _size_of(image: Json) -> tuple[int, int]:
     return height, width
 
 
-def _part(thing: Json, name: str, what: str) -> Any:
-    if not isinstance(thing, Mapping) or name not in thing:
+def _part(instance: Json, name: str, what: str) -> Any:
+    if not isinstance(instance, Mapping) or name not in instance:
         raise ValueError(f"{what} has no {name}")
-    return thing[name]
+    return instance[name]
 
 
-def _numbers(things: Sequence[Json], name: str, what: str) -> Float64[np.ndarray, " n"]:
+def _numbers(instances: Sequence[Json], name: str, what: str) -> Float64[np.ndarray, " n"]:
     try:
-        return np.array([thing[name] for thing in things], np.float64)
+        return np.array([instance[name] for instance in instances], np.float64)
     except KeyError:
-        number = next(number for number, thing in enumerate(things) if name not in thing)
+        number = next(number for number, instance in enumerate(instances) if name not in instance)
         raise ValueError(f"{what} {number} has no {name}") from None
 
 
-def _flags(things: Sequence[Json], name: str) -> Bool[np.ndarray, " n"]:
-    return np.array([bool(thing.get(name, 0)) for thing in things], bool)
+def _flags(instances: Sequence[Json], name: str) -> Bool[np.ndarray, " n"]:
+    return np.array([bool(instance.get(name, 0)) for instance in instances], bool)
 
 
-def _boxes(things: Sequence[Json], what: str) -> Float64[np.ndarray, "n 4"]:
-    boxes = [_part(thing, "bbox", what) for thing in things]
+def _boxes(instances: Sequence[Json], what: str) -> Float64[np.ndarray, "n 4"]:
+    boxes = [_part(instance, "bbox", what) for instance in instances]
     if wrong := [box for box in boxes if len(box) != 4]:
         raise ValueError(f"the bbox of every {what} is x, y, width, height, got {wrong[0]}")
     return np.fromiter(chain.from_iterable(boxes), np.float64, 4 * len(boxes)).reshape(-1, 4)

@@ -48,7 +48,7 @@ class InstanceMetrics(RowMetric):
     full_state_update = False
 
     images: list[Int64[Tensor, "i 5"]]
-    things: list[Float64[Tensor, "n 4"]]
+    instances: list[Float64[Tensor, "n 4"]]
     runs: list[Int32[Tensor, " r"]]
     names: list[UInt8[Tensor, " c"]]
 
@@ -65,7 +65,7 @@ class InstanceMetrics(RowMetric):
             raise ValueError(f"max_detections must be at least 1, got {max_detections}")
         self.classes, self.kind, self.max_detections = classes, kind, tuple(sorted(max_detections))
         self.add_rows("images", 5, dtype=torch.int64)  # height, width, found, there, letters
-        self.add_rows("things", 4, dtype=torch.float64)  # class, score, crowd, runs
+        self.add_rows("instances", 4, dtype=torch.float64)  # class, score, crowd, runs
         self.add_rows("runs", dtype=torch.int32)
         self.add_rows("names", dtype=torch.uint8)
 
@@ -96,15 +96,15 @@ class InstanceMetrics(RowMetric):
         height, width = target.size
         letters = torch.tensor(list(name.encode()), dtype=torch.uint8)
         size = torch.tensor([[height, width, len(prediction), len(target), len(letters)]])
-        things, runs = [], []
-        for thing in (prediction, target):
-            masks = thing.masks if isinstance(thing.masks, RleMasks) else RleMasks.encode(thing.dense)
-            lengths = torch.from_numpy(np.diff(masks.offsets)).to(thing.scores.device)
-            columns = (thing.classes, thing.scores, thing.is_crowd, lengths)
-            things.append(torch.stack([column.double() for column in columns], 1))
+        instances, runs = [], []
+        for one in (prediction, target):
+            masks = one.masks if isinstance(one.masks, RleMasks) else RleMasks.encode(one.dense)
+            lengths = torch.from_numpy(np.diff(masks.offsets)).to(one.scores.device)
+            columns = (one.classes, one.scores, one.is_crowd, lengths)
+            instances.append(torch.stack([column.double() for column in columns], 1))
             runs.append(torch.from_numpy(masks.counts.view(np.int32)))
         self.images.append(size.to(self.device))
-        self.things.append(torch.cat(things).to(self.device))
+        self.instances.append(torch.cat(instances).to(self.device))
         self.runs.append(torch.cat(runs).to(self.device))
         self.names.append(letters.to(self.device))
 
@@ -115,19 +115,19 @@ class InstanceMetrics(RowMetric):
             ValueError: if some images have a name and others have none.
         """
         height, width, found, there, letters = self.rows("images").cpu().numpy().T
-        things = self.rows("things").cpu().numpy()
+        instances = self.rows("instances").cpu().numpy()
         order = order_of_images(self.rows("names").cpu().numpy().tobytes(), letters)
-        shapes, area = self._shapes(things[:, 3].astype(np.int64), found + there, height, width)
+        shapes, area = self._shapes(instances[:, 3].astype(np.int64), found + there, height, width)
         mask_area = area
         if isinstance(shapes, Boxes):
             area = shapes.xywh[:, 2] * shapes.xywh[:, 3]
         image = np.repeat(order, found + there)
         is_target = np.repeat(np.tile([False, True], len(found)), np.stack([found, there], 1).ravel())
         d, t = np.flatnonzero(~is_target & (image >= 0)), np.flatnonzero(is_target & (image >= 0))
-        label, is_crowd = things[:, 0].astype(np.int64), things[:, 2] > 0
+        label, is_crowd = instances[:, 0].astype(np.int64), instances[:, 2] > 0
         targets = Targets(image[t], label[t], mask_area[t], is_crowd[t], is_crowd[t], shapes.take(t))
-        excused = np.zeros(len(d), bool)
-        detections = Detections(image[d], label[d], area[d], things[d, 1], excused, shapes.take(d))
+        ignored_alone = np.zeros(len(d), bool)
+        detections = Detections(image[d], label[d], area[d], instances[d, 1], ignored_alone, shapes.take(d))
         ranges = tuple(AREA_RANGES.values())
         curves = evaluate(targets, detections, len(self.classes), self.max_detections, ranges)
         wanted = np.bincount(label[t][~is_crowd[t]], minlength=len(self.classes))

@@ -48,7 +48,7 @@ class LvisGroundTruth:
         file = load(source)
         coco = CocoGroundTruth.read(file, kind)
         annotations = file.get("annotations", [])
-        ignored = np.array([bool(thing.get("ignore", 0)) for thing in annotations], bool)
+        ignored = np.array([bool(instance.get("ignore", 0)) for instance in annotations], bool)
         targets = replace(coco.targets, is_crowd=np.zeros(len(ignored), bool), ignored=ignored)
         shown = targets.image * len(coco.class_names) + targets.classes
         try:
@@ -140,9 +140,9 @@ def lvis_evaluate(
 
     >>> image = {"id": 7, "neg_category_ids": [2], "not_exhaustive_category_ids": []}
     >>> names = [{"id": k, "name": n, "frequency": f} for k, n, f in ((1, "cat", "f"), (2, "newt", "r"))]
-    >>> thing = {"image_id": 7, "category_id": 1, "bbox": [2.0, 2.0, 10.0, 10.0], "area": 100.0}
-    >>> truth = {"images": [image], "annotations": [thing], "categories": names}
-    >>> scores = lvis_evaluate(truth, [dict(thing, score=0.9)], "box")
+    >>> instance = {"image_id": 7, "category_id": 1, "bbox": [2.0, 2.0, 10.0, 10.0], "area": 100.0}
+    >>> truth = {"images": [image], "annotations": [instance], "categories": names}
+    >>> scores = lvis_evaluate(truth, [dict(instance, score=0.9)], "box")
     >>> round(scores.as_dict()["AP_f"], 3), scores.as_dict()["AP_r"]
     (1.0, nan)
     """

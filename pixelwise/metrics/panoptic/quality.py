@@ -205,15 +205,15 @@ class PanopticMetrics(Metric):
         """Add what `count_segments` counted in some images."""
         if not counted:
             return
-        matched, iou_of_match, spurious, missed = (
+        matched, iou_of_match, false_positives, false_negatives = (
             np.concatenate(parts) for parts in zip(*counted, strict=True)
         )
         iou = self.iou.cpu().numpy().copy()
         np.add.at(iou, matched, iou_of_match)  # one by one, in the order in which panopticapi adds
         self.iou = torch.from_numpy(iou).to(self.iou.device)
         self.true_positives = self.true_positives + self._per_class(matched)
-        self.false_positives = self.false_positives + self._per_class(spurious)
-        self.false_negatives = self.false_negatives + self._per_class(missed)
+        self.false_positives = self.false_positives + self._per_class(false_positives)
+        self.false_negatives = self.false_negatives + self._per_class(false_negatives)
 
     def compute(self) -> PanopticScores:
         """Scores of everything seen by all processes."""
@@ -247,14 +247,14 @@ class Counted(NamedTuple):
     Attributes:
         matched: label of each match, in ascending order of the target's ids.
         iou: its IoU.
-        spurious: labels of the false positives.
-        missed: labels of the false negatives.
+        false_positives: labels of the false positives.
+        false_negatives: labels of the false negatives.
     """
 
     matched: Int64[np.ndarray, " tp"]
     iou: Float64[np.ndarray, " tp"]
-    spurious: Int64[np.ndarray, " fp"]
-    missed: Int64[np.ndarray, " fn"]
+    false_positives: Int64[np.ndarray, " fp"]
+    false_negatives: Int64[np.ndarray, " fn"]
 
 
 def count_segments(
@@ -279,7 +279,7 @@ def count_segments(
     crowd_of = np.full(len(classes), -1)
     for crowd in sorted(t.is_crowd.nonzero()[0], key=t.rows.__getitem__):
         crowd_of[t.labels[crowd]] = crowd  # of several the last of the table remains
-    places, iou, area, excused, unknown = compare_segments(
+    places, iou, area, ignored, unknown = compare_segments(
         rows, t.ids, t.labels, t.is_crowd, t.areas, p.ids, p.labels, crowd_of
     )
     if unknown:
@@ -292,9 +292,9 @@ def count_segments(
     hit = (iou > 0.5).nonzero()[0]
     hit = hit[(places[hit, 0] * len(p.ids) + places[hit, 1]).argsort()]  # by ids: target, then prediction
     found, right = places[hit].T
-    missed, spurious = ~t.is_crowd, excused / area <= 0.5
-    missed[found] = spurious[right] = False
-    return Counted(t.labels[found], iou[hit], p.labels[spurious], t.labels[missed])
+    false_negatives, false_positives = ~t.is_crowd, ignored / area <= 0.5
+    false_negatives[found] = false_positives[right] = False
+    return Counted(t.labels[found], iou[hit], p.labels[false_positives], t.labels[false_negatives])
 
 
 class _Table(NamedTuple):

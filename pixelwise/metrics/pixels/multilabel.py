@@ -81,7 +81,7 @@ class MultilabelScores(PerClass):
         self.__dict__.update(matrices=matrices.cpu(), classes=classes, absent=absent)
 
     @property
-    def hits(self) -> Int64[Tensor, " k"]:
+    def true_positives(self) -> Int64[Tensor, " k"]:
         """Number of pixels of each class that were predicted as it."""
         return self.matrices[:, 1, 1]
 

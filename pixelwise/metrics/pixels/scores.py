@@ -60,7 +60,7 @@ class PerClass(ABC):
 
     @property
     @abstractmethod
-    def hits(self) -> Int64[Tensor, " k"]:
+    def true_positives(self) -> Int64[Tensor, " k"]:
         """Number of pixels of each class that were predicted as it."""
 
     @property
@@ -83,12 +83,12 @@ class PerClass(ABC):
     @property
     def iou(self) -> Float64[Tensor, " k"]:
         """Intersection over union (Jaccard index)."""
-        return self._ratio(self.hits, self.support + self.predicted - self.hits)
+        return self._ratio(self.true_positives, self.support + self.predicted - self.true_positives)
 
     @property
     def dice(self) -> Float64[Tensor, " k"]:
         """Dice coefficient, the same number as F1."""
-        return self._ratio(2 * self.hits, self.support + self.predicted)
+        return self._ratio(2 * self.true_positives, self.support + self.predicted)
 
     @property
     def f1(self) -> Float64[Tensor, " k"]:
@@ -98,7 +98,7 @@ class PerClass(ABC):
     @property
     def accuracy(self) -> Float64[Tensor, " k"]:
         """Share of a class's pixels that were found, the same number as recall."""
-        return self._ratio(self.hits, self.support)
+        return self._ratio(self.true_positives, self.support)
 
     @property
     def recall(self) -> Float64[Tensor, " k"]:
@@ -108,7 +108,7 @@ class PerClass(ABC):
     @property
     def precision(self) -> Float64[Tensor, " k"]:
         """Share of the pixels predicted as a class that are of it."""
-        return self._ratio(self.hits, self.predicted)
+        return self._ratio(self.true_positives, self.predicted)
 
     # --- over classes -----------------------------------------------------------------------------
 
@@ -215,7 +215,7 @@ class Scores(PerClass):
         self.__dict__.update(matrix=matrix.cpu(), classes=classes, absent=absent)
 
     @property
-    def hits(self) -> Int64[Tensor, " k"]:
+    def true_positives(self) -> Int64[Tensor, " k"]:
         """Number of pixels of each class that were predicted as it."""
         return self.matrix.diagonal()
 
@@ -237,7 +237,7 @@ class Scores(PerClass):
     @property
     def pixel_accuracy(self) -> float:
         """Share of the counted pixels that are right."""
-        return self._of_pixels(self.hits.double())
+        return self._of_pixels(self.true_positives.double())
 
     @property
     def frequency_weighted_iou(self) -> float:
@@ -258,7 +258,7 @@ class Scores(PerClass):
         chance = sum(annotated * found for annotated, found in pairs)  # whole numbers, as large as they get
         if chance == pixels**2:
             return math.nan
-        return (int(self.hits.sum()) * pixels - chance) / (pixels**2 - chance)
+        return (int(self.true_positives.sum()) * pixels - chance) / (pixels**2 - chance)
 
     def as_dict(self) -> dict[str, float]:
         """The scores over classes, by name."""
