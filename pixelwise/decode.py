@@ -85,7 +85,7 @@ def confidence(output: DenseLogits) -> Confidence:
     (tensor([[[1, 1]]]), tensor([[[0.9526, 0.9526]]]))
     """
     coarse, size = output.coarse.detach(), output.size
-    if torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or len(size) != 2:
         return _confidence(output.logits)
     fast = coarse.device.type == "cpu" and coarse.dtype == torch.float32 and not _is_rounded_otherwise(output)
     labels = torch.empty(len(coarse), *size, dtype=torch.long, device=coarse.device)

@@ -297,7 +297,9 @@ def test_wrong_arguments_are_told(model, classes: ClassTable, tmp_path: Path) ->
         Predictor(model, classes, task="multilabel")
     with pytest.raises(ValueError, match="there is no task 'semantics': did you mean 'semantic'"):
         Predictor(model, classes, task="semantics")
-    with pytest.raises(ValueError, match="there is no setting 'thresholds' of decoding for the task semantic"):
+    with pytest.raises(
+        ValueError, match="there is no setting 'thresholds' of decoding for the task semantic"
+    ):
         Predictor(model, classes, decoding={"thresholds": 0.4})
     for device in ("cuda:99", "tpux"):
         with pytest.raises(ValueError, match=f"device '{device}' cannot be used"):
