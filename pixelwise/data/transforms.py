@@ -11,14 +11,14 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Integer
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
-from ..types import Annotation, Boxes, ClassMasks, LabelMap, MaskSet, PanopticMap, Sample
+from ..types import VOID, Annotation, Boxes, ClassMasks, LabelMap, MaskSet, PanopticMap, Sample
 
 BILINEAR = v2.InterpolationMode.BILINEAR
 _LUMA = (0.299, 0.587, 0.114)  # grey of RGB, ITU-R BT.601
@@ -93,9 +93,9 @@ class OnSample:
             inputs = outputs if isinstance(outputs, tuple) else (outputs,)
         image = inputs[0].as_subclass(Tensor).contiguous()
         if sample.target is None:
-            return Sample(image, None, sample.id)
+            return replace(sample, image=image)
         changed = inputs[1].as_subclass(Tensor).contiguous()
-        return Sample(image, _from_tensor(sample.target, changed), sample.id)
+        return replace(sample, image=image, target=_from_tensor(sample.target, changed))
 
 
 _SMALLEST_BOX = 1.0  # pixels: a box that keeps less along one side is dropped
@@ -112,13 +112,18 @@ def _as_tv_tensor(target: Annotation, image: Float[Tensor, "c H W"]) -> Tensor:
     if isinstance(target, ClassMasks):
         return tv_tensors.Mask(target.masks)
     if isinstance(target, MaskSet):
-        return tv_tensors.Mask(target.dense.to(torch.uint8))
+        return tv_tensors.Mask(_with_outside(target.dense.to(torch.uint8)))
     if isinstance(target, PanopticMap):
-        return tv_tensors.Mask(target.id_map)
+        return tv_tensors.Mask(_with_outside(target.id_map[None]))
     if isinstance(target, Boxes):
         canvas = (image.shape[-2], image.shape[-1])
         return tv_tensors.BoundingBoxes(target.boxes, format="XYXY", canvas_size=canvas)
     raise ValueError(f"these transforms do not move {type(target).__name__}")
+
+
+def _with_outside(planes: Integer[Tensor, "n H W"]) -> Integer[Tensor, "n1 H W"]:
+    """The planes and one of zeros, which tells afterwards what came from outside the image: no id or mask."""
+    return torch.cat([planes, planes.new_zeros(1, *planes.shape[1:])])
 
 
 def _from_tensor(target: Annotation, changed: Tensor) -> Annotation:
@@ -128,11 +133,12 @@ def _from_tensor(target: Annotation, changed: Tensor) -> Annotation:
     if isinstance(target, ClassMasks):
         return ClassMasks(changed.to(torch.int64))
     if isinstance(target, MaskSet):
-        masks = changed > 0
+        masks = (changed[:-1] > 0) & (changed[-1] == 0)
         return replace(target, masks=masks).take(masks.flatten(1).any(1))
     if isinstance(target, PanopticMap):
-        kept = torch.isin(target.ids, changed)
-        return PanopticMap(changed, target.ids[kept], target.classes[kept], target.is_crowd[kept])
+        id_map = torch.where(changed[1] == 0, changed[0], VOID)
+        kept = torch.isin(target.ids, id_map)
+        return PanopticMap(id_map, target.ids[kept], target.classes[kept], target.is_crowd[kept])
     assert isinstance(target, Boxes)
     sides = changed[:, 2:] - changed[:, :2]
     return replace(target, boxes=changed.float()).take((sides >= _SMALLEST_BOX).all(1))

@@ -124,3 +124,14 @@ def test_probabilities_sum_to_one_and_agree_with_the_labels() -> None:
     assert found.shape == (2, 5, 33, 20)
     torch.testing.assert_close(found.sum(1), torch.ones(2, 33, 20))
     assert (found.argmax(1) == semantic(output).labels).float().mean() > 0.999
+
+
+@pytest.mark.parametrize("coarse", [(1, 4, 3, 5, 6), (2, 4, 6, 10, 12)])
+def test_a_volume_is_decoded_as_its_resized_scores(coarse: tuple[int, ...]) -> None:
+    output = DenseLogits(torch.randn(coarse, generator=torch.Generator().manual_seed(0)), (6, 10, 12))
+    expected = output.logits.argmax(1)
+    assert expected.shape == (coarse[0], 6, 10, 12)
+    assert torch.equal(semantic(output).labels, expected)
+    found = confidence(output)
+    assert torch.equal(found.labels, expected)
+    torch.testing.assert_close(found.probability, probabilities(output).amax(1))

@@ -82,7 +82,9 @@ def folders(root: Path) -> list[Path]:
 
 
 def image_files(root: Path, *, deep: bool = True) -> list[Path]:
-    """The visible image files in a folder, in order."""
+    """The visible image files in a folder, in order; none in a file."""
+    if root.is_file():
+        return []
     found = root.rglob("*") if deep else root.iterdir()
     return sorted(
         path
