@@ -53,6 +53,8 @@ def matches(root: Path) -> bool:
 
 def has_pairs(root: Path) -> bool:
     """Whether images and masks are found."""
+    if not root.is_dir():
+        return False
     if any(_matched(images, masks, root)[0] for _, images, masks in _places(root)):
         return True
     return any(_side_by_side(folder)[0] for _, folder in _parts(root))
