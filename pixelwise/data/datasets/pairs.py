@@ -13,6 +13,8 @@ Instead of folders, files may tell the parts; see `split_files`.
 from collections.abc import Iterator
 from pathlib import Path
 
+from PIL import Image
+
 from ..dataset import Pair
 from ..label_encoding import LabelEncoding
 from .layout import Layout, by_stem, folders, image_files, split_of
@@ -36,7 +38,23 @@ _PHOTO = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
 def matches(root: Path) -> bool:
+    """Whether images and masks are found, and the first of the masks is not a TIFF of several pages."""
+    if not has_pairs(root):
+        return False
+    first = next((pair.mask for some in find(root, None).pairs.values() for pair in some if pair.mask), None)
+    if first is None or first.suffix.lower() not in (".tif", ".tiff"):
+        return True
+    try:
+        with Image.open(first) as mask:
+            return getattr(mask, "n_frames", 1) == 1
+    except (OSError, ValueError, SyntaxError):  # a damaged file is told when it is read
+        return True
+
+
+def has_pairs(root: Path) -> bool:
     """Whether images and masks are found."""
+    if not root.is_dir():
+        return False
     if any(_matched(images, masks, root)[0] for _, images, masks in _places(root)):
         return True
     return any(_side_by_side(folder)[0] for _, folder in _parts(root))
