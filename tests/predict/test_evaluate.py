@@ -148,7 +148,7 @@ def test_the_rule_for_absent_classes_is_passed_on(model, data: SegmentationData)
     assert found == pytest.approx([1, 2 / 3, 1])
     with pytest.raises(ValueError, match="absent must be exclude, zero or one, got 'half'"):
         evaluate(model, data, scoring={"absent": "half"}, progress=False)
-    with pytest.raises(ValueError, match="there is no setting 'absense' of scoring .*: there are absent"):
+    with pytest.raises(ValueError, match=r"there is no setting 'absense' of scoring .*: there are absent"):
         evaluate(model, data, scoring={"absense": "one"}, progress=False)
 
 
