@@ -69,6 +69,15 @@ TaskName = Annotated[
     str | None,
     typer.Option("--task", help="What to do, where the model serves several tasks: see `pixelwise models`."),
 ]
+Decoding = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--decoding",
+        metavar="KEY=VALUE",
+        help="Setting of how the task decodes, such as thresholds=0.4, refine=dark or boxes=FILE; may be "
+        "repeated.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Of every random choice.")]
 Split = Annotated[str, typer.Option(help="Part of the data: train, val or test.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -290,6 +299,7 @@ def evaluate(
     csv: Annotated[
         Path | None, typer.Option(help="Write the scores of each image here, one row per image.")
     ] = None,
+    decoding: Decoding = None,
     as_json: AsJson = False,
     crf: Crf = False,
     device: Device = "auto",
@@ -314,9 +324,15 @@ def evaluate(
             check_targets([target], target.parent, overwrite=overwrite)
     of_run = any((predictor / name).exists() for name in (*IN_A_RUN, "recipe.json"))
     masks = predictor.is_dir() and not of_run
+    settings = _pairs(decoding, "--decoding")
+    if masks and settings:
+        raise ValueError("--decoding is for what a model predicts, not for written predictions")
     if masks and crf:
         raise ValueError("--crf refines what a model predicts: written masks have no probabilities")
-    model = None if masks else Predictor(predictor, task=task, device=device, refine=_refining(crf))
+    refine = _refining(crf)
+    model = None
+    if not masks:
+        model = Predictor(predictor, task=task, device=device, refine=refine, decoding=settings)
     chosen = model.task if model else get_task(task)
     scoring = {} if absent is None else {"absent": absent}
     chosen.scoring_with(scoring)  # what cannot be is told now
@@ -393,14 +409,17 @@ def predict(
         str | None,
         typer.Option(
             help="How predictions are saved. One class per pixel: png (palette) or npy; several: png, tif or "
-            "npy; instances and boxes: coco; panoptic maps: coco; volumes: nii.gz (default the first)."
+            "npy; instances and boxes: coco; panoptic maps: coco; key points: json or coco; volumes: nii.gz, "
+            "nii or npy (default the first)."
         ),
     ] = None,
+    decoding: Decoding = None,
     tile: Annotated[
         str | None,
         typer.Option(
             metavar="HxW",
-            help="Predict in overlapping tiles (default: only where an image does not fit into memory).",
+            help="Predict in overlapping tiles, of volumes DxHxW (default: only where an image does not fit "
+            "into memory).",
         ),
     ] = None,
     tile_overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 64,
@@ -444,6 +463,7 @@ def predict(
         flip=flip,
         scales=_numbers(scales, "--scales"),
         refine=_refining(crf),
+        decoding=_pairs(decoding, "--decoding"),
         max_pixels=max_pixels,
     )
     suffix, collector = output_format(predictor.task, format)
@@ -756,8 +776,8 @@ def _model_arguments(
     return {name: value for name, value in given.items() if value is not None} | _pairs(pairs)
 
 
-def _pairs(pairs: Iterable[str] | None) -> dict[str, Any]:
-    """What --set says.
+def _pairs(pairs: Iterable[str] | None, option: str = "--set") -> dict[str, Any]:
+    """What an option says that takes KEY=VALUE.
 
     Raises:
         ValueError: if a pair is not KEY=VALUE.
@@ -766,8 +786,8 @@ def _pairs(pairs: Iterable[str] | None) -> dict[str, Any]:
     for pair in pairs or ():
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise ValueError(f"--set takes KEY=VALUE, got {pair!r}")
-        if name in ("name", "num_classes"):
+            raise ValueError(f"{option} takes KEY=VALUE, got {pair!r}")
+        if option == "--set" and name in ("name", "num_classes"):
             raise ValueError(f"--set takes further arguments of the builder, not {name}")
         try:
             arguments[name] = json.loads(text)
