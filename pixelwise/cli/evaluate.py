@@ -14,6 +14,7 @@ from .options import (
     AsJson,
     Classes,
     Crf,
+    Decoding,
     Device,
     Format,
     MaskRule,
@@ -21,6 +22,7 @@ from .options import (
     Seed,
     Split,
     TaskName,
+    pairs_of,
     print_json,
     refinement,
     watched,
@@ -55,6 +57,7 @@ def evaluate(
     csv: Annotated[
         Path | None, typer.Option(help="Write the scores of each image here, one row per image.")
     ] = None,
+    decoding: Decoding = None,
     as_json: AsJson = False,
     crf: Crf = False,
     device: Device = "auto",
@@ -79,9 +82,14 @@ def evaluate(
             check_targets([target], target.parent, overwrite=overwrite)
     of_run = any((predictor / name).exists() for name in (*IN_A_RUN, "recipe.json"))
     masks = predictor.is_dir() and not of_run
+    settings = pairs_of(decoding, "--decoding")
+    if masks and settings:
+        raise ValueError("--decoding is for what a model predicts, not for written predictions")
     if masks and crf:
         raise ValueError("--crf refines what a model predicts: written masks have no probabilities")
-    model = None if masks else Predictor(predictor, task=task, device=device, refine=refinement(crf))
+    refine, model = refinement(crf), None
+    if not masks:
+        model = Predictor(predictor, task=task, device=device, refine=refine, decoding=settings)
     chosen = model.task if model else get_task(task)
     scoring = {} if absent is None else {"absent": absent}
     chosen.scoring_with(scoring)  # what cannot be is told now

@@ -31,6 +31,15 @@ TaskName = Annotated[
     str | None,
     typer.Option("--task", help="Task, where the model serves several tasks: see `pixelwise models`."),
 ]
+Decoding = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--decoding",
+        metavar="KEY=VALUE",
+        help="Setting of how the task decodes, such as thresholds=0.4, refine=dark or boxes=FILE; may be "
+        "repeated.",
+    ),
+]
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 Split = Annotated[str, typer.Option(help="Part of the data: train, val or test.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
@@ -64,8 +73,8 @@ def model_arguments(
     return {name: value for name, value in given.items() if value is not None} | pairs_of(pairs)
 
 
-def pairs_of(pairs: Iterable[str] | None) -> dict[str, Any]:
-    """What --set says.
+def pairs_of(pairs: Iterable[str] | None, option: str = "--set") -> dict[str, Any]:
+    """What an option says that takes KEY=VALUE.
 
     Raises:
         ValueError: if a pair is not KEY=VALUE.
@@ -74,8 +83,8 @@ def pairs_of(pairs: Iterable[str] | None) -> dict[str, Any]:
     for pair in pairs or ():
         name, equals, text = pair.partition("=")
         if not equals or not name.isidentifier():
-            raise ValueError(f"--set takes KEY=VALUE, got {pair!r}")
-        if name in ("name", "num_classes"):
+            raise ValueError(f"{option} takes KEY=VALUE, got {pair!r}")
+        if option == "--set" and name in ("name", "num_classes"):
             raise ValueError(f"--set takes further arguments of the builder, not {name}")
         try:
             arguments[name] = json.loads(text)

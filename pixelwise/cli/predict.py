@@ -6,7 +6,19 @@ from typing import Annotated, Any, cast
 import typer
 
 from .errors import PROBLEMS
-from .options import Crf, Device, Overwrite, TaskName, counted, extent_of, numbers_of, refinement, watched
+from .options import (
+    Crf,
+    Decoding,
+    Device,
+    Overwrite,
+    TaskName,
+    counted,
+    extent_of,
+    numbers_of,
+    pairs_of,
+    refinement,
+    watched,
+)
 
 
 def predict(
@@ -32,14 +44,17 @@ def predict(
         str | None,
         typer.Option(
             help="How predictions are saved. One class per pixel: png (palette) or npy; several: png, tif or "
-            "npy; instances and boxes: coco; panoptic maps: coco; volumes: nii.gz (default the first)."
+            "npy; instances and boxes: coco; panoptic maps: coco; key points: json or coco; volumes: nii.gz, "
+            "nii or npy (default the first)."
         ),
     ] = None,
+    decoding: Decoding = None,
     tile: Annotated[
         str | None,
         typer.Option(
             metavar="HxW",
-            help="Predict in overlapping tiles (default: only where an image does not fit into memory).",
+            help="Predict in overlapping tiles, of volumes DxHxW (default: only where an image does not fit "
+            "into memory).",
         ),
     ] = None,
     tile_overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 64,
@@ -84,6 +99,7 @@ def predict(
         flip=flip,
         scales=numbers_of(scales, "--scales"),
         refine=refinement(crf),
+        decoding=pairs_of(decoding, "--decoding"),
         max_pixels=max_pixels,
     )
     if tint_background and predictor.task.annotation is not LabelMap:

@@ -205,9 +205,12 @@ def _changed(cut: Callable[[Sample], Sample], color: float, sample: Sample) -> S
 
 
 def decoding_of(settings: Settings) -> Settings:
-    """Crops as large as in training; DARK where the targets lay between the cells."""
-    unbiased = _LOSSES.get(settings["loss"], False)
-    return {"crop": _crop(settings), "refine": "dark" if unbiased else "quarter_offset"}
+    """Crops as large as in training; DARK where the targets lay between the cells.
+
+    Without mirrored crops in training there is no flip test: the network does not know left from right there.
+    """
+    refine = "dark" if _LOSSES.get(settings["loss"], False) else "quarter_offset"
+    return {"crop": _crop(settings), "refine": refine, "flip": settings["flip"] > 0}
 
 
 def _crop(settings: Settings) -> tuple[int, int]:

@@ -1,7 +1,9 @@
 """Key points through the door: folder -> training -> scores -> report -> files."""
 
 import json
-from collections.abc import Sequence
+import shutil
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +16,12 @@ import pixelwise as pw
 from pixelwise.data import check_data
 from pixelwise.predict import Predictor, evaluate
 from pixelwise.predict.writing import plan, write_predictions
+from pixelwise.recipe import read_settings
 from pixelwise.tasks import get_task, open_data, task_of_folder
+from pixelwise.training import recipe_of, run as run_recipe
 from pixelwise.types import Keypoints, Sample
 
+RECIPES = Path(__file__).parent.parent.parent / "recipes"
 STICK = ("head", "left_hand", "right_hand", "left_foot", "right_foot")
 STICK_EDGES = ((1, 2), (1, 3), (4, 1), (5, 1))
 FACE = ("left_eye", "right_eye", "nose", "left_mouth", "right_mouth")
@@ -248,6 +253,39 @@ def test_a_picture_has_the_colours_of_the_joints_where_they_are(folder: Path) ->
     assert picture[y, x].max() == 255
     hidden = Keypoints(**{**vars(sample.target), "visible": torch.zeros_like(sample.target.visible)})
     assert not np.asarray(get_task("keypoints").draw(blank, hidden, data.classes)).any()
+
+
+def test_who_learnt_no_mirror_images_is_tested_without_them(folder: Path) -> None:
+    decoding_of = get_task("keypoints").decoding_of
+    assert decoding_of(SETTINGS)["flip"] is True
+    assert decoding_of(SETTINGS | {"flip": 0.0})["flip"] is False
+
+
+@pytest.mark.slow
+def test_the_recipe_learns_four_photographs_by_heart(
+    shared_data: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    photographs = shared_data("data", "coco_pose")
+    data = tmp_path / "data"
+    (data / "annotations").mkdir(parents=True)
+    for image in photographs.glob("*.jpg"):
+        shutil.copy(image, data)
+    for part in ("train", "val"):
+        file = data / "annotations" / f"person_keypoints_{part}.json"
+        shutil.copy(photographs / "test_coco.json", file)
+    recipe = read_settings(RECIPES / "coco_pose_hrnet.toml")
+    started = time.process_time()
+    result = run_recipe(
+        recipe_of({**recipe, "data": str(data), "out": str(tmp_path / "run")}), progress=False
+    )
+    minutes = (time.process_time() - started) / 60
+    boxes = photographs / "test_coco_det_AP_H_56.json"
+    detected = evaluate(Predictor(result.best, decoding={"boxes": str(boxes)}), data, progress=False)
+    with capsys.disabled():
+        scores = f"OKS AP {result.scores['oks_ap']:.3f}, with a detector's boxes {detected['oks_ap']:.3f}"
+        print(f"\n{scores}, in {minutes:.1f} minutes of processor time")
+    assert result.scores["oks_ap"] >= 0.9
+    assert detected["oks_ap"] >= 0.8
 
 
 def test_landmarks_of_faces_are_the_same_task(tmp_path: Path) -> None:

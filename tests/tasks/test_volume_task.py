@@ -1,6 +1,8 @@
 """Volumes through the door: folder -> training -> scores -> report -> files."""
 
 import math
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -11,10 +13,13 @@ import torch
 import pixelwise as pw
 from pixelwise.data import check_data
 from pixelwise.predict import Predictor, evaluate, evaluate_images
+from pixelwise.recipe import read_settings
 from pixelwise.report import write_evaluation_report
 from pixelwise.tasks import get_task, open_data, task_of_folder
+from pixelwise.training import recipe_of, run as run_recipe
 from pixelwise.types import Batch, LabelMap, Sample
 
+RECIPES = Path(__file__).parent.parent.parent / "recipes"
 TABLE = pw.ClassTable.of("background", "ball", "slab")
 AFFINE = np.array([[0, 2.0, 0, -7], [1.5, 0, 0, 3], [0, 0, 3.0, 11], [0, 0, 0, 1]])  # axes exchanged
 SETTINGS = {
@@ -139,6 +144,26 @@ def test_a_small_network_learns(run: "pw.training.TrainResult") -> None:
     assert set(run.scores.per_class) == {"ball", "slab"}
     assert run.recipe.task == "volume"
     assert "class=panels" in run.report.read_text()
+
+
+@pytest.mark.slow
+def test_the_recipe_finds_both_parts_of_the_hippocampus(
+    shared_data: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = read_settings(RECIPES / "hippocampus_unet3d.toml")
+    data = shared_data("data", "hippocampus_mri")
+    started = time.process_time()
+    result = run_recipe(
+        recipe_of({**recipe, "data": str(data), "out": str(tmp_path / "run")}), progress=False
+    )
+    minutes = (time.process_time() - started) / 60
+    with capsys.disabled():
+        for name, row in result.scores.per_class.items():
+            told = ", ".join(f"{column} {number:.3f}" for column, number in row.items())
+            print(f"\n{name}: {told}", end="")
+        print(f"\n{minutes:.1f} minutes of processor time")
+    assert min(row["Dice"] for row in result.scores.per_class.values()) >= 0.8
+    assert minutes <= 20
 
 
 def test_a_prediction_opens_over_its_image(
