@@ -56,9 +56,7 @@ def write_scenes(root: Path, *, train: int = 2, val: int = 2) -> Path:
             Image.fromarray(image).save(root / part / f"{name}.png")
             write_png(root / "annotations" / f"panoptic_{part}" / f"{name}.png", ids)
             images.append({"id": int(name), "file_name": f"{name}.png", "height": HEIGHT, "width": WIDTH})
-            annotations.append(
-                {"image_id": int(name), "file_name": f"{name}.png", "segments_info": segments}
-            )
+            annotations.append({"image_id": int(name), "file_name": f"{name}.png", "segments_info": segments})
         content = {"images": images, "annotations": annotations, "categories": CATEGORIES}
         (root / "annotations" / f"panoptic_{part}.json").write_text(json.dumps(content))
     return root

@@ -153,7 +153,10 @@ def changed(root: Path, **changes: object) -> Path:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"segments_info": [{"id": 300, "category_id": 9}]}, r"1\.png shows segments .* lacks: 1, 2, 3, 70000"),
+        (
+            {"segments_info": [{"id": 300, "category_id": 9}]},
+            r"1\.png shows segments .* lacks: 1, 2, 3, 70000",
+        ),
         ({"segments_info": [{"id": 300, "category_id": 4}]}, "segment 300 .* unknown category 4"),
         ({"segments_info": [{"id": 0, "category_id": 9}]}, "id 0, which means void"),
         ({"segments_info": [{"id": 300, "category_id": 9}] * 2}, "two segments of the json file have one id"),
@@ -211,7 +214,7 @@ def test_a_network_with_an_output_of_its_own_goes_from_data_to_files(
         progress=False,
     )
     assert result.scores["pq"] > 0.8
-    assert list(result.scores.values)[0] == "pq"
+    assert next(iter(result.scores.values)) == "pq"
     assert result.scores.columns == ("PQ", "SQ", "RQ", "TP", "FP", "FN")
     assert result.scores.per_class["car"]["TP"] == 5  # the sixth is a crowd
     page = result.report.read_text()
@@ -230,9 +233,7 @@ def test_a_network_with_an_output_of_its_own_goes_from_data_to_files(
     again = pw.evaluate(tmp_path / "single", data, task="panoptic", progress=False)
     assert again.values == pytest.approx(result.scores.values)
     out = tmp_path / "together"
-    written = write_predictions(
-        predictor, plan([folder / "val"], out), out, collector="coco", progress=False
-    )
+    written = write_predictions(predictor, plan([folder / "val"], out), out, collector="coco", progress=False)
     assert [path.relative_to(out).as_posix() for path in written.predictions] == [
         "panoptic.json",
         "panoptic/000000000011.png",
