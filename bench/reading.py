@@ -49,8 +49,8 @@ def follow(package: Path, name: str) -> tuple[Path, str | None] | None:
     return None
 
 
-def closure(entry: Path) -> tuple[int, int]:
-    """Files and lines to read for one file."""
+def closure(entry: Path) -> dict[Path, int]:
+    """The lines to read for one file, by the file in which they stand."""
     files = {entry: len(entry.read_text().splitlines())}
     seen: set[tuple[Path, str]] = set()
     todo = [(entry, ast.parse(entry.read_text()))]
@@ -84,15 +84,17 @@ def closure(entry: Path) -> tuple[int, int]:
                 definition = definitions[name]
                 files[file] = files.get(file, 0) + (definition.end_lineno or 0) - definition.lineno + 1
                 todo.append((file, definition))
-    return len(files), sum(files.values())
+    return files
 
 
 def main() -> None:
     """Print the table."""
-    print(f"{'to follow':14} files  lines")
+    print(f"{'':14} {'within its part':>16}  {'with losses, kernels, ...':>26}")
+    print(f"{'to follow':14} {'files':>8} {'lines':>7}  {'files':>18} {'lines':>7}")
     for title, place in ENTRIES.items():
-        files, lines = closure(PACKAGE / place)
-        print(f"{title:14} {files:5}  {lines:5}")
+        read = closure(PACKAGE / place)
+        own = [lines for file, lines in read.items() if file.is_relative_to(PACKAGE / Path(place).parts[0])]
+        print(f"{title:14} {len(own):8} {sum(own):7}  {len(read):18} {sum(read.values()):7}")
 
 
 if __name__ == "__main__":
