@@ -5,6 +5,7 @@ from itertools import pairwise
 import numpy as np
 
 from pixelwise.kernels.masks import matching
+from pixelwise.metrics.coco.evaluate import match_reference, precision_reference
 from pixelwise.metrics.coco.shapes import Boxes, Groups, Masks
 from pixelwise.rle import RleMasks
 
@@ -67,32 +68,6 @@ def test_iou_of_boxes_is_that_of_their_pixels() -> None:
         assert iou == (len(one & other) / len(one if is_crowd[t] else one | other) if one & other else 0)
 
 
-def matched(
-    similarity: np.ndarray,
-    is_crowd: np.ndarray,
-    ignored: np.ndarray,
-    ignored_alone: np.ndarray,
-    threshold: float,
-) -> list[int]:
-    """One group, as COCO's rules read: first what counts, then what is ignored."""
-    free, outcome = [True] * len(ignored), []
-    for d, row in enumerate(similarity):
-        found = None
-        for part in (False, True):
-            open_ = [
-                t for t in range(len(row))
-                if ignored[t] == part and (free[t] or is_crowd[t]) and row[t] >= min(threshold, 1 - 1e-10)
-            ]  # fmt: skip
-            if open_ and found is None:
-                found = max(open_, key=lambda t: (row[t], t))
-        if found is None:
-            outcome.append(matching.IGNORED if ignored_alone[d] else matching.WRONG)
-        else:
-            free[found] = False
-            outcome.append(matching.IGNORED if ignored[found] else matching.RIGHT)
-    return outcome
-
-
 def test_matches_are_those_of_the_rules() -> None:
     random = np.random.default_rng(0)
     thresholds = np.array([0.5, 0.75, 1.0])
@@ -110,7 +85,9 @@ def test_matches_are_those_of_the_rules() -> None:
             rows = similarity[slice(*GROUPS.pair_start[g : g + 2])].reshape(d.stop - d.start, -1)
             for a in range(2):
                 for n, threshold in enumerate(thresholds):
-                    expected = matched(rows, is_crowd[t], ignored[a, t], ignored_alone[a, d], threshold)
+                    expected = match_reference(
+                        rows, is_crowd[t], ignored[a, t], ignored_alone[a, d], threshold
+                    )
                     assert outcome[a, n, d].tolist() == expected
 
 
@@ -131,11 +108,10 @@ def test_curves_are_those_of_the_definition() -> None:
             0, 1, np.array([0, size]), np.arange(size), np.zeros(size, np.int64), score, outcome,
             np.array([[targets]]), recalls, np.array([1]), precision, recall, scores,
         )  # fmt: skip
+        expected = precision_reference(outcome[0, 0], targets, recalls)
+        np.testing.assert_allclose(precision[0, :, 0, 0, 0], expected)
         right = np.cumsum(outcome[0, 0] == matching.RIGHT)
-        shown = np.cumsum(outcome[0, 0] != matching.IGNORED)
         for r, least in enumerate(recalls):
             reached = [n for n in range(size) if right[n] / targets >= least]
-            best = max((right[n] / max(shown[n], 1) for n in reached), default=0)
-            np.testing.assert_allclose(precision[0, r, 0, 0, 0], best)
             assert scores[0, r, 0, 0, 0] == (score[reached[0]] if reached else 0)
         assert recall[0, 0, 0, 0] == (right[-1] / targets if size else 0)

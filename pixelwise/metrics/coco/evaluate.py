@@ -4,6 +4,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from jaxtyping import Bool, Float64, Integer
+
+from ...kernels.masks.matching import IGNORED, RIGHT, WRONG
 from .curves import evaluate
 from .files import CocoGroundTruth
 from .scores import CocoScores
@@ -18,6 +22,55 @@ AREA_RANGES = {
     "large": (MEDIUM, LARGEST),
 }
 KEYPOINT_AREA_RANGES = {name: AREA_RANGES[name] for name in ("all", "medium", "large")}
+
+
+def match_reference(
+    similarity: Float64[np.ndarray, "n m"],
+    is_crowd: Bool[np.ndarray, " m"],
+    ignored: Bool[np.ndarray, " m"],
+    ignored_alone: Bool[np.ndarray, " n"],
+    threshold: float,
+) -> list[int]:
+    """COCO's matching by its rules: what becomes of the detections of one class in one image.
+
+    Args:
+        similarity: IoU of each detection, best score first, with each target.
+        is_crowd: targets that take any number of detections.
+        ignored: targets that are neither right nor wrong to find.
+        ignored_alone: detections that are not wrong where they match nothing.
+        threshold: least IoU of a match.
+    """
+    free, outcome = [True] * len(ignored), []
+    for row, alone in zip(similarity, ignored_alone, strict=True):
+        near = [
+            t for t, iou in enumerate(row) if iou >= min(threshold, 1 - 1e-10) and (free[t] or is_crowd[t])
+        ]
+        # Targets that count come first; among equally similar ones the last wins.
+        best = max(near, key=lambda t: (not ignored[t], row[t], t), default=None)
+        if best is None:
+            outcome.append(IGNORED if alone else WRONG)
+        else:
+            free[best] = False
+            outcome.append(IGNORED if ignored[best] else RIGHT)
+    return outcome
+
+
+def precision_reference(
+    outcome: Integer[np.ndarray, " n"], targets: int, recalls: Float64[np.ndarray, " r"]
+) -> list[float]:
+    """COCO's curve by its definition: the best precision at each recall or a higher one; AP is its mean.
+
+    Args:
+        outcome: of the detections of all images, best score first, as `match_reference` gives it.
+        targets: their number.
+        recalls: COCO has 0, 0.01, ..., 1.
+
+    >>> precision_reference(np.array([RIGHT, WRONG, RIGHT]), 2, np.array([0.5, 1.0]))
+    [1.0, 0.6666666666666666]
+    """
+    right, counted = np.cumsum(outcome == RIGHT), np.cumsum(outcome != IGNORED)
+    precision, recall = right / np.maximum(counted, 1), right / targets
+    return [float(precision[recall >= least].max(initial=0.0)) for least in recalls]
 
 
 def coco_evaluate(
