@@ -59,8 +59,8 @@ ALLOWED = {
 TASK_NAMES = {
     "semantic", "multilabel", "detection", "instance", "panoptic", "keypoints", "volume", "promptable",
 }  # fmt: skip
-# Metrics and data have kinds of their own ("keypoints" in COCO's files); a model says in `tasks` what it
-serves.MAY_NAME_TASKS = {"tasks", "metrics", "data"}
+# Metrics and data have kinds of their own ("keypoints" in COCO files); a model declares its `tasks`.
+MAY_NAME_TASKS = {"tasks", "metrics", "data"}
 MODEL_LINES, CLOSURE_FILES, CLOSURE_LINES = 400, 4, 600
 # Networks in two stages stand on the papers of their parts: files and lines.
 LARGER = {"mask_rcnn": (4, 760), "panoptic_fpn": (6, 900)}
