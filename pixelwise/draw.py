@@ -12,6 +12,8 @@ from .types import VOID, ClassMasks, ClassTable, Color, LabelMap, PanopticMap
 
 IGNORED: Color = (224, 224, 192)  # as PASCAL VOC draws its void
 WRONG: Color = (230, 25, 45)
+UNKNOWN: Color = (128, 128, 128)  # in pictures of errors: what nobody knows
+DARKENED: Color = (60, 60, 60)  # about what is right in pictures of errors
 # Names of a class that is no thing to look at, in any case; overlays leave it untinted.
 BACKGROUND = frozenset("background bg _background_ __background__ backdrop void unlabelled unlabeled".split())
 _PAPER: Color = (255, 255, 255)
@@ -150,7 +152,7 @@ def class_mask_errors(
     unknown = target.masks.cpu().numpy() == classes.ignore
     grey = np.asarray(_of_size(image, wanted[0]).convert("L"))
     picture = np.repeat((grey * 0.6).astype(np.uint8)[..., None], 3, axis=2)
-    picture[unknown.any(0)] = (128, 128, 128)
+    picture[unknown.any(0)] = UNKNOWN
     picture[((wanted != got) & ~unknown).any(0)] = WRONG
     return Image.fromarray(picture)
 
@@ -177,7 +179,7 @@ def error_map(
         picture = np.repeat((grey * 0.6).astype(np.uint8)[..., None], 3, axis=2)
     ignored = wanted == classes.ignore
     picture[(wanted != got) & ~ignored] = WRONG
-    picture[ignored] = (128, 128, 128)
+    picture[ignored] = UNKNOWN
     return Image.fromarray(picture)
 
 

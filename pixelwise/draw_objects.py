@@ -12,10 +12,9 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from torch.nn import functional as F
 
-from .draw import WRONG, rgb_image
+from .draw import UNKNOWN, WRONG, rgb_image
 from .types import Boxes, ClassTable, Color, MaskSet
 
-_UNKNOWN: Color = (128, 128, 128)  # as `draw.error_map` paints what nobody knows
 _PAPER: Color = (255, 255, 255)
 _INK: Color = (20, 20, 20)
 _SMALLEST_LETTERS = 11  # pixels
@@ -97,7 +96,7 @@ def wrong_instances(
     """
     picture = _darkened(_pixels(image, missed.size))
     for _, mask in _masks(unknown, range(len(unknown))):
-        picture[mask] = _UNKNOWN
+        picture[mask] = UNKNOWN
     for _, mask in _masks(missed, range(len(missed))):
         _paint(picture, mask, WRONG, alpha=0.75)
     for _, mask in _masks(false, range(len(false))):
@@ -110,7 +109,7 @@ def wrong_boxes(
 ) -> Image.Image:
     """The darkened image with missed boxes filled red, false ones outlined red, unknown ones grey."""
     picture = _darkened(np.array(rgb_image(image)))
-    for some, color, alpha in ((unknown, _UNKNOWN, 1.0), (missed, WRONG, 0.75)):
+    for some, color, alpha in ((unknown, UNKNOWN, 1.0), (missed, WRONG, 0.75)):
         for corners in some.boxes.tolist():
             x1, y1, x2, y2 = (max(0, round(x)) for x in corners)
             inside = picture[y1:y2, x1:x2]

@@ -11,11 +11,12 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from ..draw import IGNORED, WRONG
+from ..draw import IGNORED
 from ..files import atomic_write
 from ..predict import ImageScores
 from ..predict.evaluation import first_column
-from ..types import ClassTable, Color, Report
+from ..tasks import Task
+from ..types import ClassTable, Color, LabelMap, Report
 from .examples import Example
 from .figures import MOST_LINES, History, class_curves, classes_over_epochs, confusion, curves, label, png
 from .pictures import embedded
@@ -23,10 +24,8 @@ from .style import SCRIPT, STYLE
 
 _MOST_ROWS = 500  # of the table of images
 _MOST_CLASSES = 12  # with a column of their own in the table of images
+_FEW_COLORS = 256
 _MOST_WITHOUT_SCORE = 30  # of more classes, those without a score are left out
-_PHOTOGRAPHS = ("image", "errors")
-_UNLABELLED: Color = (128, 128, 128)  # as `error_map` paints them
-_RIGHT: Color = (60, 60, 60)
 
 
 def write_report(
@@ -83,7 +82,7 @@ def write_report(
     for name, examples in (("Best predictions", best), ("Worst predictions", worst)):
         if examples:
             shown = "".join(_example(example, classes, monitor) for example in examples)
-            body.append(_section(name, f"{_legend(classes, _left_out(report))}{shown}"))
+            body.append(_section(name, f"{_legend(classes, examples[0].task, _left_out(report))}{shown}"))
     if images:
         body.append(_section("Images", _image_table(images)))
     if command:
@@ -208,7 +207,8 @@ def _cell(value: float) -> str:
 def _example(example: Example, classes: ClassTable, monitor: str) -> str:
     figures = []
     for caption, picture in example.panels(classes):
-        image = embedded(picture, f"{caption} of {example.id}", photograph=caption in _PHOTOGRAPHS)
+        photograph = picture.getcolors(_FEW_COLORS) is None
+        image = embedded(picture, f"{caption} of {example.id}", photograph=photograph)
         figures.append(
             f"<figure><button type=button class=zoom title='enlarge'>{image}</button>"
             f"<figcaption>{caption}</figcaption></figure>"
@@ -220,19 +220,15 @@ def _example(example: Example, classes: ClassTable, monitor: str) -> str:
     )
 
 
-def _legend(classes: ClassTable, left_out: set[str]) -> str:
+def _legend(classes: ClassTable, task: Task, left_out: set[str]) -> str:
     pairs = zip(classes.colors, classes.names, strict=True)
     named = [(color, name) for color, name in pairs if name not in left_out]
-    named.append((IGNORED, "not labelled"))
-    errors = [
-        (WRONG, "wrong: predicted as another class"),
-        (_UNLABELLED, "not labelled: does not count"),
-        (_RIGHT, "right: the image, darkened"),
-    ]
-    return (
-        f"<p class=legend>Classes: {_swatches(named)}</p><p class=legend>Errors: {_swatches(errors)}</p>"
-        "<p>Click on a picture to enlarge it.</p>"
-    )
+    if task.annotation is LabelMap:
+        named.append((IGNORED, "not labelled"))
+    shown = f"<p class=legend>Classes: {_swatches(named)}</p>"
+    if task.errors is not None:
+        shown += f"<p class=legend>Errors: {_swatches(task.legend)}</p>"
+    return f"{shown}<p>Click on a picture to enlarge it.</p>"
 
 
 def _swatches(named: Sequence[tuple[Color, str]]) -> str:

@@ -88,6 +88,7 @@ DETECTION = Task(
     transform=instance.transform,
     draw=draw_objects.boxes,
     errors=errors,
+    legend=instance.LEGEND,
     writers={".json": Writer(instance.write_json), ".txt": Writer(write_yolo)},
     collectors=instance.COCO,
     decoding={"min_score": 0.0},

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from PIL import Image
 from torch import Tensor
 
-from .. import decode, draw_objects
+from .. import decode, draw, draw_objects
 from ..data import training_transform
 from ..data.datasets import coco_instances
 from ..files import atomic_write
@@ -238,6 +238,11 @@ def collected_files(folder: Path, names: Sequence[str]) -> list[Path]:
     return [folder / RESULTS, folder / IMAGES]
 
 
+LEGEND = (
+    (draw.WRONG, "filled: missed; outlined: false or not where it is (IoU below a half)"),
+    (draw.UNKNOWN, "crowd: does not count"),
+    (draw.DARKENED, "right: the image, darkened"),
+)
 COCO = {"coco": Collector(collect, collected_files)}
 # Whole images at their own size, few per batch; steps are cut where they are too long.
 DEFAULTS: Mapping[str, Any] = {
@@ -259,6 +264,7 @@ INSTANCE = Task(
     transform=transform,
     draw=draw_objects.instances,
     errors=errors,
+    legend=LEGEND,
     writers={".json": Writer(write_json), ".png": Writer(write_png)},
     collectors=COCO,
     decoding={"min_score": 0.0},

@@ -15,8 +15,9 @@ from ..data import SegmentationData
 from ..data.dataset import ReadImage
 from ..data.datasets import Finder
 from ..data.formats.image import IMAGE_SUFFIXES
+from ..draw import DARKENED, UNKNOWN, WRONG
 from ..losses import PaperCriterion
-from ..types import Annotation, ClassTable, Report, Sample
+from ..types import Annotation, ClassTable, Color, Report, Sample
 
 Settings = Mapping[str, Any]
 Named = tuple[str, Annotation]
@@ -113,6 +114,7 @@ class Task:
         draw: image, annotation and classes -> the image with the annotation on it.
         writers: how the prediction of one image is saved, by suffix; the first one where none is asked for.
         errors: image, prediction, target and classes -> a picture of what is wrong; None without one.
+        legend: what the colours in that picture mean.
         collectors: how the predictions of many images are saved together, by name of the format.
         read: a saved prediction, the data and the target -> what was predicted; None where saved predictions
             cannot be scored.
@@ -141,6 +143,11 @@ class Task:
     draw: Callable[[Float[Tensor, "c *grid"], Any, ClassTable], Image.Image]
     writers: Mapping[str, Writer]
     errors: Callable[[Float[Tensor, "c *grid"], Any, Any, ClassTable], Image.Image] | None = None
+    legend: tuple[tuple[Color, str], ...] = (
+        (WRONG, "wrong: predicted as another class"),
+        (UNKNOWN, "not labelled: does not count"),
+        (DARKENED, "right: the image, darkened"),
+    )
     collectors: Mapping[str, Collector] = field(default_factory=dict)
     read: Callable[[Path, SegmentationData, Any], Annotation] | None = None
     read_image: ReadImage | None = None

@@ -33,7 +33,7 @@ ALLOWED = {
     "models": FOUNDATION | {"layers", "ops", "encoders", "losses", "decode", "rle"},
     "registry": FOUNDATION | {"models", "encoders"},
     "checkpoint": FOUNDATION | {"registry", "files"},
-    "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict"},
+    "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
 }
 MODEL_LINES, CLOSURE_FILES, CLOSURE_LINES = 400, 4, 600
 

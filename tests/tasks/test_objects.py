@@ -13,8 +13,10 @@ import torch
 from PIL import Image
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from typer.testing import CliRunner
 
 import pixelwise as pw
+from pixelwise.cli import app
 from pixelwise.data import check_data
 from pixelwise.predict import Prediction, evaluate_images
 from pixelwise.tasks import get_task, open_data
@@ -220,6 +222,17 @@ def test_a_training_ends_in_a_report_and_in_results(
     assert len(written) == 14
     with pytest.raises(ValueError, match="leave out loss"):
         train(root, out=tmp_path / "other", loss="dice", **tiny(task))
+    asked = [
+        "predict",
+        str(run.best),
+        str(root / "images"),
+        "--tint-background",
+        "--out",
+        str(tmp_path / "t"),
+    ]
+    refused = CliRunner().invoke(app, asked)
+    assert refused.exit_code == 2
+    assert "--tint-background is for one class per pixel" in refused.output
     with pytest.raises(ValueError, match="flip is for models that score every pixel"):
         pw.Predictor(run.best, flip=True)
 
