@@ -25,6 +25,7 @@ from .style import SCRIPT, STYLE
 _MOST_ROWS = 500  # of the table of images
 _MOST_CLASSES = 12  # with a column of their own in the table of images
 _FEW_COLORS = 256
+_MOST_WITHOUT_SCORE = 30  # of more classes, those without a score are left out
 
 
 def write_report(
@@ -81,7 +82,7 @@ def write_report(
     for name, examples in (("Best predictions", best), ("Worst predictions", worst)):
         if examples:
             shown = "".join(_example(example, classes, monitor) for example in examples)
-            body.append(_section(name, f"{_legend(classes, examples[0].task)}{shown}"))
+            body.append(_section(name, f"{_legend(classes, examples[0].task, _left_out(report))}{shown}"))
     if images:
         body.append(_section("Images", _image_table(images)))
     if command:
@@ -137,8 +138,10 @@ def _training(history: History, monitor: str) -> str:
 
 def _class_table(report: Report, classes: ClassTable) -> str:
     colors = dict(zip(classes.names, classes.colors, strict=True))
-    rows = []
+    rows, left_out = [], _left_out(report)
     for name, columns in report.per_class.items():
+        if name in left_out:
+            continue
         width = max(0.0, min(100.0, 100 * _known(next(iter(columns.values())))))
         swatch = _swatch(colors[name]) if name in colors else ""
         rows.append(
@@ -148,8 +151,18 @@ def _class_table(report: Report, classes: ClassTable) -> str:
         )
     means = "".join(f"<td>{_number(_mean(report, column))}</td>" for column in report.columns)
     foot = f"<tr><td>mean</td><td></td>{means}</tr>"
-    note = f"<p>{html.escape(report.note)}</p>" if report.note else ""
+    told = report.note
+    if left_out:
+        told = f"{told} {len(left_out)} classes without a score are left out.".strip()
+    note = f"<p>{html.escape(told)}</p>" if told else ""
     return f"<div class=wide>{_sortable(['class', '', *report.columns], rows, foot)}</div>{note}"
+
+
+def _left_out(report: Report) -> set[str]:
+    """Of many classes, those without a score."""
+    if len(report.per_class) <= _MOST_WITHOUT_SCORE:
+        return set()
+    return {name for name, first in first_column(report).items() if math.isnan(first)}
 
 
 def _mean(report: Report, column: str) -> float:
@@ -207,8 +220,9 @@ def _example(example: Example, classes: ClassTable, monitor: str) -> str:
     )
 
 
-def _legend(classes: ClassTable, task: Task) -> str:
-    named = list(zip(classes.colors, classes.names, strict=True))
+def _legend(classes: ClassTable, task: Task, left_out: set[str]) -> str:
+    pairs = zip(classes.colors, classes.names, strict=True)
+    named = [(color, name) for color, name in pairs if name not in left_out]
     if task.annotation is LabelMap:
         named.append((IGNORED, "not labelled"))
     shown = f"<p class=legend>Classes: {_swatches(named)}</p>"

@@ -18,6 +18,7 @@ from pixelwise.predict import ImageScores
 from pixelwise.report import Example, write_report
 from pixelwise.report.figures import class_curves, confusion, curves
 from pixelwise.report.pictures import embedded
+from pixelwise.types import ClassTable, Report
 
 CLASSES = pw.ClassTable.of("sky & sea", "road", "<car>")
 SCORES = Scores(torch.tensor([[30, 10, 0], [5, 55, 0], [0, 0, 0]]), CLASSES)
@@ -263,3 +264,19 @@ def test_a_map_keeps_its_colors_when_it_is_reduced() -> None:
     data = base64.b64decode(embedded(picture, "truth", photograph=False).split("base64,")[1].split("'")[0])
     with Image.open(io.BytesIO(data)) as kept:
         assert sorted(kept.getcolors() or []) == [(480 * 540, (10, 20, 30)), (480 * 540, (200, 100, 50))]
+
+
+def test_of_many_classes_those_without_a_score_are_left_out(tmp_path: Path) -> None:
+    names = [f"kind {number}" for number in range(40)]
+    rows = {name: {"PQ": 0.5 if name == "kind 7" else math.nan} for name in names}
+    page = write_report(
+        tmp_path / "many.html", "Many", Report({"pq": 0.5}, rows), ClassTable.of(*names)
+    ).read_text()
+    assert "kind 7" in page
+    assert "kind 8" not in page
+    assert "39 classes without a score are left out" in page
+    few = dict(list(rows.items())[:10])
+    page = write_report(
+        tmp_path / "few.html", "Few", Report({"pq": 0.5}, few), ClassTable.of(*names[:10])
+    ).read_text()
+    assert "kind 8" in page
