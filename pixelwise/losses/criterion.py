@@ -214,7 +214,7 @@ def make_criterion(
         aux_weight: factor of the loss on each auxiliary map.
 
     Raises:
-        ValueError: if a term is unknown, doubled or has no positive weight, the weights are not one per
+        ValueError: if a term is unknown, given twice or has no positive weight, the weights are not one per
             class, smoothing is asked for without cross-entropy, or "bce" for exclusive classes.
 
     >>> make_criterion("cross_entropy+0.5*dice", ClassTable.of("sky", "road")).loss.weights

@@ -9,7 +9,7 @@ sizes (efficient pyramid pooling) and added to the gated map of the encoder.
 The decoder is that of the authors' later code (EdgeNets, with published weights), which differs from the
 paper's own; it trains without auxiliary outputs. Departures from that code: the activation that a halving
 unit of theirs stores but never uses is not here; maps are resized to the size of their partner instead of
-being doubled, so any image size works, with equal results for multiples of 16.
+being upsampled 2x, so any image size works, with equal results for multiples of 16.
 """
 
 import math

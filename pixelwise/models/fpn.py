@@ -1,10 +1,10 @@
 """FPN for semantic segmentation: the branch that Panoptic FPN adds to a feature pyramid network.
 
 A feature pyramid (Lin et al. 2017, `feature_pyramid.py`) stands on the encoder (Sec. 3.1). Each level is
-convolved and doubled until it has stride 4, and the levels are summed and classified (Sec. 3.2, Fig. 3).
+convolved and upsampled 2x until it has stride 4, and the levels are summed and classified (Sec. 3.2, Fig. 3).
 
-Departures: maps are resized to the size of their partner instead of being doubled, so any image size works,
-with equal results where sizes are multiples of 32.
+Departures: maps are resized to the size of their partner instead of being upsampled 2x, so any image size
+works, with equal results where sizes are multiples of 32.
 """
 
 from jaxtyping import Float
@@ -36,7 +36,7 @@ class ConvGroupNormAct(nn.Sequential):
 
 
 class Doublings(nn.Module):
-    """One level on its way to the finest: a convolution before each doubling, one if there is none.
+    """One level on its way to the finest: a convolution before each upsampling, one if there is none.
 
     Args:
         c_in: channels of the level.

@@ -4,8 +4,8 @@ The fourth link (Fig. 1) is what enters the encoder's first stage: in a ResNet t
 which is c1 pooled 3x3 with stride 2. It is taken so from any encoder that has a c1; without one (ConvNeXt,
 Swin) that link is left out.
 
-Departures: where a doubled map is larger than its partner, which happens at odd sizes, it loses its last row
-or column. The authors' Torch code is followed where the paper is silent: convolutions of the decoder have
+Departures: where an upsampled map is larger than its partner, which happens at odd sizes, it loses its last
+row or column. The authors' Torch code is followed where the paper is silent: convolutions of the decoder have
 biases, batch norm has an epsilon of 1e-3, and a ReLU follows each sum.
 """
 

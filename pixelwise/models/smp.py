@@ -52,7 +52,7 @@ class SMPFPN(DenseModel):
         self.encoder = encoder
         _, c2, c3, c4, c5 = encoder.channels
         self.laterals = nn.ModuleList(nn.Conv2d(c, 256, 1) for c in (c5, c4, c3, c2))
-        # One convolution before each of the 3, 2, 1 doublings; the finest level is not doubled, and has one.
+        # One convolution before each of the 3, 2, 1 upsamplings; the finest level has one without upsampling.
         self.branches = nn.ModuleList(
             nn.ModuleList(ConvGroupNormAct(256 if i == 0 else 128, 128) for i in range(count))
             for count in (3, 2, 1, 1)
@@ -97,7 +97,7 @@ class LinkUp(nn.Sequential):
 
 
 class SMPLinknet(DenseModel):
-    """SMP's LinkNet: five doublings, the encoder's map added after each of the first four.
+    """SMP's LinkNet: five upsamplings, the encoder's map added after each of the first four.
 
     Args:
         encoder: gives all five stages.
@@ -120,7 +120,7 @@ class SMPLinknet(DenseModel):
         skips = (features.c4, features.c3, features.c2, features.c1, None)
         for up, skip in zip(self.decoder, skips, strict=True):
             target = image if skip is None else skip
-            x = fit(up(x), size_of(target, 1))  # odd sizes: the doubled map is one too large
+            x = fit(up(x), size_of(target, 1))  # odd sizes: the upsampled map is one too large
             if skip is not None:
                 x = x + skip
         return DenseLogits(self.head(x), size)

@@ -225,7 +225,7 @@ class UNet(DenseModel):
 
 
 class EncoderUNet(DenseModel):
-    """The decoder of a U-Net on an encoder; maps are doubled by repetition.
+    """The decoder of a U-Net on an encoder; maps are upsampled 2x by repetition.
 
     Args:
         encoder: gives c2 to c5, and c1 where it can. Without c1, stride 2 is reached without a skip.
@@ -308,7 +308,7 @@ def unet(
 
 
 def unet_bilinear(num_classes: int, *, in_channels: int = 3, width: int = 64) -> UNet:
-    """U-Net, padded, with batch norm, doubling maps by bilinear interpolation."""
+    """U-Net, padded, with batch norm, upsampling by bilinear interpolation."""
     return UNet(num_classes, in_channels=in_channels, width=width, bilinear=True)
 
 

@@ -190,7 +190,7 @@ def lattice_filter(
     Raises:
         ValueError: if there is not one row of values per point.
 
-    >>> from pixelwise.kernels.lattice import build_lattice
+    >>> from pixelwise.kernels.classical.lattice import build_lattice
     >>> lattice = build_lattice(np.array([[0.0, 100.0]], np.float32))
     >>> lattice_filter(lattice, np.array([[3.0], [6.0]], np.float32)).round(2).tolist()  # far apart
     [[2.5], [4.5]]

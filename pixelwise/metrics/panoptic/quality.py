@@ -324,8 +324,8 @@ def _fault(
     ids: Int64[np.ndarray, " n"], labels: Int64[np.ndarray, " n"], name: str, num_classes: int, where: str
 ) -> ValueError:
     """What is wrong with a table."""
-    if (doubled := ids[1:][ids[1:] == ids[:-1]]).size:
-        return ValueError(f"the {name} segment {doubled[0]}{named(where)} stands in the table twice")
+    if (repeated := ids[1:][ids[1:] == ids[:-1]]).size:
+        return ValueError(f"the {name} segment {repeated[0]}{named(where)} stands in the table twice")
     if (ids == VOID).any():
         return ValueError(f"the {name} table{named(where)} has a segment {VOID}, but that id means void")
     wrong = (labels < 0) | (labels >= num_classes)
