@@ -164,7 +164,7 @@ def semantic_labels(
 
 @loss_parts.register
 def panoptic_losses(output: PanopticLogits, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-    """Mask R-CNN's, and "semantic": cross-entropy of all pixels that are not void (Sec. 3.3)."""
+    """Mask R-CNN's, and "segmentation": cross-entropy of all pixels that are not void (Sec. 3.3)."""
     things = [things_of(target, output.things) for target in batch.annotations]
     parts = {name: INSTANCE_WEIGHT * part for name, part in instance_losses(output.instances, things).items()}
     device = batch.image.device
@@ -177,7 +177,7 @@ def panoptic_losses(output: PanopticLogits, batch: Batch) -> dict[str, Float[Ten
             scores.logits.float(), labels[None], ignore_index=255, reduction="sum"
         )
         count += int((labels != 255).sum())
-    return parts | {"semantic": SEMANTIC_WEIGHT * total / max(count, 1)}
+    return parts | {"segmentation": SEMANTIC_WEIGHT * total / max(count, 1)}
 
 
 @decode.instances.register

@@ -39,8 +39,10 @@ ALLOWED = {
     "models": FOUNDATION | {"layers", "ops", "encoders", "losses", "decode", "rle"},
     "registry": FOUNDATION | {"models", "encoders"},
     "checkpoint": FOUNDATION | {"registry", "files"},
-    "tasks": FOUNDATION | {"data", "decode", "draw", "files", "losses", "metrics", "rle"},
-    "predict": FOUNDATION | {"checkpoint", "data", "decode", "draw", "files", "layers", "rle", "tasks"},
+    "tasks": FOUNDATION
+    | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "losses", "metrics", "ops", "rle"}
+    | {"tiling"},
+    "predict": FOUNDATION | {"checkpoint", "data", "decode", "files", "tasks", "tiling"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files"},
     "interruption": set(),
@@ -51,11 +53,10 @@ ALLOWED = {
     | {"registry", "report", "tasks"},
     "console": FOUNDATION | {"registry", "summary"},
     "warmup": FOUNDATION | {"algorithms", "decode", "kernels", "losses", "metrics", "rle"},
-    "segmenting": FOUNDATION | {"algorithms", "data", "files"},
     "demo": FOUNDATION | {"console", "data", "draw", "files", "predict", "report", "training"},
     "cli": FOUNDATION
     | {"__version__", "algorithms", "checkpoint", "console", "data", "demo", "files", "interruption"}
-    | {"predict", "recipe", "registry", "report", "segmenting", "summary", "tasks", "training", "warmup"}
+    | {"predict", "recipe", "registry", "report", "summary", "tasks", "training", "warmup"}
     | {"weights"},
     "__main__": {"cli"},
     "__init__": FOUNDATION
@@ -126,8 +127,10 @@ def named_tasks(tree: ast.AST) -> set[str]:
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             for line in node.body:
-                if isinstance(line, ast.Assign) and [ast.unparse(x) for x in line.targets] == ["tasks"]:
-                    declared |= set(ast.walk(line))
+                if isinstance(line, ast.Assign | ast.AnnAssign):
+                    targets = line.targets if isinstance(line, ast.Assign) else [line.target]
+                    if [ast.unparse(x) for x in targets] == ["tasks"]:
+                        declared |= set(ast.walk(line))
     return {
         node.value
         for node in ast.walk(tree)
@@ -147,6 +150,8 @@ def test_the_names_of_tasks_are_all_of_them_and_found_in_code() -> None:
     assert set(TASKS) <= TASK_NAMES
     assert named_tasks(ast.parse("if task == 'panoptic': pass")) == {"panoptic"}
     assert not named_tasks(ast.parse("class A:\n    tasks = ('panoptic',)"))
+    assert not named_tasks(ast.parse("class A:\n    tasks: tuple[str, ...] = ('panoptic',)"))
+    assert named_tasks(ast.parse("class A:\n    other: str = 'panoptic'")) == {"panoptic"}
 
 
 def test_there_are_no_import_cycles() -> None:

@@ -108,7 +108,7 @@ def test_images_of_different_sizes_and_without_things_train() -> None:
     output = model(*model.inputs(batch))
     assert [tuple(one.logits.shape) for one in output.semantic] == [(1, 3, 96, 128), (1, 3, 50, 70)]
     parts = loss_parts(output, batch)
-    assert set(parts) == {"rpn_objectness", "rpn_box", "class", "box", "mask", "semantic"}
+    assert set(parts) == {"rpn_objectness", "rpn_box", "class", "box", "mask", "segmentation"}
     torch.stack(list(parts.values())).sum().backward()
     assert not [key for key, p in model.named_parameters() if p.grad is None or not p.grad.isfinite().all()]
     with torch.no_grad():
