@@ -1,9 +1,23 @@
-"""Words of messages: what a stranger wrote is quoted, but never at any length."""
+"""Words of messages and scores: what a stranger wrote is quoted, but never at any length."""
 
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 _LONGEST, _MOST = 80, 5
+
+_WORDS = {
+    "iou": "IoU",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ar": "AR",
+    "pq": "PQ",
+    "sq": "SQ",
+    "rq": "RQ",
+    "dice": "Dice",
+    "oks": "OKS",
+    "hd95": "HD95",
+}
 
 
 def brief(text: object, longest: int = _LONGEST) -> str:
@@ -39,3 +53,12 @@ def meant(name: str, known: Iterable[str]) -> str:
     names = list(known)
     close = get_close_matches(name, names, 1)
     return f", did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
+
+
+def label(name: str) -> str:
+    """A score as people write it.
+
+    >>> label("mean_iou")
+    'mean IoU'
+    """
+    return " ".join(_WORDS.get(word.lower(), word) for word in name.split("_"))

@@ -44,7 +44,8 @@ def predict(
         str | None,
         typer.Option(
             help="How predictions are saved. One class per pixel: png (palette) or npy; several: png, tif or "
-            "npy; instances and boxes: coco; panoptic maps: coco; key points: json or coco; volumes: nii.gz, "
+            "npy; instances: json, png (numbers) or coco; boxes: json, txt (YOLO) or coco; panoptic maps: "
+            "png or coco; key points: json or coco; volumes: nii.gz, "
             "nii or npy (default the first)."
         ),
     ] = None,
