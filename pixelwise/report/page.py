@@ -295,7 +295,7 @@ def _number(x: float) -> str:
     """A fraction with three decimals, a count in groups of three digits."""
     if math.isnan(x):
         return "–"
-    return f"{int(x):,}" if abs(x) > 1 and x == int(x) else f"{x:.3f}"
+    return f"{int(x):,}" if isinstance(x, int) or (abs(x) > 1 and x == int(x)) else f"{x:.3f}"
 
 
 def _duration(seconds: float) -> str:

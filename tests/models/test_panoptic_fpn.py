@@ -57,7 +57,7 @@ def test_things_and_stuff_of_a_map_are_told_apart() -> None:
 def merged(scores: list[float], boxes: list[list[float]], stuff: torch.Tensor, area: int) -> PanopticMap:
     """Instances that fill their boxes, cars and dogs in turn, over a map of 16 x 16."""
     n = len(scores)
-    found = Boxes.of(torch.tensor(boxes), torch.arange(n) % 2, torch.tensor(scores))
+    found = Boxes.of(torch.tensor(boxes).reshape(-1, 4), torch.arange(n) % 2, torch.tensor(scores))
     none = AssignedBoxes(torch.zeros(0, 4), torch.zeros(0).long(), torch.zeros(0).long())
     size = ((16, 16),)
     regions = RegionLogits(none, torch.zeros(0, 3), torch.zeros(0, 3, 4), size, size, detections=(found,))

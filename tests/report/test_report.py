@@ -18,18 +18,20 @@ from pixelwise.predict import ImageScores
 from pixelwise.report import Example, write_report
 from pixelwise.report.figures import class_curves, confusion, curves
 from pixelwise.report.pictures import embedded
+from pixelwise.tasks import get_task
 from pixelwise.types import ClassTable, Report
 
 CLASSES = pw.ClassTable.of("sky & sea", "road", "<car>")
 SCORES = Scores(torch.tensor([[30, 10, 0], [5, 55, 0], [0, 0, 0]]), CLASSES)
+REPORT = SCORES.report()
 ROWS = [
     {
         "epoch": float(e),
         "train_loss": 1 / e,
         "val_loss": 2 / e,
         "val_mean_iou": 0.1 * e,
-        "val_iou/road": 0.2 * e,
-        "val_iou/<car>": math.nan,
+        "val_class/road": 0.2 * e,
+        "val_class/<car>": math.nan,
         "lr": 0.1,
         "seconds": 40.0,
     }
@@ -74,7 +76,12 @@ def example(name: str = "a.png") -> Example:
     target[:, 15:] = 1
     target[0] = 255
     return Example(
-        name, 0.5, torch.rand(3, 20, 30), pw.LabelMap(target), pw.LabelMap(torch.zeros_like(target))
+        name,
+        0.5,
+        torch.rand(3, 20, 30),
+        pw.LabelMap(target),
+        pw.LabelMap(torch.zeros_like(target)),
+        get_task("semantic"),
     )
 
 
@@ -82,7 +89,8 @@ def test_a_report_shows_scores_curves_classes_confusion_and_predictions(tmp_path
     path = write_report(
         tmp_path / "deep" / "report.html",
         "Street",
-        SCORES,
+        REPORT,
+        CLASSES,
         history=ROWS,
         best=[example("best.png")],
         worst=[example("worst.png"), example("second.png")],
@@ -92,7 +100,7 @@ def test_a_report_shows_scores_curves_classes_confusion_and_predictions(tmp_path
     page = Page(path)
     assert f"{SCORES.mean_iou:.3f} mean IoU" in page.text
     assert "road" in page.text
-    assert f"{SCORES.rows()[1].iou:.3f}" in page.text
+    assert f"{SCORES.iou[1].item():.3f}" in page.text
     assert "2 min 00 s" in page.text
     assert page.text.index("best.png") < page.text.index("worst.png") < page.text.index("second.png")
     assert "lr 0.1" in page.text
@@ -111,7 +119,7 @@ def test_a_report_shows_scores_curves_classes_confusion_and_predictions(tmp_path
 
 
 def test_a_report_needs_nothing_from_elsewhere(tmp_path: Path) -> None:
-    path = write_report(tmp_path / "report.html", "Street", SCORES, history=ROWS, worst=[example()])
+    path = write_report(tmp_path / "report.html", "Street", REPORT, CLASSES, history=ROWS, worst=[example()])
     links = Page(path).links
     assert len(links) == 7  # two plots of curves, the confusion matrix, four panels
     assert all(re.match("data:image/(png|jpeg);base64,", link) for link in links)
@@ -123,7 +131,8 @@ def test_names_are_written_as_they_are_and_never_as_markup(tmp_path: Path) -> No
     path = write_report(
         tmp_path / "report.html",
         "<b>& co",
-        SCORES,
+        REPORT,
+        CLASSES,
         worst=[example("<script>.png")],
         settings={"name": "<i>"},
         remark="<u>",
@@ -134,27 +143,28 @@ def test_names_are_written_as_they_are_and_never_as_markup(tmp_path: Path) -> No
 
 
 def test_an_evaluation_alone_has_a_report(tmp_path: Path) -> None:
-    page = Page(write_report(tmp_path / "report.html", "Evaluation", SCORES))
+    page = Page(write_report(tmp_path / "report.html", "Evaluation", REPORT, CLASSES))
     assert "Training" not in page.text
     assert set(page.pictures) == {"confusion"}
 
 
 def test_absent_classes_have_a_dash_and_the_rule_is_told(tmp_path: Path) -> None:
-    page = Page(write_report(tmp_path / "report.html", "Street", SCORES))
-    assert "<car> – – – – 0 0.0 %" in page.text
+    page = Page(write_report(tmp_path / "report.html", "Street", REPORT, CLASSES))
+    assert "<car> – – – – 0 " in page.text
     assert "left out of the means" in page.text
-    page = Page(write_report(tmp_path / "zero.html", "Street", Scores(SCORES.matrix, CLASSES, "zero")))
+    counted_as_0 = Scores(SCORES.matrix, CLASSES, "zero").report()
+    page = Page(write_report(tmp_path / "zero.html", "Street", counted_as_0, CLASSES))
     assert "counted as 0" in page.text
 
 
 def test_the_confusion_figure_holds_shares_of_the_rows() -> None:
-    axes = confusion(SCORES).axes[0]
+    axes = confusion(SCORES.matrix, CLASSES).axes[0]
     assert [text.get_text() for text in axes.texts] == ["75", "25", "8", "92"]
     assert [label.get_text() for label in axes.get_xticklabels()] == list(CLASSES.names)
 
 
 def test_the_curves_hold_the_history() -> None:
-    figure = curves(ROWS)
+    figure = curves(ROWS, "mean_iou")
     loss, iou, lr = figure.axes
     assert [list(line.get_ydata()) for line in loss.lines] == [[1, 1 / 2, 1 / 3], [2, 1, 2 / 3]]
     assert list(iou.lines[0].get_ydata()) == pytest.approx([0.1, 0.2, 0.3])
@@ -163,21 +173,23 @@ def test_the_curves_hold_the_history() -> None:
 
 def test_curves_without_a_score_can_be_drawn(tmp_path: Path) -> None:
     rows = [{**row, "val_mean_iou": math.nan} for row in ROWS]
-    write_report(tmp_path / "report.html", "Street", SCORES, history=rows)
+    write_report(tmp_path / "report.html", "Street", REPORT, CLASSES, history=rows)
 
 
 def test_many_classes_fit(tmp_path: Path) -> None:
     classes = pw.ClassTable.of(*(f"class {i}" for i in range(60)))
-    write_report(tmp_path / "report.html", "Many", Scores(torch.eye(60, dtype=torch.long), classes))
+    report = Scores(torch.eye(60, dtype=torch.long), classes).report()
+    write_report(tmp_path / "report.html", "Many", report, classes)
 
 
 def scored(id: str, mean_iou: float, *iou: float) -> ImageScores:
-    return ImageScores(0, id, mean_iou, 0.75, torch.tensor(iou, dtype=torch.float64))
+    per_class = {name: {"IoU": value} for name, value in zip(CLASSES.names, iou, strict=True)}
+    return ImageScores(0, id, mean_iou, Report({"mean_iou": mean_iou, "pixel_accuracy": 0.75}, per_class))
 
 
 def test_every_image_has_a_row_that_sorts_by_its_numbers(tmp_path: Path) -> None:
     images = [scored("b <1>.png", 0.25, 0.25, 0.25, math.nan), scored("a.png", 0.5, 0.75, 0.25, math.nan)]
-    path = write_report(tmp_path / "report.html", "Street", SCORES, images=images)
+    path = write_report(tmp_path / "report.html", "Street", REPORT, CLASSES, images=images)
     page = Page(path)
     for row in ("b <1>.png 0.250 0.750 0.250 0.250 –", "a.png 0.500 0.750 0.750 0.250 –"):
         assert row in page.text
@@ -188,26 +200,28 @@ def test_every_image_has_a_row_that_sorts_by_its_numbers(tmp_path: Path) -> None
 
 def test_of_very_many_images_the_worst_are_shown_and_that_is_told(tmp_path: Path) -> None:
     images = [scored(f"{i}.png", i / 1000, 0.0, 0.0, 0.0) for i in range(501)]
-    page = Page(write_report(tmp_path / "report.html", "Street", SCORES, images=images))
+    page = Page(write_report(tmp_path / "report.html", "Street", REPORT, CLASSES, images=images))
     assert "The worst 500 of 501 images are shown." in page.text
     assert "499.png" in page.text
     assert "500.png" not in page.text
 
 
 def test_precision_and_recall_have_columns_and_means(tmp_path: Path) -> None:
-    page = Page(write_report(tmp_path / "report.html", "Street", SCORES))
-    assert "class IoU precision recall Dice support (pixels) share" in page.text
-    assert f"sky & sea {30 / 45:.3f} {30 / 35:.3f} {30 / 40:.3f} {60 / 75:.3f} 40 40.0 %" in page.text
-    assert f"mean {SCORES.mean_iou:.3f} {(30 / 35 + 55 / 65) / 2:.3f} {SCORES.mean_accuracy:.3f}" in page.text
+    page = Page(write_report(tmp_path / "report.html", "Street", REPORT, CLASSES))
+    assert "class IoU Dice precision recall support" in page.text
+    assert "Support in pixels." in page.text
+    assert f"sky & sea {30 / 45:.3f} {60 / 75:.3f} {30 / 35:.3f} {30 / 40:.3f} 40 road" in page.text
+    means = SCORES.mean_iou, SCORES.mean_dice, (30 / 35 + 55 / 65) / 2, SCORES.mean_accuracy
+    assert f"mean {' '.join(f'{mean:.3f}' for mean in means)} " in page.text
 
 
 def test_pictures_can_be_enlarged_and_the_colours_of_the_errors_are_told(tmp_path: Path) -> None:
-    path = write_report(tmp_path / "report.html", "Street", SCORES, best=[example()])
+    path = write_report(tmp_path / "report.html", "Street", REPORT, CLASSES, best=[example()])
     assert path.read_text().count("<button type=button class=zoom") == 4
     assert "<dialog>" in path.read_text()
     assert "Errors: wrong: predicted as another class not labelled: does not count" in Page(path).text
     assert "background:rgb(230,25,45)" in path.read_text()  # the red of the error picture
-    without = write_report(tmp_path / "without.html", "Street", SCORES)
+    without = write_report(tmp_path / "without.html", "Street", REPORT, CLASSES)
     assert "<dialog>" not in without.read_text()
 
 
@@ -219,7 +233,8 @@ def test_settings_that_were_changed_are_marked_and_come_first(tmp_path: Path) ->
     path = write_report(
         tmp_path / "report.html",
         "Street",
-        SCORES,
+        REPORT,
+        CLASSES,
         settings=settings,
         defaults=defaults,
         command="a 'b c' <d>",
@@ -231,13 +246,13 @@ def test_settings_that_were_changed_are_marked_and_come_first(tmp_path: Path) ->
 
 
 def test_one_epoch_is_told_in_numbers_and_not_drawn(tmp_path: Path) -> None:
-    page = Page(write_report(tmp_path / "report.html", "Street", SCORES, history=ROWS[:1]))
+    page = Page(write_report(tmp_path / "report.html", "Street", REPORT, CLASSES, history=ROWS[:1]))
     assert "training loss 1, validation loss 2, mean IoU on validation 0.1, learning rate 0.1" in page.text
     assert set(page.pictures) == {"confusion"}
 
 
 def test_the_curves_of_many_classes_are_the_ten_that_end_lowest() -> None:
-    rows = [{"epoch": float(e), **{f"val_iou/{k}": 0.01 * k + 0.1 * e for k in range(12)}} for e in range(3)]
+    rows = [{"epoch": float(e), **{f"val_class/{k}": 0.01 * k + 0.1 * e for k in range(12)}} for e in range(3)]
     (axes,) = class_curves(rows).axes
     assert [line.get_label().split()[0] for line in axes.lines] == [str(k) for k in range(9, -1, -1)]
     assert list(axes.lines[-1].get_ydata()) == pytest.approx([0, 0.1, 0.2])
