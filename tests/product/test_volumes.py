@@ -1,0 +1,53 @@
+"""Volumes at the command line: check, train, evaluate and predict a folder of NIfTI files."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+
+
+@pytest.fixture(scope="module")
+def scans(place: Path) -> Path:
+    """Five cubes of 24 voxels with a bright block, in a place of their own."""
+    folder, random = place / "scans", np.random.default_rng(0)
+    affine = np.diag([1.0, 1.5, 3.0, 1.0])
+    for number in range(5):
+        labels = np.zeros((24, 24, 24), np.uint8)
+        corner = random.integers(2, 12, 3)
+        labels[tuple(slice(first, first + 10) for first in corner)] = 1
+        image = (labels * 300 + random.normal(100, 20, labels.shape)).astype(np.float32)
+        for kind, voxels in (("images", image), ("labels", labels)):
+            (folder / kind).mkdir(parents=True, exist_ok=True)
+            nibabel.save(nibabel.Nifti1Image(voxels, affine), folder / kind / f"case_{number}.nii.gz")
+    return folder
+
+
+@pytest.mark.slow
+def test_volumes_are_checked_trained_scored_and_predicted(
+    pixelwise: Callable, place: Path, scans: Path
+) -> None:
+    checked = pixelwise("check", "scans")
+    assert checked.code == 0, checked.err
+    assert "24 x 24 x 24 voxels" in checked.out
+    options = ["--model", "unet3d", "--set", "width=4", "--crop", "16x16x16", "--steps", "10"]
+    trained = pixelwise("train", "scans", *options, "--lr", "0.02", "--workers", "0", "--out", "runs/scans")
+    assert trained.code == 0, trained.err
+    assert "HD95 mm" in trained.out
+    scored = pixelwise("evaluate", "runs/scans", "scans", "--json", "--decoding", "overlap=0.25")
+    assert scored.code == 0, scored.err
+    assert 0 <= json.loads(scored.out)["mean_dice"] <= 1
+    predicted = pixelwise(
+        "predict", "runs/scans", "scans/images", "--out", "found", "--tile", "16x16x16", "--overlay"
+    )
+    assert predicted.code == 0, predicted.err
+    for image in (scans / "images").iterdir():
+        given, found = nibabel.load(image), nibabel.load(place / "found" / image.name)
+        np.testing.assert_array_equal(found.affine, given.affine)
+        assert found.shape == given.shape
+    assert len(list((place / "found").glob("*_overlay.png"))) == 5
+    refused = pixelwise("train", "scans", "--model", "unet3d", "--crop", "64x64", "--out", "runs/none")
+    assert refused.code == 2
+    assert "volumes need crops of a depth, a height and a width" in refused.err
