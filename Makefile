@@ -39,6 +39,7 @@ bench: .venv/dev
 	$(BIN)/python bench/losses.py
 	$(BIN)/python bench/metrics.py
 	$(BIN)/python bench/classical.py
+	$(BIN)/python bench/mask_rcnn.py
 
 docs: .venv/dev
 	$(BIN)/python docs/make_models_table.py

@@ -80,10 +80,10 @@ def print_info(info: ModelInfo, console: Console) -> None:
         )
     console.print(f"[bold]{card.name}[/bold]: {card.summary}")
     console.print(table)
-    field = " x ".join(
-        f"{seen}" if seen < side else f"all of {side}"
-        for seen, side in zip(info.receptive_field, info.size, strict=True)
-    )
+    field = "not measured: the output is no map of scores"
+    if info.receptive_field is not None:
+        pairs = zip(info.receptive_field, info.size, strict=True)
+        field = " x ".join(f"{seen}" if seen < side else f"all of {side}" for seen, side in pairs) + " pixels"
     totals = Table.grid(padding=(0, 2))
     for name, text in (
         ("parameters", millions(info.parameters)),
@@ -91,7 +91,7 @@ def print_info(info: ModelInfo, console: Console) -> None:
             "operations",
             f"{info.flops / 1e9:.2f} GFLOP on {height} x {width}; a multiply-add is 2",
         ),
-        ("receptive field", f"{field} pixels"),
+        ("receptive field", field),
         ("smallest image", f"{info.minimum_size} x {info.minimum_size} pixels"),
         ("default encoder", card.encoder or "its own"),
         ("paper", f"{card.paper.authors}: {card.paper.title}. {card.paper.venue} {card.paper.year}"),

@@ -10,7 +10,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from .ops import measured_receptive_field
 from .registry import ModelCard, build, describe, takes_classes
-from .types import DenseLogits, Features, Model
+from .types import DenseLogits, DenseModel, Features, Model
 
 Shape = tuple[int, ...]
 
@@ -43,7 +43,7 @@ class ModelInfo:
         flops: floating-point operations of one image in eval mode; a multiplication with its addition is two.
             Matrix products and convolutions count, element-wise work does not.
         receptive_field: height and width in pixels of the part of the image that one output pixel depends on.
-            A network with global pooling sees all of it.
+            A network with global pooling sees all of it. None where the output is no map of scores.
         minimum_size: smallest height and width in pixels.
     """
 
@@ -52,7 +52,7 @@ class ModelInfo:
     stages: tuple[Stage, ...]
     parameters: int
     flops: int
-    receptive_field: tuple[int, int]
+    receptive_field: tuple[int, int] | None
     minimum_size: int
 
 
@@ -74,19 +74,21 @@ def model_info(
     'encoder'
     """
     card = describe(name)
-    with torch.device("meta"):  # shapes and FLOPs need no numbers
-        shadow = build(name, num_classes, **arguments).eval()
+    model = build(name, num_classes, **arguments)
+    dense = isinstance(model, DenseModel)
+    # Shapes and FLOPs of scores need no numbers; what is found in an image depends on them.
+    with torch.device("meta" if dense else "cpu"):
+        shadow = build(name, num_classes, **arguments).eval() if dense else model.eval()
         image = torch.zeros(1, shadow.in_channels, *size)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         stages = _stages(shadow, image)
-    model = build(name, num_classes, **arguments)
     return ModelInfo(
         card,
         size,
         stages,
         count_parameters(model),
         counter.get_total_flops(),
-        _receptive_field(model, size),
+        _receptive_field(model, size) if isinstance(model, DenseModel) else None,
         model.minimum_size,
     )
 

@@ -16,7 +16,10 @@ from .timm import (
     dilate as dilate,
 )
 from .tiny import Tiny as Tiny
-from .torchvision import MobileNetV3Large as MobileNetV3Large
+from .torchvision import (
+    MobileNetV3Large as MobileNetV3Large,
+    fold_frozen_norms as fold_frozen_norms,
+)
 
 
 def make_encoder(

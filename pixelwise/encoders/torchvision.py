@@ -1,6 +1,6 @@
-"""The one backbone that torchvision's segmentation models use and timm does not have."""
+"""What timm lacks: the one backbone of torchvision's segmentation models, and its frozen norms."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -84,3 +84,22 @@ class MobileNetV3Large(Encoder):
             if i in stage_at:
                 maps[stage_at[i]] = x
         return Features(maps)
+
+
+def fold_frozen_norms(weights: Mapping[str, Tensor], epsilon: float) -> dict[str, Tensor]:
+    """Weights of torchvision's frozen batch norms made to fit batch norms with an epsilon of 1e-5.
+
+    Frozen ones have no `num_batches_tracked`, by which they are known; others stay.
+
+    Args:
+        weights: a state dict.
+        epsilon: of the frozen norms.
+    """
+    folded = dict(weights)
+    for key, variance in weights.items():
+        name = key.removesuffix("running_var")
+        if name != key and f"{name}num_batches_tracked" not in weights:
+            factor = ((variance + 1e-5) / (variance + epsilon)).sqrt()
+            folded[f"{name}weight"] = weights[f"{name}weight"] * factor
+            folded[f"{name}num_batches_tracked"] = torch.tensor(0)
+    return folded

@@ -21,6 +21,8 @@ from ..types import Annotation, AssignedBoxes, Boxes, MaskSet, Paper, RegionLogi
 
 PAPER = Paper("Fast R-CNN", "Girshick", "ICCV", 2015, "https://arxiv.org/abs/1504.08083")
 
+Sizes = Sequence[tuple[int, int]]
+
 BOX_UNITS = (0.1, 0.1, 0.2, 0.2)  # of corrections: about their standard deviations
 
 
@@ -125,9 +127,7 @@ def smooth_l1(deltas: Float[Tensor, "n 4"], wanted: Float[Tensor, "n 4"]) -> Flo
 # --- regions and objects --------------------------------------------------------------------------
 
 
-def boxes_in(
-    targets: Sequence[Annotation], sizes: Sequence[tuple[int, int]], seen: Sequence[tuple[int, int]]
-) -> list[Boxes]:
+def boxes_in(targets: Sequence[Annotation] | None, sizes: Sizes, seen: Sizes) -> list[Boxes]:
     """The targets of each image, with boxes as the network sees them.
 
     Args:
@@ -136,16 +136,24 @@ def boxes_in(
         seen: the same as the network sees it.
 
     Raises:
-        ValueError: if targets have no boxes.
+        ValueError: without targets, or if they have no boxes.
     """
+    if targets is None:
+        raise ValueError("training needs targets: call model(*model.inputs(batch))")
     found = []
     for target, old, new in zip(targets, sizes, seen, strict=True):
         boxes = target.boxes if isinstance(target, MaskSet) else target
         if not isinstance(boxes, Boxes):
             raise ValueError(f"the targets must be Boxes or a MaskSet, got {type(target).__name__}")
-        seen_boxes = rescale_boxes(boxes.boxes.float(), old, new).to(boxes.classes.device)
-        found.append(Boxes(seen_boxes, boxes.classes.long(), boxes.scores, boxes.is_crowd))
+        found.append(rescaled(boxes, old, new))
     return found
+
+
+def rescaled(boxes: Boxes, old: tuple[int, int], new: tuple[int, int]) -> Boxes:
+    """The objects of an image after it was resized from `old` to `new` height and width."""
+    # Boxes of masks in run lengths are on the CPU, wherever the classes are.
+    corners = rescale_boxes(boxes.boxes.float(), old, new).to(boxes.classes.device)
+    return Boxes(corners, boxes.classes.long(), boxes.scores, boxes.is_crowd)
 
 
 def objects_in(targets: Sequence[Boxes]) -> list[Boxes]:

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .. import decode
-from ..encoders import Encoder, StemPolicy, make_encoder
+from ..encoders import Encoder, StemPolicy, fold_frozen_norms, make_encoder
 from ..layers import FittedImages, fit_images, size_of
 from ..losses import NoLoss, loss_parts
 from ..ops import (
@@ -32,7 +32,6 @@ from ..ops import (
     encode_boxes,
     make_anchors,
     match_boxes,
-    rescale_boxes,
     sample_matched,
 )
 from ..types import Annotation, AssignedBoxes, Batch, Boxes, BuiltBy, Model, Paper, RegionLogits
@@ -43,6 +42,7 @@ from .fast_rcnn import (
     fast_rcnn_losses,
     objects_in,
     objects_of,
+    rescaled,
     sides_reach,
     smooth_l1,
 )
@@ -207,38 +207,25 @@ class FasterRCNN(Model):
         scores, deltas = self.proposals(all_levels)
         level_sizes = [(level.shape[-2], level.shape[-1]) for level in all_levels]
         height, width = seen.images.shape[-2:]
-        anchors = make_anchors(level_sizes, (height, width), ANCHOR_SIZES, ANCHOR_RATIOS, seen.images)
+        anchors = make_anchors(level_sizes, (height, width), ANCHOR_SIZES, ANCHOR_RATIOS, scores[0].float())
         proposed = [
             self.proposals.propose([x[i] for x in scores], [x[i] for x in deltas], anchors, size)
             for i, size in enumerate(seen.seen_sizes)
         ]
         pooled = partial(pool_regions, levels, size=BoxHead.SIZE)
+        old, new = seen.image_sizes, seen.seen_sizes
         if self.training:
-            if targets is None:
-                raise ValueError("training needs targets: call model(*model.inputs(batch))")
-            objects = objects_in(boxes_in(targets, seen.image_sizes, seen.seen_sizes))
-            sampled, objectness, anchor_deltas = self.proposals.sample(scores, deltas, anchors, objects)
+            objects = objects_in(boxes_in(targets, old, new))
+            learned = self.proposals.sample(scores, deltas, anchors, objects)
             regions = self.head.sample(proposed, objects)
             logits, corrections = self.head(pooled(regions))
-            return levels, RegionLogits(
-                regions,
-                logits,
-                corrections,
-                seen.image_sizes,
-                seen.seen_sizes,
-                sampled,
-                objectness,
-                anchor_deltas,
-            )
-        none = [torch.full((len(boxes),), -1, device=boxes.device) for boxes in proposed]
-        regions = assigned(proposed, none)
+            return levels, RegionLogits(regions, logits, corrections, old, new, *learned)
+        regions = assigned(proposed, [torch.full_like(boxes[:, 0], -1).long() for boxes in proposed])
         logits, corrections = self.head(pooled(regions))
         counts = [len(boxes) for boxes in proposed]
-        each = zip(logits.split(counts), corrections.split(counts), proposed, seen.seen_sizes, strict=True)
+        each = zip(logits.split(counts), corrections.split(counts), proposed, new, strict=True)
         detections = tuple(self.head.detect(*one) for one in each)
-        return levels, RegionLogits(
-            regions, logits, corrections, seen.image_sizes, seen.seen_sizes, detections=detections
-        )
+        return levels, RegionLogits(regions, logits, corrections, old, new, detections=detections)
 
 
 # --- loss and decoding ----------------------------------------------------------------------------
@@ -276,10 +263,7 @@ def detected_boxes(output: RegionLogits) -> tuple[Boxes, ...]:
     if len(output.detections) != len(output.image_sizes):
         raise ValueError("an output of training has no detections: call model.eval()")
     found = zip(output.detections, output.seen_sizes, output.image_sizes, strict=True)
-    return tuple(
-        Boxes(rescale_boxes(one.boxes, old, new), one.classes, one.scores, one.is_crowd)
-        for one, old, new in found
-    )
+    return tuple(rescaled(*one) for one in found)
 
 
 # --- builders -------------------------------------------------------------------------------------
@@ -412,11 +396,4 @@ def rename_torchvision(state_dict: dict[str, Tensor], frozen_epsilon: float) -> 
         if version == 1:
             key = re.sub(r"^(pyramid\.\w+\.\d)\.0\.", r"\1.", key)
         weights[key] = tensor
-    for key in [key for key in weights if key.endswith("running_var")]:
-        name = key.removesuffix("running_var")
-        if f"{name}num_batches_tracked" not in weights:
-            # Ours has an epsilon of 1e-5: with this weight it computes the same.
-            factor = ((weights[key] + 1e-5) / (weights[key] + frozen_epsilon)).sqrt()
-            weights[f"{name}weight"] = weights[f"{name}weight"] * factor
-            weights[f"{name}num_batches_tracked"] = torch.tensor(0)
-    return weights, version
+    return fold_frozen_norms(weights, frozen_epsilon), version

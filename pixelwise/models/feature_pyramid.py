@@ -113,11 +113,11 @@ def pool_regions(
     from torchvision.ops import roi_align
 
     first = levels[0]
-    rois = torch.cat([regions.image[:, None].to(regions.boxes), regions.boxes], 1)
+    rois = torch.cat([regions.image[:, None], regions.boxes], 1)
     level = level_of(regions.boxes, len(levels))
     pooled = first.new_zeros(len(rois), first.shape[1], size, size)
     for number, map in enumerate(levels):
         here = (level == number).nonzero()[:, 0]
         scale = 1 / (stride * 2**number)
-        pooled[here] = roi_align(map, rois[here], size, scale, SAMPLES).to(pooled.dtype)
+        pooled[here] = roi_align(map.float(), rois[here], size, scale, SAMPLES).to(pooled.dtype)
     return pooled

@@ -23,6 +23,7 @@ def roi_pool(
         box: x1 y1 x2 y2 in pixels of the map; the last pixel is part of it.
         size: number of bins along each axis.
 
+    >>> import torch
     >>> x = torch.arange(16.0).view(1, 4, 4)
     >>> roi_pool(x, (0.2, 0.0, 3.1, 2.9), (2, 2))
     tensor([[[ 5.,  7.],
@@ -66,6 +67,7 @@ def roi_align(
             first implementations took it to be at (0, 0), which shifts all by half a pixel, and made regions
             at least one pixel large; weights of torchvision want that.
 
+    >>> import torch
     >>> x = torch.arange(16.0).view(1, 4, 4)
     >>> roi_align(x, (1.0, 1.0, 3.0, 3.0), (2, 2))
     tensor([[[ 5.,  6.],
@@ -99,6 +101,7 @@ def sample_bilinear(x: Float[Tensor, "c h w"], along: float, down: float) -> Flo
 
     The lectures' example: between the centres 10.5 and 11.5, 6.5 and 7.5.
 
+    >>> import torch
     >>> x = torch.zeros(1, 9, 13)
     >>> x[0, 6:8, 10:12] = torch.tensor([[0.2, 0.3], [0.7, 0.2]])
     >>> round(sample_bilinear(x, 10.64, 7.01).item(), 5)

@@ -10,12 +10,13 @@ from torchvision.models import detection
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
-from torchvision.ops import FeaturePyramidNetwork
+from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 
-from pixelwise import decode
-from pixelwise.encoders import Tiny
+from pixelwise import build, decode
+from pixelwise.encoders import Tiny, fold_frozen_norms
 from pixelwise.losses import loss_parts
+from pixelwise.models import from_torchvision_faster_rcnn, from_torchvision_mask_rcnn
 from pixelwise.models.faster_rcnn import STAGES, FasterRCNN, assemble, rename_torchvision
 from pixelwise.models.mask_rcnn import MaskHead, MaskRCNN, rename_mask_rcnn
 from pixelwise.types import Batch, Boxes, MaskSet, Sample
@@ -267,3 +268,78 @@ def test_the_loss_of_the_masks_equals_that_of_torchvision(improved: bool) -> Non
     for name, value in expected.items():
         assert value > 1e-3
         assert abs(found[LOSSES.get(name, "mask")] - value) <= 1e-4, name
+
+
+# --- whole networks -------------------------------------------------------------------------------
+
+CONVERTERS = {
+    "fasterrcnn_resnet50_fpn": from_torchvision_faster_rcnn,
+    "fasterrcnn_resnet50_fpn_v2": from_torchvision_faster_rcnn,
+    "maskrcnn_resnet50_fpn": from_torchvision_mask_rcnn,
+    "maskrcnn_resnet50_fpn_v2": from_torchvision_mask_rcnn,
+}
+
+
+def whole(name: str) -> nn.Module:
+    return getattr(detection, name)(
+        weights=None, weights_backbone=None, num_classes=CLASSES + 1, min_size=160, max_size=240
+    )
+
+
+def of_2019(key: str) -> str:
+    """torchvision's names in the files of its first release."""
+    key = re.sub(r"(inner_blocks|layer_blocks)\.(\d)\.0\.", r"\1.\2.", key)
+    key = key.replace("rpn.head.conv.0.0.", "rpn.head.conv.")
+    return re.sub(r"mask_head\.(\d)\.0\.", lambda found: f"mask_head.mask_fcn{int(found[1]) + 1}.", key)
+
+
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_every_weight_of_torchvision_finds_its_place(name: str) -> None:
+    with torch.device("meta"):
+        weights = whole(name).state_dict()
+        model = CONVERTERS[name](weights)
+        if not name.endswith("v2"):
+            old = {of_2019(key): x for key, x in weights.items()}
+            assert old.keys() != weights.keys()
+            assert CONVERTERS[name](old).state_dict().keys() == model.state_dict().keys()
+        again = build(model.built_by.builder, **model.built_by.arguments)
+    assert model.num_classes == CLASSES
+    assert again.state_dict().keys() == model.state_dict().keys()
+    other = from_torchvision_mask_rcnn if name.startswith("faster") else from_torchvision_faster_rcnn
+    with pytest.raises(ValueError, match="state_dict is not that of a"):
+        other(weights)
+
+
+def test_frozen_norms_are_folded() -> None:
+    frozen = FrozenBatchNorm2d(4, eps=0.0)
+    stirred = {"weight": torch.rand(4) + 0.5, "bias": torch.rand(4), "running_mean": torch.rand(4)}
+    frozen.load_state_dict({**stirred, "running_var": torch.tensor([1e-6, 1e-4, 0.1, 2.0])})
+    ours = nn.BatchNorm2d(4).eval()
+    ours.load_state_dict(fold_frozen_norms(frozen.state_dict(), 0.0))
+    x = torch.randn(2, 4, 3, 3)
+    torch.testing.assert_close(ours(x), frozen(x), atol=1e-4, rtol=1e-5)
+    learned = nn.BatchNorm2d(4).state_dict()
+    assert all(torch.equal(x, learned[key]) for key, x in fold_frozen_norms(learned, 0.0).items())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", CONVERTERS)
+def test_whole_networks_detect_the_same(name: str) -> None:
+    theirs = whole(name)
+    stir(theirs)
+    for lateral in theirs.backbone.fpn.inner_blocks:
+        lateral[0].weight.data.mul_(0.01)  # random ones give features, and so boxes, that are far too large
+    proposed = watched(theirs.eval())
+    ours = CONVERTERS[name](theirs.state_dict())
+    inner = getattr(ours, "detector", ours)
+    inner.min_size, inner.max_size = 160, 240
+    for size in [(97, 131), (200, 90)]:
+        image = torch.rand(3, *size)
+        with torch.no_grad():
+            (expected,), output = theirs([image]), ours(image[None])
+        regions = output if inner is ours else output.regions
+        assert differ(regions.regions.boxes, proposed[-1][0]) <= 1e-4
+        (found,) = decode.boxes(output)
+        assert len(found) > 20
+        assert differ(rows(found), rows_of(expected)) <= 1e-4
+        torch.testing.assert_close(found.scores, expected["scores"], atol=1e-4, rtol=0)
