@@ -19,27 +19,27 @@ from pixelwise.training import Recipe, run
 IMAGES = (30, 72, 73, 309, 370)  # of train2017
 
 
-def panoptic_fpn_five(data: str, out: str | None = None, *, steps: int = 400) -> Recipe:
-    """A small encoder, images of 224 pixels, no augmentation."""
+def panoptic_fpn_five(data: str, out: str | None = None, *, epochs: int = 60) -> Recipe:
+    """An encoder without batch norm, which would need more than one image; images as they are, but small."""
     return Recipe(
         data,
         name="Panoptic FPN on five images",
         model="panoptic_fpn",
         model_arguments={
-            "encoder": "resnet18",
+            "encoder": "convnext_atto",
             "pretrained": False,
-            "width": 64,
-            "min_size": 224,
-            "max_size": 320,
+            "width": 48,
+            "min_size": 128,
+            "max_size": 224,
         },
-        steps=steps,
-        val_every=steps,
-        batch_size=5,
+        epochs=epochs,
+        val_every=epochs // 5,
+        batch_size=1,
         crop=None,
         scale=(1.0, 1.0),
         flip=0.0,
         color=0.0,
-        lr=1e-3,
+        lr=7e-4,
         warmup_steps=20,
         clip_norm=5.0,
         workers=0,
@@ -76,8 +76,8 @@ def copy_five(source: Path, folder: Path) -> Path:
 
 if __name__ == "__main__":
     place = Path(sys.argv[2])
-    start = time.perf_counter()
+    start = time.process_time()
     recipe = panoptic_fpn_five(str(copy_five(Path(sys.argv[1]), place / "data")), str(place / "run"))
     result = run(recipe)
-    minutes = (time.perf_counter() - start) / 60
-    print(f"PQ {result.scores['pq']:.3f} after {minutes:.1f} minutes: {result.report}")
+    minutes = (time.process_time() - start) / 60
+    print(f"PQ {result.scores['pq']:.3f} after {minutes:.1f} minutes of one core: {result.report}")

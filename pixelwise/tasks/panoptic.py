@@ -23,6 +23,12 @@ _NOTE = (
     "Classes that are neither predicted nor there have no score and no part in the means."
 )
 
+LEGEND = (
+    (draw.WRONG, "outside of a match: another class, or another segment"),
+    ((128, 128, 128), "void: does not count"),
+    ((60, 60, 60), "right: the image, darkened"),
+)
+
 
 class SegmentMetrics(TaskMetrics):
     """Panoptic quality; see `PanopticMetrics`."""
@@ -198,6 +204,7 @@ PANOPTIC = Task(
     transform=instance.transform,  # what comes from outside the image has the id 0, void
     draw=draw.segments,
     errors=draw.segment_errors,
+    legend=LEGEND,
     read=read,
     writers={".png": Writer(write_png, png_files)},
     collectors={"coco": Collector(write_coco, coco_files)},
