@@ -8,7 +8,7 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PRODUCT := $(BIN)/python -m pytest tests/product
 CHECKED := --jaxtyping-packages=pixelwise,beartype.beartype
 
-.PHONY: demo test test-product test-slow check coverage bench docs clean
+.PHONY: demo release-check test test-product test-slow check coverage bench docs clean
 
 demo: .venv/run
 	$(BIN)/pixelwise demo
@@ -44,6 +44,14 @@ bench: .venv/dev
 docs: .venv/dev
 	$(BIN)/python docs/make_models_table.py
 	$(BIN)/python docs/make_classical_gallery.py
+
+# The wheel as a user gets it: built, installed into a clean environment, and tried.
+release-check:
+	rm -rf build/release && $(PYTHON) -m venv build/release
+	build/release/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt build
+	build/release/bin/python -m build --wheel --outdir build/release/dist .
+	build/release/bin/python -m pip install --quiet --constraint constraints.txt build/release/dist/*.whl
+	cd build/release && bin/pixelwise demo --out demo
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*
