@@ -126,7 +126,9 @@ def extent_of(text: str, option: str) -> tuple[int, ...]:
     """
     parts = text.lower().split("x")
     if len(parts) not in (1, 2, 3) or not all(part.isdecimal() and part.strip("0") for part in parts):
-        raise ValueError(f"{option} takes HEIGHTxWIDTH in pixels, such as 360x480, got {text!r:.80}")
+        raise ValueError(
+            f"{option} takes HEIGHTxWIDTH in pixels, such as 360x480, or DEPTHxHEIGHTxWIDTH, got {text!r:.80}"
+        )
     if any(len(part) > 5 or int(part) > LONGEST_SIDE for part in parts):
         raise ValueError(f"{option} takes at most {LONGEST_SIDE} pixels for a side, got {text!r:.80}")
     sides = tuple(map(int, parts))

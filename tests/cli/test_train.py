@@ -83,6 +83,8 @@ def test_training_writes_a_run_and_prints_its_scores(pixelwise, street, tmp_path
         (("--lr", "-1"), "lr must be a number above 0"),
         (("--optimizer", "lion"), "optimizer must be one of adamw, sgd"),
         (("--crop", "wide"), "--crop takes HEIGHTxWIDTH"),
+        (("--crop", "8x8x8x8"), "--crop takes HEIGHTxWIDTH"),
+        (("--crop", "32x32x32"), "crop must be a height and a width in pixels, got (32, 32, 32)"),
         (("--crop", "8x8"), "crop must be at least 32 x 32"),
         (("--scale", "big"), "--scale takes numbers with commas"),
         (("--scale", "1,2,3"), "scale must be two positive numbers"),

@@ -18,7 +18,7 @@ def scans(place: Path) -> Path:
         labels = np.zeros((24, 24, 24), np.uint8)
         corner = random.integers(2, 12, 3)
         labels[tuple(slice(first, first + 10) for first in corner)] = 1
-        image = (labels * 300 + random.normal(100, 20, labels.shape)).astype(np.float32)
+        image = (labels * 300.0 + random.normal(100, 20, labels.shape)).astype(np.float32)
         for kind, voxels in (("images", image), ("labels", labels)):
             (folder / kind).mkdir(parents=True, exist_ok=True)
             nibabel.save(nibabel.Nifti1Image(voxels, affine), folder / kind / f"case_{number}.nii.gz")

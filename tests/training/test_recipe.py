@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from pixelwise.training import Recipe
+from pixelwise.training.run_report import command_of
 
 RECIPES = st.builds(
     Recipe,
@@ -17,7 +18,7 @@ RECIPES = st.builds(
     class_weights=st.one_of(st.just("balanced"), st.tuples(st.floats(0, 9), st.floats(0, 9))),
     lr=st.floats(1e-9, 10),
     epochs=st.one_of(st.none(), st.integers(1, 1000)),
-    crop=st.one_of(st.none(), st.tuples(st.integers(1, 999), st.integers(1, 999))),
+    crop=st.one_of(st.none(), st.lists(st.integers(1, 999), min_size=2, max_size=3).map(tuple)),
     scale=st.tuples(st.floats(0.1, 1), st.floats(1, 3)),
     freeze=st.lists(st.text(min_size=1)).map(tuple),
     seed=st.integers(0, 2**63 - 1),
@@ -61,6 +62,7 @@ def test_paths_and_lists_are_taken_as_settings() -> None:
         ({"precision": "64"}, "precision must be one of 32, bf16, 16"),
         ({"crop": (64,)}, "crop must be two or three positive numbers"),
         ({"crop": (64.5, 64)}, "crop must be two or three positive numbers"),
+        ({"crop": (64, 64, 64, 64)}, "crop must be two or three positive numbers"),
         ({"scale": (2.0, 1.0)}, "scale must be a range LOW, HIGH"),
         ({"scale": None}, "scale must be two positive numbers"),
         ({"class_weights": "median"}, "class_weights must be none, balanced or one number per class"),
@@ -91,6 +93,10 @@ def test_a_file_that_holds_no_recipe_is_named(tmp_path: Path, text: str, message
     path.write_text(text)
     with pytest.raises(ValueError, match=rf"recipe\.json.*{message}"):
         Recipe.read(path)
+
+
+def test_the_command_of_a_recipe_for_volumes_tells_its_three_sides() -> None:
+    assert "--crop 48x64x32" in command_of(Recipe("scans", crop=(48, 64, 32)))
 
 
 def test_a_missing_recipe_is_told(tmp_path: Path) -> None:
