@@ -1,8 +1,22 @@
-"""Words of messages: what a stranger wrote is quoted, but never at any length."""
+"""Words of messages and scores: what a stranger wrote is quoted, but never at any length."""
 
 from collections.abc import Sequence
 
 _LONGEST, _MOST = 80, 5
+
+_WORDS = {
+    "iou": "IoU",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ar": "AR",
+    "pq": "PQ",
+    "sq": "SQ",
+    "rq": "RQ",
+    "dice": "Dice",
+    "oks": "OKS",
+    "hd95": "HD95",
+}
 
 
 def brief(text: object, longest: int = _LONGEST) -> str:
@@ -27,3 +41,12 @@ def some_of(names: Sequence[object], most: int = _MOST) -> str:
     shown = ", ".join(str(name) for name in names[:most])
     more = len(names) - most
     return f"{shown} and {more} more" if more > 0 else shown
+
+
+def label(name: str) -> str:
+    """A score as people write it.
+
+    >>> label("mean_iou")
+    'mean IoU'
+    """
+    return " ".join(_WORDS.get(word.lower(), word) for word in name.split("_"))

@@ -166,8 +166,10 @@ def _left_out(report: Report) -> set[str]:
 
 
 def _mean(report: Report, column: str) -> float:
-    """Mean over the classes that have a score."""
+    """Mean over the classes that have a score; nan for a column of counts."""
     known = [row[column] for row in report.per_class.values() if not math.isnan(row[column])]
+    if any(value > 1 for value in known) and all(value == int(value) for value in known):
+        return math.nan
     return sum(known) / len(known) if known else math.nan
 
 

@@ -19,10 +19,11 @@ import pixelwise as pw
 from pixelwise.cli import app
 from pixelwise.data import check_data
 from pixelwise.predict import Prediction, evaluate_images
+from pixelwise.report import write_report
 from pixelwise.tasks import get_task, open_data
 from pixelwise.tasks.instance import image_ids, mistakes
 from pixelwise.training import train
-from pixelwise.types import Boxes, ClassTable, MaskSet
+from pixelwise.types import Boxes, ClassTable, MaskSet, Report
 
 HEIGHT, WIDTH = 128, 160
 CATEGORIES = [{"id": 7, "name": "disc"}, {"id": 3, "name": "square"}]
@@ -209,6 +210,7 @@ def test_a_training_ends_in_a_report_and_in_results(
     run = train(root, out=tmp_path / "run", **tiny(task))
     assert 0 <= run.scores[get_task(task).monitor] <= 1
     assert all(np.isfinite(row["train_loss"]) for row in run.history)
+    assert all(np.isnan(row["val_loss"]) for row in run.history)  # regions are sampled in training only
     assert "AP50" in run.report.read_text()
     evaluation = evaluate_images(run.best, root, progress=False)
     assert evaluation.report.values == pytest.approx(dict(run.scores.values), nan_ok=True)
@@ -265,6 +267,12 @@ def test_yolo_lines_are_shares_of_the_image(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match="needs the size of the image"):
         task.writers[".txt"].write(tmp_path / "y.txt", found, classes, "")
+
+
+def test_counts_have_no_mean_in_the_report(tmp_path: Path) -> None:
+    rows = {"a": {"AP": 0.25, "objects": 3.0}, "b": {"AP": 0.75, "objects": 4.0}}
+    page = write_report(tmp_path / "r.html", "r", Report({"mask_ap": 0.5}, rows), ClassTable.of("a", "b"))
+    assert "<td>mean</td><td></td><td>0.500</td><td>–</td>" in page.read_text(encoding="utf-8")
 
 
 def test_images_keep_the_numbers_of_their_names() -> None:
