@@ -20,10 +20,11 @@ from torchmetrics import Metric
 
 from pixelwise import metrics
 from pixelwise.metrics.rows import RowMetric
-from pixelwise.types import ClassTable, MaskSet
+from pixelwise.types import Boxes, ClassTable, Keypoints, MaskSet, Skeleton
 
 TABLE = ClassTable(("sky", "road", "car"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), things=(2,))
 OVERLAPPING = ClassTable(TABLE.names, TABLE.colors, exclusive=False)
+PEOPLE = ClassTable(("person",), ((9, 9, 9),), skeleton=Skeleton(("nose", "left eye", "right eye")))
 HEIGHT, WIDTH = 12, 16
 
 
@@ -38,6 +39,23 @@ def things(seed: int, label: int) -> MaskSet:
     random = torch.Generator().manual_seed(seed)
     masks = torch.stack([labels(seed, 2) == 1, labels(seed + 1, 2) == 1])
     return MaskSet.of(masks, torch.tensor([label, label]), torch.rand(2, generator=random))
+
+
+def boxes(seed: int) -> Boxes:
+    """Two of each class, near those of any other seed."""
+    random = torch.Generator().manual_seed(seed)
+    corners = torch.tensor([[0.0, 0, 9, 9], [6, 2, 15, 11]]) + 3 * torch.rand(3, 2, 4, generator=random)
+    scores = torch.rand(6, generator=random)
+    return Boxes.of(corners.flatten(0, 1), torch.arange(3).repeat_interleave(2), scores)
+
+
+def people(seed: int) -> Keypoints:
+    """Two objects of three joints, near those of any other seed."""
+    random = torch.Generator().manual_seed(seed)
+    points = torch.tensor([[[4.0, 4]], [[10, 8]]]) + 3 * torch.rand(2, 3, 2, generator=random)
+    around = torch.cat([points.amin(1), points.amax(1)], 1)
+    scores, areas = torch.rand(2, generator=random), torch.full((2,), 1500.0)
+    return Keypoints(points, torch.full((2, 3), 2.0), scores, areas, around, torch.tensor([False, False]))
 
 
 def segments(seed: int) -> metrics.PanopticMap:
@@ -67,6 +85,9 @@ EXAMPLES = {
         lambda: metrics.BoundaryBenchmark(num_thresholds=3),
         lambda i: (labels(i) / 2, labels(i + 9)[None] == 1),
     ),
+    "BoxMetrics": Example(
+        lambda: metrics.BoxMetrics(TABLE), lambda i: (boxes(i), boxes(i + 9), f"image {i}")
+    ),
     "CalibrationMetrics": Example(
         lambda: metrics.CalibrationMetrics(bins=4), lambda i: (labels(i) / 2, labels(i), labels(i + 9))
     ),
@@ -77,6 +98,9 @@ EXAMPLES = {
     "DavisMetrics": Example(lambda: metrics.DavisMetrics("semi-supervised"), videos),
     "InstanceMetrics": Example(
         lambda: metrics.InstanceMetrics(TABLE), lambda i: (things(i, 2), things(i + 9, 2), f"image {i}")
+    ),
+    "KeypointMetrics": Example(
+        lambda: metrics.KeypointMetrics(PEOPLE), lambda i: (people(i), people(i + 9), f"image {i}")
     ),
     "MultilabelMetrics": Example(
         lambda: metrics.MultilabelMetrics(OVERLAPPING),

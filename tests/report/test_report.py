@@ -252,7 +252,9 @@ def test_one_epoch_is_told_in_numbers_and_not_drawn(tmp_path: Path) -> None:
 
 
 def test_the_curves_of_many_classes_are_the_ten_that_end_lowest() -> None:
-    rows = [{"epoch": float(e), **{f"val_class/{k}": 0.01 * k + 0.1 * e for k in range(12)}} for e in range(3)]
+    rows = [
+        {"epoch": float(e), **{f"val_class/{k}": 0.01 * k + 0.1 * e for k in range(12)}} for e in range(3)
+    ]
     (axes,) = class_curves(rows).axes
     assert [line.get_label().split()[0] for line in axes.lines] == [str(k) for k in range(9, -1, -1)]
     assert list(axes.lines[-1].get_ydata()) == pytest.approx([0, 0.1, 0.2])
