@@ -43,9 +43,9 @@ class Setting:
     help: str
     panel: str = ""
     choices: tuple[str, ...] = ()
-    low: float = 0
+    low: int | float = 0
     open: bool = False
-    high: float = _LARGEST
+    high: int | float = _LARGEST
     metavar: str | None = None
     without: str = ""
     flags: tuple[str, ...] = ()

@@ -1,5 +1,7 @@
 """Average precision of pixels is scikit-learn's, and the best threshold is found by trying them all."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -55,3 +57,18 @@ def test_a_class_that_is_nowhere_has_no_average_precision() -> None:
 def test_shapes_that_do_not_fit_are_told() -> None:
     with pytest.raises(ValueError, match="of 3 classes must have one shape"):
         PixelPrecisionRecall(TABLE).update(torch.rand(2, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long))
+
+
+def test_what_is_no_probability_and_no_target_is_refused() -> None:
+    curves, target = PixelPrecisionRecall(TABLE), torch.ones(len(TABLE), 2, 2).long()
+    probabilities = torch.rand(len(TABLE), 2, 2)
+    for wrong in (math.nan, -0.1, 1.1):
+        damaged = probabilities.clone()
+        damaged[1, 0, 1] = wrong
+        with pytest.raises(ValueError, match=r"probabilities of class 1 must lie in \[0, 1\]"):
+            curves.update(damaged, target)
+    with pytest.raises(ValueError, match=r"target of class 0 must hold 0, 1 or 255 \(ignore\)"):
+        curves.update(probabilities, 2 * target)
+    with pytest.raises(ValueError, match="target must hold labels, which are integers, got float32"):
+        curves.update(probabilities, target.float())
+    assert not curves.counts.any(), "an image that is refused leaves no trace"

@@ -372,7 +372,7 @@ def test_what_does_not_fit_is_told() -> None:
         metrics.update(prediction, target, ids=("a.png", "b.png"))
     with pytest.raises(ValueError, match="one shape"):
         metrics.update(prediction[:1], target)
-    with pytest.raises(ValueError, match="an image of 2 axes"):
+    with pytest.raises(ValueError, match=r"must have 2 axes \(as spacing has\) or be a batch"):
         metrics.update(prediction[None], target[None])
     with pytest.raises(ValueError, match="exclusive=False"):
         SurfaceMetrics(ClassTable(("a", "b"), TABLE.colors[:2], exclusive=False))

@@ -4,10 +4,9 @@ import numpy as np
 import torch
 from jaxtyping import Float64, Int64, UInt8
 from torch import Tensor
-from torchmetrics import Metric
-from torchmetrics.utilities import dim_zero_cat
 
 from ...types import ClassTable, Keypoints
+from ..rows import RowMetric
 from . import shapes as coco_shapes
 from .curves import Detections, Targets, evaluate
 from .evaluate import KEYPOINT_AREA_RANGES
@@ -20,7 +19,7 @@ SIGMA = 0.05
 _COLUMNS = 7  # score, area, crowd, x, y, width, height; then x and y of the joints, then their visibility
 
 
-class KeypointMetrics(Metric):
+class KeypointMetrics(RowMetric):
     """COCO's AP and AR by object keypoint similarity (OKS).
 
     Targets that stand for several objects, or have no annotated joint, are neither right nor wrong to find.
@@ -54,21 +53,9 @@ class KeypointMetrics(Metric):
         self.classes, self.max_detections = classes, max_detections
         self.joints = len(classes.skeleton)
         self.sigmas = classes.skeleton.sigmas or (SIGMA,) * self.joints
-        for name in ("images", "objects", "names"):
-            self.add_state(name, [], dist_reduce_fx="cat")
-        self._start()
-
-    def _start(self) -> None:
-        """A process that saw no image still has arrays of the right type to send."""
-        device = self.device
-        self.images = [torch.zeros(0, 3, dtype=torch.int64, device=device)]  # found, there, letters
-        self.objects = [torch.zeros(0, _COLUMNS + 3 * self.joints, dtype=torch.float64, device=device)]
-        self.names = [torch.zeros(0, dtype=torch.uint8, device=device)]
-
-    def reset(self) -> None:
-        """Forget everything."""
-        super().reset()
-        self._start()
+        self.add_rows("images", 3, dtype=torch.int64)  # found, there, letters
+        self.add_rows("objects", _COLUMNS + 3 * self.joints, dtype=torch.float64)
+        self.add_rows("names", dtype=torch.uint8)
 
     def update(self, prediction: Keypoints, target: Keypoints, name: str = "") -> None:
         """Keep one image.
@@ -99,9 +86,9 @@ class KeypointMetrics(Metric):
         Raises:
             ValueError: if some images have a name and others have none.
         """
-        found, there, letters = dim_zero_cat(self.images).cpu().numpy().T
-        objects = dim_zero_cat(self.objects).cpu().numpy()
-        order = order_of_images(dim_zero_cat(self.names).cpu().numpy().tobytes(), letters)
+        found, there, letters = self.rows("images").cpu().numpy().T
+        objects = self.rows("objects").cpu().numpy()
+        order = order_of_images(self.rows("names").cpu().numpy().tobytes(), letters)
         image = np.repeat(order, found + there)
         is_target = np.repeat(np.tile([False, True], len(found)), np.stack([found, there], 1).ravel())
         score, area, crowd = objects[:, :3].T

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from ...types import ClassTable
+from ..checked import checked_labels
 
 BINS = 1000
 
@@ -70,17 +71,27 @@ class PixelPrecisionRecall(Metric):
             target: 0, 1 or the table's `ignore`.
 
         Raises:
-            ValueError: if the shapes differ or do not fit the table.
+            ValueError: if the shapes differ or do not fit the table, a probability lies outside [0, 1], or a
+                target is none of these three; names the class.
         """
+        target = checked_labels(target, "target")
+        if not probabilities.is_floating_point():
+            raise ValueError(f"probabilities must be floating-point numbers, got {probabilities.dtype}")
         if probabilities.shape != target.shape or len(target) != len(self.classes):
             raise ValueError(
                 f"probabilities and target of {len(self.classes)} classes must have one shape, got "
                 f"{tuple(probabilities.shape)} and {tuple(target.shape)}"
             )
-        place = (probabilities.detach().double() * BINS).long().clamp_(0, BINS - 1)
-        for number, (bins, labels) in enumerate(zip(place.flatten(1), target.flatten(1), strict=True)):
-            for label in (0, 1):
-                self.counts[number, label] += torch.bincount(bins[labels == label], minlength=BINS)
+        counts = []
+        for number, (found, labels) in enumerate(zip(probabilities.detach(), target, strict=True)):
+            if not ((found >= 0) & (found <= 1)).all():
+                raise ValueError(f"probabilities of class {number} must lie in [0, 1]: give no logits")
+            if not ((labels == 0) | (labels == 1) | (labels == self.classes.ignore)).all():
+                raise ValueError(f"target of class {number} must hold 0, 1 or {self.classes.ignore} (ignore)")
+            place = (found.double() * BINS).long().clamp_(max=BINS - 1)
+            each = [place[labels == label].bincount(minlength=BINS) for label in (0, 1)]
+            counts.append(torch.stack(each))
+        self.counts = self.counts + torch.stack(counts)
 
     def compute(self) -> PixelCurves:
         """Curves of everything seen by all processes."""

@@ -168,8 +168,7 @@ class SurfaceMetrics(RowMetric):
 
         Raises:
             ValueError: if the shapes differ or do not fit the spacing, or a cell that counts has a class
-            outside
-                the table.
+                outside the table.
         """
         prediction = prediction.labels if isinstance(prediction, LabelMap) else prediction
         target = target.labels if isinstance(target, LabelMap) else target
