@@ -393,7 +393,8 @@ def predict(
         str | None,
         typer.Option(
             help="How predictions are saved. One class per pixel: png (palette) or npy; several: png, tif or "
-            "npy; instances: json, png (numbers) or coco; boxes: json, txt (YOLO) or coco; panoptic maps: coco; volumes: nii.gz (default the first)."
+            "npy; instances: json, png (numbers) or coco; boxes: json, txt (YOLO) or coco; panoptic: coco; "
+            "volumes: nii.gz (default the first)."
         ),
     ] = None,
     tile: Annotated[

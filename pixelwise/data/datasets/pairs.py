@@ -37,6 +37,8 @@ _PHOTO = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 def matches(root: Path) -> bool:
     """Whether images and masks are found."""
+    if not root.is_dir():
+        return False
     if any(image_files(masks) and image_files(images) for _, images, masks in _places(root)):
         return True
     return any(_side_by_side(folder)[0] for _, folder in _parts(root))
