@@ -122,9 +122,8 @@ class Predictor:
         self.flip, self.scales = flip, tuple(scales)
         self._scores_pixels = issubclass(model.output, DenseLogits) and self.task.infer is None
         if isinstance(tile, tuple | list):
-            _check_tile(tile, overlap if self._scores_pixels else 0)
-            if self._scores_pixels and len(tile) != 2:
-                raise ValueError(f"tile must have a height and a width, got {tile}")
+            # How tiles of volumes overlap is a setting of their decoding.
+            _check_tile(tile, *((overlap, (2,)) if self._scores_pixels else (0, (2, 3))))
         if not self._scores_pixels:
             self._refuse_pixelwise_options()
         self._network: Network = self._score_dense
@@ -464,8 +463,8 @@ def _joined(parts: Sequence[Annotation]) -> Annotation:
     )
 
 
-def _check_tile(tile: Size, overlap: int) -> None:
-    if len(tile) not in (2, 3) or not all(1 <= side <= _LONGEST_TILE for side in tile):
+def _check_tile(tile: Size, overlap: int, axes: tuple[int, ...]) -> None:
+    if len(tile) not in axes or not all(1 <= side <= _LONGEST_TILE for side in tile):
         raise ValueError(f"a tile has a height and a width of 1 to {_LONGEST_TILE} pixels, got {tile}")
     if not 0 <= overlap < min(tile):
         raise ValueError(f"the overlap must be at least 0 and smaller than the tile {tile}, got {overlap}")

@@ -199,7 +199,7 @@ def test_a_config_gives_settings_that_options_override(
         ('{"lr": NaN}', "lr must be a number above 0"),
         ('{"batch_size": 1' + "0" * 400 + "}", "batch_size must be a whole number"),
         ('{"crop": [1e999, 3]}', "crop must be two or three numbers of at most 16384"),
-        ('{"crop": ["a", "b"]}', "crop must be two positive numbers"),
+        ('{"crop": ["a", "b"]}', "crop must be two or three positive numbers"),
         ('{"scale": [true, {}]}', "scale must be two positive numbers"),
         ('{"class_weights": {"a": 1}}', "class_weights must be"),
         ('{"optimizer": []}', "optimizer must be one of"),
