@@ -190,6 +190,11 @@ class ClassTable:
         """Number of classes k."""
         return len(self.names)
 
+    @property
+    def category_ids(self) -> tuple[int, ...]:
+        """The number of each class in COCO's files: its id, or label + 1 where files name none."""
+        return self.ids or tuple(range(1, len(self) + 1))
+
 
 # --- annotations ----------------------------------------------------------------------------------
 

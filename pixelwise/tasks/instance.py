@@ -144,11 +144,12 @@ def run_lengths(instances: MaskSet) -> RleMasks:
 
 
 def categories(classes: ClassTable) -> list[dict[str, Any]]:
-    """COCO's table of categories: the class with label 0 has the id 1, and so on."""
-    return [{"id": label, "name": name} for label, name in enumerate(classes.names, start=1)]
+    """COCO's table of categories."""
+    named = zip(classes.category_ids, classes.names, strict=True)
+    return [{"id": number, "name": name} for number, name in named]
 
 
-def results(annotation: Annotation, image_id: int) -> list[dict[str, Any]]:
+def results(annotation: Annotation, image_id: int, classes: ClassTable) -> list[dict[str, Any]]:
     """COCO's results for one image: category, box, score, and the mask where there is one."""
     assert isinstance(annotation, MaskSet | Boxes)
     objects = annotation.boxes if isinstance(annotation, MaskSet) else annotation
@@ -160,7 +161,8 @@ def results(annotation: Annotation, image_id: int) -> list[dict[str, Any]]:
     ):
         box = [round(x, 3) for x in (x1, y1, x2 - x1, y2 - y1)]
         outline = {} if mask is None else {"segmentation": mask}
-        found.append({"image_id": image_id, "category_id": label + 1, "bbox": box, "score": score, **outline})
+        category = classes.category_ids[label]
+        found.append({"image_id": image_id, "category_id": category, "bbox": box, "score": score, **outline})
     return found
 
 
@@ -174,7 +176,7 @@ def described(name: str, annotation: Annotation, image_id: int) -> dict[str, Any
 
 def write_json(path: Path, annotation: MaskSet | Boxes, classes: ClassTable, image: str) -> None:
     """A COCO file of one image: `images`, `categories`, and `annotations` with a score each."""
-    found = results(annotation, 1)
+    found = results(annotation, 1, classes)
     areas = run_lengths(annotation).area if isinstance(annotation, MaskSet) else None
     for number, entry in enumerate(found):
         area = entry["bbox"][2] * entry["bbox"][3] if areas is None else int(areas[number])
@@ -216,7 +218,7 @@ def collect(folder: Path, found: Sequence[Named], classes: ClassTable) -> list[P
         RESULTS: [
             entry | {"file_name": name}
             for number, (name, annotation) in zip(numbers, found, strict=True)
-            for entry in results(annotation, number)
+            for entry in results(annotation, number, classes)
         ],
         IMAGES: {
             "images": [

@@ -11,7 +11,7 @@ import torch
 from .. import decode, draw
 from ..data import SegmentationData
 from ..data.datasets import coco_panoptic
-from ..data.formats.coco_panoptic import categories_of, category_ids, read_segments, write_segments
+from ..data.formats.coco_panoptic import categories_of, read_segments, write_segments
 from ..files import atomic_write
 from ..metrics import PanopticMetrics
 from ..types import Annotation, ClassTable, PanopticMap, Report
@@ -159,7 +159,7 @@ def read(path: Path, data: SegmentationData, target: PanopticMap) -> PanopticMap
         raise ValueError(f"there is no file {beside} with the classes of {path}") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{beside} does not tell the segments of {path}: {error}") from error
-    label_of = {number: label for label, number in enumerate(category_ids(data.classes))}
+    label_of = {number: label for label, number in enumerate(data.classes.category_ids)}
     found = replace(read_segments(path, segments, label_of), areas=None)
     if found.id_map.shape != target.id_map.shape:
         given, wanted = (" x ".join(map(str, x.id_map.shape)) for x in (found, target))

@@ -107,7 +107,8 @@ class CocoFile:
         """One class per category, without a background; all of them are countable."""
         names = _distinct(self.categories, [])
         ignore, colors = 255 if len(names) <= 255 else 65535, voc_palette(len(names) + 1)[1:]
-        return ClassTable(names, colors, ignore=ignore, things=tuple(range(len(names))))
+        ids = tuple(number for number, _ in self.categories)
+        return ClassTable(names, colors, ignore=ignore, things=tuple(range(len(names))), ids=ids)
 
 
 def _distinct(categories: Sequence[tuple[int, str]], taken: list[str]) -> tuple[str, ...]:

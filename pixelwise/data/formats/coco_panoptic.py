@@ -201,7 +201,7 @@ def write_segments(path: Path, panoptic_map: PanopticMap, classes: ClassTable) -
         segments.append(
             {
                 "id": number,
-                "category_id": category_ids(classes)[label],
+                "category_id": classes.category_ids[label],
                 "area": len(rows),
                 "bbox": [x, y, int(places.max()) - x + 1, int(rows.max()) - y + 1],
                 "iscrowd": int(crowd),
@@ -212,14 +212,9 @@ def write_segments(path: Path, panoptic_map: PanopticMap, classes: ClassTable) -
     return segments
 
 
-def category_ids(classes: ClassTable) -> tuple[int, ...]:
-    """The category id of each class: that of the table, or label + 1."""
-    return classes.ids or tuple(range(1, len(classes) + 1))
-
-
 def categories_of(classes: ClassTable) -> list[dict[str, Any]]:
     """The `categories` of a panoptic annotation file."""
-    named = zip(category_ids(classes), classes.names, classes.colors, strict=True)
+    named = zip(classes.category_ids, classes.names, classes.colors, strict=True)
     return [
         {"id": number, "name": name, "isthing": int(label in classes.things), "color": list(color)}
         for label, (number, name, color) in enumerate(named)
