@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console
 from rich.progress import track
@@ -18,6 +18,7 @@ from ..types import Annotation, ClassTable
 from .prediction import Prediction, suffix_of
 
 
+@runtime_checkable
 class Predict(Protocol):
     """What a `Predictor` offers to this file."""
 

@@ -5,7 +5,7 @@ import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import lightning
 from lightning.pytorch import loggers
@@ -19,6 +19,7 @@ TENSORBOARD, MLFLOW_RUN = "tensorboard", "mlflow_run.txt"
 _PACKAGES = {"wandb": "wandb", "mlflow": "mlflow"}
 
 
+@runtime_checkable
 class Writer(Protocol):
     """Takes numbers by name."""
 

@@ -4,7 +4,7 @@ import re
 from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from ..dataset import Pair, ReadImage, ReadTarget, read_plain_image
 from ..formats.image import IMAGE_SUFFIXES
@@ -43,6 +43,7 @@ class Layout:
     remarks: tuple[str, ...] = ()
 
 
+@runtime_checkable
 class Finder(Protocol):
     """A module of this package."""
 
