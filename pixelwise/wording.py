@@ -4,6 +4,19 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 _LONGEST, _MOST = 80, 5
+_SCORES = {
+    "iou": "IoU",
+    "ap": "AP",
+    "ap50": "AP50",
+    "ap75": "AP75",
+    "ar": "AR",
+    "pq": "PQ",
+    "sq": "SQ",
+    "rq": "RQ",
+    "dice": "Dice",
+    "oks": "OKS",
+    "hd95": "HD95",
+}
 
 
 def brief(text: object, longest: int = _LONGEST) -> str:
@@ -39,3 +52,21 @@ def meant(name: str, known: Iterable[str]) -> str:
     names = list(known)
     close = get_close_matches(name, names, 1)
     return f", did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
+
+
+def score_name(name: str) -> str:
+    """A score as people write it.
+
+    >>> score_name("mean_iou")
+    'mean IoU'
+    """
+    return " ".join(_SCORES.get(word.lower(), word) for word in name.split("_"))
+
+
+def counted(number: int, what: str, several: str = "") -> str:
+    """A number and what is counted; `several` is the plural where it is not made with an s.
+
+    >>> counted(1, "image"), counted(2, "image"), counted(2, "class", "classes")
+    ('1 image', '2 images', '2 classes')
+    """
+    return f"{number} {what if number == 1 else several or what + 's'}"

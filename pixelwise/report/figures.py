@@ -16,35 +16,14 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..types import ClassTable
+from ..wording import score_name
 
 PER_CLASS = "val_class/"  # prefix of the columns of the history with the first score of each class
-_WORDS = {
-    "iou": "IoU",
-    "ap": "AP",
-    "ap50": "AP50",
-    "ap75": "AP75",
-    "ar": "AR",
-    "pq": "PQ",
-    "sq": "SQ",
-    "rq": "RQ",
-    "dice": "Dice",
-    "oks": "OKS",
-    "hd95": "HD95",
-}
 MOST_LINES = 10
 _INK = "#808690"
 _ACCENTS = ("#2f81f7", "#e5803c", "#3fa36b")
 
 History = Sequence[Mapping[str, float]]
-
-
-def label(name: str) -> str:
-    """A score as people write it.
-
-    >>> label("mean_iou")
-    'mean IoU'
-    """
-    return " ".join(_WORDS.get(word.lower(), word) for word in name.split("_"))
 
 
 def curves(history: History, monitor: str) -> Figure:
@@ -53,7 +32,7 @@ def curves(history: History, monitor: str) -> Figure:
     epochs = [row["epoch"] for row in history]
     panels = (
         ("loss", (("train_loss", "training"), ("val_loss", "validation"))),
-        (f"{label(monitor)} on validation", ((f"val_{monitor}", ""),)),
+        (f"{score_name(monitor)} on validation", ((f"val_{monitor}", ""),)),
         ("learning rate", (("lr", ""),)),
     )
     for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):
