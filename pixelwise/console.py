@@ -11,7 +11,7 @@ from rich.table import Table
 from .registry import ModelCard
 from .summary import ModelInfo
 from .types import Report
-from .wording import label
+from .wording import score_name
 
 
 def console() -> Console:
@@ -38,7 +38,7 @@ def report_table(report: Report, title: str) -> Table:
         table.add_row(name, *map(_number, row.values()))
     table.caption = "\n".join(
         [
-            *(f"{label(name)} {_number(value)}" for name, value in report.values.items()),
+            *(f"{score_name(name)} {_number(value)}" for name, value in report.values.items()),
             report.note,
         ]
     )

@@ -4,8 +4,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 _LONGEST, _MOST = 80, 5
-
-_WORDS = {
+_SCORES = {
     "iou": "IoU",
     "ap": "AP",
     "ap50": "AP50",
@@ -55,10 +54,19 @@ def meant(name: str, known: Iterable[str]) -> str:
     return f", did you mean {close[0]}?" if close else f"; there are {', '.join(names)}"
 
 
-def label(name: str) -> str:
+def score_name(name: str) -> str:
     """A score as people write it.
 
-    >>> label("mean_iou")
+    >>> score_name("mean_iou")
     'mean IoU'
     """
-    return " ".join(_WORDS.get(word.lower(), word) for word in name.split("_"))
+    return " ".join(_SCORES.get(word.lower(), word) for word in name.split("_"))
+
+
+def counted(number: int, what: str, several: str = "") -> str:
+    """A number and what is counted; `several` is the plural where it is not made with an s.
+
+    >>> counted(1, "image"), counted(2, "image"), counted(2, "class", "classes")
+    ('1 image', '2 images', '2 classes')
+    """
+    return f"{number} {what if number == 1 else several or what + 's'}"

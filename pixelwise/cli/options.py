@@ -14,7 +14,8 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 Format = Annotated[
     str,
     typer.Option(
-        help="Layout of the data: auto looks at the folder. Else: pairs, voc, camvid, cityscapes, coco."
+        help="Layout of the data: auto looks at the folder. Else: pairs, voc, camvid, cityscapes, coco, "
+        "class_folders, layers, coco_panoptic, coco_keypoints or volumes."
     ),
 ]
 MaskRule = Annotated[
@@ -145,11 +146,6 @@ def numbers_of(text: str, option: str) -> tuple[float, ...]:
         return tuple(float(part) for part in text.split(","))
     except ValueError as error:
         raise ValueError(f"{option} takes numbers with commas between them, got {text!r}") from error
-
-
-def counted(number: int, what: str) -> str:
-    """1 and 'image' -> '1 image', 2 and 'image' -> '2 images'."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 def refinement(crf: bool) -> Any:

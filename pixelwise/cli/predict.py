@@ -5,6 +5,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from ..wording import counted
 from .errors import PROBLEMS
 from .options import (
     Crf,
@@ -12,7 +13,6 @@ from .options import (
     Device,
     Overwrite,
     TaskName,
-    counted,
     extent_of,
     numbers_of,
     pairs_of,
@@ -44,9 +44,8 @@ def predict(
         str | None,
         typer.Option(
             help="How predictions are saved. One class per pixel: png (palette) or npy; several: png, tif or "
-            "npy; instances: json, png (numbers) or coco; boxes: json, txt (YOLO) or coco; panoptic maps: "
-            "png or coco; key points: json or coco; volumes: nii.gz, "
-            "nii or npy (default the first)."
+            "npy; instances: json, png or coco; boxes: json, txt or coco; panoptic maps: png or coco; key "
+            "points: json or coco; volumes: nii.gz, nii or npy (default the first)."
         ),
     ] = None,
     decoding: Decoding = None,
@@ -73,7 +72,7 @@ def predict(
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Seed of models that sample while they predict.")] = 0,
 ) -> None:
-    """Write the classes of every pixel of images as palette PNGs.
+    """Write what a model finds in images: classes of pixels as palette PNGs, objects as json, and so on.
 
     Example: [bold]pixelwise predict runs/street-unet photos --out predictions --overlay[/bold]
     """

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from ..types import Annotation, ClassMasks, ClassTable, Keypoints, LabelMap, Sample
-from ..wording import some_of
+from ..wording import counted, some_of
 from .dataset import DataSplits, SegmentationData
 from .datasets import FORMATS, Finder
 from .label_encoding import MaskRule
@@ -155,12 +155,12 @@ class DataReport:
 
     def render(self) -> str:
         """The report as text, with a table of the classes."""
-        lines = [f"{self.root}: layout {self.format}, {len(self.classes)} classes"]
+        lines = [f"{self.root}: layout {self.format}, {counted(len(self.classes), 'class', 'classes')}"]
         for part, counts in self.counts.items():
             told = f"{counts.ignored_share:.1%} of the pixels ignored"
             if counts.of_objects:
-                told = f"{counts.total} objects"
-            lines.append(f"  {part:<5} {counts.num_images:>6} images, {told}")
+                told = counted(counts.total, "object")
+            lines.append(f"  {part:<5} {counted(counts.num_images, 'image'):>13}, {told}")
         if self.sizes:
             low, high = (" x ".join(map(str, size)) for size in self.sizes)
             span = low if low == high else f"from {low} to {high}"
@@ -169,8 +169,8 @@ class DataReport:
         lines += ["", *self._table(), ""]
         lines += [f"Problem: {text}" for text in _first(self.problems)]
         lines += [f"Remark: {text}" for text in _first(self.remarks)]
-        lines.append("No problem found." if not self.problems else f"{len(self.problems)} problems found.")
-        return "\n".join(lines).replace("1 problems", "1 problem")
+        found = f"{counted(len(self.problems), 'problem')} found."
+        return "\n".join([*lines, found if self.problems else "No problem found."])
 
     def _table(self) -> list[str]:
         width = max(5, *(len(name) for name in self.classes.names))
@@ -382,7 +382,8 @@ def _note_classes(splits: DataSplits, counts: dict[str, ClassCounts], findings: 
         )
     if splits.made_val:
         findings.remarks.append(
-            f"the data name no validation part: {len(splits.val)} images were drawn from the training part"
+            f"the data name no validation part: {counted(len(splits.val), 'image was', 'images were')} drawn "
+            "from the training part"
         )
     if not len(splits.train):
         findings.problems.append("there are no images to train on")

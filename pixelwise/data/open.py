@@ -123,8 +123,9 @@ def format_of(root: Path, formats: Mapping[str, Finder] = FORMATS) -> str:
     if root.is_file() and "coco" in formats:
         return "coco"  # it says what is wrong with the file
     if (export := export_of(root)) is not None:
+        layouts = ", ".join(formats)
         raise ValueError(
-            f"{root} looks like {export.name}, which is no folder of images with masks of classes: {export.advice}"
+            f"{root} looks like {export.name}, which is none of the layouts {layouts}: {export.advice}"
         )
     return "pairs" if "pairs" in formats else next(iter(formats))  # it says what it misses
 

@@ -106,8 +106,8 @@ def plan(
         suffixes: of images, in lower case with the dot.
 
     Raises:
-        ValueError: if a source is missing, a URL, or holds no image, or if two images would be written to
-            one file.
+        ValueError: if a source is missing, a URL, or holds no image, or if predictions would lie among the
+            images of a folder.
     """
     jobs: list[Job] = []
     for source in sources:
@@ -119,6 +119,11 @@ def plan(
             place = out if len(sources) == 1 else out / path.resolve().name
             if not images:
                 raise ValueError(f"there is no image in the folder {path}")
+            if out.resolve() == path.resolve():
+                raise ValueError(
+                    f"{images[0]} lies in {out} itself: predictions among the images "
+                    "would be taken for images; choose another folder"
+                )
         elif path.exists():
             images, base, place = [path], path.parent, out
         else:

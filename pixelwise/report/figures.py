@@ -16,7 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from ..types import ClassTable
-from ..wording import label as label
+from ..wording import score_name
 
 PER_CLASS = "val_class/"  # prefix of the columns of the history with the first score of each class
 MOST_LINES = 10
@@ -32,7 +32,7 @@ def curves(history: History, monitor: str) -> Figure:
     epochs = [row["epoch"] for row in history]
     panels = (
         ("loss", (("train_loss", "training"), ("val_loss", "validation"))),
-        (f"{label(monitor)} on validation", ((f"val_{monitor}", ""),)),
+        (f"{score_name(monitor)} on validation", ((f"val_{monitor}", ""),)),
         ("learning rate", (("lr", ""),)),
     )
     for axes, (title, lines) in zip(figure.subplots(1, 3), panels, strict=True):

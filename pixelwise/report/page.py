@@ -17,8 +17,9 @@ from ..predict import ImageScores
 from ..predict.evaluation import first_column
 from ..tasks import Task
 from ..types import ClassTable, Color, LabelMap, Report
+from ..wording import score_name
 from .examples import Example
-from .figures import MOST_LINES, History, class_curves, classes_over_epochs, confusion, curves, label, png
+from .figures import MOST_LINES, History, class_curves, classes_over_epochs, confusion, curves, png
 from .pictures import embedded
 from .style import SCRIPT, STYLE
 
@@ -109,7 +110,7 @@ def _section(heading: str, content: str) -> str:
 
 
 def _tiles(report: Report, history: History) -> str:
-    tiles = [(label(name), _number(value)) for name, value in report.values.items()]
+    tiles = [(score_name(name), _number(value)) for name, value in report.values.items()]
     if history:
         seconds = sum(row.get("seconds", 0.0) for row in history)
         tiles += [("epochs", str(len(history))), ("time", _duration(seconds))]
@@ -123,7 +124,7 @@ def _training(history: History, monitor: str) -> str:
         named = {
             "train_loss": "training loss",
             "val_loss": "validation loss",
-            f"val_{monitor}": f"{label(monitor)} on validation",
+            f"val_{monitor}": f"{score_name(monitor)} on validation",
             "lr": "learning rate",
         }
         told = [f"{words} {history[0][key]:.4g}" for key, words in named.items() if key in history[0]]
@@ -184,7 +185,7 @@ def _image_table(images: Sequence[ImageScores]) -> str:
         rows.append(f"<tr><td>{html.escape(image.id)}</td>{''.join(map(_cell, numbers))}</tr>")
     columns = first.columns[:1] if per_class else ()
     of_classes = [f"{column} {html.escape(name)}" for column in columns for name in first.per_class]
-    names = ["image", *map(label, first.values), *of_classes]
+    names = ["image", *map(score_name, first.values), *of_classes]
     told = "Worst first; click on a heading to sort. A dash stands for a class that an image does not have."
     if len(images) > _MOST_ROWS:
         told += f" The worst {_MOST_ROWS} of {len(images)} images are shown."
@@ -216,7 +217,7 @@ def _example(example: Example, classes: ClassTable, monitor: str) -> str:
             f"<figcaption>{caption}</figcaption></figure>"
         )
     return (
-        f"<div class=example><p><b>{html.escape(example.id)}</b> {label(monitor)} "
+        f"<div class=example><p><b>{html.escape(example.id)}</b> {score_name(monitor)} "
         f"{_number(example.score)}</p>"
         f"<div class=panels>{''.join(figures)}</div></div>"
     )

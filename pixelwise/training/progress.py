@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
-from ..report.figures import label
+from ..wording import score_name
 from .callbacks import Progress
 from .module import TrainingModule
 
@@ -39,7 +39,9 @@ class ProgressBar(Callback):
             TextColumn("{task.description}"),
             BarColumn(bar_width=20),
             MofNCompleteColumn(),
-            TextColumn(f"loss {{task.fields[loss]}}  {label(self.progress.monitor)} {{task.fields[score]}}"),
+            TextColumn(
+                f"loss {{task.fields[loss]}}  {score_name(self.progress.monitor)} {{task.fields[score]}}"
+            ),
             TextColumn("left"),
             TimeRemainingColumn(),
             console=self.console,
@@ -103,7 +105,7 @@ class ProgressBar(Callback):
                 ):  # not every epoch has a validation, not every task this loss
                     scores = f"val loss {row['val_loss']:.4f}  "
                 if not math.isnan(score := row[f"val_{monitor}"]):
-                    scores += f"{label(monitor)} {score:.4f}  "
+                    scores += f"{score_name(monitor)} {score:.4f}  "
                 self.console.print(
                     f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train_loss']:.4f}  {scores}"
                     f"{row['seconds']:.0f} s",

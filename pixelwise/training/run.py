@@ -244,10 +244,6 @@ def make_experiment(
         raise ValueError("precision 16 needs a GPU: take bf16, or 32")
     train_data, val_data, classes, task = _open(recipe, data)
     model, recipe = _make_model(recipe, task.model_arguments(classes), continued=continued)
-    if task.name not in model.tasks:
-        raise ValueError(
-            f"the model {recipe.model!r} serves {', '.join(model.tasks)}, not the task {task.name}"
-        )
     train_data, val_data = (part.with_channels(model.in_channels) for part in (train_data, val_data))
     if recipe.crop is not None and min(recipe.crop) < model.minimum_size:
         least, given = ([model.minimum_size] * len(recipe.crop), recipe.crop)
@@ -540,7 +536,14 @@ def _open(recipe: Recipe, data: Data | None) -> tuple[SegmentationData, Segmenta
         if not recipe.data:
             raise ValueError("this recipe was run on data given in memory: give them again with data=...")
         data = recipe.data
-    serves = (recipe.task,) if recipe.task is not None else describe(recipe.model).tasks
+    serves = describe(recipe.model).tasks
+    if recipe.task is not None:
+        task = get_task(recipe.task)
+        if task.name not in serves:
+            raise ValueError(
+                f"the model {recipe.model!r} serves {', '.join(serves)}, not the task {task.name}"
+            )
+        serves = (task.name,)
     if isinstance(data, str | os.PathLike):
         task = task_of_folder(Path(data), recipe.format, serves)
         data = open_data(

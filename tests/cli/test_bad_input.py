@@ -40,6 +40,14 @@ def test_an_unknown_model_is_answered_with_a_near_one(pixelwise, street, tmp_pat
     complains(pixelwise("info", "unett"), "did you mean unet")
 
 
+def test_a_task_that_the_model_does_not_serve_is_told_before_the_data_are_opened(
+    pixelwise, street, tmp_path
+) -> None:
+    shown = pixelwise("train", street, "--model", "unet", "--task", "instance", "--out", tmp_path / "run")
+    complains(shown, "'unet' serves semantic, multilabel, not the task instance")
+    assert not (tmp_path / "run").exists()
+
+
 def test_an_unknown_argument_of_a_model(pixelwise) -> None:
     complains(pixelwise("info", "unet", "--set", "widht=4"), "no argument 'widht'", "did you mean 'width'")
     complains(pixelwise("info", "unet", "--set", "width"), "--set takes KEY=VALUE", "'width'")

@@ -1,6 +1,7 @@
 """What each command prints and writes, with good input."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ from PIL import Image
 
 import pixelwise as pw
 from pixelwise import cli
+from pixelwise.tasks import TASKS
 
 COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]
 
@@ -19,6 +21,31 @@ def test_every_command_has_help_with_an_example(pixelwise, command) -> None:
     shown = pixelwise(command, "--help")
     assert shown.code == 0
     assert f"Example: pixelwise {command}" in " ".join(shown.out.split())
+
+
+@pytest.mark.parametrize("command", ["evaluate", "check"])
+def test_the_help_names_every_layout_of_data(pixelwise, command) -> None:
+    shown = " ".join(pixelwise(command, "--help").out.replace("│", " ").split())
+    for task in TASKS.values():
+        for layout in task.formats:
+            assert re.search(rf"\b{layout}\b", shown), layout
+
+
+def test_the_help_of_predict_names_every_format_of_predictions(pixelwise) -> None:
+    shown = " ".join(pixelwise("predict", "--help").out.replace("│", " ").split())
+    told = shown[shown.index("How predictions are saved") :]
+    for words, name in {
+        "One class per pixel": "semantic",
+        "several": "multilabel",
+        "instances": "instance",
+        "boxes": "detection",
+        "panoptic maps": "panoptic",
+        "key points": "keypoints",
+        "volumes": "volume",
+    }.items():
+        of_task = told.split(f"{words}: ")[1].split(";")[0]
+        for written in (*TASKS[name].writers, *TASKS[name].collectors):
+            assert re.search(rf"\b{re.escape(written.lstrip('.'))}\b", of_task), (name, written)
 
 
 def test_the_version_is_printed(pixelwise) -> None:

@@ -36,6 +36,14 @@ def test_photographs_and_masks_are_never_overwritten(
     assert contents(street) == before
 
 
+def test_predictions_never_lie_among_the_images_of_a_folder(pixelwise, weights, tmp_path) -> None:
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.jpg")
+    shown = pixelwise("predict", weights, tmp_path, "--out", tmp_path)
+    assert shown.code == 2
+    assert "would be taken for images; choose another folder" in shown.sentence
+    assert [path.name for path in tmp_path.iterdir() if path.suffix in (".jpg", ".png")] == ["a.jpg"]
+
+
 def test_one_photograph_is_not_overwritten_either(pixelwise, street, weights, tmp_path) -> None:
     image = street / "images" / "val" / "3.png"
     before = contents(street)

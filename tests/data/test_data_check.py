@@ -211,3 +211,13 @@ def test_camvid_has_about_the_class_weights_that_segnet_was_trained_with(shared_
     ratios = [p / w for p, w in zip(published, counts.weights, strict=True)]
     del ratios[data.classes.names.index("sign")]
     assert 0.8 < min(ratios) <= max(ratios) < 1.0
+
+
+def test_one_is_not_counted_as_many(tmp_path, draw_image, draw_mask) -> None:
+    for name in ("a", "b"):
+        draw_image(tmp_path / "images" / f"{name}.png", number=ord(name))
+        draw_mask(tmp_path / "masks" / f"{name}.png", values=(0,))
+    text = check_data(tmp_path, classes=ClassTable.of("sky")).render()
+    assert "1 class\n" in text
+    assert text.count(" 1 image,") == 2
+    assert "1 image was drawn" in text

@@ -1,4 +1,4 @@
-"""Exports of annotation tools and data sets that are known by sight but are not read as masks of classes.
+"""Exports of annotation tools and data sets that are known by sight, but not read or not by every task.
 
 Each row names one, says by what it is recognised, and what to do.
 """
@@ -75,7 +75,7 @@ def _yolo(root: Path) -> bool:
 EXPORTS = (
     Export(
         "nnU-Net or Medical Segmentation Decathlon data",
-        "train a model for volumes on it, such as unet3d",
+        f"the task volume (--model unet3d) reads its NIfTI files; of others {_AS_MASKS}",
         _has("imagesTr", "labelsTr"),
     ),
     Export("a YOLO-seg export", _AS_MASKS, _yolo),
@@ -92,7 +92,7 @@ EXPORTS = (
     ),
     Export(
         "a COCO panoptic file",
-        "train a model for it, such as panoptic_fpn, or open its file of instances",
+        "the task panoptic (--model panoptic_fpn) reads it; or open its file of instances",
         _any(_has("**/*panoptic*.json"), _holds("*.json", b'"segments_info"')),
     ),
     Export("a Label Studio export", _AS_MASKS, _holds("*.json", b'"annotations"', b'"result"', b'"data"')),
@@ -118,7 +118,7 @@ EXPORTS = (
     ),
     Export(
         "volumes (NIfTI, NRRD, MetaImage)",
-        "train a model for volumes on NIfTI pairs, such as unet3d, or write their slices as images",
+        "the task volume (--model unet3d) reads NIfTI files in images/ and labels/; or write slices",
         _any(*(_has(f"**/*.{suffix}") for suffix in ("nii.gz", "nii", "nrrd", "mha", "mhd"))),
     ),
 )
