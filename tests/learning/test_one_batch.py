@@ -140,6 +140,7 @@ def parameters(name: str) -> int:
 @pytest.mark.parametrize("name, task", models_and_tasks())
 def test_a_model_overfits_one_batch(name: str, task: str) -> None:
     assert task in BATCHES, f"a batch of the task {task} is needed here"
+    torch.manual_seed(0)
     data = BATCHES[task]()
     for rate in RATES:
         start, end, right = learn(name, TASKS[task], data, rate)
