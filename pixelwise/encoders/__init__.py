@@ -63,7 +63,7 @@ def _hrnet(
 ) -> Encoder:
     if output_stride != 32:
         raise ValueError(f"backbone 'hrnet{width}' cannot be dilated to stride {output_stride}")
-    return HRNet(width, in_channels=in_channels, stages=stages or BRANCHES, pretrained=pretrained)
+    return HRNet(width, in_channels=in_channels, stages=stages or BRANCHES, pretrained=pretrained, stem=stem)
 
 
 # The encoders that are not timm's, by name; every other name is one of timm's backbones. timm's `hrnet_w18`

@@ -23,7 +23,8 @@ from torch.nn import functional as F
 from ..layers import IMAGENET_MEAN, IMAGENET_STD, BatchNorm2d, ConvNormAct, Normalize
 from ..types import STAGES, Features, PerStage
 from .base import Encoder
-from .timm import per_channel
+from .published import fetch
+from .timm import StemPolicy, adapt_stem, per_channel
 
 Upsampling = Literal["nearest", "bilinear"]
 
@@ -139,6 +140,7 @@ class HRNet(Encoder):
         stages: the branches to give, "c2" to "c5"; the last exchange makes no others.
         upsampling: see the top of this file.
         pretrained: whether to load the authors' ImageNet weights, as timm offers them.
+        stem: how pretrained filters take an image that is not RGB, see `TimmEncoder`.
         modules: exchange modules of stages 2, 3 and 4.
         blocks: residual blocks of stage 1, and of each branch of a module.
 
@@ -154,6 +156,7 @@ class HRNet(Encoder):
         stages: Sequence[str] = BRANCHES,
         upsampling: Upsampling = "nearest",
         pretrained: bool = False,
+        stem: StemPolicy = "repeat",
         modules: tuple[int, int, int] = MODULES,
         blocks: int = BLOCKS,
     ) -> None:
@@ -198,7 +201,7 @@ class HRNet(Encoder):
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.001)  # the authors'; batch norm sets the scale
         if pretrained:
-            self.load_state_dict(_imagenet(width, self.state_dict()))
+            self.load_state_dict(_imagenet(width, self.state_dict(), stem))
 
     def forward(self, image: Float[Tensor, "b c H W"]) -> Features:
         """The maps of `stages`."""
@@ -243,14 +246,10 @@ def fit_hrnet_weights(source: Mapping[str, Tensor], target: Mapping[str, Tensor]
     return weights
 
 
-def _imagenet(width: int, target: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _imagenet(width: int, target: dict[str, Tensor], stem: StemPolicy) -> dict[str, Tensor]:
     import timm  # takes a second: only those who load weights pay it
 
     name = f"hrnet_w{width}"
     if not timm.is_model(name):
         raise ValueError(f"there are no pretrained weights of an HRNet of width {width}")
-    try:
-        source = timm.create_model(name, pretrained=True).state_dict()
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f"the pretrained weights of {name!r} cannot be had: {error}") from error
-    return fit_hrnet_weights(source, target)
+    return fit_hrnet_weights(adapt_stem(fetch(name), target, stem), target)

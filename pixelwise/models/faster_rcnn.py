@@ -7,9 +7,8 @@ networks are trained together (Sec. 3.2, "approximate joint training").
 
 `faster_rcnn_resnet50_fpn` and `..._v2` are the networks that torchvision has weights for; `faster_rcnn` takes
 any encoder. Images are resized within the model, and boxes come back in pixels of the image.
-
-Departures: `num_classes` counts objects only; the heads add background in front. Objects that are a crowd or
-have no area are left out. Batch norms learn from the batch, unless they are frozen by whoever trains.
+Departures: `num_classes` counts objects only; the heads add background in front. Crowds and objects without
+an area are left out. Batch norms learn from the batch, unless they are frozen.
 """
 
 import re
@@ -301,11 +300,12 @@ def faster_rcnn_resnet50_fpn(
     *,
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
     min_size: int | None = 800,
     max_size: int = 1333,
 ) -> FasterRCNN:
     """Faster R-CNN on ResNet-50 with a feature pyramid, as torchvision's first version."""
-    made = make_encoder("resnet50", in_channels=in_channels, pretrained=pretrained, stages=STAGES)
+    made = make_encoder("resnet50", in_channels=in_channels, pretrained=pretrained, stem=stem, stages=STAGES)
     return assemble(made, num_classes, min_size=min_size, max_size=max_size)
 
 
@@ -314,11 +314,12 @@ def faster_rcnn_resnet50_fpn_v2(
     *,
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
     min_size: int | None = 800,
     max_size: int = 1333,
 ) -> FasterRCNN:
     """Faster R-CNN on ResNet-50 with more convolutions and batch norms, as torchvision's second version."""
-    made = make_encoder("resnet50", in_channels=in_channels, pretrained=pretrained, stages=STAGES)
+    made = make_encoder("resnet50", in_channels=in_channels, pretrained=pretrained, stem=stem, stages=STAGES)
     return assemble(made, num_classes, improved=True, min_size=min_size, max_size=max_size)
 
 

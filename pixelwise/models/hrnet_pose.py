@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..encoders import HRNet, fit_hrnet_weights
+from ..encoders import HRNet, StemPolicy, fit_hrnet_weights
 from ..layers import size_of
 from ..types import BuiltBy, HeatmapModel, Heatmaps, Paper
 
@@ -61,6 +61,7 @@ def hrnet_pose(
     blocks: int = 4,
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
 ) -> HRNetPose:
     """HRNet for human pose, of any width and depth.
 
@@ -71,25 +72,40 @@ def hrnet_pose(
         blocks: residual blocks of stage 1, and of each branch of a module.
         in_channels: of the image.
         pretrained: whether the encoder starts from ImageNet weights.
+        stem: how pretrained filters take an image that is not RGB, see `TimmEncoder`.
     """
     encoder = HRNet(
-        width, in_channels=in_channels, stages=("c2",), pretrained=pretrained, modules=modules, blocks=blocks
+        width,
+        in_channels=in_channels,
+        stages=("c2",),
+        pretrained=pretrained,
+        stem=stem,
+        modules=modules,
+        blocks=blocks,
     )
     return HRNetPose(encoder, num_joints)
 
 
 def hrnet_pose_w32(
-    num_joints: int = COCO_JOINTS, *, in_channels: int = 3, pretrained: bool = False
+    num_joints: int = COCO_JOINTS,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
 ) -> HRNetPose:
     """HRNet-W32 for human pose: 28.5 million parameters."""
-    return hrnet_pose(num_joints, width=32, in_channels=in_channels, pretrained=pretrained)
+    return hrnet_pose(num_joints, width=32, in_channels=in_channels, pretrained=pretrained, stem=stem)
 
 
 def hrnet_pose_w48(
-    num_joints: int = COCO_JOINTS, *, in_channels: int = 3, pretrained: bool = False
+    num_joints: int = COCO_JOINTS,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
 ) -> HRNetPose:
     """HRNet-W48 for human pose: 63.6 million parameters."""
-    return hrnet_pose(num_joints, width=48, in_channels=in_channels, pretrained=pretrained)
+    return hrnet_pose(num_joints, width=48, in_channels=in_channels, pretrained=pretrained, stem=stem)
 
 
 # --- weights --------------------------------------------------------------------------------------

@@ -251,12 +251,18 @@ def mask_rcnn_resnet50_fpn(
     *,
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
     min_size: int | None = 800,
     max_size: int = 1333,
 ) -> MaskRCNN:
     """Mask R-CNN on ResNet-50 with a feature pyramid, as torchvision's first version."""
     return mask_rcnn(
-        num_classes, in_channels=in_channels, pretrained=pretrained, min_size=min_size, max_size=max_size
+        num_classes,
+        in_channels=in_channels,
+        pretrained=pretrained,
+        stem=stem,
+        min_size=min_size,
+        max_size=max_size,
     )
 
 
@@ -265,6 +271,7 @@ def mask_rcnn_resnet101_fpn(
     *,
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
     min_size: int | None = 800,
     max_size: int = 1333,
 ) -> MaskRCNN:
@@ -274,6 +281,7 @@ def mask_rcnn_resnet101_fpn(
         encoder="resnet101",
         in_channels=in_channels,
         pretrained=pretrained,
+        stem=stem,
         min_size=min_size,
         max_size=max_size,
     )
@@ -284,11 +292,12 @@ def mask_rcnn_resnet50_fpn_v2(
     *,
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
     min_size: int | None = 800,
     max_size: int = 1333,
 ) -> MaskRCNN:
     """Mask R-CNN on ResNet-50 with more convolutions and batch norms, as torchvision's second version."""
-    made = make_encoder("resnet50", in_channels=in_channels, pretrained=pretrained, stages=STAGES)
+    made = make_encoder("resnet50", in_channels=in_channels, pretrained=pretrained, stem=stem, stages=STAGES)
     detector = assemble(made, num_classes, improved=True, min_size=min_size, max_size=max_size)
     return MaskRCNN(detector, MaskHead(256, num_classes, norm=True))
 

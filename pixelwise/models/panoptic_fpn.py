@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import decode
-from ..encoders import Encoder, make_encoder
+from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import resize
 from ..losses import loss_parts
 from ..types import (
@@ -250,6 +250,7 @@ def panoptic_fpn(
     encoder: str | Encoder = "resnet50",
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
     width: int = 256,
     min_size: int | None = 800,
     max_size: int = 1333,
@@ -262,6 +263,7 @@ def panoptic_fpn(
         encoder: see `faster_rcnn`.
         in_channels: of the image.
         pretrained: whether the encoder starts from pretrained weights.
+        stem: how pretrained filters take an image that is not RGB, see `TimmEncoder`.
         width: channels of the pyramid.
         min_size: see `FasterRCNN`.
         max_size: see `FasterRCNN`.
@@ -272,7 +274,7 @@ def panoptic_fpn(
     things = sorted(things) if things else range(num_classes)
     if wrong := [label for label in things if not 0 <= label < num_classes]:
         raise ValueError(f"things must be labels in 0..{num_classes - 1}, got {wrong[0]}")
-    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stages=STAGES)
+    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stem=stem, stages=STAGES)
     detector = assemble(made, len(things), width=width, min_size=min_size, max_size=max_size)
     instances = MaskRCNN(detector, MaskHead(width, len(things)))
     semantic = SemanticBranch(width, len(STAGES), num_classes - len(things) + 1)
@@ -285,6 +287,7 @@ def panoptic_fpn_resnet50(
     things: Sequence[int] = (),
     in_channels: int = 3,
     pretrained: bool = False,
+    stem: StemPolicy = "repeat",
     min_size: int | None = 800,
     max_size: int = 1333,
 ) -> PanopticFPN:
@@ -294,6 +297,7 @@ def panoptic_fpn_resnet50(
         things=things,
         in_channels=in_channels,
         pretrained=pretrained,
+        stem=stem,
         min_size=min_size,
         max_size=max_size,
     )

@@ -91,10 +91,14 @@ def simplebaseline(
 
 
 def simplebaseline_resnet50(
-    num_joints: int = COCO_JOINTS, *, in_channels: int = 3, pretrained: bool = False
+    num_joints: int = COCO_JOINTS,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
 ) -> SimpleBaseline:
     """Simple baseline for human pose on ResNet-50: 34.0 million parameters."""
-    return simplebaseline(num_joints, in_channels=in_channels, pretrained=pretrained)
+    return simplebaseline(num_joints, in_channels=in_channels, pretrained=pretrained, stem=stem)
 
 
 # --- weights --------------------------------------------------------------------------------------

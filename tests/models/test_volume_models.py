@@ -12,7 +12,7 @@ from pixelwise.registry import build, describe, list_models
 from pixelwise.types import Batch, ClassTable, DenseLogits, DenseModel
 
 CLASSES = 3
-NAMES = [name for name in list_models() if describe(name).task == "volume"]
+NAMES = [name for name in list_models() if "volume" in describe(name).tasks]
 
 
 @pytest.fixture(params=NAMES)
