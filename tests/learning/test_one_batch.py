@@ -36,12 +36,12 @@ CLASSES = ClassTable(
     things=(1, 2),
     skeleton=Skeleton(("a", "b")),
 )
-# Networks without norms take small steps only.
-RATES = (0.02, 0.003, 0.0005)
+# Detectors, and networks without norms, take smaller steps.
+RATES = (0.02, 0.006, 0.003, 0.0005)
 STEPS, BIG = 60, 12_000_000
 SMALL: dict[str, object] = {
     "encoder": "tiny", "width": 8, "min_size": None, "stacks": 1, "modules": (1, 1, 1), "blocks": 1,
-    "num_classes": 3, "num_joints": 2, "things": (1, 2),
+    "num_classes": 3, "num_joints": 2, "things": (1, 2), "min_stuff_area": 1,
 }  # fmt: skip
 
 
@@ -163,11 +163,12 @@ def learn(name: str, task: Task, data: Batch, rate: float) -> tuple[float, float
     """First and last loss of a short training, and the score of what the model then says of the batch."""
     torch.manual_seed(0)
     classes = replace(CLASSES, exclusive=task.annotation is not ClassMasks)
-    model = build(name, **taken_by(name, SMALL))
+    model = build(name, **taken_by(name, SMALL | {"in_channels": data.image.shape[1]}))
     settings = Recipe("").as_dict() | dict(task.defaults)
     start, end, _ = fit(model, task.criterion(classes, settings), data, rate)
     with torch.no_grad():
-        found = task.decode(model.eval()(data.image), classes, task.decoding)
+        decoding = {key: SMALL.get(key, value) for key, value in task.decoding.items()}
+        found = task.decode(model.eval()(data.image), classes, decoding)
     metrics = task.metrics(classes, task.scoring)
     metrics.update(found, data.annotations, data.ids)
     report = metrics.compute()
