@@ -101,9 +101,9 @@ def joints() -> Batch:
 
 
 def volume() -> Batch:
-    labels = torch.zeros(1, 32, 32, 32, dtype=torch.long)
-    labels[0, 4:20, 4:20, 8:28], labels[0, 20:32] = 1, 2
-    image = labels[:, None] / 2 + 0.05 * torch.randn(1, 1, 32, 32, 32)
+    labels = torch.zeros(1, 16, 16, 32, dtype=torch.long)
+    labels[0, 2:12, 4:12, 8:28], labels[0, 12:16] = 1, 2
+    image = labels[:, None] / 2 + 0.05 * torch.randn(1, 1, 16, 16, 32)
     return Batch.of(image, LabelMap(labels))
 
 
