@@ -16,6 +16,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_type_hints
 
 from .files import atomic_write
+from .wording import brief
 
 DEFAULT_EPOCHS = 50
 LOGGERS = ("tensorboard", "csv", "wandb", "mlflow")
@@ -354,7 +355,7 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
         if name not in SETTINGS:
             near = get_close_matches(name, SETTINGS, n=1)
             hint = f": did you mean {near[0]!r}?" if near else f": there are {', '.join(SETTINGS)}"
-            raise ValueError(f"a recipe has no setting {name!r:.80}{hint}")
+            raise ValueError(f"a recipe has no setting {brief(name)}{hint}")
         if isinstance(value, list):
             value = tuple(value)
         elif isinstance(value, os.PathLike):
@@ -370,7 +371,7 @@ def _check(name: str, given: Any, setting: Setting) -> None:
         return
     if setting.choices:
         if given not in setting.choices:
-            raise ValueError(f"{name} must be one of {', '.join(setting.choices)}, got {given!r:.80}")
+            raise ValueError(f"{name} must be one of {', '.join(setting.choices)}, got {brief(given)}")
     elif kind is bool:
         if not isinstance(given, bool):
             raise ValueError(f"{name} must be true or false, got {given!r:.80}")

@@ -121,8 +121,8 @@ def plan(
                 raise ValueError(f"there is no image in the folder {path}")
             if out.resolve() == path.resolve():
                 raise ValueError(
-                    f"{images[0]} lies in {out} itself: predictions among the images "
-                    "would be taken for images; choose another folder"
+                    f"cannot write predictions to {out}, the folder of the images: "
+                    "they would be taken for images; choose another folder"
                 )
         elif path.exists():
             images, base, place = [path], path.parent, out

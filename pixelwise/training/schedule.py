@@ -4,6 +4,8 @@ import math
 from collections.abc import Callable
 from typing import Literal
 
+from ..wording import brief
+
 Schedule = Literal["poly", "cosine", "constant"]
 
 POLY_POWER = 0.9  # DeepLab (Chen et al. 2017, Sec. 4.1), PSPNet (Sec. 5.1)
@@ -42,7 +44,7 @@ def factor(name: Schedule, total_steps: int, warmup_steps: int = 0) -> Callable[
         "constant": lambda t: 1.0,
     }
     if name not in falls:
-        raise ValueError(f"schedule must be one of {', '.join(falls)}, got {name!r}")
+        raise ValueError(f"schedule must be one of {', '.join(falls)}, got {brief(name)}")
     fall = falls[name]
 
     def at(step: int) -> float:

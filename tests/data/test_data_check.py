@@ -123,7 +123,7 @@ def test_the_same_image_twice_in_one_part_is_worth_a_remark(good) -> None:
 def test_black_and_white_masks_are_told(pair_folder) -> None:
     report = check_data(pair_folder(values=(0, 255)))
     assert any("only 0 and 255: read as background and foreground" in remark for remark in report.remarks)
-    assert any("1 images were drawn" in remark for remark in report.remarks)
+    assert any("1 image was drawn" in remark for remark in report.remarks)
     assert not report.problems
 
 

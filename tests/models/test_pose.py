@@ -140,7 +140,7 @@ def test_an_hourglass_tells_the_joints_at_every_stack_while_training() -> None:
     model = build("hourglass", num_joints=3, stacks=3, width=16)
     output = model.train()(torch.rand(1, 3, 64, 48))
     assert [tuple(maps.shape) for maps in output.aux] == [(1, 3, 16, 12)] * 2
-    with pytest.raises(ValueError, match="at least one stack, got 0"):
+    with pytest.raises(ValueError, match="stacks must be a whole number of at least 1, got 0"):
         build("hourglass", num_joints=3, stacks=0)
 
 

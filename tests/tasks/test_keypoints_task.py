@@ -81,7 +81,7 @@ def trained(folder: Path, out: Path, **changes: object) -> "pw.training.TrainRes
         "rotation": 0.0,
         "batch_size": 8,
         "steps": 60,
-        "lr": 0.01,
+        "lr": 0.002,
         "val_every": 60,
         "workers": 0,
     }
