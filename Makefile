@@ -6,7 +6,9 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 # The program as its users run it: fresh processes with the machine's own threads, one after the other.
 PRODUCT := $(BIN)/python -m pytest tests/product
-CHECKED := --jaxtyping-packages=pixelwise,beartype.beartype
+# Under the checker of shapes: the default run takes the tests that are about shapes, the slow run all of these.
+CHECKED := --jaxtyping-packages=pixelwise,beartype.beartype tests/contract tests/unit tests/losses tests/metrics
+SHAPES := size or shape or axes or smallest
 
 .PHONY: demo release-check test test-product test-slow check coverage bench docs clean
 
@@ -15,14 +17,16 @@ demo: .venv/run
 
 test: .venv/dev
 	$(PYTEST) -n 2 -m "not slow and not shapes" --ignore=tests/product
-	$(PYTEST) -n 2 -m "not slow and not compile" $(CHECKED) tests/contract tests/unit tests/losses tests/metrics
-	$(PRODUCT)
+	$(PYTEST) -n 2 -m "not slow and not compile" -k "$(SHAPES)" $(CHECKED)
+	$(PRODUCT) -m "not slow"
 
 test-product: .venv/dev
-	$(PRODUCT)
+	$(PRODUCT) -m "not slow"
 
 test-slow: .venv/dev
 	$(PYTEST) -n 2 -m "slow and not shapes" --ignore=tests/product
+	$(PYTEST) -n 2 -m "not slow and not compile" $(CHECKED)
+	$(PRODUCT) -m slow
 
 check: .venv/dev
 	$(BIN)/ruff format --check .

@@ -157,6 +157,7 @@ def test_other_image_channels_are_taken(name: str) -> None:
         assert model(torch.rand(1, 4, 64, 64)).logits.shape == (1, CLASSES, 64, 64)
 
 
+@pytest.mark.compile
 @pytest.mark.parametrize("name", in_turn(MANY_MODULES), indirect=True, scope="module")
 def test_a_program_exported_once_equals_eager_at_every_size(model: DenseModel) -> None:
     """Traced at a size that is none of those it is held against, for any from 64 on."""
