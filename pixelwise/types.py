@@ -681,7 +681,7 @@ class Batch(Value):
 
 
 def _padded(
-    maps: Sequence[Float[Tensor, "c *grid"]], size: tuple[int, ...], fill: float
+    maps: Sequence[Float[Tensor, "c ..."]], size: tuple[int, ...], fill: float
 ) -> Float[Tensor, "b c *size"]:
     stacked = torch.full((len(maps), maps[0].shape[0], *size), fill)
     for own, one in zip(stacked, maps, strict=True):

@@ -59,6 +59,7 @@ def test_shapes_that_do_not_fit_are_told() -> None:
         PixelPrecisionRecall(TABLE).update(torch.rand(2, 4, 4), torch.zeros(2, 4, 4, dtype=torch.long))
 
 
+@pytest.mark.compile
 def test_what_is_no_probability_and_no_target_is_refused() -> None:
     curves, target = PixelPrecisionRecall(TABLE), torch.ones(len(TABLE), 2, 2).long()
     probabilities = torch.rand(len(TABLE), 2, 2)

@@ -28,7 +28,7 @@ def test_a_list_is_told_by_its_first_names() -> None:
         lambda long: pw.build("unet", 3, **{long: 1}),
         lambda long: pw.make_criterion(long, pw.ClassTable.of("a", "b")),
         lambda long: pw.load_weights(long),
-        lambda long: Recipe("data", schedule=long),
+        pytest.param(lambda long: Recipe("data", schedule=long), marks=pytest.mark.compile),
         lambda long: Recipe("data").changed(**{long: 1}),
         lambda long: pw.ClassTable.of(long, long),
     ],
