@@ -8,6 +8,9 @@ PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
 PRODUCT := $(BIN)/python -m pytest tests/product
 # Under the checker of shapes: the default run takes the tests that are about shapes, the slow run all of these.
 CHECKED := --jaxtyping-packages=pixelwise,beartype.beartype tests/contract tests/unit tests/losses tests/metrics
+# Of scripts, which no test imports, mypy looks for names and arguments that do not exist.
+SCRIPTS := bench docs recipes --no-warn-unused-ignores $(addprefix --disable-error-code=,arg-type assignment \
+	dict-item import-untyped index misc no-untyped-def operator type-arg union-attr)
 SHAPES := size or shape or axes or smallest
 
 .PHONY: demo release-check test test-product test-slow check coverage bench docs clean
@@ -32,6 +35,7 @@ check: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	$(BIN)/mypy $(SCRIPTS)
 	$(PYTEST) -n 2 -q -m "not slow and not shapes" tests/house tests/unit tests/losses tests/metrics
 
 coverage: .venv/dev

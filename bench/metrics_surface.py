@@ -76,9 +76,9 @@ def main(rounds: int = 7) -> None:
         ((128, 128, 128), 95, "4x the best peer"),
     ):
         arrays = blobs(shape)
-        masks = tuple(torch.from_numpy(mask) for mask in arrays)
-        batched = tuple(mask[None, None] for mask in masks)
-        ours = hausdorff_distance(*masks, percentile)
+        masks = torch.from_numpy(arrays[0]), torch.from_numpy(arrays[1])
+        batched = masks[0][None, None], masks[1][None, None]
+        ours = hausdorff_distance(*masks, percentile=percentile)
         assert np.isclose(ours, hausdorff_by_tree(*arrays, percentile), rtol=1e-12)
 
         def by_monai(batched=batched, percentile=percentile) -> float:
@@ -101,9 +101,11 @@ def main(rounds: int = 7) -> None:
         if monai is not None:
             assert np.isclose(ours, by_monai(), rtol=1e-6)
         ways = {
-            "ours": lambda masks=masks, percentile=percentile: hausdorff_distance(*masks, percentile),
+            "ours": lambda masks=masks, percentile=percentile: hausdorff_distance(
+                *masks, percentile=percentile
+            ),
             "MONAI": monai and by_monai,
-            "scipy KD-tree": lambda arrays=arrays, p=percentile: hausdorff_by_tree(*arrays, p),
+            "scipy KD-tree": lambda arrays=arrays, p=percentile: hausdorff_by_tree(*arrays, percentile=p),
             "surface-distance": surface and by_surface_distance,
         }
         if percentile == 100:  # it has no other

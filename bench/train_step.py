@@ -175,8 +175,10 @@ def main() -> None:
         data = options.data if options.data.exists() else synthetic(Path(folder), options.images)
         splits = open_data(data)
         used = splits.train.take(list(range(options.images // options.batch_size * options.batch_size)))
-        splits = DataSplits(used, splits.val, None, splits.classes, splits.format, splits.root, splits.coding)
-        contestants = {
+        splits = DataSplits(
+            used, splits.val, None, splits.classes, splits.format, splits.root, splits.encoding
+        )
+        contestants: dict[str, Theirs | Ours] = {
             "by hand (SMP, fp32)": Theirs(used.pairs, len(splits.classes), splits.classes.ignore, options),
             "pixelwise (fp32)": Ours(splits, options, "32"),
             "pixelwise (bf16)": Ours(splits, options, "bf16"),

@@ -64,7 +64,9 @@ def scenes() -> dict[str, Scene]:
 
     def loaded(name: str) -> np.ndarray:
         image = Image.fromarray(getattr(data, name)())
-        return np.asarray(image.resize((round(image.width * HEIGHT / image.height), HEIGHT), Image.BOX))
+        return np.asarray(
+            image.resize((round(image.width * HEIGHT / image.height), HEIGHT), Image.Resampling.BOX)
+        )
 
     return {
         "astronaut": Scene(
@@ -173,7 +175,7 @@ def drawn(show: Show, scene: Scene, found: Segmentation) -> Image.Image:
     elif show.look == "foreground":
         picture[labels == 0] = 255 - (255 - picture[labels == 0]) // 4
     width = round(image.shape[1] * SHOWN / HEIGHT)
-    small = np.asarray(Image.fromarray(picture).resize((width, SHOWN), Image.BOX)).copy()
+    small = np.asarray(Image.fromarray(picture).resize((width, SHOWN), Image.Resampling.BOX)).copy()
     if show.look != "means":
         rows, columns = np.arange(SHOWN) * HEIGHT // SHOWN, np.arange(width) * image.shape[1] // width
         there = labels[rows][:, columns]

@@ -59,7 +59,7 @@ def labels_of(way: Way, image: np.ndarray) -> np.ndarray:
     small = image[:: way.shrink, :: way.shrink]
     if way.shrink > 1:
         size = small.shape[1], small.shape[0]
-        small = np.asarray(Image.fromarray(image).resize(size, Image.BOX))
+        small = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))
     labels = segment_image(small, way.method, **way.options).label_map.labels.numpy()
     rows = np.minimum(np.arange(image.shape[0]) * len(labels) // image.shape[0], len(labels) - 1)
     columns = np.arange(image.shape[1]) * labels.shape[1] // image.shape[1]

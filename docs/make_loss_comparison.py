@@ -33,6 +33,7 @@ from pixelwise.losses.weight_map import BorderCrossEntropy
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+from matplotlib.axes import Axes
 
 HEIGHT, WIDTH, BATCH = 48, 64, 16
 TRAINING, TEST = 300, 80
@@ -161,7 +162,7 @@ on {100 * share:.2f} % of the test pixels.
     )
 
 
-def show(axis: plt.Axes, values: Tensor, truth: Tensor | None) -> None:
+def show(axis: Axes, values: Tensor, truth: Tensor | None) -> None:
     """One map in grey, the boundary of the truth on it."""
     axis.imshow(values.numpy(), cmap="gray", vmin=0, vmax=1)
     if truth is not None:

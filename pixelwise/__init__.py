@@ -19,10 +19,11 @@ from .types import (
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint as Checkpoint, load as load, save as save
-    from .data import DataSplits as DataSplits, check_data as check_data, open_data as open_data
+    from .data import DataSplits as DataSplits, check_data as check_data
     from .losses import Criterion as Criterion, make_criterion as make_criterion
     from .predict import Predictor as Predictor, evaluate as evaluate
     from .registry import build as build, describe as describe, list_models as list_models
+    from .tasks import open_data as open_data
     from .training import TrainResult as TrainResult, resume as resume, train as train
     from .weights import list_weights as list_weights, load_weights as load_weights
 

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pixelwise as pw
+from pixelwise.data.datasets.coco_panoptic import PanopticFiles
 from pixelwise.training import Recipe, run
 
 IMAGES = (30, 72, 73, 309, 370)  # of train2017
@@ -50,6 +51,9 @@ def panoptic_fpn_five(data: str, out: str | None = None, *, epochs: int = 60) ->
 def copy_five(source: Path, folder: Path) -> Path:
     """A COCO panoptic folder of the five images, each in both parts."""
     data = pw.open_data(source, task="panoptic").train
+    files = data.read_target
+    if not isinstance(files, PanopticFiles):
+        raise ValueError(f"{source} is no COCO panoptic folder")
     chosen = {int(Path(pair.id).stem): pair for pair in data.pairs if int(Path(pair.id).stem) in IMAGES}
     if missing := set(IMAGES) - set(chosen):
         raise ValueError(f"{source} lacks the image {min(missing)}")
@@ -61,7 +65,7 @@ def copy_five(source: Path, folder: Path) -> Path:
             (folder / f"panoptic_{part}").mkdir(exist_ok=True)
             shutil.copy(pair.mask, folder / f"panoptic_{part}")
         images.append({"id": number, "file_name": pair.image.name})
-        segments = data.read_target.segments[pair.id]
+        segments = files.segments[pair.id]
         annotations.append({"image_id": number, "file_name": pair.mask.name, "segments_info": segments})
     table = data.classes
     categories = [

@@ -1,5 +1,6 @@
 """The public names are written down: one that vanishes or appears does so on purpose."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
@@ -33,6 +34,14 @@ def test_the_public_names_are_the_frozen_ones() -> None:
 def test_every_public_name_can_be_reached() -> None:
     for name in pixelwise.__all__:
         assert getattr(pixelwise, name) is not None
+
+
+def test_editors_and_type_checkers_are_shown_the_same_names() -> None:
+    # They read the imports under TYPE_CHECKING; the program goes by the table of lazy names.
+    tree = ast.parse(Path(pixelwise.__file__).read_text())
+    (shown,) = (node for node in tree.body if isinstance(node, ast.If))
+    imports = [node for node in shown.body if isinstance(node, ast.ImportFrom)]
+    assert {name.name: node.module for node in imports for name in node.names} == pixelwise._LAZY
 
 
 def test_no_module_takes_the_place_of_a_public_name() -> None:
