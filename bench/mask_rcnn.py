@@ -89,7 +89,10 @@ def main() -> None:
         threads=options.threads,
     )
 
-    batch = pw.Batch.of(image[None], [targets(options.objects, *options.size)])
+    # As `pixelwise train` holds them: pixel by pixel.
+    ours.to(memory_format=torch.channels_last)
+    pixels = image[None].contiguous(memory_format=torch.channels_last)
+    batch = pw.Batch.of(pixels, [targets(options.objects, *options.size)])
     (target,) = batch.annotations
     as_theirs = {
         "boxes": target.boxes.boxes,

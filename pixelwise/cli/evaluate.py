@@ -5,7 +5,7 @@ import shlex
 import sys
 import warnings
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import Annotated, Any
 
 import typer
 
@@ -16,10 +16,7 @@ from .options import (
     Crf,
     Decoding,
     Device,
-    Format,
-    MaskRule,
     Overwrite,
-    Seed,
     Split,
     TaskName,
     pairs_of,
@@ -47,9 +44,11 @@ def evaluate(
             help="Score of a class in neither target nor prediction: exclude, zero or one (default exclude)."
         ),
     ] = None,
-    format: Format = "auto",
+    format: Annotated[str | None, typer.Option(help="Layout of the data; by itself unless given.")] = None,
     classes: Classes = None,
-    mask_rule: MaskRule = "exact",
+    mask_rule: Annotated[
+        str | None, typer.Option(help="How masks are read, as of `check` (default exact).")
+    ] = None,
     report: Annotated[
         Path | None, typer.Option(help="Write an HTML report here; with pictures if a model is scored.")
     ] = None,
@@ -61,9 +60,13 @@ def evaluate(
     as_json: AsJson = False,
     crf: Crf = False,
     device: Device = "auto",
-    seed: Seed = 0,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of the split into parts, if the data have none (default 0).")
+    ] = None,
 ) -> None:
     """Score a model, or predictions written earlier, against the masks of a data set.
+
+    The data that a run was trained on are read and split as the run did, unless other options are given.
 
     Example: [bold]pixelwise evaluate runs/street-unet street --split test[/bold]
     """
@@ -94,14 +97,13 @@ def evaluate(
     scoring = {} if absent is None else {"absent": absent}
     chosen.scoring_with(scoring)  # what cannot be is told now
     given: Any = classes
-    rule = cast(Any, mask_rule)
-    splits = open_data(data, task=chosen.name, format=format, classes=given, seed=seed, mask_rule=rule)
+    asked = {"format": format, "seed": seed, "mask_rule": mask_rule}
+    reading = _as_trained(predictor, data) | {k: value for k, value in asked.items() if value is not None}
+    splits = open_data(data, task=chosen.name, classes=given, **reading)
     of_layout = given is None and not splits.encoding.from_files and not find_class_file(data)
     if model is not None and of_layout:
         # The names of a known layout give way to those of the model.
-        splits = open_data(
-            data, task=chosen.name, format=format, classes=model.classes, seed=seed, mask_rule=rule
-        )
+        splits = open_data(data, task=chosen.name, classes=model.classes, **reading)
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
     if parts.get(split) is None:
         raise ValueError(
@@ -142,3 +144,16 @@ def evaluate(
         typer.echo(f"report: {report}")
     if csv is not None:
         typer.echo(f"scores of each image: {csv}")
+
+
+def _as_trained(predictor: Path, data: Path) -> dict[str, Any]:
+    """How the run of these weights read and split the same data; nothing for other data."""
+    from ..recipe import Recipe
+
+    path = (predictor if predictor.is_dir() else predictor.parent) / "recipe.json"
+    if not path.is_file():
+        return {}
+    recipe = Recipe.read(path)
+    if Path(recipe.data).resolve() != data.resolve():
+        return {}
+    return {name: getattr(recipe, name) for name in ("format", "mask_rule", "seed", "val_fraction")}

@@ -2,8 +2,12 @@
 
 import csv
 
+import numpy as np
 import pytest
 from PIL import Image
+
+import pixelwise as pw
+from pixelwise.recipe import Recipe
 
 
 def test_evaluate_writes_one_row_per_image(pixelwise, street, weights, tmp_path) -> None:
@@ -76,3 +80,28 @@ def test_images_without_masks_are_told(pixelwise, street, weights, tmp_path) -> 
     shown = pixelwise("evaluate", weights, street / "images", "--device", "cpu")
     assert shown.code == 2
     assert shown.sentence.startswith("Error: ")
+
+
+def test_the_data_of_a_run_are_read_and_split_as_it_did(pixelwise, street, weights, tmp_path) -> None:
+    (street / "classes.csv").unlink()
+    for kind in ("images", "masks"):  # no parts: the split is a matter of the seed
+        for path in sorted(street.glob(f"{kind}/*/*.png")):
+            pixels = np.array(Image.open(path)) * (255 if kind == "masks" else 1)
+            path.unlink()
+            for copy in "ab":
+                Image.fromarray(pixels).save(street / kind / f"{path.stem}{copy}.png")
+        for part in ("train", "val"):
+            (street / kind / part).rmdir()
+    Recipe(str(street), mask_rule="above-127", seed=4, val_fraction=0.4).write(tmp_path / "recipe.json")
+    known = pw.open_data(street, mask_rule="above-127", seed=4, val_fraction=0.4).val
+    other = pw.open_data(street, mask_rule="above-127").val
+    scored = {}
+    for name, more in (("as it did", ()), ("otherwise", ("--seed", "0"))):
+        target = tmp_path / f"{name}.csv"
+        shown = pixelwise("evaluate", weights, street, "--csv", target, "--device", "cpu", *more)
+        assert shown.code == 0, shown.err
+        with target.open(newline="") as file:
+            scored[name] = [row["id"] for row in csv.DictReader(file)]
+    assert sorted(scored["as it did"]) == sorted(pair.id for pair in known.pairs)
+    assert sorted(scored["otherwise"]) != sorted(scored["as it did"])
+    assert len(other) < len(known)
