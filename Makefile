@@ -4,8 +4,8 @@ BIN := .venv/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 # Two processes with one thread each: threads of several processes that wait for each other take many times longer.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
-# The program as its users run it: fresh processes with the machine's own threads, one after the other.
-PRODUCT := $(BIN)/python -m pytest tests/product
+# The program as its users run it: fresh processes with the machine's own threads.
+PRODUCT := $(BIN)/python -m pytest tests/product -n 2 --dist loadfile
 # Under the checker of shapes: the default run takes the tests that are about shapes, the slow run all of these.
 CHECKED := --jaxtyping-packages=pixelwise,beartype.beartype tests/contract tests/unit tests/losses tests/metrics
 # Of scripts, which no test imports, mypy looks for names and arguments that do not exist.
