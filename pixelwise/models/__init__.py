@@ -1,5 +1,6 @@
 """Every network, by name. This namespace is the registry: a line here is all that a new model needs."""
 
+from .ccl import CCL as CCL, ccl as ccl, ccl_resnet101 as ccl_resnet101
 from .deeplabv3 import (
     ASPP as ASPP,
     DeepLabV3 as DeepLabV3,
