@@ -89,6 +89,7 @@ from .pspnet import (
     pspnet_resnet50 as pspnet_resnet50,
     pspnet_resnet101 as pspnet_resnet101,
 )
+from .sdn import SDN as SDN, sdn as sdn, sdn_densenet161 as sdn_densenet161
 from .segnet import (
     SegNet as SegNet,
     SegNetBasic as SegNetBasic,
