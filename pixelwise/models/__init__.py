@@ -75,6 +75,7 @@ from .mask_rcnn import (
     mask_rcnn_resnet50_fpn_v2 as mask_rcnn_resnet50_fpn_v2,
     mask_rcnn_resnet101_fpn as mask_rcnn_resnet101_fpn,
 )
+from .msci import MSCI as MSCI, msci as msci, msci_resnet152 as msci_resnet152
 from .panoptic_fpn import (
     PanopticFPN as PanopticFPN,
     PanopticLogits as PanopticLogits,
