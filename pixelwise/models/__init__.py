@@ -16,6 +16,7 @@ from .deeplabv3plus import (
     deeplabv3plus as deeplabv3plus,
     deeplabv3plus_resnet101 as deeplabv3plus_resnet101,
 )
+from .dsspn import DSSPN as DSSPN, dsspn as dsspn, dsspn_resnet101 as dsspn_resnet101
 from .espnetv2 import (
     ESPNetv2 as ESPNetv2,
     espnetv2_s_0_5 as espnetv2_s_0_5,
