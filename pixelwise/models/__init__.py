@@ -98,6 +98,7 @@ from .segnet import (
     segnet as segnet,
     segnet_basic as segnet_basic,
 )
+from .sgr import SGR as SGR, sgr as sgr, sgr_resnet101 as sgr_resnet101
 from .simplebaseline import (
     SimpleBaseline as SimpleBaseline,
     from_simplebaseline as from_simplebaseline,
