@@ -16,6 +16,7 @@ from .deeplabv3plus import (
     deeplabv3plus as deeplabv3plus,
     deeplabv3plus_resnet101 as deeplabv3plus_resnet101,
 )
+from .dis import DIS as DIS, dis as dis, dis_resnet101 as dis_resnet101
 from .dsspn import DSSPN as DSSPN, dsspn as dsspn, dsspn_resnet101 as dsspn_resnet101
 from .espnetv2 import (
     ESPNetv2 as ESPNetv2,
