@@ -54,6 +54,7 @@ from .normalized_cuts import (
     region_affinity as region_affinity,
     simultaneous_cut as simultaneous_cut,
 )
+from .perspective_crf import perspective_crf as perspective_crf, perspective_features as perspective_features
 from .sampling import (
     gibbs as gibbs,
     metropolis_hastings as metropolis_hastings,

@@ -52,6 +52,7 @@ from .fcn import (
     from_torchvision_fcn as from_torchvision_fcn,
 )
 from .feature_pyramid import FeaturePyramid as FeaturePyramid
+from .foveanet import FoveaNet as FoveaNet, foveanet as foveanet, foveanet_resnet101 as foveanet_resnet101
 from .fpn import FPN as FPN, fpn as fpn
 from .hourglass import (
     StackedHourglass as StackedHourglass,
