@@ -1,6 +1,11 @@
 """Methods without learned weights: plain functions, image in, label map out."""
 
 from .belief_propagation import belief_propagation as belief_propagation, tree_reweighted as tree_reweighted
+from .box_supervision import (
+    Region as Region,
+    choose_regions as choose_regions,
+    propose_regions as propose_regions,
+)
 from .dense_crf import (
     DenseCrf as DenseCrf,
     MeanField as MeanField,
