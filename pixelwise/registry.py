@@ -81,7 +81,7 @@ def build(name: str, num_classes: int | None = None, **arguments: Any) -> Model:
         told = ", ".join(f"{key}={given!r:.40}" for key, given in arguments.items())
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"model {name!r} cannot be built with {told or 'its defaults'}: {reason}") from error
-    model.built_by = BuiltBy(name, arguments)
+    model.built_by = BuiltBy(name, {**arguments, **model.read_arguments})
     return model
 
 

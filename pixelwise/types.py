@@ -20,6 +20,7 @@ from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
 import numpy as np
@@ -1066,6 +1067,8 @@ class Model(nn.Module, ABC):
         in_channels: c of the image.
         minimum_size: smallest extent of the image along each axis, in pixels.
         built_by: builder and arguments where they are known; `save` needs them.
+        read_arguments: those of the arguments that named files, as what the files hold: `built_by` tells
+            these, so that a checkpoint needs no file beside it.
         encoder_parts: names of the modules that make up the encoder.
     """
 
@@ -1075,6 +1078,7 @@ class Model(nn.Module, ABC):
     in_channels: int = 3
     minimum_size: int = 32
     built_by: BuiltBy | None = None
+    read_arguments: Mapping[str, Any] = MappingProxyType({})
     encoder_parts: tuple[str, ...] = ("encoder",)
 
     def parameter_roles(self) -> dict[str, ParameterRole]:

@@ -1,6 +1,11 @@
 """Methods without learned weights: plain functions, image in, label map out."""
 
 from .belief_propagation import belief_propagation as belief_propagation, tree_reweighted as tree_reweighted
+from .box_supervision import (
+    Region as Region,
+    choose_regions as choose_regions,
+    propose_regions as propose_regions,
+)
 from .dense_crf import (
     DenseCrf as DenseCrf,
     MeanField as MeanField,
@@ -54,6 +59,7 @@ from .normalized_cuts import (
     region_affinity as region_affinity,
     simultaneous_cut as simultaneous_cut,
 )
+from .perspective_crf import perspective_crf as perspective_crf, perspective_features as perspective_features
 from .sampling import (
     gibbs as gibbs,
     metropolis_hastings as metropolis_hastings,

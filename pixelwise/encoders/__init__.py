@@ -11,7 +11,9 @@ from .published import WeightsUnavailable as WeightsUnavailable, fetch as fetch,
 from .timm import (
     StemPolicy as StemPolicy,
     TimmEncoder as TimmEncoder,
+    blocks_of as blocks_of,
     dilate as dilate,
+    maps_of_blocks as maps_of_blocks,
 )
 from .tiny import Tiny as Tiny
 from .torchvision import (

@@ -18,6 +18,7 @@ from .swin import decide_shift_by_map
 
 StemPolicy = Literal["repeat", "mean", "zero"]
 
+_RESNET_PARTS = {"conv1", "bn1", "act1", "maxpool", "layer1", "layer2", "layer3", "layer4"}
 _STAGE_OF_STRIDE = {2: "c1", 4: "c2", 8: "c3", 16: "c4", 32: "c5"}
 
 
@@ -188,6 +189,46 @@ def dilate(encoder: Encoder, stage: str, *rates: int) -> None:
                 if convolution.stride != (1, 1):
                     raise ValueError(f"stage {stage} strides: build the encoder with a smaller output stride")
                 convolution.dilation = convolution.padding = (rate, rate)
+
+
+def blocks_of(encoder: Encoder) -> dict[str, list[nn.Module]]:
+    """The blocks of each stage of a timm ResNet by stage; of other encoders none.
+
+    >>> from pixelwise.encoders import make_encoder
+    >>> {stage: len(blocks) for stage, blocks in blocks_of(make_encoder("resnet18")).items()}
+    {'c2': 2, 'c3': 2, 'c4': 2, 'c5': 2}
+    """
+    body: nn.Module | None = dict(encoder.named_children()).get("body")
+    parts = dict(body.named_children()) if body is not None else {}
+    if not _RESNET_PARTS.issuperset(parts) or "layer1" not in parts:
+        return {}
+    return {f"c{n + 1}": list(parts[f"layer{n}"].children()) for n in range(1, 5) if f"layer{n}" in parts}
+
+
+def maps_of_blocks(
+    encoder: Encoder, image: Float[Tensor, "b c H W"]
+) -> dict[str, list[Float[Tensor, "b _ _ _"]]]:
+    """The map behind every block of a ResNet, by stage; of other encoders the one map of each stage.
+
+    Stages are those of `encoder.stages`, so the last map of each is that of `encoder(image)`.
+    """
+    blocks = blocks_of(encoder)
+    if not blocks:
+        return {stage: [map] for stage, map in encoder(image).maps.items()}
+    body: Any = encoder.body
+    x, maps = encoder.normalize(image), {}
+    for name, part in body.named_children():
+        stage = f"c{int(name[-1]) + 1}" if name.startswith("layer") else ""
+        if not stage:
+            x = part(x)
+            continue
+        behind = []
+        for block in blocks[stage]:
+            x = block(x)
+            behind.append(x)
+        if stage in encoder.stages:
+            maps[stage] = behind
+    return maps
 
 
 def _cut(body: Any) -> None:

@@ -1,5 +1,6 @@
 """Every network, by name. This namespace is the registry: a line here is all that a new model needs."""
 
+from .ccl import CCL as CCL, ccl as ccl, ccl_resnet101 as ccl_resnet101
 from .deeplabv3 import (
     ASPP as ASPP,
     DeepLabV3 as DeepLabV3,
@@ -15,6 +16,8 @@ from .deeplabv3plus import (
     deeplabv3plus as deeplabv3plus,
     deeplabv3plus_resnet101 as deeplabv3plus_resnet101,
 )
+from .dis import DIS as DIS, dis as dis, dis_resnet101 as dis_resnet101
+from .dsspn import DSSPN as DSSPN, dsspn as dsspn, dsspn_resnet101 as dsspn_resnet101
 from .espnetv2 import (
     ESPNetv2 as ESPNetv2,
     espnetv2_s_0_5 as espnetv2_s_0_5,
@@ -49,6 +52,7 @@ from .fcn import (
     from_torchvision_fcn as from_torchvision_fcn,
 )
 from .feature_pyramid import FeaturePyramid as FeaturePyramid
+from .foveanet import FoveaNet as FoveaNet, foveanet as foveanet, foveanet_resnet101 as foveanet_resnet101
 from .fpn import FPN as FPN, fpn as fpn
 from .hourglass import (
     StackedHourglass as StackedHourglass,
@@ -74,6 +78,7 @@ from .mask_rcnn import (
     mask_rcnn_resnet50_fpn_v2 as mask_rcnn_resnet50_fpn_v2,
     mask_rcnn_resnet101_fpn as mask_rcnn_resnet101_fpn,
 )
+from .msci import MSCI as MSCI, msci as msci, msci_resnet152 as msci_resnet152
 from .panoptic_fpn import (
     PanopticFPN as PanopticFPN,
     PanopticLogits as PanopticLogits,
@@ -88,12 +93,14 @@ from .pspnet import (
     pspnet_resnet50 as pspnet_resnet50,
     pspnet_resnet101 as pspnet_resnet101,
 )
+from .sdn import SDN as SDN, sdn as sdn, sdn_densenet161 as sdn_densenet161
 from .segnet import (
     SegNet as SegNet,
     SegNetBasic as SegNetBasic,
     segnet as segnet,
     segnet_basic as segnet_basic,
 )
+from .sgr import SGR as SGR, sgr as sgr, sgr_resnet101 as sgr_resnet101
 from .simplebaseline import (
     SimpleBaseline as SimpleBaseline,
     from_simplebaseline as from_simplebaseline,

@@ -515,7 +515,8 @@ def _make_model(recipe: Recipe, given: Settings, *, continued: bool) -> tuple[Mo
     torch.manual_seed(recipe.seed)
     if continued:
         model = build(recipe.model, **arguments)
-        model.built_by = BuiltBy(recipe.model, {**given, **recipe.model_arguments})
+        kept = {**given, **recipe.model_arguments, **model.read_arguments}
+        model.built_by = BuiltBy(recipe.model, kept)
         return model, recipe
     if pretrained is None and may_be_pretrained(recipe.model, arguments):
         try:

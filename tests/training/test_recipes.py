@@ -13,7 +13,7 @@ import pixelwise as pw
 from pixelwise.training import Recipe, freeze
 
 FOLDER = Path(__file__).parent.parent.parent / "recipes"
-BY_HAND = {"camvid_texton_boost", "hippocampus_unet3d"}  # nothing that Lightning trains: no Recipe
+BY_HAND = {"boxsup", "camvid_texton_boost", "hippocampus_unet3d"}  # nothing that Lightning trains: no Recipe
 FILES = [path for path in sorted(FOLDER.glob("*.py")) if path.stem not in BY_HAND]
 
 
@@ -64,3 +64,28 @@ def test_texton_boost_learns_from_a_folder_and_is_scored(tmp_path) -> None:
     assert len(model.trace) == 8
     assert alone.pixel_accuracy > 0.85
     assert whole.pixel_accuracy > 0.9
+
+
+def test_boxsup_learns_nuclei_from_boxes(tmp_path) -> None:
+    """Bright triangles: half of a box is background, which regions know and filled boxes do not."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:64, :64]
+    for i in range(5):
+        numbers = np.zeros((64, 64), np.uint16)
+        for number, (top, left) in enumerate([(4, 4), (36, 8), (20, 36)], 1):
+            triangle = (rows >= top) & (columns >= left) & (rows - top + columns - left < 22)
+            numbers[triangle] = number
+        image = (np.where(numbers > 0, 190, 40) + random.integers(0, 12, numbers.shape)).astype(np.uint8)
+        for kind, array in (("images", image), ("labels", numbers)):
+            (tmp_path / kind).mkdir(exist_ok=True)
+            Image.fromarray(array).save(tmp_path / kind / f"{i}.png")
+    boxsup = function_of(FOLDER / "boxsup.py")
+    found = boxsup(tmp_path, rounds=2, steps=12, crop=64, batch_size=2, width=4)
+    table = {row.supervision: row for row in found}
+    assert list(table) == ["masks", "boxes", "boxsup"]
+    assert table["masks"].labels == 1
+    assert table["boxes"].labels < 0.6
+    assert table["boxsup"].labels > table["boxes"].labels + 0.1
+    assert all(0 <= row.iou <= 1 for row in found)
+    with pytest.raises(ValueError, match="at least two images"):
+        boxsup(tmp_path / "labels")
