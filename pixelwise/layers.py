@@ -110,15 +110,15 @@ def fit(x: Float[Tensor, "b c _ _"], size: tuple[int, int], *, offset: int = 0) 
 
 
 def max_pool_up(
-    x: Float[Tensor, "b c h w"],
+    x: Float[Tensor, "b c h w"], window: int = 2
 ) -> tuple[Float[Tensor, "b c _ _"], Integer[Tensor, "b c _ _"]]:
-    """Maxima of 2x2 squares, where odd sizes are rounded up, and their positions in `x` (`max_unpool`).
+    """Maxima of windows of 2x2 (or 3x3) pixels, two apart, and their positions in `x` (`max_unpool`).
 
-    As with `ceil_mode=True`, whose rounding torch.export cannot follow at sizes it was not traced with.
-    Positions count in a map that has one more row and column.
+    Sizes are rounded up as with `ceil_mode=True`, whose rounding torch.export cannot follow at sizes it was
+    not traced with. Positions count in a map that has one more row and column.
     """
     padded = F.pad(x, (0, 1, 0, 1), value=-torch.inf)
-    return F.max_pool2d(padded, 2, return_indices=True)
+    return F.max_pool2d(padded, window, 2, return_indices=True)
 
 
 def max_unpool(

@@ -89,6 +89,15 @@ class Recipe:
             )
         },
     )
+    init_from: str | None = _setting(
+        None,
+        "Model",
+        "Run directory or file of weights to begin with: what has the same name and shape is taken, and what "
+        "is not is told.",
+        metavar="RUN",
+        without="published weights, or random ones",
+        is_path=True,
+    )
     format: str = _setting(
         "auto",
         "Data",

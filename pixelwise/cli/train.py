@@ -152,7 +152,7 @@ def _recipe_settings(given: dict[str, Any]) -> dict[str, Any]:
     parts = ("encoder", "in_channels", "pretrained", "set_")
     settings = {name: value for name, value in given.items() if name in SETTINGS}
     settings["model_arguments"] = model_arguments(*(given.get(part) for part in parts))
-    for name in ("data", "classes", "out"):
+    for name in ("data", "classes", "init_from", "out"):
         if name in given:
             settings[name] = str(given[name])
     if "crop" in given:

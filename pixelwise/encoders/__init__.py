@@ -7,7 +7,12 @@ from typing import NamedTuple
 from ..types import STAGES
 from .base import Encoder as Encoder
 from .hrnet import BRANCHES, HRNet as HRNet, fit_hrnet_weights as fit_hrnet_weights
-from .published import WeightsUnavailable as WeightsUnavailable, fetch as fetch, timm_has_weights
+from .published import (
+    WeightsUnavailable as WeightsUnavailable,
+    fetch as fetch,
+    fetch_torchvision as fetch_torchvision,
+    timm_has_weights,
+)
 from .timm import (
     StemPolicy as StemPolicy,
     TimmEncoder as TimmEncoder,

@@ -5,6 +5,7 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 PATIENCE = 5.0  # seconds to wait for a server that may not be reachable
@@ -47,6 +48,29 @@ def fetch(name: str, **options: Any) -> dict[str, Tensor]:
         weights: dict[str, Tensor] = timm.create_model(
             name, pretrained=True, **options, **source
         ).state_dict()
+    except (RuntimeError, OSError) as error:
+        raise unavailable(name, error) from error
+    return weights
+
+
+def fetch_torchvision(name: str) -> dict[str, Tensor]:
+    """State dict of torchvision's classifier `name`, published weights, from the cache or the network.
+
+    Args:
+        name: of the classifier, one that timm lacks.
+
+    Raises:
+        WeightsUnavailable: if they cannot be fetched.
+    """
+    from torchvision.models import get_model_weights
+
+    url = get_model_weights(name)["IMAGENET1K_V1"].url
+    if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name).is_file():
+        check_reachable(name, url)
+    try:
+        weights: dict[str, Tensor] = torch.hub.load_state_dict_from_url(
+            url, map_location="cpu", progress=False, weights_only=True
+        )
     except (RuntimeError, OSError) as error:
         raise unavailable(name, error) from error
     return weights

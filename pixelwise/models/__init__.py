@@ -1,6 +1,7 @@
 """Every network, by name. This namespace is the registry: a line here is all that a new model needs."""
 
 from .ccl import CCL as CCL, ccl as ccl, ccl_resnet101 as ccl_resnet101
+from .deconvnet import DeconvNet as DeconvNet, deconvnet as deconvnet
 from .deeplabv3 import (
     ASPP as ASPP,
     DeepLabV3 as DeepLabV3,
@@ -36,6 +37,12 @@ from .faster_rcnn import (
     faster_rcnn_resnet50_fpn_v2 as faster_rcnn_resnet50_fpn_v2,
     from_torchvision_faster_rcnn as from_torchvision_faster_rcnn,
 )
+from .fc_densenet import (
+    FCDenseNet as FCDenseNet,
+    fc_densenet56 as fc_densenet56,
+    fc_densenet67 as fc_densenet67,
+    fc_densenet103 as fc_densenet103,
+)
 from .fcn import (
     DilatedFCN as DilatedFCN,
     FCN8s as FCN8s,
@@ -51,9 +58,19 @@ from .fcn import (
     from_caffe_fcn as from_caffe_fcn,
     from_torchvision_fcn as from_torchvision_fcn,
 )
+from .fcn32s import (
+    FCN32sAlexNet as FCN32sAlexNet,
+    FCN32sGoogLeNet as FCN32sGoogLeNet,
+    fcn32s_alexnet as fcn32s_alexnet,
+    fcn32s_googlenet as fcn32s_googlenet,
+)
 from .feature_pyramid import FeaturePyramid as FeaturePyramid
 from .foveanet import FoveaNet as FoveaNet, foveanet as foveanet, foveanet_resnet101 as foveanet_resnet101
 from .fpn import FPN as FPN, fpn as fpn
+from .full_resolution_cnn import (
+    FullResolutionCNN as FullResolutionCNN,
+    full_resolution_cnn as full_resolution_cnn,
+)
 from .hourglass import (
     StackedHourglass as StackedHourglass,
     hourglass as hourglass,
@@ -85,6 +102,7 @@ from .panoptic_fpn import (
     panoptic_fpn as panoptic_fpn,
     panoptic_fpn_resnet50 as panoptic_fpn_resnet50,
 )
+from .patch_classifier import PatchClassifier as PatchClassifier, patch_classifier as patch_classifier
 from .pspnet import (
     PSPNet as PSPNet,
     PyramidPooling as PyramidPooling,
@@ -122,6 +140,12 @@ from .smp_deeplabv3 import (
     smp_deeplabv3 as smp_deeplabv3,
     smp_deeplabv3plus as smp_deeplabv3plus,
 )
+from .ternausnet import (
+    TernausNet as TernausNet,
+    from_ternausnet as from_ternausnet,
+    ternausnet11 as ternausnet11,
+    ternausnet16 as ternausnet16,
+)
 from .unet import (
     EncoderUNet as EncoderUNet,
     UNet as UNet,
@@ -130,6 +154,12 @@ from .unet import (
     unet as unet,
     unet_bilinear as unet_bilinear,
     unet_original as unet_original,
+    unet_wide as unet_wide,
 )
 from .unet3d import UNet3D as UNet3D, unet3d as unet3d
+from .unetplusplus import (
+    EncoderUNetPlusPlus as EncoderUNetPlusPlus,
+    UNetPlusPlus as UNetPlusPlus,
+    unetplusplus as unetplusplus,
+)
 from .vnet import VNet as VNet, VNetReleased as VNetReleased, vnet as vnet, vnet_released as vnet_released

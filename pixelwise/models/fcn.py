@@ -7,8 +7,8 @@ gets a border of 100 zeros, so that the 7x7 layer fits into small images, poolin
 everything is cropped with fixed offsets. Layers have Caffe's names.
 
 The paper's "fixed" training, only scores and upsampling learn: `train(..., freeze=FIXED)`. Its stages: train
-FCN-32s, then FCN-16s and FCN-8s each from the one before (`load_state_dict(..., strict=False)`), with a
-hundredth of the learning rate; or FCN-8s at once, with `at_once=True`.
+FCN-32s, then FCN-16s and FCN-8s each from the one before (`train(..., init_from=RUN)`), with a hundredth of
+the learning rate; or FCN-8s at once, with `at_once=True`.
 
 Departures: images are RGB with ImageNet's mean and standard deviation, as torchvision's and timm's VGG16
 takes them (`from_caffe_fcn` brings the authors' own along); all transposed convolutions learn, where the

@@ -1,9 +1,10 @@
 """The networks of the library Segmentation Models PyTorch (SMP), for those who have trained with it.
 
-SMP's U-Net is `unet` here. Its other networks go by the names of papers but differ from them, so
-each has its own class: FPN upsamples lateral maps by repetition and merges with dropout; LinkNet has four
-skips and plain 4x4 transposed convolutions; PSPNet stops at stride 8 instead of dilating; for DeepLabV3 and
-V3+ see `smp_deeplabv3.py`. All but LinkNet resize with aligned corners.
+SMP's U-Net is `unet` here, its UNet++ `unetplusplus` without deep supervision. Its other networks go by the
+names of papers but differ from them, so each has its own class: FPN upsamples lateral maps by repetition and
+merges with dropout; LinkNet has four skips and plain 4x4 transposed convolutions; PSPNet stops at stride 8
+instead of dilating; for DeepLabV3 and V3+ see `smp_deeplabv3.py`. These two, FPN and PSPNet resize with
+aligned corners.
 
 Departures: maps are resized to the size of their partner instead of being upsampled 2x, so any image size
 works, with equal results where SMP accepts the size; layers that SMP builds but never uses (the stages
@@ -25,6 +26,7 @@ from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .fpn import ConvGroupNormAct
 from .smp_deeplabv3 import smp_deeplabv3, smp_deeplabv3plus
 from .unet import unet
+from .unetplusplus import unetplusplus
 
 PAPER = Paper(
     "Segmentation Models PyTorch",
@@ -222,6 +224,7 @@ def smp_pspnet(
 
 _BUILDERS: dict[str, Callable[..., DenseModel]] = {
     "unet": unet,
+    "unetplusplus": unetplusplus,
     "fpn": smp_fpn,
     "linknet": smp_linknet,
     "pspnet": smp_pspnet,
@@ -239,6 +242,18 @@ _NAMES: dict[str, tuple[tuple[str, str], ...]] = {
     "unet": (
         (r"^decoder\.blocks\.(\d)\.conv1\.", r"decoder.\1.0."),
         (r"^decoder\.blocks\.(\d)\.conv2\.", r"decoder.\1.1."),
+    ),
+    "unetplusplus": (
+        # Block x_d_l lies in row 3 - l, one place further for each step that d is below l.
+        *(
+            (rf"^decoder\.blocks\.x_{d}_{row}\.", f"nodes.{3 - row}_{row - d + 1}.unit.")
+            for row in range(4)
+            for d in range(row + 1)
+        ),
+        (r"^decoder\.blocks\.x_0_4\.", "heads.4.last."),
+        (r"^(nodes|heads)\.(.*)\.conv1\.", r"\1.\2.0."),
+        (r"^(nodes|heads)\.(.*)\.conv2\.", r"\1.\2.1."),
+        (r"^head\.", "heads.4.score."),
     ),
     "fpn": (
         (r"^decoder\.p5\.", "laterals.0."),
@@ -287,10 +302,10 @@ def from_smp(
 
     Args:
         state_dict: `smp_model.state_dict()`.
-        architecture: the name of SMP's class: "Unet", "FPN", "Linknet", "PSPNet", "DeepLabV3" or
-            "DeepLabV3Plus".
-        encoder: `encoder_name` as given to SMP: a ResNet or ResNeXt, a VGG (not for Unet), or "tu-" and the
-            name of a backbone of timm.
+        architecture: the name of SMP's class: "Unet", "UnetPlusPlus", "FPN", "Linknet", "PSPNet",
+            "DeepLabV3" or "DeepLabV3Plus".
+        encoder: `encoder_name` as given to SMP: a ResNet or ResNeXt, a VGG (not for the U-Nets), or "tu-" and
+            the name of a backbone of timm.
         output_stride: `encoder_output_stride` as given to SMP's DeepLabs; None for their defaults, 8 and 16.
 
     Raises:
@@ -300,8 +315,8 @@ def from_smp(
     if name not in _BUILDERS:
         raise ValueError(f"architecture must be one of SMP's {', '.join(_BUILDERS)}, got {architecture!r}")
     resnet, vgg = bool(_RESNETS.fullmatch(encoder)), bool(_VGGS.fullmatch(encoder))
-    if vgg and name == "unet":
-        raise ValueError(f"SMP's Unet on {encoder!r} has a centre block that no network here has")
+    if vgg and name in ("unet", "unetplusplus"):
+        raise ValueError(f"SMP's {architecture} on {encoder!r} has a centre block that no network here has")
     if not (resnet or vgg or encoder.startswith("tu-")):
         raise ValueError(
             f"SMP's encoder {encoder!r} is not supported: resnet18 to resnet152, resnext50_32x4d, "
@@ -322,6 +337,8 @@ def from_smp(
         arguments["fully_dilated"] = resnet
     elif output_stride is not None:
         raise ValueError(f"only SMP's DeepLabs have an output_stride, not {architecture!r}")
+    if name == "unetplusplus":
+        arguments["deep_supervision"] = False
     builder = _BUILDERS[name]
     model = builder(**arguments)
 

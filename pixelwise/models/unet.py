@@ -7,7 +7,7 @@ Three networks share the figure (Fig. 1 of the paper):
   scores as they have pixels. The released network differs from the figure in that a ReLU follows each
   up-convolution and dropout follows the two lowest levels; so does this one.
 - `UNet` is the form in which most people train it: padded, with batch norm; its layout is that of
-  github.com/milesial/Pytorch-UNet, whose weights `from_milesial` reads.
+  github.com/milesial/Pytorch-UNet, whose weights `from_milesial` reads. `unet_wide` is a narrower one.
 - `EncoderUNet` puts the decoder on any encoder; its layout is that of the U-Net in Segmentation Models
   PyTorch.
 
@@ -315,6 +315,14 @@ def unet_bilinear(num_classes: int, *, in_channels: int = 3, width: int = 64) ->
 def unet_original(num_classes: int, *, in_channels: int = 1, width: int = 64) -> UNetOriginal:
     """The paper's U-Net: unpadded, for grey images unless told otherwise."""
     return UNetOriginal(num_classes, in_channels=in_channels, width=width)
+
+
+def unet_wide(num_classes: int, *, in_channels: int = 3, width: int = 35) -> UNet:
+    """The wide U-Net that UNet++ is compared with: as many parameters, in 35 to 560 channels.
+
+    Its authors' has dropout and no batch norm; this one is the padded network above.
+    """
+    return UNet(num_classes, in_channels=in_channels, width=width)
 
 
 def from_milesial(state_dict: dict[str, Tensor]) -> UNet:

@@ -52,6 +52,7 @@ from .callbacks import (
 from .distributed import launch
 from .ema import WeightAverage
 from .environment import environment
+from .init_from import Taken, take_weights
 from .loggers import LogMetrics, check_logger
 from .module import TrainingModule
 from .optim import Optimization
@@ -204,6 +205,7 @@ class Experiment:
         total_steps: optimiser steps of the training.
         total_epochs: epochs; the last may be cut short by the steps.
         rank: number of this process.
+        taken: what the model begins with of another run; None where there is no other.
     """
 
     recipe: Recipe
@@ -216,6 +218,7 @@ class Experiment:
     total_steps: int
     total_epochs: int
     rank: int = 0
+    taken: Taken | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -244,6 +247,9 @@ def make_experiment(
         raise ValueError("precision 16 needs a GPU: take bf16, or 32")
     train_data, val_data, classes, task = _open(recipe, data)
     model, recipe = _make_model(recipe, task.model_arguments(classes), continued=continued)
+    taken = None
+    if recipe.init_from is not None and not continued:
+        taken = take_weights(model, recipe.init_from, classes.names)
     train_data, val_data = (part.with_channels(model.in_channels) for part in (train_data, val_data))
     if recipe.crop is not None and min(recipe.crop) < model.minimum_size:
         least, given = ([model.minimum_size] * len(recipe.crop), recipe.crop)
@@ -293,7 +299,7 @@ def make_experiment(
     optimization.make(module.model)  # what cannot be optimised is told now
     recipe = recipe.changed(task=task.name)
     return Experiment(
-        recipe, train_data, val_data, classes, task, module, batches, total_steps, total_epochs, rank
+        recipe, train_data, val_data, classes, task, module, batches, total_steps, total_epochs, rank, taken
     )
 
 
@@ -407,6 +413,8 @@ def _run(
         if epochs is not None:
             recipe = _of_other_length(recipe, path, epochs)
         experiment = make_experiment(recipe, data, continued=resumed and (path / LAST).is_file())
+        if experiment.taken is not None:
+            print(f"pixelwise: {experiment.taken}", file=sys.stderr)
         if recipe.devices > 1 and data is not None:
             _check_reopens(experiment)
         if not resumed:
@@ -518,7 +526,8 @@ def _make_model(recipe: Recipe, given: Settings, *, continued: bool) -> tuple[Mo
         kept = {**given, **recipe.model_arguments, **model.read_arguments}
         model.built_by = BuiltBy(recipe.model, kept)
         return model, recipe
-    if pretrained is None and may_be_pretrained(recipe.model, arguments):
+    begun = recipe.init_from is not None  # another run's weights take the place of published ones
+    if pretrained is None and not begun and may_be_pretrained(recipe.model, arguments):
         try:
             model = build(recipe.model, **arguments, pretrained=True)
             return model, recipe.changed(model_arguments={**recipe.model_arguments, "pretrained": True})
@@ -609,7 +618,7 @@ def _claim(experiment: Experiment, path: Path) -> Recipe:
     recipe = experiment.recipe
     absolute = {
         name: str(Path(given).resolve())
-        for name in ("data", "classes", "out")
+        for name in ("data", "classes", "init_from", "out")
         if (given := getattr(recipe, name))
     }
     recipe = recipe.changed(**{"out": str(path.resolve()), **absolute})

@@ -42,6 +42,18 @@ def test_the_help_tells_the_defaults_of_a_recipe() -> None:
             assert told == str(field.default), field.name
 
 
+def test_training_begins_with_the_weights_of_another_run_and_says_which(
+    pixelwise, street, weights, tmp_path
+) -> None:
+    options = ("--model", "unet", *SMALL, "--epochs", 1, "--out", tmp_path / "run")
+    shown = pixelwise("train", street, *options, "--init-from", weights)
+    assert shown.code == 0, shown.err
+    assert re.search(rf"(\d+) of \1 tensors begin as in {weights}\. Begin anew: none\.", shown.err)
+    refused = pixelwise("train", street, *options, "--init-from", tmp_path / "nowhere")
+    assert refused.code == 2
+    assert refused.err.strip().endswith(f"there is no checkpoint {tmp_path / 'nowhere'}")
+
+
 def test_training_writes_a_run_and_prints_its_scores(pixelwise, street, tmp_path) -> None:
     run = tmp_path / "run"
     shown = pixelwise(

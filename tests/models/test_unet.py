@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pixelwise.encoders import TimmEncoder, Tiny
-from pixelwise.models import EncoderUNet, UNet, from_milesial, unet, unet_bilinear, unet_original
+from pixelwise.models import EncoderUNet, UNet, from_milesial, unet, unet_bilinear, unet_original, unet_wide
 from pixelwise.types import BuiltBy
 
 
@@ -29,6 +29,14 @@ def count(model: nn.Module) -> int:
 def test_parameters_are_as_many_as_published(builder, num_classes: int, published: int) -> None:
     with torch.device("meta"):
         assert count(builder(num_classes)) == published
+
+
+def test_the_wide_one_is_as_large_as_its_authors() -> None:
+    # Theirs has a bias where ours has batch norm.
+    with torch.device("meta"):
+        model = unet_wide(1, in_channels=1)
+    assert count(model) == pytest.approx(9_282_246, rel=0.005)
+    assert [level[1][0].out_channels for level in model.down] == [35, 70, 140, 280, 560]
 
 
 # --- the paper's ----------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from pixelwise.checkpoint import load, save
 from pixelwise.models.smp import from_smp
 from pixelwise.types import ClassTable, DenseModel
 
-ARCHITECTURES = ["Unet", "FPN", "Linknet", "PSPNet", "DeepLabV3", "DeepLabV3Plus"]
+ARCHITECTURES = ["Unet", "UnetPlusPlus", "FPN", "Linknet", "PSPNet", "DeepLabV3", "DeepLabV3Plus"]
 TOLERANCE = 1e-4
 
 

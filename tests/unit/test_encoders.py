@@ -21,6 +21,7 @@ from pixelwise.encoders import (
     Tiny,
     WeightsUnavailable,
     dilate,
+    fetch_torchvision,
     has_weights,
     make_encoder,
 )
@@ -277,6 +278,18 @@ def test_weights_that_cannot_be_had_are_named(monkeypatch: pytest.MonkeyPatch, n
         WeightsUnavailable, match=rf"weights of '{name}' cannot be had: no connection to \S+ \(no"
     ):
         make_encoder(name, pretrained=True)
+
+
+def test_classifiers_of_torchvision_are_read_from_the_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path
+) -> None:
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(WeightsUnavailable, match="weights of 'alexnet' cannot be had: they are not in the"):
+        fetch_torchvision("alexnet")
+    (tmp_path / "checkpoints").mkdir()
+    torch.save({"features.0.bias": torch.ones(2)}, tmp_path / "checkpoints" / "alexnet-owt-7be5be79.pth")
+    assert fetch_torchvision("alexnet")["features.0.bias"].tolist() == [1, 1]
 
 
 def test_without_the_network_nothing_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,9 @@
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
-from pixelwise.layers import BatchNorm2d, ConvNormAct, Normalize, resize, resize_like, size_of
+from pixelwise.layers import BatchNorm2d, ConvNormAct, Normalize, max_pool_up, resize, resize_like, size_of
 
 
 @pytest.mark.parametrize(("kernel", "dilation"), [(1, 1), (3, 1), (3, 6), (5, 2), (7, 1)])
@@ -67,3 +68,11 @@ def test_an_image_below_the_minimum_is_refused_with_both_sizes() -> None:
     assert size_of(torch.rand(1, 3, 32, 40), 32) == (32, 40)
     with pytest.raises(ValueError, match="at least 32 x 32 pixels, got 40 x 31"):
         size_of(torch.rand(1, 3, 40, 31), 32)
+
+
+@pytest.mark.parametrize("window", [2, 3])
+@pytest.mark.parametrize("size", [(3, 4), (5, 8), (6, 7)])
+def test_pooling_rounds_up_as_ceil_mode_does(window: int, size: tuple[int, int]) -> None:
+    x = torch.randn(2, 3, *size)
+    found, _ = max_pool_up(x, window)
+    assert torch.equal(found, F.max_pool2d(x, window, 2, ceil_mode=True))
