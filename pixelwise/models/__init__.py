@@ -56,6 +56,19 @@ from .hourglass import (
     hourglass_2 as hourglass_2,
     hourglass_8 as hourglass_8,
 )
+from .hrnet import (
+    HighResolutionPyramid as HighResolutionPyramid,
+    HRNetV1 as HRNetV1,
+    HRNetV2 as HRNetV2,
+    HRNetV2p as HRNetV2p,
+    from_hrnet_segmentation as from_hrnet_segmentation,
+    hrnetv1_w32 as hrnetv1_w32,
+    hrnetv2 as hrnetv2,
+    hrnetv2_w18 as hrnetv2_w18,
+    hrnetv2_w32 as hrnetv2_w32,
+    hrnetv2_w48 as hrnetv2_w48,
+    hrnetv2p_w32 as hrnetv2p_w32,
+)
 from .hrnet_pose import (
     HRNetPose as HRNetPose,
     from_hrnet_pose as from_hrnet_pose,
@@ -73,6 +86,17 @@ from .mask_rcnn import (
     mask_rcnn_resnet50_fpn as mask_rcnn_resnet50_fpn,
     mask_rcnn_resnet50_fpn_v2 as mask_rcnn_resnet50_fpn_v2,
     mask_rcnn_resnet101_fpn as mask_rcnn_resnet101_fpn,
+)
+from .ocrnet import (
+    ObjectAttention as ObjectAttention,
+    ObjectContext as ObjectContext,
+    OCRNet as OCRNet,
+    from_hrnet_ocr as from_hrnet_ocr,
+    ocrnet as ocrnet,
+    ocrnet_hrnet as ocrnet_hrnet,
+    ocrnet_hrnet_w48 as ocrnet_hrnet_w48,
+    ocrnet_hrnet_w48_aspp as ocrnet_hrnet_w48_aspp,
+    ocrnet_resnet101 as ocrnet_resnet101,
 )
 from .panoptic_fpn import (
     PanopticFPN as PanopticFPN,
