@@ -50,6 +50,19 @@ from .fcn import (
 )
 from .feature_pyramid import FeaturePyramid as FeaturePyramid
 from .fpn import FPN as FPN, fpn as fpn
+from .gated_scnn import (
+    EdgeLogits as EdgeLogits,
+    GatedConvolution as GatedConvolution,
+    GatedSCNN as GatedSCNN,
+    gated_scnn as gated_scnn,
+    gated_scnn_wide_resnet38 as gated_scnn_wide_resnet38,
+)
+from .hmsa_ocrnet import (
+    HMSAOCRNet as HMSAOCRNet,
+    MultiScaleLogits as MultiScaleLogits,
+    hmsa_ocrnet as hmsa_ocrnet,
+    hmsa_ocrnet_hrnet_w48 as hmsa_ocrnet_hrnet_w48,
+)
 from .hourglass import (
     StackedHourglass as StackedHourglass,
     hourglass as hourglass,
@@ -76,6 +89,14 @@ from .hrnet_pose import (
     hrnet_pose_w32 as hrnet_pose_w32,
     hrnet_pose_w48 as hrnet_pose_w48,
 )
+from .ladder_densenet import (
+    LadderDenseNet as LadderDenseNet,
+    LadderLogits as LadderLogits,
+    LadderUnit as LadderUnit,
+    ladder_densenet as ladder_densenet,
+    ladder_densenet121 as ladder_densenet121,
+    ladder_densenet169 as ladder_densenet169,
+)
 from .linknet import LinkNet as LinkNet, linknet as linknet
 from .mask_rcnn import (
     MaskHead as MaskHead,
@@ -86,6 +107,13 @@ from .mask_rcnn import (
     mask_rcnn_resnet50_fpn as mask_rcnn_resnet50_fpn,
     mask_rcnn_resnet50_fpn_v2 as mask_rcnn_resnet50_fpn_v2,
     mask_rcnn_resnet101_fpn as mask_rcnn_resnet101_fpn,
+)
+from .nasfpn import (
+    NASFPN as NASFPN,
+    NASFPNCell as NASFPNCell,
+    nasfpn as nasfpn,
+    nasfpn_efficientnet_b7 as nasfpn_efficientnet_b7,
+    nasfpn_efficientnet_l2 as nasfpn_efficientnet_l2,
 )
 from .ocrnet import (
     ObjectAttention as ObjectAttention,
@@ -124,6 +152,7 @@ from .simplebaseline import (
     simplebaseline as simplebaseline,
     simplebaseline_resnet50 as simplebaseline_resnet50,
 )
+from .sinet import SINet as SINet, from_sinet as from_sinet, sinet as sinet
 from .smp import (
     SMPFPN as SMPFPN,
     SMPLinknet as SMPLinknet,
@@ -139,6 +168,12 @@ from .smp_deeplabv3 import (
     smp_deeplabv3 as smp_deeplabv3,
     smp_deeplabv3plus as smp_deeplabv3plus,
 )
+from .spgnet import (
+    PredictionGuidance as PredictionGuidance,
+    SPGNet as SPGNet,
+    spgnet as spgnet,
+    spgnet_resnet50 as spgnet_resnet50,
+)
 from .unet import (
     EncoderUNet as EncoderUNet,
     UNet as UNet,
@@ -150,3 +185,4 @@ from .unet import (
 )
 from .unet3d import UNet3D as UNet3D, unet3d as unet3d
 from .vnet import VNet as VNet, VNetReleased as VNetReleased, vnet as vnet, vnet_released as vnet_released
+from .wide_resnet38 import WideResNetSegmentation as WideResNetSegmentation, wide_resnet38 as wide_resnet38

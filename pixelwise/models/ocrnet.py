@@ -63,7 +63,7 @@ class RegionHead(nn.Sequential):
 
 
 def gather(x: Float[Tensor, "b c h w"], regions: Float[Tensor, "b k h w"]) -> Float[Tensor, "b c k 1"]:
-    """The representation of each region: the mean of all pixels, weighted by its softmax over space (Eq. 8)."""
+    """The mean of all pixels for each region, weighted by its softmax over space (Eq. 8)."""
     weights = regions.flatten(2).softmax(2)  # b k hw
     return (x.flatten(2) @ weights.transpose(1, 2))[..., None]
 
