@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Integer
@@ -107,6 +107,18 @@ def fit(x: Float[Tensor, "b c _ _"], size: tuple[int, int], *, offset: int = 0) 
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.pad(x, (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2]), mode="replicate")
+
+
+def at_least(size: int, least: int) -> int:
+    """The larger of two sizes, also where an exported program must serve more than the traced one.
+
+    Programs for all sizes cannot be exported where a map is one cell long at the traced size: such a length
+    is taken for a constant.
+
+    >>> at_least(2, 3)
+    3
+    """
+    return cast(int, torch.sym_max(size, least))
 
 
 def max_pool_up(

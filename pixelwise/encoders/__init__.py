@@ -25,6 +25,7 @@ from .torchvision import (
     MobileNetV3Large as MobileNetV3Large,
     fold_frozen_norms as fold_frozen_norms,
 )
+from .wide_resnet import WideResNet38 as WideResNet38
 
 
 class Named(NamedTuple):

@@ -20,7 +20,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers import IMAGENET_MEAN, IMAGENET_STD, BatchNorm2d, ConvNormAct, Normalize
+from ..layers import IMAGENET_MEAN, IMAGENET_STD, BatchNorm2d, ConvNormAct, Normalize, resize_like
 from ..types import STAGES, Features, PerStage
 from .base import Encoder
 from .published import fetch
@@ -101,19 +101,18 @@ class ExchangeModule(nn.Module):
         for target, bridges in self.fuse_layers.items():
             assert isinstance(bridges, nn.ModuleList)
             like = maps[int(target)]
-            arrived = [self._resized(bridge(x), like) for bridge, x in zip(bridges, maps, strict=True)]
+            arrived = [bridge(x) for bridge, x in zip(bridges, maps, strict=True)]
+            # Finer branches arrive with the right size.
+            arrived[int(target) + 1 :] = [self._resized(x, like) for x in arrived[int(target) + 1 :]]
             fused.append(F.relu(sum(arrived[1:], arrived[0])))
         return fused
 
     def _resized(
         self, x: Float[Tensor, "b c _ _"], like: Float[Tensor, "b _ h w"]
     ) -> Float[Tensor, "b c h w"]:
-        size = (like.shape[-2], like.shape[-1])
-        if tuple(x.shape[-2:]) == size:
-            return x
-        if self.upsampling == "nearest":
-            return F.interpolate(x, size, mode="nearest")
-        return F.interpolate(x, size, mode="bilinear", align_corners=True)
+        if self.upsampling == "bilinear":
+            return resize_like(x, like, align_corners=True)
+        return F.interpolate(x, (like.shape[-2], like.shape[-1]), mode="nearest")
 
 
 def _bridge(widths: Sequence[int], source: int, target: int) -> nn.Module:

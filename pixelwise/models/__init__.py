@@ -71,11 +71,37 @@ from .full_resolution_cnn import (
     FullResolutionCNN as FullResolutionCNN,
     full_resolution_cnn as full_resolution_cnn,
 )
+from .gated_scnn import (
+    EdgeLogits as EdgeLogits,
+    GatedConvolution as GatedConvolution,
+    GatedSCNN as GatedSCNN,
+    gated_scnn as gated_scnn,
+    gated_scnn_wide_resnet38 as gated_scnn_wide_resnet38,
+)
+from .hmsa_ocrnet import (
+    HMSAOCRNet as HMSAOCRNet,
+    MultiScaleLogits as MultiScaleLogits,
+    hmsa_ocrnet as hmsa_ocrnet,
+    hmsa_ocrnet_hrnet_w48 as hmsa_ocrnet_hrnet_w48,
+)
 from .hourglass import (
     StackedHourglass as StackedHourglass,
     hourglass as hourglass,
     hourglass_2 as hourglass_2,
     hourglass_8 as hourglass_8,
+)
+from .hrnet import (
+    HighResolutionPyramid as HighResolutionPyramid,
+    HRNetV1 as HRNetV1,
+    HRNetV2 as HRNetV2,
+    HRNetV2p as HRNetV2p,
+    from_hrnet_segmentation as from_hrnet_segmentation,
+    hrnetv1_w32 as hrnetv1_w32,
+    hrnetv2 as hrnetv2,
+    hrnetv2_w18 as hrnetv2_w18,
+    hrnetv2_w32 as hrnetv2_w32,
+    hrnetv2_w48 as hrnetv2_w48,
+    hrnetv2p_w32 as hrnetv2p_w32,
 )
 from .hrnet_pose import (
     HRNetPose as HRNetPose,
@@ -83,6 +109,14 @@ from .hrnet_pose import (
     hrnet_pose as hrnet_pose,
     hrnet_pose_w32 as hrnet_pose_w32,
     hrnet_pose_w48 as hrnet_pose_w48,
+)
+from .ladder_densenet import (
+    LadderDenseNet as LadderDenseNet,
+    LadderLogits as LadderLogits,
+    LadderUnit as LadderUnit,
+    ladder_densenet as ladder_densenet,
+    ladder_densenet121 as ladder_densenet121,
+    ladder_densenet169 as ladder_densenet169,
 )
 from .linknet import LinkNet as LinkNet, linknet as linknet
 from .mask_rcnn import (
@@ -96,6 +130,24 @@ from .mask_rcnn import (
     mask_rcnn_resnet101_fpn as mask_rcnn_resnet101_fpn,
 )
 from .msci import MSCI as MSCI, msci as msci, msci_resnet152 as msci_resnet152
+from .nasfpn import (
+    NASFPN as NASFPN,
+    NASFPNCell as NASFPNCell,
+    nasfpn as nasfpn,
+    nasfpn_efficientnet_b7 as nasfpn_efficientnet_b7,
+    nasfpn_efficientnet_l2 as nasfpn_efficientnet_l2,
+)
+from .ocrnet import (
+    ObjectAttention as ObjectAttention,
+    ObjectContext as ObjectContext,
+    OCRNet as OCRNet,
+    from_hrnet_ocr as from_hrnet_ocr,
+    ocrnet as ocrnet,
+    ocrnet_hrnet as ocrnet_hrnet,
+    ocrnet_hrnet_w48 as ocrnet_hrnet_w48,
+    ocrnet_hrnet_w48_aspp as ocrnet_hrnet_w48_aspp,
+    ocrnet_resnet101 as ocrnet_resnet101,
+)
 from .panoptic_fpn import (
     PanopticFPN as PanopticFPN,
     PanopticLogits as PanopticLogits,
@@ -125,6 +177,7 @@ from .simplebaseline import (
     simplebaseline as simplebaseline,
     simplebaseline_resnet50 as simplebaseline_resnet50,
 )
+from .sinet import SINet as SINet, from_sinet as from_sinet, sinet as sinet
 from .smp import (
     SMPFPN as SMPFPN,
     SMPLinknet as SMPLinknet,
@@ -139,6 +192,12 @@ from .smp_deeplabv3 import (
     SMPDeepLabV3Plus as SMPDeepLabV3Plus,
     smp_deeplabv3 as smp_deeplabv3,
     smp_deeplabv3plus as smp_deeplabv3plus,
+)
+from .spgnet import (
+    PredictionGuidance as PredictionGuidance,
+    SPGNet as SPGNet,
+    spgnet as spgnet,
+    spgnet_resnet50 as spgnet_resnet50,
 )
 from .ternausnet import (
     TernausNet as TernausNet,
@@ -163,3 +222,4 @@ from .unetplusplus import (
     unetplusplus as unetplusplus,
 )
 from .vnet import VNet as VNet, VNetReleased as VNetReleased, vnet as vnet, vnet_released as vnet_released
+from .wide_resnet38 import WideResNetSegmentation as WideResNetSegmentation, wide_resnet38 as wide_resnet38

@@ -29,6 +29,10 @@ def small(name: str, device: str) -> DenseModel:
         arguments["encoder"] = "tiny"
     if "width" in known:
         arguments["width"] = 4
+    if "modules" in known:
+        arguments["modules"] = (1, 1, 1)
+    if "blocks" in known:
+        arguments["blocks"] = 1
     with torch.device(device):
         return build(name, 3, **arguments)
 

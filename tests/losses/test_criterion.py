@@ -13,9 +13,10 @@ from pixelwise.losses import (
     cross_entropy,
     dice_loss,
     focal_loss,
+    loss_parts,
     make_criterion,
 )
-from pixelwise.types import Batch, ClassMasks, ClassTable, DenseLogits
+from pixelwise.types import Batch, ClassMasks, ClassTable, DenseLogits, value
 
 CLASSES = ClassTable.of("sky", "road", "car")
 MULTILABEL = ClassTable(CLASSES.names, CLASSES.colors, exclusive=False)
@@ -62,6 +63,30 @@ def test_every_auxiliary_map_adds_its_loss_times_the_weight() -> None:
     torch.testing.assert_close(parts["aux"], 0.3 * sum(of(aux) for aux in output.aux_logits))
     torch.testing.assert_close(criterion(output, batch), sum(parts.values()))
     assert make_criterion("dice", CLASSES).aux_weight == 0.4  # PSPNet's
+
+
+@value
+class WithShares(DenseLogits):
+    """Scores of every pixel, and the share of each class in the image."""
+
+    shares: Tensor | None = None
+
+
+@loss_parts.register
+def share_losses(output: WithShares, batch: Batch) -> dict[str, Tensor]:
+    return {} if output.shares is None else {"shares": 3 * output.shares.square().mean()}
+
+
+def test_what_a_paper_adds_to_the_loss_of_the_pixels_comes_with_its_output() -> None:
+    output, batch = example(num_aux=1)
+    criterion, shares = Criterion(CrossEntropy()), torch.rand(2, 3)
+    extended = WithShares(output.coarse, output.size, output.aux, shares=shares)
+    plain, parts = criterion.parts(output, batch), criterion.parts(extended, batch)
+    assert parts == plain | {"shares": 3 * shares.square().mean()}
+    torch.testing.assert_close(criterion(extended, batch), criterion(output, batch) + parts["shares"])
+    assert "shares" in criterion.breakdown(extended, batch)
+    in_evaluation = WithShares(output.coarse, output.size)
+    assert set(criterion.parts(in_evaluation, batch)) == {"cross_entropy"}
 
 
 def test_gradients_reach_main_and_auxiliary_maps() -> None:
