@@ -76,13 +76,20 @@ class NoLoss(ValueError):
 def loss_parts(output: object, batch: Batch) -> dict[str, Float[Tensor, ""]]:
     """The loss that a paper defines for its own output, in parts, weights applied.
 
-    Registered beside the network, by the type of the output: `@loss_parts.register`.
+    Registered beside the network, by the type of the output: `@loss_parts.register`. For a type that is
+    also `DenseLogits` it is what the paper adds to the loss of the scores, which is chosen as for any other
+    network.
 
     Raises:
         NoLoss: if this output has none, because of the mode of its network.
         ValueError: if no loss is registered for that type.
     """
     raise ValueError(f"no loss is defined for {type(output).__name__}")
+
+
+@loss_parts.register
+def _(output: DenseLogits, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    return {}
 
 
 class PaperCriterion(nn.Module):
@@ -100,7 +107,8 @@ class PaperCriterion(nn.Module):
 class Criterion(PaperCriterion):
     """The loss of scores of every pixel, auxiliary maps included; of other outputs, that of their paper.
 
-    Every map is resized to the image, as PSPNet does; the labels never are.
+    Every map is resized to the image, as PSPNet does; the labels never are. Where a paper adds a loss of its
+    own to that of the scores, it is added here too, see `loss_parts`.
 
     Args:
         loss: takes logits `b k H W` and the labels of a batch, gives a scalar.
@@ -121,14 +129,17 @@ class Criterion(PaperCriterion):
         self.aux_weight = aux_weight
 
     def parts(self, output: Any, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """Each term of the loss, and "aux" where the output has auxiliary maps; weights are applied."""
+        """Each term of the loss, "aux" where the output has auxiliary maps, and what a paper adds.
+
+        Weights are applied.
+        """
         if not isinstance(output, DenseLogits):
             return super().parts(output, batch)
         parts = self.loss.parts(output.logits, batch.labels)
         if output.aux:
             losses = [self.loss(logits, batch.labels) for logits in output.aux_logits]
             parts["aux"] = self.aux_weight * torch.stack(losses).sum()
-        return parts
+        return parts | super().parts(output, batch)
 
     @property
     def part_weights(self) -> dict[str, float]:
@@ -152,7 +163,7 @@ class Criterion(PaperCriterion):
         width = max(len(name) for name in (*parts, "part"))
         lines = [f"{'part':{width}}  {'value':>9}  {'weight':>6}  {'added':>6}"]
         for name, added in parts.items():
-            weight = weights[name]
+            weight = weights.get(name, 1.0)  # a paper's own part tells no weight
             value = f"{added / weight:.4f}" if weight else ""
             lines.append(f"{name:{width}}  {value:>9}  {weight:>6g}  {added:.4f}")
         lines.append(f"{'sum':{width}}  {'':>9}  {'':>6}  {sum(parts.values()):.4f}")

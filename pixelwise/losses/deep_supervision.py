@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..types import Batch, DenseLogits
-from .criterion import Criterion
+from .criterion import Criterion, loss_parts
 
 Resized = Literal["labels", "maps"]
 
@@ -106,7 +106,7 @@ class DeepSupervision(Criterion):
         self.weights, self.resize = tuple(float(weight) for weight in weights), resize
 
     def parts(self, output: DenseLogits, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-        """The loss of each level, by its number; weights are applied.
+        """The loss of each level, by its number, and what a paper adds; weights are applied.
 
         Raises:
             ValueError: if the output has more levels than there are weights.
@@ -119,7 +119,8 @@ class DeepSupervision(Criterion):
             resize=self.resize,
             align_corners=output.align_corners,
         )
-        return {f"level_{number}": part for number, part in enumerate(levels)}
+        parts = {f"level_{number}": part for number, part in enumerate(levels)}
+        return parts | loss_parts(output, batch)
 
     @property
     def part_weights(self) -> dict[str, float]:
