@@ -2,11 +2,13 @@
 
 import pytest
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from pixelwise.losses import (
     Criterion,
     CrossEntropy,
+    DeepSupervision,
     Dice,
     Focal,
     WeightedSum,
@@ -223,3 +225,33 @@ def test_sums_that_cannot_be_are_refused() -> None:
         WeightedSum({})
     with pytest.raises(ValueError, match="the sum has the terms dice, not dise"):
         WeightedSum({"dice": Dice()}, {"dise": 2.0})
+
+
+@value
+class WithRest(DenseLogits):
+    """What a paper's network may return: scores, and something with a loss of its own."""
+
+    rest: Float[Tensor, "b"] | None = None
+
+
+@loss_parts.register
+def _(output: WithRest, batch: Batch) -> dict[str, Float[Tensor, ""]]:
+    return {} if output.rest is None else {"rest": output.rest.mean()}
+
+
+def test_what_a_paper_adds_to_the_loss_of_the_scores_is_added() -> None:
+    plain, batch = example(num_aux=1)
+    rest = torch.tensor([1.0, 3.0], requires_grad=True)
+    output = WithRest(plain.coarse, plain.size, plain.aux, rest=rest)
+    for criterion in (Criterion(CrossEntropy()), DeepSupervision(CrossEntropy(), [1.0, 0.5])):
+        assert criterion.parts(output, batch) == criterion.parts(plain, batch) | {"rest": 2.0}
+        torch.testing.assert_close(criterion(output, batch), criterion(plain, batch) + 2)
+        assert "rest" not in criterion.parts(WithRest(plain.coarse, plain.size), batch)
+        assert criterion.breakdown(output, batch).splitlines()[-2].split() == [
+            "rest",
+            "2.0000",
+            "1",
+            "2.0000",
+        ]
+    criterion(output, batch).backward()
+    assert rest.grad.tolist() == [0.5, 0.5]
