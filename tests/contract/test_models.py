@@ -30,6 +30,10 @@ def small_arguments(name: str) -> dict[str, object]:
         arguments["encoder"] = "tiny"
     if "width" in known:
         arguments["width"] = 4
+    if "steps" in known:
+        arguments["steps"] = 1
+    if "units" in known:
+        arguments["units"] = 2
     return arguments
 
 
