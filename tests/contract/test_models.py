@@ -35,6 +35,10 @@ def small_arguments(name: str) -> dict[str, object]:
         arguments["modules"] = (1, 1, 1)
     if "blocks" in known:
         arguments["blocks"] = 1
+    if "steps" in known:
+        arguments["steps"] = 1
+    if "units" in known:
+        arguments["units"] = 2
     return arguments
 
 

@@ -44,7 +44,8 @@ ENCODERS = ("tiny", "resnet18")
 STEPS, BIG = 60, 12_000_000
 SMALL: dict[str, object] = {
     "encoder": "tiny", "width": 8, "min_size": None, "stacks": 1, "modules": (1, 1, 1), "blocks": 1,
-    "num_classes": 3, "num_joints": 2, "things": (1, 2), "min_stuff_area": 1, "window": 64,
+    "steps": 1, "units": 2, "num_classes": 3, "num_joints": 2, "things": (1, 2), "min_stuff_area": 1,
+    "window": 64,
 }  # fmt: skip
 
 
