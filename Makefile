@@ -48,6 +48,7 @@ bench: .venv/dev
 	$(BIN)/python bench/metrics.py
 	$(BIN)/python bench/classical.py
 	$(BIN)/python bench/mask_rcnn.py
+	$(BIN)/python bench/patch_classifier.py
 
 docs: .venv/dev
 	$(BIN)/python docs/make_models_table.py

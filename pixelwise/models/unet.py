@@ -7,7 +7,8 @@ Three networks share the figure (Fig. 1 of the paper):
   scores as they have pixels. The released network differs from the figure in that a ReLU follows each
   up-convolution and dropout follows the two lowest levels; so does this one.
 - `UNet` is the form in which most people train it: padded, with batch norm; its layout is that of
-  github.com/milesial/Pytorch-UNet, whose weights `from_milesial` reads. `unet_wide` is a narrower one.
+  github.com/milesial/Pytorch-UNet, whose weights `from_milesial` reads. `unet_wide` begins with 35 channels,
+  not 64: wide beside the 32 of the U-Net that UNet++ was first compared with.
 - `EncoderUNet` puts the decoder on any encoder; its layout is that of the U-Net in Segmentation Models
   PyTorch.
 

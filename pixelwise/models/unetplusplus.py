@@ -47,6 +47,10 @@ DEPTH = 4  # of the whole network: L4
 class NestedUNet(DenseModel):
     """A grid of nodes with a head at the end of its first row, or at each node of it.
 
+    Args:
+        num_classes: number of channels k of the logits.
+        in_channels: of the image.
+
     Attributes:
         nodes: by "i_j", those with j > 0 and i + j of at most the depth.
         heads: by the number of their level.
@@ -54,6 +58,10 @@ class NestedUNet(DenseModel):
 
     nodes: nn.ModuleDict
     heads: nn.ModuleDict
+
+    def __init__(self, num_classes: int, in_channels: int) -> None:
+        super().__init__()
+        self.num_classes, self.in_channels = num_classes, in_channels
 
     def column(self, image: Float[Tensor, "b c H W"]) -> list[Tensor]:
         """The encoder's nodes X^{i,0}, the finest first."""
@@ -187,8 +195,7 @@ class UNetPlusPlus(NestedUNet):
         depth: int = DEPTH,
         deep_supervision: bool = True,
     ) -> None:
-        super().__init__()
-        self.num_classes, self.in_channels = num_classes, in_channels
+        super().__init__(num_classes, in_channels)
         grid = places(depth)
         c = [width * 2**i for i in range(depth + 1)]
         self.down = nn.ModuleList(Unit(a, b) for a, b in zip([in_channels, *c[:-1]], c, strict=True))
@@ -264,8 +271,7 @@ class EncoderUNetPlusPlus(NestedUNet):
         depth: int = DEPTH,
         deep_supervision: bool = True,
     ) -> None:
-        super().__init__()
-        self.num_classes, self.in_channels = num_classes, encoder.in_channels
+        super().__init__(num_classes, encoder.in_channels)
         self.encoder, self.depth = encoder, depth
         # Channels of node X^{i,j}: those of the encoder's stage, at the end of a row those of a decoder.
         c = {(i, 0): channels for i, channels in enumerate(encoder.channels)}

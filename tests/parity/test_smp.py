@@ -160,7 +160,7 @@ def test_a_converted_network_can_be_saved_and_loaded(architecture: str, tmp_path
 
 def test_what_is_not_supported_is_said_in_one_sentence() -> None:
     weights = peer("FPN").state_dict()
-    with pytest.raises(ValueError, match=r"one of SMP's unet, fpn.* got 'MAnet'"):
+    with pytest.raises(ValueError, match=r"one of SMP's unet, unetplusplus, fpn.* got 'MAnet'"):
         from_smp(weights, "MAnet", encoder="resnet18")
     with pytest.raises(ValueError, match="'mobilenet_v2' is not supported"):
         from_smp(weights, "FPN", encoder="mobilenet_v2")
