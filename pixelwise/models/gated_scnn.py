@@ -15,7 +15,8 @@ The image's gradients are Canny edges, computed by fixed convolutions, so that t
 Departures from the authors' code (github.com/nv-tlabs/GSCNN), which departs from the paper here: Canny sees
 the image, not its normalised copy cast to bytes; the edge loss takes scores, not probabilities passed as
 scores; gradients are central differences of smoothed maps as in the paper, where the code skips both; the
-border of the image is no edge. A convolution that nothing uses is left out.
+border of the image is no edge. A convolution that nothing uses, and six biases that the norm behind them
+takes away, are left out.
 """
 
 import math
@@ -106,7 +107,12 @@ class GatedConvolution(nn.Module):
         super().__init__()
         c = channels + 1
         self.gate = nn.Sequential(
-            BatchNorm2d(c), nn.Conv2d(c, c, 1), nn.ReLU(), nn.Conv2d(c, 1, 1), BatchNorm2d(1), nn.Sigmoid()
+            BatchNorm2d(c),
+            nn.Conv2d(c, c, 1),
+            nn.ReLU(),
+            nn.Conv2d(c, 1, 1, bias=False),
+            BatchNorm2d(1),
+            nn.Sigmoid(),
         )
         self.convolution = nn.Conv2d(channels, channels, 1, bias=False)
         nn.init.xavier_normal_(self.convolution.weight)
@@ -123,16 +129,16 @@ class ShapeStream(nn.Module):
     """From the first map of the regular stream to a score of edges at every pixel (Fig. 2, lower half).
 
     Args:
-        channels: of the first map; residual blocks have these, then a half and a quarter of them.
+        channels: of the first map; residual blocks have these, then a half and a quarter, at least 8.
         deeper: channels of the three maps that the gates see.
     """
 
     def __init__(self, channels: int, deeper: tuple[int, int, int]) -> None:
         super().__init__()
-        widths = [max(channels >> i, 1) for i in range(4)]  # 64, 32, 16 and 8
+        widths = [channels, *(max(channels >> i, 8) for i in (1, 2, 3))]  # 64, 32, 16 and 8
         self.blocks = nn.ModuleList(BasicBlock(c) for c in widths[:3])
         self.reduce = nn.ModuleList(nn.Conv2d(a, b, 1) for a, b in pairwise(widths))
-        self.seen = nn.ModuleList(nn.Conv2d(c, 1, 1) for c in deeper)
+        self.seen = nn.ModuleList(nn.Conv2d(c, 1, 1, bias=False) for c in deeper)
         self.gates = nn.ModuleList(GatedConvolution(c) for c in widths[1:])
         self.fuse = nn.Conv2d(widths[3], 1, 1, bias=False)
 
@@ -157,7 +163,7 @@ class EdgePyramidPooling(nn.Module):
         c_out: channels of each branch and of the output.
     """
 
-    def __init__(self, c_in: int, c_out: int = 256) -> None:
+    def __init__(self, c_in: int, c_out: int) -> None:
         super().__init__()
         self.image = nn.Sequential(nn.AdaptiveAvgPool2d(1), ConvNormAct(c_in, c_out, 1))
         self.edge = ConvNormAct(1, c_out, 1)
@@ -197,11 +203,14 @@ class GatedSCNN(DenseModel):
         encoder: gives c1, c2, c3 and c5, of stride 8, and the first map.
         first: name and channels of the map that the shape stream begins with.
         num_classes: number of channels k of the logits.
+        width: a quarter of the channels of the pyramid pooling's branches and of the decoder.
     """
 
     output = EdgeLogits
 
-    def __init__(self, encoder: Encoder, first: tuple[str, int], num_classes: int) -> None:
+    def __init__(
+        self, encoder: Encoder, first: tuple[str, int], num_classes: int, *, width: int = 64
+    ) -> None:
         super().__init__()
         self.num_classes, self.in_channels = num_classes, encoder.in_channels
         self.encoder = encoder
@@ -209,10 +218,12 @@ class GatedSCNN(DenseModel):
         c = encoder.channels
         self.shape = ShapeStream(channels, (c.c2, c.c3, c.c5))
         self.mix = nn.Conv2d(2, 1, 1, bias=False)  # of the edges and the image's gradients
-        self.context = EdgePyramidPooling(c.c5)
+        self.context = EdgePyramidPooling(c.c5, 4 * width)
         self.fine = nn.Conv2d(c.c1, 48, 1, bias=False)
         self.head = nn.Sequential(
-            ConvNormAct(256 + 48, 256), ConvNormAct(256, 256), nn.Conv2d(256, num_classes, 1, bias=False)
+            ConvNormAct(4 * width + 48, 4 * width),
+            ConvNormAct(4 * width, 4 * width),
+            nn.Conv2d(4 * width, num_classes, 1, bias=False),
         )
 
     def forward(self, image: Float[Tensor, "b c H W"]) -> EdgeLogits:
@@ -328,6 +339,7 @@ def gated_scnn(
     in_channels: int = 3,
     pretrained: bool = False,
     stem: StemPolicy = "repeat",
+    width: int = 64,
 ) -> GatedSCNN:
     """Gated-SCNN on any encoder that can be dilated; the shape stream begins with its c1."""
     made = make_encoder(
@@ -338,7 +350,7 @@ def gated_scnn(
         output_stride=8,
         stages=("c1", "c2", "c3", "c5"),
     )
-    return GatedSCNN(made, ("c1", made.channels.c1), num_classes)
+    return GatedSCNN(made, ("c1", made.channels.c1), num_classes, width=width)
 
 
 def gated_scnn_wide_resnet38(num_classes: int, *, in_channels: int = 3) -> GatedSCNN:
