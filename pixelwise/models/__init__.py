@@ -1,5 +1,11 @@
 """Every network, by name. This namespace is the registry: a line here is all that a new model needs."""
 
+from .bisenet import (
+    BiSeNet as BiSeNet,
+    bisenet as bisenet,
+    bisenet_resnet18 as bisenet_resnet18,
+    bisenet_resnet101 as bisenet_resnet101,
+)
 from .deeplabv3 import (
     ASPP as ASPP,
     DeepLabV3 as DeepLabV3,
@@ -15,6 +21,12 @@ from .deeplabv3plus import (
     deeplabv3plus as deeplabv3plus,
     deeplabv3plus_resnet101 as deeplabv3plus_resnet101,
 )
+from .dfn import (
+    DFN as DFN,
+    DFNLogits as DFNLogits,
+    dfn as dfn,
+    dfn_resnet101 as dfn_resnet101,
+)
 from .espnetv2 import (
     ESPNetv2 as ESPNetv2,
     espnetv2_s_0_5 as espnetv2_s_0_5,
@@ -23,6 +35,14 @@ from .espnetv2 import (
     espnetv2_s_1_25 as espnetv2_s_1_25,
     espnetv2_s_2_0 as espnetv2_s_2_0,
     from_edgenets as from_edgenets,
+)
+from .exfuse import (
+    ExFuse as ExFuse,
+    SemanticSupervision as SemanticSupervision,
+    exfuse as exfuse,
+    exfuse_resnet101 as exfuse_resnet101,
+    exfuse_resnext101 as exfuse_resnext101,
+    exfuse_resnext131 as exfuse_resnext131,
 )
 from .fast_rcnn import BoxHead as BoxHead
 from .faster_rcnn import (
@@ -50,6 +70,16 @@ from .fcn import (
 )
 from .feature_pyramid import FeaturePyramid as FeaturePyramid
 from .fpn import FPN as FPN, fpn as fpn
+from .frrn import FRRN as FRRN, frrn_a as frrn_a, frrn_b as frrn_b
+from .gcn import (
+    GCN as GCN,
+    BoundaryRefinement as BoundaryRefinement,
+    GlobalConvolution as GlobalConvolution,
+    gcn as gcn,
+    gcn_resnet101 as gcn_resnet101,
+    gcn_resnet152 as gcn_resnet152,
+)
+from .gridnet import GridNet as GridNet, gridnet as gridnet
 from .hourglass import (
     StackedHourglass as StackedHourglass,
     hourglass as hourglass,
@@ -64,6 +94,12 @@ from .hrnet_pose import (
     hrnet_pose_w48 as hrnet_pose_w48,
 )
 from .linknet import LinkNet as LinkNet, linknet as linknet
+from .lraspp import (
+    LRASPP as LRASPP,
+    from_torchvision_lraspp as from_torchvision_lraspp,
+    lraspp as lraspp,
+)
+from .manet import MANet as MANet, from_smp_manet as from_smp_manet, manet as manet
 from .mask_rcnn import (
     MaskHead as MaskHead,
     MaskRCNN as MaskRCNN,
@@ -74,11 +110,22 @@ from .mask_rcnn import (
     mask_rcnn_resnet50_fpn_v2 as mask_rcnn_resnet50_fpn_v2,
     mask_rcnn_resnet101_fpn as mask_rcnn_resnet101_fpn,
 )
+from .pan import (
+    PAN as PAN,
+    FeaturePyramidAttention as FeaturePyramidAttention,
+    GlobalAttentionUpsample as GlobalAttentionUpsample,
+    pan as pan,
+)
 from .panoptic_fpn import (
     PanopticFPN as PanopticFPN,
     PanopticLogits as PanopticLogits,
     panoptic_fpn as panoptic_fpn,
     panoptic_fpn_resnet50 as panoptic_fpn_resnet50,
+)
+from .pointrend import (
+    PointLogits as PointLogits,
+    PointRend as PointRend,
+    pointrend as pointrend,
 )
 from .pspnet import (
     PSPNet as PSPNet,
@@ -87,6 +134,14 @@ from .pspnet import (
     pspnet as pspnet,
     pspnet_resnet50 as pspnet_resnet50,
     pspnet_resnet101 as pspnet_resnet101,
+)
+from .refinenet import (
+    ChainedResidualPooling as ChainedResidualPooling,
+    RefineNet as RefineNet,
+    ResidualConvUnit as ResidualConvUnit,
+    refinenet as refinenet,
+    refinenet_resnet101 as refinenet_resnet101,
+    refinenet_resnet152 as refinenet_resnet152,
 )
 from .segnet import (
     SegNet as SegNet,
