@@ -1,5 +1,11 @@
 """Every network, by name. This namespace is the registry: a line here is all that a new model needs."""
 
+from .bisenet import (
+    BiSeNet as BiSeNet,
+    bisenet as bisenet,
+    bisenet_resnet18 as bisenet_resnet18,
+    bisenet_resnet101 as bisenet_resnet101,
+)
 from .ccl import CCL as CCL, ccl as ccl, ccl_resnet101 as ccl_resnet101
 from .deconvnet import DeconvNet as DeconvNet, deconvnet as deconvnet
 from .deeplabv3 import (
@@ -17,6 +23,7 @@ from .deeplabv3plus import (
     deeplabv3plus as deeplabv3plus,
     deeplabv3plus_resnet101 as deeplabv3plus_resnet101,
 )
+from .dfn import DFN as DFN, DFNLogits as DFNLogits, dfn as dfn, dfn_resnet101 as dfn_resnet101
 from .dis import DIS as DIS, dis as dis, dis_resnet101 as dis_resnet101
 from .dsspn import DSSPN as DSSPN, dsspn as dsspn, dsspn_resnet101 as dsspn_resnet101
 from .espnetv2 import (
@@ -27,6 +34,14 @@ from .espnetv2 import (
     espnetv2_s_1_25 as espnetv2_s_1_25,
     espnetv2_s_2_0 as espnetv2_s_2_0,
     from_edgenets as from_edgenets,
+)
+from .exfuse import (
+    ExFuse as ExFuse,
+    SemanticSupervision as SemanticSupervision,
+    exfuse as exfuse,
+    exfuse_resnet101 as exfuse_resnet101,
+    exfuse_resnext101 as exfuse_resnext101,
+    exfuse_resnext131 as exfuse_resnext131,
 )
 from .fast_rcnn import BoxHead as BoxHead
 from .faster_rcnn import (
@@ -67,6 +82,7 @@ from .fcn32s import (
 from .feature_pyramid import FeaturePyramid as FeaturePyramid
 from .foveanet import FoveaNet as FoveaNet, foveanet as foveanet, foveanet_resnet101 as foveanet_resnet101
 from .fpn import FPN as FPN, fpn as fpn
+from .frrn import FRRN as FRRN, frrn_a as frrn_a, frrn_b as frrn_b
 from .full_resolution_cnn import (
     FullResolutionCNN as FullResolutionCNN,
     full_resolution_cnn as full_resolution_cnn,
@@ -78,6 +94,15 @@ from .gated_scnn import (
     gated_scnn as gated_scnn,
     gated_scnn_wide_resnet38 as gated_scnn_wide_resnet38,
 )
+from .gcn import (
+    GCN as GCN,
+    BoundaryRefinement as BoundaryRefinement,
+    GlobalConvolution as GlobalConvolution,
+    gcn as gcn,
+    gcn_resnet101 as gcn_resnet101,
+    gcn_resnet152 as gcn_resnet152,
+)
+from .gridnet import GridNet as GridNet, gridnet as gridnet
 from .hmsa_ocrnet import (
     HMSAOCRNet as HMSAOCRNet,
     MultiScaleLogits as MultiScaleLogits,
@@ -119,6 +144,8 @@ from .ladder_densenet import (
     ladder_densenet169 as ladder_densenet169,
 )
 from .linknet import LinkNet as LinkNet, linknet as linknet
+from .lraspp import LRASPP as LRASPP, from_torchvision_lraspp as from_torchvision_lraspp, lraspp as lraspp
+from .manet import MANet as MANet, from_smp_manet as from_smp_manet, manet as manet
 from .mask_rcnn import (
     MaskHead as MaskHead,
     MaskRCNN as MaskRCNN,
@@ -148,6 +175,12 @@ from .ocrnet import (
     ocrnet_hrnet_w48_aspp as ocrnet_hrnet_w48_aspp,
     ocrnet_resnet101 as ocrnet_resnet101,
 )
+from .pan import (
+    PAN as PAN,
+    FeaturePyramidAttention as FeaturePyramidAttention,
+    GlobalAttentionUpsample as GlobalAttentionUpsample,
+    pan as pan,
+)
 from .panoptic_fpn import (
     PanopticFPN as PanopticFPN,
     PanopticLogits as PanopticLogits,
@@ -155,6 +188,7 @@ from .panoptic_fpn import (
     panoptic_fpn_resnet50 as panoptic_fpn_resnet50,
 )
 from .patch_classifier import PatchClassifier as PatchClassifier, patch_classifier as patch_classifier
+from .pointrend import PointLogits as PointLogits, PointRend as PointRend, pointrend as pointrend
 from .pspnet import (
     PSPNet as PSPNet,
     PyramidPooling as PyramidPooling,
@@ -162,6 +196,14 @@ from .pspnet import (
     pspnet as pspnet,
     pspnet_resnet50 as pspnet_resnet50,
     pspnet_resnet101 as pspnet_resnet101,
+)
+from .refinenet import (
+    ChainedResidualPooling as ChainedResidualPooling,
+    RefineNet as RefineNet,
+    ResidualConvUnit as ResidualConvUnit,
+    refinenet as refinenet,
+    refinenet_resnet101 as refinenet_resnet101,
+    refinenet_resnet152 as refinenet_resnet152,
 )
 from .sdn import SDN as SDN, sdn as sdn, sdn_densenet161 as sdn_densenet161
 from .segnet import (

@@ -1,10 +1,10 @@
 """The networks of the library Segmentation Models PyTorch (SMP), for those who have trained with it.
 
-SMP's U-Net is `unet` here, its UNet++ `unetplusplus` without deep supervision. Its other networks go by the
-names of papers but differ from them, so each has its own class: FPN upsamples lateral maps by repetition and
-merges with dropout; LinkNet has four skips and plain 4x4 transposed convolutions; PSPNet stops at stride 8
-instead of dilating; for DeepLabV3 and V3+ see `smp_deeplabv3.py`. These two, FPN and PSPNet resize with
-aligned corners.
+SMP's U-Net, PAN and MAnet are `unet`, `pan` and `manet` here, its UNet++ `unetplusplus` without deep
+supervision. The others go by the names of papers but differ from them, so each has its own class: FPN
+upsamples lateral maps by repetition and merges with dropout; LinkNet has four skips and plain 4x4 transposed
+convolutions; PSPNet stops at stride 8 instead of dilating; for DeepLabV3 and V3+ see `smp_deeplabv3.py`. Of
+these, all but LinkNet resize with aligned corners.
 
 Departures: maps are resized to the size of their partner instead of being upsampled 2x, so any image size
 works, with equal results where SMP accepts the size; layers that SMP builds but never uses (the stages
@@ -12,8 +12,9 @@ behind stride 8 in PSPNet) are removed here; images are normalised inside, as SM
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,6 +25,7 @@ from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import BatchNorm2d, ConvNormAct, fit, resize_like, size_of
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .fpn import ConvGroupNormAct
+from .pan import pan
 from .smp_deeplabv3 import smp_deeplabv3, smp_deeplabv3plus
 from .unet import unet
 from .unetplusplus import unetplusplus
@@ -230,15 +232,15 @@ _BUILDERS: dict[str, Callable[..., DenseModel]] = {
     "pspnet": smp_pspnet,
     "deeplabv3": smp_deeplabv3,
     "deeplabv3plus": smp_deeplabv3plus,
+    "pan": pan,
 }
-# Their names on the left, as regular expressions.
 _ASPP = (
     (r"\.convs\.4\.1\.", ".image.1.0."),
     (r"\.convs\.4\.2\.", ".image.1.1."),
     (r"\.convs\.", ".branches."),
     (r"\.project\.", ".project.0."),
 )
-_NAMES: dict[str, tuple[tuple[str, str], ...]] = {
+_NAMES: dict[str, tuple[tuple[str, str], ...]] = {  # theirs, as regular expressions, and ours
     "unet": (
         (r"^decoder\.blocks\.(\d)\.conv1\.", r"decoder.\1.0."),
         (r"^decoder\.blocks\.(\d)\.conv2\.", r"decoder.\1.1."),
@@ -281,7 +283,26 @@ _NAMES: dict[str, tuple[tuple[str, str], ...]] = {
         (r"^decoder\.block1\.", "skip."),
         (r"^decoder\.block2\.", "merge."),
     ),
+    "pan": (
+        (r"^decoder\.fpa\.", "context."),
+        (r"^context\.branch1\.", "context.image."),
+        (r"^context\.mid\.0\.", "context.middle."),
+        (r"^context\.conv([12])\.", r"context.up\1."),
+        (r"^decoder\.gau3\.", "decoder.0."),
+        (r"^decoder\.gau2\.", "decoder.1."),
+        (r"^decoder\.gau1\.", "decoder.2."),
+        (r"^decoder\.(\d)\.conv1\.", r"decoder.\1.gate."),
+        (r"^decoder\.(\d)\.conv2\.", r"decoder.\1.low."),
+        (r"^((context|decoder)\..*)\.conv\.", r"\1.0."),
+        (r"^((context|decoder)\..*)\.bn\.", r"\1.1."),
+    ),
 }
+_ENCODER = (
+    (r"^encoder\.(model\.)?", "encoder.body."),
+    (r"^encoder\.body\.features\.", "encoder.body.features_"),
+    (r"^segmentation_head\.0\.", "head."),
+)
+_STRIDES = {"deeplabv3": 8, "deeplabv3plus": 16, "pan": 16}  # SMP's defaults
 _RESNETS = re.compile(r"resnet(18|34|50|101|152)|resnext(50_32x4d|101_32x(4|8|16|32)d)")
 _VGGS = re.compile(r"vgg(11|13|16|19)(_bn)?")
 
@@ -303,10 +324,10 @@ def from_smp(
     Args:
         state_dict: `smp_model.state_dict()`.
         architecture: the name of SMP's class: "Unet", "UnetPlusPlus", "FPN", "Linknet", "PSPNet",
-            "DeepLabV3" or "DeepLabV3Plus".
+            "DeepLabV3", "DeepLabV3Plus" or "PAN".
         encoder: `encoder_name` as given to SMP: a ResNet or ResNeXt, a VGG (not for the U-Nets), or "tu-" and
             the name of a backbone of timm.
-        output_stride: `encoder_output_stride` as given to SMP's DeepLabs; None for their defaults, 8 and 16.
+        output_stride: `encoder_output_stride` as given to SMP's DeepLabs and PAN; None for their defaults.
 
     Raises:
         ValueError: if architecture or encoder is not supported, or the weights do not fit.
@@ -314,10 +335,33 @@ def from_smp(
     name = architecture.lower()
     if name not in _BUILDERS:
         raise ValueError(f"architecture must be one of SMP's {', '.join(_BUILDERS)}, got {architecture!r}")
-    resnet, vgg = bool(_RESNETS.fullmatch(encoder)), bool(_VGGS.fullmatch(encoder))
-    if vgg and name in ("unet", "unetplusplus"):
+    if _VGGS.fullmatch(encoder) and name in ("unet", "unetplusplus"):
         raise ValueError(f"SMP's {architecture} on {encoder!r} has a centre block that no network here has")
-    if not (resnet or vgg or encoder.startswith("tu-")):
+    arguments = smp_arguments(state_dict, encoder)
+    if name in _STRIDES:
+        arguments["output_stride"] = output_stride or _STRIDES[name]
+        arguments["fully_dilated"] = bool(_RESNETS.fullmatch(encoder))
+    elif output_stride is not None:
+        raise ValueError(f"only SMP's DeepLabs and PAN have an output_stride, not {architecture!r}")
+    if name == "unetplusplus":
+        arguments["deep_supervision"] = False
+    builder = _BUILDERS[name]
+    model = builder(**arguments)
+    if name == "pspnet":  # leave out the stages that SMP stores but never uses
+        own = model.state_dict()
+        idle = {
+            key for key in state_dict if key.startswith("encoder.") and _renamed(key, _ENCODER) not in own
+        }
+        state_dict = {key: tensor for key, tensor in state_dict.items() if key not in idle}
+    weights = _without_idle_biases(state_dict) if name == "pan" else state_dict
+    load_smp_weights(model, weights, _NAMES[name], f"{architecture} with {encoder!r}")
+    model.built_by = BuiltBy(builder.__name__, arguments)
+    return model
+
+
+def smp_arguments(state_dict: dict[str, Tensor], encoder: str) -> dict[str, Any]:
+    """Encoder, classes and image channels of weights of SMP; raises as `from_smp` does."""
+    if not (_RESNETS.fullmatch(encoder) or _VGGS.fullmatch(encoder) or encoder.startswith("tu-")):
         raise ValueError(
             f"SMP's encoder {encoder!r} is not supported: resnet18 to resnet152, resnext50_32x4d, "
             "resnext101_32x4d to 32x32d, vgg11 to vgg19_bn and tu-<timm name> are"
@@ -327,43 +371,47 @@ def from_smp(
         first = next(t for key, t in state_dict.items() if key.startswith("encoder.") and t.ndim == 4)
     except (KeyError, StopIteration):
         raise ValueError("state_dict is not that of a segmentation network of SMP") from None
-    arguments: dict[str, object] = {
-        "num_classes": num_classes,
-        "encoder": encoder.removeprefix("tu-"),
-        "in_channels": first.shape[1],
-    }
-    if name.startswith("deeplab"):
-        arguments["output_stride"] = output_stride or (8 if name == "deeplabv3" else 16)
-        arguments["fully_dilated"] = resnet
-    elif output_stride is not None:
-        raise ValueError(f"only SMP's DeepLabs have an output_stride, not {architecture!r}")
-    if name == "unetplusplus":
-        arguments["deep_supervision"] = False
-    builder = _BUILDERS[name]
-    model = builder(**arguments)
+    name = encoder.removeprefix("tu-")
+    return {"num_classes": num_classes, "encoder": name, "in_channels": first.shape[1]}
 
+
+def load_smp_weights(
+    model: DenseModel, state_dict: dict[str, Tensor], names: Sequence[tuple[str, str]], what: str
+) -> None:
+    """Load weights into one of our networks, and bring it to eval mode; raises as `from_smp` does.
+
+    Args:
+        model: the network.
+        state_dict: of SMP's.
+        names: how the parts of the decoder are called there and here, as regular expressions.
+        what: SMP's name of the network, for the message of an error.
+    """
     renamed = {key: tensor for key, tensor in model.state_dict().items() if ".normalize." in key}
-    names = (
-        (r"^encoder\.(model\.)?", "encoder.body."),
-        (r"^encoder\.body\.features\.", "encoder.body.features_"),
-        (r"^segmentation_head\.0\.", "head."),
-        *_NAMES[name],
-    )
-    wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}
     for key, tensor in state_dict.items():
-        new = key
-        for theirs, ours in names:
-            new = re.sub(theirs, ours, new)
-        unused = name == "pspnet" and key.startswith("encoder.") and new not in wanted
-        if not unused and not key.startswith("classification_head."):
-            renamed[new] = tensor
+        if not key.startswith("classification_head."):
+            renamed[_renamed(key, (*_ENCODER, *names))] = tensor
+    wanted = {key: tensor.shape for key, tensor in model.state_dict().items()}
     shapes = {key: tensor.shape for key, tensor in renamed.items()}
     if wrong := sorted({key for key, _ in shapes.items() ^ wanted.items()}):
         raise ValueError(
-            f"state_dict does not fit SMP's {architecture} with {encoder!r}: {len(wrong)} tensors are "
+            f"state_dict does not fit SMP's {what}: {len(wrong)} tensors are "
             f"missing, too many or of another shape, such as {wrong[0]}"
         )
     model.load_state_dict(renamed)
-    model.built_by = BuiltBy(builder.__name__, arguments)
     model.eval()
-    return model
+
+
+def _renamed(key: str, names: Sequence[tuple[str, str]]) -> str:
+    for theirs, ours in names:
+        key = re.sub(theirs, ours, key)
+    return key
+
+
+def _without_idle_biases(state_dict: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Weights in which each bias before a batch norm is part of its running mean, which changes nothing."""
+    folded = dict(state_dict)
+    for key in state_dict:
+        mean = key.replace(".conv.bias", ".bn.running_mean")
+        if key.startswith("decoder.") and mean != key and mean in state_dict:
+            folded[mean] = state_dict[mean] - folded.pop(key)
+    return folded

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from pixelwise.checkpoint import load, save
+from pixelwise.models import from_smp_manet
 from pixelwise.models.smp import from_smp
 from pixelwise.types import ClassTable, DenseModel
 
@@ -170,7 +171,7 @@ def test_what_is_not_supported_is_said_in_one_sentence() -> None:
         from_smp(weights, "FPN", encoder="resnet34")
     with pytest.raises(ValueError, match="does not fit SMP's Linknet"):
         from_smp(weights, "Linknet", encoder="resnet18")
-    with pytest.raises(ValueError, match="only SMP's DeepLabs"):
+    with pytest.raises(ValueError, match="only SMP's DeepLabs and PAN"):
         from_smp(weights, "FPN", encoder="resnet18", output_stride=8)
     with pytest.raises(ValueError, match="not that of a segmentation network"):
         from_smp({"weight": torch.zeros(1)}, "FPN", encoder="resnet18")
@@ -188,3 +189,36 @@ def test_full_dilation_is_for_resnets() -> None:
 
     with pytest.raises(ValueError, match="is a ResNet"):
         smp_deeplabv3(3, encoder="tiny", fully_dilated=True)
+
+
+@pytest.mark.parametrize("output_stride", [16, 32])
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
+def test_pan_is_equal_where_its_pyramid_needs_no_rounding(encoder: str, output_stride: int) -> None:
+    theirs = peer("PAN", encoder, encoder_output_stride=output_stride)
+    ours = from_smp(theirs.state_dict(), "PAN", encoder=encoder, output_stride=output_stride)
+    assert difference(theirs, ours, 16 * output_stride, 24 * output_stride) <= TOLERANCE
+
+
+def test_pan_reads_the_default_stride_and_can_be_saved(tmp_path) -> None:
+    ours = from_smp(peer("PAN", seed=9).state_dict(), "PAN", encoder="resnet18")
+    assert ours.encoder.strides.c5 == 16
+    save(ours, tmp_path / "a.safetensors", ClassTable.of(*"abcde"))
+    image = torch.rand(1, 3, 50, 70)
+    with torch.no_grad():
+        assert torch.equal(load(tmp_path / "a.safetensors").model(image).logits, ours(image).logits)
+
+
+@pytest.mark.parametrize("encoder", ["resnet18", "tu-mobilenetv3_small_050"])
+def test_manet_is_equal(encoder: str) -> None:
+    theirs = peer("MAnet", encoder, seed=4)
+    ours = from_smp_manet(theirs.state_dict(), encoder=encoder)
+    for size in ((64, 96), (160, 64), (32, 32)):
+        assert difference(theirs, ours, *size) <= TOLERANCE
+    assert ours.built_by.builder == "manet"
+
+
+def test_weights_of_another_network_are_no_manet() -> None:
+    with pytest.raises(ValueError, match="does not fit SMP's MAnet with 'resnet18'"):
+        from_smp_manet(peer("FPN").state_dict(), encoder="resnet18")
+    with pytest.raises(ValueError, match="'mobilenet_v2' is not supported"):
+        from_smp_manet(peer("FPN").state_dict(), encoder="mobilenet_v2")
