@@ -100,7 +100,8 @@ class PaperCriterion(nn.Module):
 class Criterion(PaperCriterion):
     """The loss of scores of every pixel, auxiliary maps included; of other outputs, that of their paper.
 
-    Every map is resized to the image, as PSPNet does; the labels never are.
+    Every map is resized to the image, as PSPNet does; the labels never are. An output that is scores of every
+    pixel and more (a type derived from `DenseLogits`) adds the loss that its paper registers for the more.
 
     Args:
         loss: takes logits `b k H W` and the labels of a batch, gives a scalar.
@@ -128,6 +129,8 @@ class Criterion(PaperCriterion):
         if output.aux:
             losses = [self.loss(logits, batch.labels) for logits in output.aux_logits]
             parts["aux"] = self.aux_weight * torch.stack(losses).sum()
+        if type(output) is not DenseLogits:
+            parts |= super().parts(output, batch)
         return parts
 
     @property
@@ -152,7 +155,7 @@ class Criterion(PaperCriterion):
         width = max(len(name) for name in (*parts, "part"))
         lines = [f"{'part':{width}}  {'value':>9}  {'weight':>6}  {'added':>6}"]
         for name, added in parts.items():
-            weight = weights[name]
+            weight = weights.get(name, 1.0)  # that of a paper's own part is not told apart
             value = f"{added / weight:.4f}" if weight else ""
             lines.append(f"{name:{width}}  {value:>9}  {weight:>6g}  {added:.4f}")
         lines.append(f"{'sum':{width}}  {'':>9}  {'':>6}  {sum(parts.values()):.4f}")

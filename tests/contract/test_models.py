@@ -14,8 +14,9 @@ from torch import nn
 
 from pixelwise import models
 from pixelwise.checkpoint import load, save
+from pixelwise.losses import Criterion, CrossEntropy
 from pixelwise.registry import build, describe, list_models
-from pixelwise.types import ClassTable, DenseLogits, DenseModel
+from pixelwise.types import Batch, ClassTable, DenseLogits, DenseModel
 
 CLASSES = 5
 BIG = 12_000_000
@@ -111,10 +112,8 @@ def test_the_smallest_image_works_and_a_smaller_one_is_refused(model: DenseModel
 def test_one_image_trains_and_every_parameter_gets_a_finite_gradient(model: DenseModel) -> None:
     model.train()
     model.zero_grad()
-    output = model(picture(model, 64, 64))
-    maps = [output.logits, *output.aux_logits]
-    target = torch.randint(0, CLASSES, (1, 64, 64))
-    torch.stack([nn.functional.cross_entropy(map, target) for map in maps]).sum().backward()
+    image, target = picture(model, 64, 64), torch.randint(0, CLASSES, (1, 64, 64))
+    Criterion(CrossEntropy())(model(image), Batch.of(image, target)).backward()
     missing = [key for key, p in model.named_parameters() if p.requires_grad and p.grad is None]
     assert not missing
     broken = [key for key, p in model.named_parameters() if p.requires_grad and not p.grad.isfinite().all()]
