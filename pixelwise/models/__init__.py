@@ -1,5 +1,14 @@
 """Every network, by name. This namespace is the registry: a line here is all that a new model needs."""
 
+from .acnet import ACNet as ACNet, acnet as acnet, acnet_resnet101 as acnet_resnet101
+from .apcnet import APCNet as APCNet, apcnet as apcnet, apcnet_resnet101 as apcnet_resnet101
+from .ccnet import CCNet as CCNet, ccnet as ccnet, ccnet_resnet101 as ccnet_resnet101
+from .danet import (
+    DANet as DANet,
+    danet as danet,
+    danet_resnet50 as danet_resnet50,
+    danet_resnet101 as danet_resnet101,
+)
 from .deeplabv3 import (
     ASPP as ASPP,
     DeepLabV3 as DeepLabV3,
@@ -14,6 +23,26 @@ from .deeplabv3plus import (
     DeepLabV3Plus as DeepLabV3Plus,
     deeplabv3plus as deeplabv3plus,
     deeplabv3plus_resnet101 as deeplabv3plus_resnet101,
+)
+from .dmnet import DMNet as DMNet, dmnet as dmnet, dmnet_resnet101 as dmnet_resnet101
+from .efficientfcn import (
+    EfficientFCN as EfficientFCN,
+    efficientfcn as efficientfcn,
+    efficientfcn_resnet101 as efficientfcn_resnet101,
+)
+from .emanet import (
+    EMANet as EMANet,
+    emanet as emanet,
+    emanet_resnet50 as emanet_resnet50,
+    emanet_resnet101 as emanet_resnet101,
+    emanet_resnet152 as emanet_resnet152,
+)
+from .encnet import (
+    EncNet as EncNet,
+    EncNetLogits as EncNetLogits,
+    encnet as encnet,
+    encnet_resnet50 as encnet_resnet50,
+    encnet_resnet101 as encnet_resnet101,
 )
 from .espnetv2 import (
     ESPNetv2 as ESPNetv2,
@@ -33,6 +62,7 @@ from .faster_rcnn import (
     faster_rcnn_resnet50_fpn_v2 as faster_rcnn_resnet50_fpn_v2,
     from_torchvision_faster_rcnn as from_torchvision_faster_rcnn,
 )
+from .fastfcn import FastFCN as FastFCN, fastfcn as fastfcn, fastfcn_resnet50 as fastfcn_resnet50
 from .fcn import (
     DilatedFCN as DilatedFCN,
     FCN8s as FCN8s,
@@ -80,6 +110,7 @@ from .panoptic_fpn import (
     panoptic_fpn as panoptic_fpn,
     panoptic_fpn_resnet50 as panoptic_fpn_resnet50,
 )
+from .psanet import PSANet as PSANet, psanet as psanet, psanet_resnet101 as psanet_resnet101
 from .pspnet import (
     PSPNet as PSPNet,
     PyramidPooling as PyramidPooling,
