@@ -79,7 +79,7 @@ def test_bases_have_length_one() -> None:
 
 def _learn_a_share(rank: int, folder: Path) -> None:
     distributed.init_process_group(
-        "gloo", f"file://{folder}/meeting", timeout=timedelta(seconds=60), rank=rank, world_size=2
+        "gloo", f"file://{folder}/meeting", timeout=timedelta(minutes=5), rank=rank, world_size=2
     )
     layer = EMAttention(4, num_bases=3)
     layer.load_state_dict(torch.load(folder / "start.pt", weights_only=True))
