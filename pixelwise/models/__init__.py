@@ -1,5 +1,7 @@
 """Every network, by name. This namespace is the registry: a line here is all that a new model needs."""
 
+from .acnet import ACNet as ACNet, acnet as acnet, acnet_resnet101 as acnet_resnet101
+from .apcnet import APCNet as APCNet, apcnet as apcnet, apcnet_resnet101 as apcnet_resnet101
 from .bisenet import (
     BiSeNet as BiSeNet,
     bisenet as bisenet,
@@ -7,6 +9,13 @@ from .bisenet import (
     bisenet_resnet101 as bisenet_resnet101,
 )
 from .ccl import CCL as CCL, ccl as ccl, ccl_resnet101 as ccl_resnet101
+from .ccnet import CCNet as CCNet, ccnet as ccnet, ccnet_resnet101 as ccnet_resnet101
+from .danet import (
+    DANet as DANet,
+    danet as danet,
+    danet_resnet50 as danet_resnet50,
+    danet_resnet101 as danet_resnet101,
+)
 from .deconvnet import DeconvNet as DeconvNet, deconvnet as deconvnet
 from .deeplabv3 import (
     ASPP as ASPP,
@@ -25,7 +34,27 @@ from .deeplabv3plus import (
 )
 from .dfn import DFN as DFN, DFNLogits as DFNLogits, dfn as dfn, dfn_resnet101 as dfn_resnet101
 from .dis import DIS as DIS, dis as dis, dis_resnet101 as dis_resnet101
+from .dmnet import DMNet as DMNet, dmnet as dmnet, dmnet_resnet101 as dmnet_resnet101
 from .dsspn import DSSPN as DSSPN, dsspn as dsspn, dsspn_resnet101 as dsspn_resnet101
+from .efficientfcn import (
+    EfficientFCN as EfficientFCN,
+    efficientfcn as efficientfcn,
+    efficientfcn_resnet101 as efficientfcn_resnet101,
+)
+from .emanet import (
+    EMANet as EMANet,
+    emanet as emanet,
+    emanet_resnet50 as emanet_resnet50,
+    emanet_resnet101 as emanet_resnet101,
+    emanet_resnet152 as emanet_resnet152,
+)
+from .encnet import (
+    EncNet as EncNet,
+    EncNetLogits as EncNetLogits,
+    encnet as encnet,
+    encnet_resnet50 as encnet_resnet50,
+    encnet_resnet101 as encnet_resnet101,
+)
 from .espnetv2 import (
     ESPNetv2 as ESPNetv2,
     espnetv2_s_0_5 as espnetv2_s_0_5,
@@ -52,6 +81,7 @@ from .faster_rcnn import (
     faster_rcnn_resnet50_fpn_v2 as faster_rcnn_resnet50_fpn_v2,
     from_torchvision_faster_rcnn as from_torchvision_faster_rcnn,
 )
+from .fastfcn import FastFCN as FastFCN, fastfcn as fastfcn, fastfcn_resnet50 as fastfcn_resnet50
 from .fc_densenet import (
     FCDenseNet as FCDenseNet,
     fc_densenet56 as fc_densenet56,
@@ -189,6 +219,7 @@ from .panoptic_fpn import (
 )
 from .patch_classifier import PatchClassifier as PatchClassifier, patch_classifier as patch_classifier
 from .pointrend import PointLogits as PointLogits, PointRend as PointRend, pointrend as pointrend
+from .psanet import PSANet as PSANet, psanet as psanet, psanet_resnet101 as psanet_resnet101
 from .pspnet import (
     PSPNet as PSPNet,
     PyramidPooling as PyramidPooling,

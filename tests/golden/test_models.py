@@ -1,7 +1,8 @@
 """Frozen numbers: a model that computes something else than yesterday is found here.
 
-Weights are a fixed formula of their position, so that the numbers depend on no random generator. To
-freeze on purpose: python -m tests.golden.test_models
+Weights are a fixed formula of their position, so that the numbers depend on no random generator; the state
+of EMANet, which is no weight, is drawn from a fixed seed. To freeze on purpose:
+python -m tests.golden.test_models
 """
 
 import inspect
@@ -61,6 +62,7 @@ def fill(model: DenseModel) -> None:
 
 
 def numbers(name: str) -> list[float]:
+    torch.manual_seed(0)
     model = small(name, "cpu").eval()
     fill(model)
     rows, columns = torch.meshgrid(torch.arange(SIZE[0]), torch.arange(SIZE[1]), indexing="ij")
