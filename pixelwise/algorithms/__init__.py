@@ -2,6 +2,7 @@
 
 from .belief_propagation import belief_propagation as belief_propagation, tree_reweighted as tree_reweighted
 from .dense_crf import (
+    PUBLISHED_KERNELS as PUBLISHED_KERNELS,
     DenseCrf as DenseCrf,
     MeanField as MeanField,
     dense_crf as dense_crf,

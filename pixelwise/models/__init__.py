@@ -1,5 +1,23 @@
 """Every network, by name. This namespace is the registry: a line here is all that a new model needs."""
 
+from .crf_rnn import CRFRNN as CRFRNN, crf_rnn as crf_rnn
+from .deep_parsing_network import (
+    DeepParsingNetwork as DeepParsingNetwork,
+    deep_parsing_network as deep_parsing_network,
+)
+from .deeplabv1 import (
+    DeepLabV1 as DeepLabV1,
+    DeepLabV1MSc as DeepLabV1MSc,
+    deeplabv1_largefov as deeplabv1_largefov,
+    deeplabv1_msc as deeplabv1_msc,
+)
+from .deeplabv2 import (
+    ASPPSum as ASPPSum,
+    DeepLabV2 as DeepLabV2,
+    deeplabv2 as deeplabv2,
+    deeplabv2_resnet101 as deeplabv2_resnet101,
+    deeplabv2_vgg16 as deeplabv2_vgg16,
+)
 from .deeplabv3 import (
     ASPP as ASPP,
     DeepLabV3 as DeepLabV3,
@@ -14,6 +32,21 @@ from .deeplabv3plus import (
     DeepLabV3Plus as DeepLabV3Plus,
     deeplabv3plus as deeplabv3plus,
     deeplabv3plus_resnet101 as deeplabv3plus_resnet101,
+    deeplabv3plus_xception65 as deeplabv3plus_xception65,
+    deeplabv3plus_xception71 as deeplabv3plus_xception71,
+)
+from .denseaspp import DenseASPP as DenseASPP, denseaspp_densenet161 as denseaspp_densenet161
+from .dilation import (
+    Dilation as Dilation,
+    DilationWithTransposed as DilationWithTransposed,
+    dilation8 as dilation8,
+    dilation10 as dilation10,
+)
+from .duc_hdc import (
+    DUC as DUC,
+    DUCHDC as DUCHDC,
+    duc_hdc as duc_hdc,
+    duc_hdc_resnet101 as duc_hdc_resnet101,
 )
 from .espnetv2 import (
     ESPNetv2 as ESPNetv2,
@@ -79,6 +112,11 @@ from .panoptic_fpn import (
     PanopticLogits as PanopticLogits,
     panoptic_fpn as panoptic_fpn,
     panoptic_fpn_resnet50 as panoptic_fpn_resnet50,
+)
+from .piecewise_crf import (
+    PiecewiseCRF as PiecewiseCRF,
+    PiecewiseLogits as PiecewiseLogits,
+    piecewise_crf as piecewise_crf,
 )
 from .pspnet import (
     PSPNet as PSPNet,
