@@ -7,6 +7,7 @@ from .box_supervision import (
     propose_regions as propose_regions,
 )
 from .dense_crf import (
+    PUBLISHED_KERNELS as PUBLISHED_KERNELS,
     DenseCrf as DenseCrf,
     MeanField as MeanField,
     dense_crf as dense_crf,

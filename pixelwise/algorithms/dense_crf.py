@@ -7,7 +7,7 @@ kernels are usual: one that smooths and one that follows the edges of the image.
 """
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -33,6 +33,13 @@ from .dense_crf_energy import (
 from .segmentation import Segmentation
 
 USUAL_KERNELS = (SMOOTHNESS, APPEARANCE)
+# What authors put behind a network for a data set, by system and data set: DeepLab's scripts for VGG16
+# (LargeFOV) and ResNet-101, and DeconvNet's, each with ten iterations.
+PUBLISHED_KERNELS: Mapping[str, tuple[PairwiseKernel, ...]] = {
+    "deeplabv1_voc": (SMOOTHNESS, PairwiseKernel(weight=4.0, position=49.0, color=5.0)),
+    "deeplabv2_voc": (SMOOTHNESS, PairwiseKernel(weight=4.0, position=67.0, color=3.0)),
+    "deconvnet_voc": (SMOOTHNESS, PairwiseKernel(weight=5.0, position=20.0, color=3.0)),
+}
 
 
 @dataclass(frozen=True, eq=False)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from ..kernels.classical import lattice as compiled
 from ..kernels.classical.lattice_filter import lattice_filter
-from .dense_crf_energy import APPEARANCE, SMOOTHNESS, Normalization, PairwiseKernel, position_features
+from .dense_crf_energy import APPEARANCE, SMOOTHNESS, Normalization, PairwiseKernel
 
 KernelWeights = Literal["scalar", "class", "matrix"]
 
@@ -233,10 +233,34 @@ def mean_field(
     return refined
 
 
+@torch.library.custom_op("pixelwise::dense_crf_layer", mutates_args=())
+def _mean_field_operator(
+    scores: Tensor,
+    features: Sequence[Tensor],
+    weights: Sequence[Tensor],
+    compatibility: Tensor,
+    groups: int,
+    normalizations: str,
+    num_iterations: int,
+) -> Tensor:
+    """`mean_field` as one operator of a graph: building a lattice depends on data, so it cannot be traced."""
+    names: Any = normalizations.split()
+    filters = [
+        GaussianFilter(one, groups, normalization) for one, normalization in zip(features, names, strict=True)
+    ]
+    return mean_field(scores, filters, weights, compatibility, num_iterations)
+
+
+@_mean_field_operator.register_fake
+def _(scores: Tensor, *_: Any) -> Tensor:
+    return torch.empty_like(scores)
+
+
 class DenseCrfLayer(nn.Module):
     """A fully connected CRF behind a network: scores and image in, refined scores out.
 
-    At first it does what `dense_crf` does; then weights and compatibilities learn.
+    At first it does what `dense_crf` does; then weights and compatibilities learn. In an exported program,
+    and compiled without gradients, it is one operator, which a process knows that has imported this file.
 
     Args:
         num_classes: k.
@@ -296,13 +320,18 @@ class DenseCrfLayer(nn.Module):
         )
 
     def forward(
-        self, scores: Float[Tensor, "b k *grid"], image: Float[Tensor, "b c *grid"]
+        self,
+        scores: Float[Tensor, "b k *grid"],
+        image: Float[Tensor, "b c *grid"],
+        *,
+        num_iterations: int | None = None,
     ) -> Float[Tensor, "b k *grid"]:
         """Refined scores; their softmax are the marginals.
 
         Args:
             scores: logits of every class and pixel (negative unary energies).
             image: values in [0, 1], of the same size.
+            num_iterations: of mean field; None for the layer's own number.
 
         Raises:
             ValueError: if the sizes differ, or the image is not finite.
@@ -318,20 +347,38 @@ class DenseCrfLayer(nn.Module):
             scores = scores.float()
         with torch.autocast(scores.device.type, enabled=False):
             image = image.detach().to(scores)
-            filters = [
-                GaussianFilter(self._features(kernel, factors, image), b, kernel.normalization)
+            features = [
+                self._features(kernel, factors, image)
                 for kernel, factors in zip(self.kernels, self.bandwidths, strict=True)
             ]
             rows = scores.flatten(2).transpose(1, 2).reshape(-1, k)  # b*n k
             weights = [weight.to(scores) for weight in self.weights]
-            rows = mean_field(rows, filters, weights, self.compatibility.to(scores), self.num_iterations)
+            mu = self.compatibility.to(scores)
+            steps = self.num_iterations if num_iterations is None else num_iterations
+            normalizations = [kernel.normalization for kernel in self.kernels]
+            compiling = torch.compiler.is_compiling() and not torch.is_grad_enabled()
+            if compiling or torch.compiler.is_exporting():
+                rows = _mean_field_operator(rows, features, weights, mu, b, " ".join(normalizations), steps)
+            else:
+                filters = [
+                    GaussianFilter(one, b, normalization)
+                    for one, normalization in zip(features, normalizations, strict=True)
+                ]
+                rows = mean_field(rows, filters, weights, mu, steps)
         return rows.reshape(b, -1, k).transpose(1, 2).reshape(scores.shape)
 
     def _features(
         self, kernel: PairwiseKernel, factors: Float[Tensor, " parts"], image: Float[Tensor, "b c *grid"]
     ) -> Float[Tensor, "d n"]:
         b, axes = image.shape[0], image.ndim - 2
-        position = torch.from_numpy(position_features(image.shape[2:], kernel.position)).to(image)
+        spread = kernel.position if isinstance(kernel.position, tuple) else (kernel.position,) * axes
+        if len(spread) != axes:
+            raise ValueError(f"{len(spread)} scales of position need as many axes, got {axes}")
+        lines = [
+            torch.arange(n, device=image.device, dtype=image.dtype) / one
+            for n, one in zip(image.shape[2:], spread, strict=True)
+        ]
+        position = torch.stack(torch.meshgrid(*lines, indexing="ij")[::-1])  # as `position_features`
         parts = [position[:, None].expand(-1, b, *position.shape[1:])]  # d b *grid
         if kernel.color is not None:
             scales = kernel.color if isinstance(kernel.color, tuple) else (kernel.color,) * image.shape[1]

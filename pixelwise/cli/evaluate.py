@@ -14,6 +14,7 @@ from .options import (
     AsJson,
     Classes,
     Crf,
+    CrfSettings,
     Decoding,
     Device,
     Overwrite,
@@ -59,6 +60,7 @@ def evaluate(
     decoding: Decoding = None,
     as_json: AsJson = False,
     crf: Crf = False,
+    crf_like: CrfSettings = None,
     device: Device = "auto",
     seed: Annotated[
         int | None, typer.Option(help="Seed of the split into parts, if the data have none (default 0).")
@@ -88,9 +90,9 @@ def evaluate(
     settings = pairs_of(decoding, "--decoding")
     if masks and settings:
         raise ValueError("--decoding is for what a model predicts, not for written predictions")
-    if masks and crf:
+    if masks and (crf or crf_like is not None):
         raise ValueError("--crf refines what a model predicts: written masks have no probabilities")
-    refine, model = refinement(crf), None
+    refine, model = refinement(crf, crf_like), None
     if not masks:
         model = Predictor(predictor, task=task, device=device, refine=refine, decoding=settings)
     chosen = model.task if model else get_task(task)

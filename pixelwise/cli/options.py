@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from ..wording import brief
+
 LONGEST_SIDE = 16384  # pixels of a crop, a tile, or a size to compute with
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
@@ -45,6 +47,13 @@ Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 Split = Annotated[str, typer.Option(help="Part of the data: train, val or test.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Crf = Annotated[bool, typer.Option("--crf", help="Refine predictions by a fully connected CRF on the image.")]
+CrfSettings = Annotated[
+    str | None,
+    typer.Option(
+        help="Refine with the settings that authors used for a data set: deeplabv1_voc, deeplabv2_voc or "
+        "deconvnet_voc."
+    ),
+]
 Overwrite = Annotated[
     bool,
     typer.Option(
@@ -148,15 +157,22 @@ def numbers_of(text: str, option: str) -> tuple[float, ...]:
         raise ValueError(f"{option} takes numbers with commas between them, got {text!r}") from error
 
 
-def refinement(crf: bool) -> Any:
-    """What --crf does to probabilities."""
-    if not crf:
+def refinement(crf: bool, settings: str | None) -> Any:
+    """What --crf and --crf-like do to probabilities.
+
+    Raises:
+        ValueError: if nobody published settings of that name.
+    """
+    if not crf and settings is None:
         return None
     import torch
 
-    from ..algorithms.dense_crf import DenseCrf
+    from ..algorithms.dense_crf import PUBLISHED_KERNELS, USUAL_KERNELS, DenseCrf
 
-    return DenseCrf(threads=torch.get_num_threads())
+    if settings is not None and settings not in PUBLISHED_KERNELS:
+        raise ValueError(f"--crf-like is one of {', '.join(PUBLISHED_KERNELS)}, got {brief(settings)}")
+    kernels = USUAL_KERNELS if settings is None else PUBLISHED_KERNELS[settings]
+    return DenseCrf(kernels=kernels, threads=torch.get_num_threads())
 
 
 def watched() -> bool:

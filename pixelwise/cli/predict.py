@@ -9,6 +9,7 @@ from ..wording import counted
 from .errors import PROBLEMS
 from .options import (
     Crf,
+    CrfSettings,
     Decoding,
     Device,
     Overwrite,
@@ -65,6 +66,7 @@ def predict(
         str, typer.Option(metavar="S,S,...", help="Average over the image resized by these factors.")
     ] = "1",
     crf: Crf = False,
+    crf_like: CrfSettings = None,
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Largest height times width of an image.")
     ] = 1_000_000_000,
@@ -98,7 +100,7 @@ def predict(
         overlap=tile_overlap,
         flip=flip,
         scales=numbers_of(scales, "--scales"),
-        refine=refinement(crf),
+        refine=refinement(crf, crf_like),
         decoding=pairs_of(decoding, "--decoding"),
         max_pixels=max_pixels,
     )

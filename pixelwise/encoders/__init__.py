@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from ..types import STAGES
 from .base import Encoder as Encoder
+from .dilated_densenet import DilatedDenseNet as DilatedDenseNet
 from .hrnet import BRANCHES, HRNet as HRNet, fit_hrnet_weights as fit_hrnet_weights
 from .published import (
     WeightsUnavailable as WeightsUnavailable,
@@ -25,7 +26,9 @@ from .torchvision import (
     MobileNetV3Large as MobileNetV3Large,
     fold_frozen_norms as fold_frozen_norms,
 )
+from .vgg import VGG16 as VGG16
 from .wide_resnet import WideResNet38 as WideResNet38
+from .xception import AlignedXception as AlignedXception
 
 
 class Named(NamedTuple):
@@ -74,12 +77,68 @@ def _hrnet(
     return HRNet(width, in_channels=in_channels, stages=stages or BRANCHES, pretrained=pretrained, stem=stem)
 
 
+def _vgg16(
+    window: int,
+    *,
+    in_channels: int,
+    pretrained: bool,
+    output_stride: int,
+    stages: Sequence[str] | None,
+    stem: StemPolicy,
+) -> Encoder:
+    return VGG16(
+        window,
+        in_channels=in_channels,
+        pretrained=pretrained,
+        output_stride=output_stride,
+        stages=stages or STAGES,
+        stem=stem,
+    )
+
+
+def _dilated_densenet(
+    *, in_channels: int, pretrained: bool, output_stride: int, stages: Sequence[str] | None, stem: StemPolicy
+) -> Encoder:
+    return DilatedDenseNet(
+        "densenet161",
+        in_channels=in_channels,
+        pretrained=pretrained,
+        output_stride=output_stride,
+        stages=stages or STAGES,
+        stem=stem,
+    )
+
+
+def _aligned_xception(
+    depth: int,
+    *,
+    in_channels: int,
+    pretrained: bool,
+    output_stride: int,
+    stages: Sequence[str] | None,
+    stem: StemPolicy,
+) -> Encoder:
+    return AlignedXception(
+        depth,
+        in_channels=in_channels,
+        pretrained=pretrained,
+        output_stride=output_stride,
+        stages=stages or STAGES,
+        stem=stem,
+    )
+
+
 # The encoders that are not timm's, by name; every other name is one of timm's backbones. timm's `hrnet_w18`
-# adds convolutions behind the branches of HRNet; `hrnet18` gives the branches themselves.
+# adds convolutions behind the branches of HRNet; `hrnet18` gives the branches themselves. `vgg16_dilated`
+# pools 2x2 squares, `vgg16_atrous` 3x3 squares.
 ENCODERS: Mapping[str, Named] = {
     "tiny": Named(_tiny, has_weights=False),
     "mobilenet_v3_large": Named(_mobilenet_v3_large),
     **{f"hrnet{width}": Named(partial(_hrnet, width)) for width in (18, 32, 48)},
+    "densenet161_dilated": Named(_dilated_densenet),
+    "vgg16_dilated": Named(partial(_vgg16, 2)),
+    "vgg16_atrous": Named(partial(_vgg16, 3)),
+    **{f"aligned_xception{depth}": Named(partial(_aligned_xception, depth)) for depth in (65, 71)},
 }
 
 

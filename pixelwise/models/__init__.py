@@ -10,6 +10,7 @@ from .bisenet import (
 )
 from .ccl import CCL as CCL, ccl as ccl, ccl_resnet101 as ccl_resnet101
 from .ccnet import CCNet as CCNet, ccnet as ccnet, ccnet_resnet101 as ccnet_resnet101
+from .crf_rnn import CRFRNN as CRFRNN, crf_rnn as crf_rnn
 from .danet import (
     DANet as DANet,
     danet as danet,
@@ -17,6 +18,23 @@ from .danet import (
     danet_resnet101 as danet_resnet101,
 )
 from .deconvnet import DeconvNet as DeconvNet, deconvnet as deconvnet
+from .deep_parsing_network import (
+    DeepParsingNetwork as DeepParsingNetwork,
+    deep_parsing_network as deep_parsing_network,
+)
+from .deeplabv1 import (
+    DeepLabV1 as DeepLabV1,
+    DeepLabV1MSc as DeepLabV1MSc,
+    deeplabv1_largefov as deeplabv1_largefov,
+    deeplabv1_msc as deeplabv1_msc,
+)
+from .deeplabv2 import (
+    ASPPSum as ASPPSum,
+    DeepLabV2 as DeepLabV2,
+    deeplabv2 as deeplabv2,
+    deeplabv2_resnet101 as deeplabv2_resnet101,
+    deeplabv2_vgg16 as deeplabv2_vgg16,
+)
 from .deeplabv3 import (
     ASPP as ASPP,
     DeepLabV3 as DeepLabV3,
@@ -31,11 +49,21 @@ from .deeplabv3plus import (
     DeepLabV3Plus as DeepLabV3Plus,
     deeplabv3plus as deeplabv3plus,
     deeplabv3plus_resnet101 as deeplabv3plus_resnet101,
+    deeplabv3plus_xception65 as deeplabv3plus_xception65,
+    deeplabv3plus_xception71 as deeplabv3plus_xception71,
 )
+from .denseaspp import DenseASPP as DenseASPP, denseaspp_densenet161 as denseaspp_densenet161
 from .dfn import DFN as DFN, DFNLogits as DFNLogits, dfn as dfn, dfn_resnet101 as dfn_resnet101
+from .dilation import (
+    Dilation as Dilation,
+    DilationWithTransposed as DilationWithTransposed,
+    dilation8 as dilation8,
+    dilation10 as dilation10,
+)
 from .dis import DIS as DIS, dis as dis, dis_resnet101 as dis_resnet101
 from .dmnet import DMNet as DMNet, dmnet as dmnet, dmnet_resnet101 as dmnet_resnet101
 from .dsspn import DSSPN as DSSPN, dsspn as dsspn, dsspn_resnet101 as dsspn_resnet101
+from .duc_hdc import DUC as DUC, DUCHDC as DUCHDC, duc_hdc as duc_hdc, duc_hdc_resnet101 as duc_hdc_resnet101
 from .efficientfcn import (
     EfficientFCN as EfficientFCN,
     efficientfcn as efficientfcn,
@@ -218,6 +246,11 @@ from .panoptic_fpn import (
     panoptic_fpn_resnet50 as panoptic_fpn_resnet50,
 )
 from .patch_classifier import PatchClassifier as PatchClassifier, patch_classifier as patch_classifier
+from .piecewise_crf import (
+    PiecewiseCRF as PiecewiseCRF,
+    PiecewiseLogits as PiecewiseLogits,
+    piecewise_crf as piecewise_crf,
+)
 from .pointrend import PointLogits as PointLogits, PointRend as PointRend, pointrend as pointrend
 from .psanet import PSANet as PSANet, psanet as psanet, psanet_resnet101 as psanet_resnet101
 from .pspnet import (

@@ -13,7 +13,7 @@ Departures: image-level features are the mean of the whole map, where the author
 training crop; the ResNet starts with a 7x7 convolution as in the paper, in the authors' code with three 3x3.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -45,11 +45,20 @@ class ASPP(nn.Module):
         rates: of the 3x3 convolutions.
         c_out: channels of each branch and of the output.
         dropout: probability to drop a value of the output.
+        convolution: makes a 3x3 convolution with norm and ReLU (DeepLabV3+ on Xception has separable ones).
     """
 
-    def __init__(self, c_in: int, rates: Sequence[int], *, c_out: int = 256, dropout: float = 0.1) -> None:
+    def __init__(
+        self,
+        c_in: int,
+        rates: Sequence[int],
+        *,
+        c_out: int = 256,
+        dropout: float = 0.1,
+        convolution: Callable[..., nn.Module] = ConvNormAct,
+    ) -> None:
         super().__init__()
-        atrous = (ConvNormAct(c_in, c_out, dilation=rate) for rate in rates)
+        atrous = (convolution(c_in, c_out, dilation=rate) for rate in rates)
         self.branches = nn.ModuleList([ConvNormAct(c_in, c_out, 1), *atrous])
         self.image = nn.Sequential(nn.AdaptiveAvgPool2d(1), ConvNormAct(c_in, c_out, 1))
         self.project = nn.Sequential(

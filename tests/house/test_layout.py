@@ -36,7 +36,7 @@ ALLOWED = {
     "draw": FOUNDATION | {"files"},
     "draw_objects": FOUNDATION | {"draw"},
     "encoders": FOUNDATION | {"layers", "ops"},
-    "models": FOUNDATION | {"layers", "ops", "encoders", "losses", "decode", "rle"},
+    "models": FOUNDATION | {"layers", "ops", "encoders", "losses", "decode", "rle", "algorithms"},
     "registry": FOUNDATION | {"models", "encoders"},
     "checkpoint": FOUNDATION | {"registry", "files"},
     "tasks": FOUNDATION

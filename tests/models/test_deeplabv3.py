@@ -12,6 +12,8 @@ from pixelwise.models import (
     deeplabv3_torchvision,
     deeplabv3plus,
     deeplabv3plus_resnet101,
+    deeplabv3plus_xception65,
+    deeplabv3plus_xception71,
 )
 
 
@@ -99,3 +101,22 @@ def test_the_second_loss_of_torchvision_is_there_while_training_only() -> None:
     assert len(model.train()(image).aux_logits) == 1
     assert model.eval()(image).aux == ()
     assert deeplabv3_torchvision(3, encoder="tiny", aux=False).train()(image).aux == ()
+
+
+@pytest.mark.parametrize(
+    ("builder", "trunk"),
+    [(deeplabv3plus_xception65, 37_867_312), (deeplabv3plus_xception71, 40_289_736)],
+)
+def test_on_xception_the_decoder_is_separable(builder, trunk: int) -> None:
+    with torch.device("meta"):
+        model = builder(21)
+    count = sum(p.numel() for p in model.parameters())
+
+    def separable(a: int, b: int) -> int:
+        return 9 * a + 2 * a + a * b + 2 * b
+
+    context = 2 * (2048 + 2) * 256 + 3 * separable(2048, 256) + (5 * 256 + 2) * 256
+    decoder = (256 + 2) * 48 + separable(304, 256) + separable(256, 256) + 257 * 21
+    assert count == trunk + context + decoder
+    if trunk < 38e6:
+        assert count == pytest.approx(41.1e6, rel=0.005)  # the authors' checkpoint
