@@ -14,7 +14,8 @@ a dense CRF may refine it (`--crf`).
 Departures: the box reaches a fixed number of nodes, 5 to each side, where the paper's side is 0.4 of the
 map's shorter one (the same for images of about 450 pixels), so that one exported program serves every size.
 The sixth block of convolutions is two of 3x3, whose widths the paper leaves open. The nodes are the cells of
-the largest of the three maps.
+the largest of the three maps. The unary scores learn from every pixel, as those of every network here do;
+the pairwise ones from the nodes.
 """
 
 from collections.abc import Sequence
@@ -28,7 +29,7 @@ from torch.nn import functional as F
 
 from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import resize, resize_like, size_of
-from ..losses import NoLoss, cross_entropy, loss_parts
+from ..losses import cross_entropy, loss_parts
 from ..types import Batch, DenseLogits, DenseModel, Paper, value
 from .deeplabv1 import classifier
 from .vgg import initialize_relu
@@ -234,17 +235,16 @@ def pairs_of_labels(labels: Int64[Tensor, "b h w"], box: Box, num_classes: int) 
 
 @loss_parts.register
 def _(output: PiecewiseLogits, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-    """Cross-entropy of every potential for itself (Sec. 4.2); nodes have the label of their middle.
+    """Cross-entropy of every pairwise potential for itself (Sec. 4.2); nodes have the label of their middle.
 
-    Raises:
-        NoLoss: if the output is one of evaluation.
+    The unary potentials are the scores, which the loss of every pixel trains. In evaluation nothing is added.
     """
     if output.surrounding is None or output.above is None:
-        raise NoLoss("an output of evaluation has no potentials: call model.train()")
+        return {}
     k, size = output.coarse.shape[1], output.coarse.shape[2:]
     labels = F.interpolate(batch.labels[:, None].float(), size, mode="nearest-exact")[:, 0].long()
     labels = torch.where((labels >= 0) & (labels < k), labels, -1)
-    parts = {"unary": cross_entropy(output.coarse, labels, ignore=-1)}
+    parts = {}
     reach = isqrt(output.above.shape[3]) // 2
     for name, potentials in (("surrounding", output.surrounding), ("above", output.above)):
         box = Box(reach, above=name == "above").to(labels.device)
