@@ -42,6 +42,7 @@ RATES = (0.02, 0.006, 0.003, 0.0005)
 # A decoder with a quarter of the tiny encoder's channels has one channel, and cannot tell three classes.
 ENCODERS = ("tiny", "resnet18")
 STEPS, BIG = 60, 12_000_000
+COSTLY = {"dilation8", "dilation10"}  # reflect an image of 64 pixels to 436
 SMALL: dict[str, object] = {
     "encoder": "tiny", "width": 8, "min_size": None, "stacks": 1, "modules": (1, 1, 1), "blocks": 1,
     "steps": 1, "units": 2, "num_classes": 3, "num_joints": 2, "things": (1, 2), "min_stuff_area": 1,
@@ -131,7 +132,7 @@ def models_and_tasks() -> list[object]:
         usual.setdefault(task, (name, task))
         if task == describe(name).tasks[0]:
             usual.setdefault(signature(getattr(models, name)).return_annotation, (name, task))
-    quick = {pair for pair in usual.values() if parameters(pair[0]) <= BIG}
+    quick = {pair for pair in usual.values() if parameters(pair[0]) <= BIG and pair[0] not in COSTLY}
     return [pytest.param(*pair, marks=() if pair in quick else pytest.mark.slow) for pair in pairs]
 
 
