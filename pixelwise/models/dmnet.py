@@ -70,6 +70,7 @@ class DMNet(DenseModel):
         super().__init__()
         self.num_classes, self.in_channels = num_classes, encoder.in_channels
         self.encoder = encoder
+        # A quarter, as the authors have it; with fewer channels small encoders cannot tell classes apart.
         c_in, c = encoder.channels.c5, max(encoder.channels.c5 // 4, 8)
         self.contexts = nn.ModuleList(DynamicConvolution(c_in, c, size) for size in FILTER_SIZES)
         self.head = nn.Sequential(

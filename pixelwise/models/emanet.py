@@ -101,6 +101,7 @@ class EMANet(DenseModel):
         super().__init__()
         self.num_classes, self.in_channels = num_classes, encoder.in_channels
         self.encoder = encoder
+        # A quarter, as the authors have it; with fewer channels small encoders cannot tell classes apart.
         c = max(encoder.channels.c5 // 4, 16)
         self.reduce = ConvNormAct(encoder.channels.c5, c)
         self.attention = EMAttention(c)

@@ -105,6 +105,7 @@ class PSANet(DenseModel):
             raise ValueError(f"mask_size must be odd, so that it has a centre, got {mask_size}")
         self.num_classes, self.in_channels = num_classes, encoder.in_channels
         self.encoder = encoder
+        # A quarter, as the authors have it; with fewer channels small encoders cannot tell classes apart.
         c_in, c = encoder.channels.c5, max(encoder.channels.c5 // 4, 8)
         self.collect = PointwiseAttention(c_in, c, mask_size, distribute=False)
         self.distribute = PointwiseAttention(c_in, c, mask_size, distribute=True)
