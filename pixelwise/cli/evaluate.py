@@ -11,6 +11,7 @@ import typer
 
 from ..wording import brief
 from .options import (
+    LAYOUTS,
     AsJson,
     Classes,
     Crf,
@@ -45,7 +46,9 @@ def evaluate(
             help="Score of a class in neither target nor prediction: exclude, zero or one (default exclude)."
         ),
     ] = None,
-    format: Annotated[str | None, typer.Option(help="Layout of the data; by itself unless given.")] = None,
+    format: Annotated[
+        str | None, typer.Option(help=f"Layout of the data (default auto: looks at the folder): {LAYOUTS}.")
+    ] = None,
     classes: Classes = None,
     mask_rule: Annotated[
         str | None, typer.Option(help="How masks are read, as of `check` (default exact).")

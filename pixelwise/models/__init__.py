@@ -287,11 +287,9 @@ from .sinet import SINet as SINet, from_sinet as from_sinet, sinet as sinet
 from .smp import (
     SMPFPN as SMPFPN,
     SMPLinknet as SMPLinknet,
-    SMPPSPNet as SMPPSPNet,
     from_smp as from_smp,
     smp_fpn as smp_fpn,
     smp_linknet as smp_linknet,
-    smp_pspnet as smp_pspnet,
 )
 from .smp_deeplabv3 import (
     SMPDeepLabV3 as SMPDeepLabV3,
@@ -299,6 +297,7 @@ from .smp_deeplabv3 import (
     smp_deeplabv3 as smp_deeplabv3,
     smp_deeplabv3plus as smp_deeplabv3plus,
 )
+from .smp_pspnet import SMPPSPNet as SMPPSPNet, smp_pspnet as smp_pspnet
 from .spgnet import (
     PredictionGuidance as PredictionGuidance,
     SPGNet as SPGNet,

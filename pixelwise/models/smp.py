@@ -3,12 +3,12 @@
 SMP's U-Net, PAN and MAnet are `unet`, `pan` and `manet` here, its UNet++ `unetplusplus` without deep
 supervision. The others go by the names of papers but differ from them, so each has its own class: FPN
 upsamples lateral maps by repetition and merges with dropout; LinkNet has four skips and plain 4x4 transposed
-convolutions; PSPNet stops at stride 8 instead of dilating; for DeepLabV3 and V3+ see `smp_deeplabv3.py`. Of
-these, all but LinkNet resize with aligned corners.
+convolutions; for PSPNet, DeepLabV3 and V3+ see `smp_pspnet.py` and `smp_deeplabv3.py`. Of these, all but
+LinkNet resize with aligned corners.
 
 Departures: maps are resized to the size of their partner instead of being upsampled 2x, so any image size
-works, with equal results where SMP accepts the size; layers that SMP builds but never uses (the stages
-behind stride 8 in PSPNet) are removed here; images are normalised inside, as SMP's preprocessing does.
+works, with equal results where SMP accepts the size; images are normalised inside, as SMP's preprocessing
+does.
 """
 
 import re
@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -27,6 +26,7 @@ from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .fpn import ConvGroupNormAct
 from .pan import pan
 from .smp_deeplabv3 import smp_deeplabv3, smp_deeplabv3plus
+from .smp_pspnet import smp_pspnet
 from .unet import unet
 from .unetplusplus import unetplusplus
 
@@ -130,54 +130,6 @@ class SMPLinknet(DenseModel):
         return DenseLogits(self.head(x), size)
 
 
-# --- PSPNet ---------------------------------------------------------------------------------------
-
-
-class SMPPyramidPooling(nn.Module):
-    """Pyramid pooling; differs from the paper's in that the 1x1 bin has a bias and no batch norm.
-
-    Args:
-        c_in: channels of the input; the output has twice as many.
-    """
-
-    def __init__(self, c_in: int) -> None:
-        super().__init__()
-        c = c_in // 4
-        whole = nn.Sequential(nn.Conv2d(c_in, c, 1), nn.ReLU(inplace=True))
-        parts = (ConvNormAct(c_in, c, 1) for _ in range(3))
-        self.convolutions = nn.ModuleList([whole, *parts])
-
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b _ h w"]:
-        """The four summaries and the map, concatenated."""
-        bins = zip((1, 2, 3, 6), self.convolutions, strict=True)
-        pooled = (conv(F.adaptive_avg_pool2d(x, bin)) for bin, conv in bins)
-        return torch.cat([*(resize_like(p, x, align_corners=True) for p in pooled), x], dim=1)
-
-
-class SMPPSPNet(DenseModel):
-    """SMP's PSPNet: the encoder ends at stride 8, undilated.
-
-    Args:
-        encoder: gives c3.
-        num_classes: number of channels k of the logits.
-    """
-
-    def __init__(self, encoder: Encoder, num_classes: int) -> None:
-        super().__init__()
-        self.num_classes, self.in_channels = num_classes, encoder.in_channels
-        self.encoder = encoder
-        self.context = SMPPyramidPooling(encoder.channels.c3)
-        self.merge = ConvNormAct(2 * encoder.channels.c3, 512, 1)
-        self.dropout = nn.Dropout2d(0.2)
-        self.head = nn.Conv2d(512, num_classes, 3, padding=1)
-
-    def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:
-        """Score every pixel; see `DenseModel`."""
-        size = size_of(image, self.minimum_size)
-        x = self.merge(self.context(self.encoder(image).c3))
-        return DenseLogits(self.head(self.dropout(x)), size, align_corners=True)
-
-
 # --- builders -------------------------------------------------------------------------------------
 
 
@@ -207,19 +159,6 @@ def smp_linknet(
     stages = ("c1", "c2", "c3", "c4", "c5")
     made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stem=stem, stages=stages)
     return SMPLinknet(made, num_classes)
-
-
-def smp_pspnet(
-    num_classes: int,
-    *,
-    encoder: str | Encoder = "resnet34",
-    in_channels: int = 3,
-    pretrained: bool = False,
-    stem: StemPolicy = "repeat",
-) -> SMPPSPNet:
-    """SMP's PSPNet on the first half of any encoder."""
-    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stem=stem, stages=("c3",))
-    return SMPPSPNet(made, num_classes)
 
 
 # --- from SMP's state dicts -----------------------------------------------------------------------

@@ -5,7 +5,6 @@ of EMANet, which is no weight, is drawn from a fixed seed. To freeze on purpose:
 python -m tests.golden.test_models
 """
 
-import inspect
 import json
 import math
 from pathlib import Path
@@ -13,9 +12,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from pixelwise import models
-from pixelwise.registry import build, describe, list_models
+from pixelwise.registry import build
 from pixelwise.types import DenseModel
+from tests.contract.test_models import sizes, small_arguments
 
 FROZEN = Path(__file__).with_name("models.json")
 SIZE = (65, 97)
@@ -23,28 +22,12 @@ POINTS = ((0, 0, 0), (1, 20, 31), (2, 44, 50), (0, 64, 96))
 WIDEST = 2_000_000  # larger models are covered by their families' small ones
 
 
-def small(name: str, device: str) -> DenseModel:
-    known = inspect.signature(getattr(models, name)).parameters
-    arguments: dict[str, object] = {}
-    if "encoder" in known:
-        arguments["encoder"] = "tiny"
-    if "width" in known:
-        arguments["width"] = 4
-    if "modules" in known:
-        arguments["modules"] = (1, 1, 1)
-    if "blocks" in known:
-        arguments["blocks"] = 1
-    with torch.device(device):
-        return build(name, 3, **arguments)
-
-
-def is_dense(name: str) -> bool:
-    return "semantic" in describe(name).tasks
+def small(name: str) -> DenseModel:
+    return build(name, 3, **small_arguments(name))
 
 
 def names() -> list[str]:
-    dense = filter(is_dense, list_models())
-    return [n for n in dense if sum(p.numel() for p in small(n, "meta").parameters()) <= WIDEST]
+    return [name for name, (_, parameters, _) in sizes().items() if parameters <= WIDEST]
 
 
 def fill(model: DenseModel) -> None:
@@ -63,7 +46,7 @@ def fill(model: DenseModel) -> None:
 
 def numbers(name: str) -> list[float]:
     torch.manual_seed(0)
-    model = small(name, "cpu").eval()
+    model = small(name).eval()
     fill(model)
     rows, columns = torch.meshgrid(torch.arange(SIZE[0]), torch.arange(SIZE[1]), indexing="ij")
     image = torch.stack([torch.sin(0.1 * (c + 1) * rows + 0.07 * columns) for c in range(model.in_channels)])
