@@ -73,6 +73,7 @@ def evaluate(
     from ..files import check_targets, record
     from ..predict import Predictor, evaluate_images
     from ..predict.evaluation import labelled_part
+    from ..predict.standing import standing
     from ..report import write_evaluation_report
     from ..tasks import get_task, open_data
     from ..training.environment import environment
@@ -119,6 +120,8 @@ def evaluate(
     title = f"{split} part of {data}"
     if math.isnan(evaluation.report[chosen.monitor]):
         raise ValueError(f"nothing of the {title} is annotated: there is nothing to score")
+    train = labelled_part(splits, "train", part.classes, chosen) if len(splits.train) else None
+    beside = standing(evaluation, part, None if split == "train" else train, part=split, scoring=scoring)
     if csv is not None:
         evaluation.write_csv(csv)
         record(csv, csv.parent)
@@ -131,13 +134,13 @@ def evaluate(
             model,
             environment=environment(),
             command=shlex.join(["pixelwise", *sys.argv[1:]]),
-            remark=f"Scores of {predictor} on {len(part)} images.",
+            remark=" ".join([f"Scores of {predictor} on {len(part)} images.", *beside.sentences]),
         )
         record(report, report.parent)
     if as_json:
-        print_json({**evaluation.report.values, "classes": evaluation.report.per_class})
+        print_json({**evaluation.report.values, **beside.as_dict(), "classes": evaluation.report.per_class})
         return
-    console().print(report_table(evaluation.report, title))
+    console().print(report_table(evaluation.report, title, beside.sentences))
     if report is not None:
         typer.echo(f"report: {report}")
     if csv is not None:

@@ -171,6 +171,10 @@ class SegmentationData(Dataset[Sample]):
         """The same data with some of the images."""
         return self._with(pairs=tuple(self.pairs[i] for i in indices))
 
+    def joined(self, other: "SegmentationData") -> "SegmentationData":
+        """The images of both, read as these are."""
+        return self._with(pairs=(*self.pairs, *other.pairs))
+
     def with_channels(self, channels: int) -> "SegmentationData":
         """The same data, its images read with so many channels."""
         return self if self.channels == channels else self._with(channels=channels)

@@ -20,6 +20,8 @@ from .task import Settings, Task, TaskMetrics, Writer
 class ClassMaskMetrics(TaskMetrics):
     """IoU and Dice of each class at its threshold, and average precision over all thresholds."""
 
+    may_be_drawn = True
+
     def __init__(self, classes: ClassTable, settings: Settings) -> None:
         super().__init__()
         self.masks = MultilabelMetrics(classes, settings["absent"])
@@ -47,7 +49,7 @@ class ClassMaskMetrics(TaskMetrics):
         per_class = {
             name: {**row, "AP": float(ap), "best threshold": float(t)} for (name, row), ap, t in rows
         }
-        values = {**report.values, "mean_ap": float(np.nanmean(curves.average_precision))}
+        values = {**report.values, "mean_ap": float(curves.average_precision.nanmean())}
         return Report(values, per_class, note=report.note)
 
 

@@ -24,6 +24,8 @@ from .task import Settings, Task, TaskMetrics, Writer
 class SemanticMetrics(TaskMetrics):
     """Scores from one confusion matrix; see `SegmentationMetrics`."""
 
+    may_be_drawn = True
+
     def __init__(self, classes: ClassTable, settings: Settings) -> None:
         super().__init__()
         self.pixels = SegmentationMetrics(classes, settings["absent"])

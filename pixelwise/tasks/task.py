@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from PIL import Image
@@ -28,7 +28,13 @@ class TaskMetrics(WrapperMetric):
     """The scores of a task: annotations in, a `Report` out.
 
     A subclass holds the metrics of `pixelwise.metrics` that it is made of; they accumulate and synchronise.
+
+    Attributes:
+        may_be_drawn: whether draws of images are scored quickly from what the metrics know of each image, so
+            that a score has an interval; see `metrics.ImageStates`.
     """
+
+    may_be_drawn: ClassVar[bool] = False
 
     def update(
         self, predictions: Sequence[Annotation], targets: Sequence[Annotation], ids: Sequence[str]

@@ -55,6 +55,8 @@ class Millilitres(RowMetric):
 class VolumeMetrics(TaskMetrics):
     """Dice, HD95 and surface Dice of each structure: means over the volumes, as challenges have them."""
 
+    may_be_drawn = True
+
     def __init__(self, classes: ClassTable, settings: Settings) -> None:
         super().__init__()
         self.tolerance = float(settings["tolerance"])
