@@ -5,14 +5,16 @@
 beside its network.
 """
 
+from collections.abc import Iterable
 from functools import singledispatch
-from math import prod
+from math import log, prod
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 from torch import Tensor
+from torch.nn import functional as F
 
 from .heatmaps import Refine, quarter_offset
 from .kernels.compiling import parallel_map
@@ -119,6 +121,30 @@ def confidence(output: DenseLogits) -> Confidence:
 def probabilities(output: DenseLogits) -> Float[Tensor, "b k *grid"]:
     """Softmax over the classes at every pixel of the image, in [0, 1], float32."""
     return output.logits.float().softmax(1)
+
+
+def mean_scores(
+    views: Iterable[Float[Tensor, "b k *grid"]], exclusive: bool = True
+) -> Float[Tensor, "b k *grid"]:
+    """Scores whose probabilities are the means of those of several, one of them in memory at a time.
+
+    Args:
+        views: scores of the same pixels.
+        exclusive: whether probabilities are the softmax over the classes, or the sigmoid of each.
+
+    >>> views = [torch.tensor([[0.8, 0.2]]).log(), torch.tensor([[0.4, 0.6]]).log()]
+    >>> mean_scores(views).softmax(1)
+    tensor([[0.6000, 0.4000]])
+    """
+    inside, outside, count = torch.empty(0), torch.empty(0), 0
+    for scores in views:
+        scores = scores.float()
+        view = scores.log_softmax(1) if exclusive else F.logsigmoid(scores)
+        inside = torch.logaddexp(inside, view) if count else view
+        if not exclusive:
+            outside = torch.logaddexp(outside, F.logsigmoid(-scores)) if count else F.logsigmoid(-scores)
+        count += 1
+    return inside - log(count) if exclusive else inside - outside
 
 
 # --- by the type of the output --------------------------------------------------------------------

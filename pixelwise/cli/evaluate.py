@@ -33,8 +33,9 @@ def evaluate(
     predictor: Annotated[
         Path,
         typer.Argument(
-            metavar="CHECKPOINT|RUN|PREDICTIONS",
-            help="Weights, a run directory, or a folder of predicted masks named like the images.",
+            metavar="CHECKPOINT|RUN[,RUN...]|PREDICTIONS",
+            help="Weights, a run directory, several with commas between them (an ensemble), or a folder of "
+            "predicted masks named like the images.",
             show_default=False,
         ),
     ],
@@ -67,12 +68,11 @@ def evaluate(
 
     Example: [bold]pixelwise evaluate runs/street-unet street --split test[/bold]
     """
-    from ..checkpoint import IN_A_RUN
     from ..console import console, report_table
     from ..data.formats import find_class_file
     from ..files import check_targets, record
     from ..predict import Predictor, evaluate_images
-    from ..predict.evaluation import labelled_part
+    from ..predict.evaluation import is_model, labelled_part
     from ..predict.standing import standing
     from ..report import write_evaluation_report
     from ..tasks import get_task, open_data
@@ -81,8 +81,7 @@ def evaluate(
     for target in (report, csv):
         if target is not None:
             check_targets([target], target.parent, overwrite=overwrite)
-    of_run = any((predictor / name).exists() for name in (*IN_A_RUN, "recipe.json"))
-    masks = predictor.is_dir() and not of_run
+    masks = not is_model(predictor)
     settings = pairs_of(decoding, "--decoding")
     if masks and settings:
         raise ValueError("--decoding is for what a model predicts, not for written predictions")

@@ -22,7 +22,14 @@ from .options import (
 
 
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT|RUN", show_default=False)],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT|RUN[,RUN...]",
+            help="Weights or a run directory; several with commas between them are an ensemble.",
+            show_default=False,
+        ),
+    ],
     sources: Annotated[
         list[str],
         typer.Argument(

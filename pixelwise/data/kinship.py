@@ -10,6 +10,7 @@ import random
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import PurePosixPath
 
 import torch
@@ -139,7 +140,7 @@ def too_close(train: SegmentationData, held: SegmentationData, part: str = "vali
     first = len(train)
     beside = {
         before if before < first else after
-        for before, after in zip(order, order[1:], strict=False)
+        for before, after in pairwise(order)
         if (before < first) != (after < first)
     }
     step = -(-first // _MOST)
@@ -152,13 +153,14 @@ def too_close(train: SegmentationData, held: SegmentationData, part: str = "vali
         one, other = next(iter(copies.items()))
         sentences.append(
             f"{len(copies)} of {counted(len(held), f'{part} image')} nearly equal training images, such as "
-            f"{both.pairs[one].id} the image {both.pairs[other].id}: their score says nothing about new images"
+            f"{both.pairs[one].id} the image {both.pairs[other].id}: their score says nothing "
+            "about new images"
         )
     shared = set(found.specimens[:first]) & set(found.specimens[first:])
     if found.is_sequence and shared:
         neighbours = {
             i
-            for before, after in zip(found.order, found.order[1:], strict=False)
+            for before, after in pairwise(found.order)
             for i, other in ((before, after), (after, before))
             if other < first <= i and found.specimens[i] == found.specimens[other]
         }
@@ -187,8 +189,8 @@ def folds_of(groups: Sequence[int], folds: int, *, seed: int) -> tuple[int, ...]
         sizes[group] = sizes.get(group, 0) + 1
     if len(sizes) < folds:
         raise ValueError(
-            f"{counted(len(groups), 'image')} in {counted(len(sizes), 'group')} of images that belong together "
-            f"cannot make {folds} folds"
+            f"{counted(len(groups), 'image')} in {counted(len(sizes), 'group')} of images that belong "
+            f"together cannot make {folds} folds"
         )
     names = sorted(sizes)
     random.Random(seed).shuffle(names)

@@ -241,9 +241,18 @@ def _opened(model: Evaluated) -> Model | Predictor | Checkpoint | Path:
     if not isinstance(model, str | os.PathLike):
         return model
     path = Path(model)
-    if path.is_dir() and not any((path / name).exists() for name in (*checkpoint.IN_A_RUN, "recipe.json")):
-        return path
-    return checkpoint.load(path)
+    return checkpoint.load(path) if is_model(path) else path
+
+
+def is_model(path: Path) -> bool:
+    """Whether a path means weights (or a run that has none yet), and not a folder of saved predictions."""
+    if not path.is_dir() or (path / "recipe.json").exists():
+        return True
+    try:
+        checkpoint.find_all(path)
+    except ValueError:
+        return False
+    return True
 
 
 def _task(source: Model | Predictor | Path, name: str | None) -> Task:

@@ -128,9 +128,9 @@ class Predictor:
             self._refuse_pixelwise_options()
         self._network: Network = self._score_dense
         if tuple(scales) != (1.0,):
-            self._network = scaled(self._network, scales)
+            self._network = scaled(self._network, scales, classes.exclusive)
         if flip:
-            self._network = flipped(self._network)
+            self._network = flipped(self._network, classes.exclusive)
 
     def __repr__(self) -> str:
         names = self.classes.names

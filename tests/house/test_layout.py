@@ -38,7 +38,8 @@ ALLOWED = {
     "encoders": FOUNDATION | {"layers", "ops"},
     "models": FOUNDATION | {"layers", "ops", "encoders", "losses", "decode", "rle"},
     "registry": FOUNDATION | {"models", "encoders"},
-    "checkpoint": FOUNDATION | {"registry", "files"},
+    "ensembles": FOUNDATION | {"decode", "registry"},
+    "checkpoint": FOUNDATION | {"ensembles", "registry", "files"},
     "tasks": FOUNDATION
     | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "losses", "metrics", "ops", "rle"}
     | {"tiling"},
