@@ -22,8 +22,8 @@ def ensemble(
     average: Annotated[
         str,
         typer.Option(
-            help="outputs: every model is run and the answers are averaged. weights: one model with the mean of "
-            "the weights, for models that were trained from the same start."
+            help="outputs: every model is run and the answers are averaged. weights: one model with the "
+            "mean of the weights, for models that were trained from the same start."
         ),
     ] = "outputs",
     overwrite: Overwrite = False,

@@ -16,9 +16,11 @@ from .options import (
     Crf,
     Decoding,
     Device,
+    Flip,
     Format,
     MaskRule,
     Overwrite,
+    Plain,
     Seed,
     Split,
     TaskName,
@@ -26,6 +28,7 @@ from .options import (
     print_json,
     refinement,
     watched,
+    without_crf,
 )
 
 
@@ -60,7 +63,9 @@ def evaluate(
     ] = None,
     decoding: Decoding = None,
     as_json: AsJson = False,
-    crf: Crf = False,
+    flip: Flip = None,
+    crf: Crf = None,
+    plain: Plain = False,
     device: Device = "auto",
     seed: Seed = 0,
 ) -> None:
@@ -82,14 +87,18 @@ def evaluate(
         if target is not None:
             check_targets([target], target.parent, overwrite=overwrite)
     masks = not is_model(predictor)
-    settings = pairs_of(decoding, "--decoding")
-    if masks and settings:
-        raise ValueError("--decoding is for what a model predicts, not for written predictions")
+    settings = without_crf(pairs_of(decoding, "--decoding"), crf)
+    if masks and (decoding or flip is not None or plain):
+        raise ValueError(
+            "--decoding, --flip and --plain are for what a model predicts, not for written predictions"
+        )
     if masks and crf:
         raise ValueError("--crf refines what a model predicts: written masks have no probabilities")
     refine, model = refinement(crf), None
     if not masks:
-        model = Predictor(predictor, task=task, device=device, refine=refine, decoding=settings)
+        model = Predictor(
+            predictor, task=task, device=device, flip=flip, refine=refine, decoding=settings, plain=plain
+        )
     chosen = model.task if model else get_task(task)
     scoring = {} if absent is None else {"absent": absent}
     chosen.scoring_with(scoring)  # what cannot be is told now

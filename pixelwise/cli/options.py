@@ -44,7 +44,28 @@ Decoding = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 Split = Annotated[str, typer.Option(help="Part of the data: train, val or test.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Crf = Annotated[bool, typer.Option("--crf", help="Refine predictions by a fully connected CRF on the image.")]
+Crf = Annotated[
+    bool | None,
+    typer.Option(
+        "--crf/--no-crf",
+        help="Refine predictions by a fully connected CRF on the image (default: as chosen for the weights).",
+    ),
+]
+Flip = Annotated[
+    bool | None,
+    typer.Option(
+        "--flip/--no-flip",
+        help="Average over the image and its mirror image (default: as chosen for the weights).",
+    ),
+]
+Plain = Annotated[
+    bool,
+    typer.Option(
+        "--plain",
+        help="Leave out what was chosen for the weights on validation images: mirror images, thresholds, "
+        "smallest component, CRF.",
+    ),
+]
 Overwrite = Annotated[
     bool,
     typer.Option(
@@ -148,7 +169,7 @@ def numbers_of(text: str, option: str) -> tuple[float, ...]:
         raise ValueError(f"{option} takes numbers with commas between them, got {text!r}") from error
 
 
-def refinement(crf: bool) -> Any:
+def refinement(crf: bool | None) -> Any:
     """What --crf does to probabilities."""
     if not crf:
         return None
@@ -157,6 +178,11 @@ def refinement(crf: bool) -> Any:
     from ..algorithms.dense_crf import DenseCrf
 
     return DenseCrf(threads=torch.get_num_threads())
+
+
+def without_crf(settings: dict[str, Any], crf: bool | None) -> dict[str, Any]:
+    """Settings of decoding, with --no-crf among them."""
+    return {**settings, "crf": False} if crf is False else settings
 
 
 def watched() -> bool:

@@ -11,13 +11,16 @@ from .options import (
     Crf,
     Decoding,
     Device,
+    Flip,
     Overwrite,
+    Plain,
     TaskName,
     extent_of,
     numbers_of,
     pairs_of,
     refinement,
     watched,
+    without_crf,
 )
 
 
@@ -65,13 +68,12 @@ def predict(
         ),
     ] = None,
     tile_overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 64,
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Average over the image and its mirror image.")
-    ] = False,
+    flip: Flip = None,
     scales: Annotated[
         str, typer.Option(metavar="S,S,...", help="Average over the image resized by these factors.")
     ] = "1",
-    crf: Crf = False,
+    crf: Crf = None,
+    plain: Plain = False,
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Largest height times width of an image.")
     ] = 1_000_000_000,
@@ -106,7 +108,8 @@ def predict(
         flip=flip,
         scales=numbers_of(scales, "--scales"),
         refine=refinement(crf),
-        decoding=pairs_of(decoding, "--decoding"),
+        decoding=without_crf(pairs_of(decoding, "--decoding"), crf),
+        plain=plain,
         max_pixels=max_pixels,
     )
     if tint_background and predictor.task.annotation is not LabelMap:

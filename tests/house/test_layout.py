@@ -43,7 +43,8 @@ ALLOWED = {
     "tasks": FOUNDATION
     | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "losses", "metrics", "ops", "rle"}
     | {"tiling"},
-    "predict": FOUNDATION | {"checkpoint", "data", "decode", "files", "tasks", "tiling"},
+    "predict": FOUNDATION
+    | {"algorithms", "checkpoint", "data", "decode", "files", "metrics", "tasks", "tiling"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
     "interruption": set(),
