@@ -4,6 +4,7 @@ import math
 import shlex
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, cast
 
@@ -73,6 +74,7 @@ def evaluate(
 
     Example: [bold]pixelwise evaluate runs/street-unet street --split test[/bold]
     """
+    from ..checkpoint import load
     from ..console import console, report_table
     from ..data.formats import find_class_file
     from ..files import check_targets, record
@@ -96,8 +98,9 @@ def evaluate(
         raise ValueError("--crf refines what a model predicts: written masks have no probabilities")
     refine, model = refinement(crf), None
     if not masks:
+        checkpoint = load(predictor)
         model = Predictor(
-            predictor, task=task, device=device, flip=flip, refine=refine, decoding=settings, plain=plain
+            checkpoint, task=task, device=device, flip=flip, refine=refine, decoding=settings, plain=plain
         )
     chosen = model.task if model else get_task(task)
     scoring = {} if absent is None else {"absent": absent}
@@ -130,6 +133,9 @@ def evaluate(
         raise ValueError(f"nothing of the {title} is annotated: there is nothing to score")
     train = labelled_part(splits, "train", part.classes, chosen) if len(splits.train) else None
     beside = standing(evaluation, part, None if split == "train" else train, part=split, scoring=scoring)
+    if not masks and "folds" in checkpoint.notes and split != "test":
+        warning = f"the models of these folds have learnt from the {split} images: the score is too high"
+        beside = replace(beside, warnings=(*beside.warnings, warning))
     if csv is not None:
         evaluation.write_csv(csv)
         record(csv, csv.parent)

@@ -173,6 +173,20 @@ def too_close(train: SegmentationData, held: SegmentationData, part: str = "vali
     return sentences
 
 
+def fold_numbers(data: SegmentationData, folds: int, seed: int) -> tuple[int, ...]:
+    """The fold 1, 2, ... of each image: those that belong together are in one.
+
+    Args:
+        data: its images are read.
+        folds: how many.
+        seed: of the choice which groups are together.
+
+    Raises:
+        ValueError: if there are too few images, or one cannot be read.
+    """
+    return folds_of(groups_of(kinship(data), at_least=folds), folds, seed=seed)
+
+
 def folds_of(groups: Sequence[int], folds: int, *, seed: int) -> tuple[int, ...]:
     """The fold 1, 2, ... of each image: whole groups, folds of nearly one size.
 

@@ -193,7 +193,7 @@ def evaluate_images(
         )
         _check_same_classes(predictor, labelled)
         labelled = labelled.with_channels(predictor.model.in_channels)
-        predictions = _from_model(predictor, labelled, batch_size)
+        predictions = predictions_of(predictor, labelled, batch_size)
     settings = chosen.scoring_with(scoring or {})
     console = Console(stderr=True)
     rounds = track(predictions, "evaluating", len(labelled), console=console, disable=not progress)
@@ -309,7 +309,7 @@ def _check_same_classes(predictor: Predictor, data: SegmentationData) -> None:
             raise ValueError(f"class {label} is {one!r} for the model, {other!r} in the data")
 
 
-def _from_model(
+def predictions_of(
     predictor: Predictor, data: SegmentationData, batch_size: int
 ) -> Iterator[tuple[Sample, Annotation]]:
     """Samples with what the model says of them; those of one size that follow each other share a batch."""
