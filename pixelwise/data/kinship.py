@@ -25,7 +25,7 @@ _COARSE, _FINE = 16, 64  # sides of the small versions
 _COPY = 0.98  # correlation from which two images count as copies, at both sizes
 _AHEAD = 0.1  # by how much neighbours must be more alike than in the luckiest random order
 _ORDERS = 200  # random orders
-_MOST = 1000  # images that are looked at on each side of a warning
+_MOST = 300  # images that are looked at on each side of a warning
 _PARTS = {"train", "training", "val", "valid", "validation", "test", "images", "imgs", "all"}
 
 
@@ -124,7 +124,7 @@ def groups_of(found: Kinship, *, at_least: int) -> tuple[int, ...]:
 def too_close(train: SegmentationData, held: SegmentationData, part: str = "validation") -> list[str]:
     """What speaks against scores of `held` by a model that learnt from `train`: a sentence for each finding.
 
-    Of more than a thousand images, each part is looked at in steps, beside the neighbours by name.
+    Of more than 300 images, each part is looked at in steps, beside the neighbours by name.
 
     Args:
         train: learnt from.

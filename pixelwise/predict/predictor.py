@@ -139,6 +139,7 @@ class Predictor:
             _check_tile(tile, *((overlap, (2,)) if self._scores_pixels else (0, (2, 3))))
         if not self._scores_pixels:
             self._refuse_pixelwise_options()
+        self._others: dict[tuple[bool, bool], Predictor] = {}  # of `in_ways`, by mirror images and CRF
         self._network: Network = self._score_dense
         if tuple(scales) != (1.0,):
             self._network = scaled(self._network, scales, classes.exclusive)
@@ -279,29 +280,34 @@ class Predictor:
         known: dict[tuple[bool, bool], Any] = {}
         for changes in settings:
             decoding = self.task.decoding_with({**self.decoding, **changes})
-            network = bool(decoding.get("flip", False)), bool(decoding.get("crf", False))
-            if network not in known:
-                other = Predictor(
-                    self.model,
-                    self.classes,
-                    task=self.task.name,
-                    precision=self.precision,
-                    tile=self.tile,
-                    overlap=self.overlap,
-                    scales=self.scales,
-                    decoding={**self.decoding, **changes},
-                )
-                known[network] = (
-                    other.probabilities(sample.image[None])
-                    if self._scores_pixels
-                    else other.annotations([sample])[0]
-                )
-            made = known[network]
+            views = bool(decoding.get("flip", False)), bool(decoding.get("crf", False))
+            if views not in known:
+                known[views] = self._before_finishing(sample, views, changes)
+            made = known[views]
             if self._scores_pixels:
                 logits = made.log() if self.classes.exclusive else made.logit()
                 made = self.task.decode(DenseLogits(logits, tuple(made.shape[2:])), self.classes, decoding)[0]
             found.append(made if self.task.finish is None else self.task.finish(made, self.classes, decoding))
         return found
+
+    def _before_finishing(self, sample: Sample, views: tuple[bool, bool], changes: Mapping[str, Any]) -> Any:
+        """Probabilities, or an annotation from which no small component was removed yet."""
+        if views not in self._others:
+            whole = {"min_component": 0} if "min_component" in self.decoding else {}
+            self._others[views] = Predictor(
+                self.model,
+                self.classes,
+                task=self.task.name,
+                precision=self.precision,
+                tile=self.tile,
+                overlap=self.overlap,
+                scales=self.scales,
+                decoding={**self.decoding, **changes, **whole},
+            )
+        other = self._others[views]
+        if self._scores_pixels:
+            return other.probabilities(sample.image[None])
+        return other.annotations([sample])[0]
 
     def embed(self, source: Source) -> "EmbeddedImage":
         """Look at an image once, for any number of prompts.

@@ -15,7 +15,7 @@ from pixelwise.data.dataset import Pair
 from pixelwise.decode import component_sizes, without_small_components
 from pixelwise.layers import size_of
 from pixelwise.predict.choices import choose
-from pixelwise.types import ClassTable, DenseLogits, DenseModel
+from pixelwise.types import ClassTable, DenseLogits, DenseModel, Sample
 
 TABLE = ClassTable.of("ground", "thing")
 
@@ -191,3 +191,24 @@ def test_small_components_are_removed_over_the_borders_of_tiles() -> None:
     assert gone(image).label_map.labels.sum() == 0
     with pytest.raises(ValueError, match="min_component must be a number of pixels, got -1"):
         pw.Predictor(Bright(), TABLE, decoding={"min_component": -1})(image)
+
+
+class BrightVoxels(Bright):
+    """The same of volumes."""
+
+    tasks = ("volume",)
+
+    def forward(self, image: Float[Tensor, "b c D H W"]) -> DenseLogits:
+        scores = (image.mean(1, keepdim=True) - 0.6) * self.scale
+        return DenseLogits(torch.cat([torch.zeros_like(scores), scores], 1), tuple(image.shape[2:]))
+
+
+def test_several_settings_of_a_volume_start_from_the_same_labels() -> None:
+    model, volume = BrightVoxels(), torch.rand(3, 18, 20, 22)
+    predictor = pw.Predictor(model, TABLE, tile=(16, 16, 16))
+    settings = [{"min_component": size} for size in (400, 0, 5)]
+    found = predictor.in_ways(Sample(volume, None, "volume"), settings)
+    for one, setting in zip(found, settings, strict=True):
+        alone = pw.Predictor(model, TABLE, tile=(16, 16, 16), decoding=setting)(volume)
+        assert one.labels.equal(alone.label_map.labels)
+    assert len({int(one.labels.sum()) for one in found}) == 3

@@ -1,0 +1,109 @@
+"""Several models on the command line, and what evaluate says beside a score."""
+
+import json
+
+import pytest
+import torch
+
+import pixelwise as pw
+from pixelwise.types import ClassTable
+
+TABLE = ClassTable(("ground", "square"), ((0, 0, 0), (255, 0, 0)))
+
+
+@pytest.fixture
+def runs(tmp_path):
+    """Two run directories of different weights."""
+    folders = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        folder = tmp_path / "runs" / f"run_{seed}"
+        pw.save(pw.build("pspnet", 2, encoder="tiny"), folder / "best.safetensors", TABLE, task="semantic")
+        folders.append(folder)
+    return folders
+
+
+def test_runs_with_commas_predict_as_the_file_of_their_ensemble(pixelwise, street, runs, tmp_path) -> None:
+    together = f"{runs[0]},{runs[1]}"
+    file = tmp_path / "both.safetensors"
+    shown = pixelwise("ensemble", *runs, "--out", file)
+    assert shown.code == 0, shown.err
+    assert shown.out.strip() == f"outputs of 2 models averaged: {file}"
+    images = street / "images" / "val"
+    for source, out in ((together, "one"), (file, "two"), (runs[0].parent, "three")):
+        done = pixelwise("predict", source, images, "--out", tmp_path / out, "--device", "cpu")
+        assert done.code == 0, done.err
+    written = [(tmp_path / out / "3.png").read_bytes() for out in ("one", "two", "three")]
+    assert written[0] == written[1] == written[2]
+    scores = [
+        json.loads(pixelwise("evaluate", source, street, "--json", "--device", "cpu").out)
+        for source in (together, file)
+    ]
+    assert scores[0] == scores[1]
+
+
+def test_weights_are_averaged_on_request_and_files_of_users_are_kept(pixelwise, runs, tmp_path) -> None:
+    file = tmp_path / "soup.safetensors"
+    assert pixelwise("ensemble", *runs, "--out", file, "--average", "weights").code == 0
+    assert pw.load(file).built_by.builder == "pspnet"
+    mine = tmp_path / "mine.safetensors"
+    mine.write_text("mine")
+    shown = pixelwise("ensemble", *runs, "--out", mine)
+    assert shown.code == 2
+    assert mine.read_text() == "mine"
+    shown = pixelwise("ensemble", runs[0], "--out", tmp_path / "one.safetensors")
+    assert shown.code == 2
+    assert shown.sentence == "Error: an ensemble needs at least two models, got 1"
+
+
+def test_evaluate_shows_interval_trivial_predictions_and_warnings(pixelwise, street, runs) -> None:
+    command = ("evaluate", runs[0], street, "--split", "val", "--device", "cpu")
+    shown = pixelwise(*command)
+    assert shown.code == 0, shown.err
+    assert "over 1 image." in shown.out
+    assert "Trivial: commonest class 0." in shown.out
+    told = json.loads(pixelwise(*command, "--json").out)
+    assert set(told["baselines"]) == {
+        "commonest class",
+        "commonest class at each place",
+        "Otsu's threshold",
+    }
+    assert told["interval"] is None
+    train = json.loads(pixelwise(*command[:3], "--split", "train", "--device", "cpu", "--json").out)
+    assert train["interval"][0] <= train["mean_iou"] <= train["interval"][1]
+    assert train["baselines"] == {}
+
+
+def test_images_that_folds_have_learnt_from_are_warned_of(pixelwise, street, runs) -> None:
+    found = pw.load(runs[0])
+    file = runs[0] / "best.safetensors"
+    pw.save(found.model, file, found.classes, task=found.task, notes={"folds": "5"})
+    told = json.loads(pixelwise("evaluate", file, street, "--json", "--device", "cpu").out)
+    assert told["warnings"] == [
+        "the models of these folds have learnt from the val images: the score is too high"
+    ]
+    train = pixelwise("train", street, "--folds", "1")
+    assert train.code == 2
+    assert train.sentence.startswith("Error: folds must be a whole number at least 2")
+
+
+def test_what_was_chosen_is_left_out_with_plain(pixelwise, street, runs, tmp_path) -> None:
+    found = pw.load(runs[0])
+    file = runs[0] / "best.safetensors"
+    image = street / "images" / "val" / "3.png"
+    first = pw.Predictor(found)(image, probabilities=True).probabilities[1]
+    threshold = float(first.median())
+    pw.save(
+        found.model, file, found.classes, task=found.task, decoding={"threshold": threshold, "flip": True}
+    )
+    outs = {}
+    for name, more in (
+        ("chosen", ()),
+        ("plain", ("--plain",)),
+        ("off", ("--no-flip", "--decoding", "threshold=null")),
+    ):
+        out = tmp_path / name
+        done = pixelwise("predict", file, image, "--out", out, "--device", "cpu", *more)
+        assert done.code == 0, done.err
+        outs[name] = (out / "3.png").read_bytes()
+    assert outs["plain"] == outs["off"] != outs["chosen"]
