@@ -10,6 +10,7 @@ from typing import Annotated, Any, cast
 
 import typer
 
+from ..recipe import Recipe
 from ..wording import brief
 from .options import (
     AsJson,
@@ -74,7 +75,6 @@ def evaluate(
 
     Example: [bold]pixelwise evaluate runs/street-unet street --split test[/bold]
     """
-    from ..checkpoint import load
     from ..console import console, report_table
     from ..data.formats import find_class_file
     from ..files import check_targets, record
@@ -98,21 +98,25 @@ def evaluate(
         raise ValueError("--crf refines what a model predicts: written masks have no probabilities")
     refine, model = refinement(crf), None
     if not masks:
-        checkpoint = load(predictor)
         model = Predictor(
-            checkpoint, task=task, device=device, flip=flip, refine=refine, decoding=settings, plain=plain
+            predictor, task=task, device=device, flip=flip, refine=refine, decoding=settings, plain=plain
         )
     chosen = model.task if model else get_task(task)
     scoring = {} if absent is None else {"absent": absent}
     chosen.scoring_with(scoring)  # what cannot be is told now
     given: Any = classes
     rule = cast(Any, mask_rule)
-    splits = open_data(data, task=chosen.name, format=format, classes=given, seed=seed, mask_rule=rule)
+    recipe = _recipe_on(predictor, data)
+    cut: dict[str, Any] = {"seed": seed}
+    if recipe is not None:
+        cut = {"seed": seed or recipe.seed, "val_fraction": recipe.val_fraction}
+        cut["test_fraction"] = recipe.test_fraction
+    splits = open_data(data, task=chosen.name, format=format, classes=given, mask_rule=rule, **cut)
     of_layout = given is None and not splits.encoding.from_files and not find_class_file(data)
     if model is not None and of_layout:
         # The names of a known layout give way to those of the model.
         splits = open_data(
-            data, task=chosen.name, format=format, classes=model.classes, seed=seed, mask_rule=rule
+            data, task=chosen.name, format=format, classes=model.classes, mask_rule=rule, **cut
         )
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
     if parts.get(split) is None:
@@ -133,8 +137,8 @@ def evaluate(
         raise ValueError(f"nothing of the {title} is annotated: there is nothing to score")
     train = labelled_part(splits, "train", part.classes, chosen) if len(splits.train) else None
     beside = standing(evaluation, part, None if split == "train" else train, part=split, scoring=scoring)
-    if not masks and "folds" in checkpoint.notes and split != "test":
-        warning = f"the models of these folds have learnt from the {split} images: the score is too high"
+    if split != "test" and recipe is not None and recipe.folds is not None:
+        warning = f"the models of folds have learnt from most of the {split} images: the score is too high"
         beside = replace(beside, warnings=(*beside.warnings, warning))
     if csv is not None:
         evaluation.write_csv(csv)
@@ -159,3 +163,14 @@ def evaluate(
         typer.echo(f"report: {report}")
     if csv is not None:
         typer.echo(f"scores of each image: {csv}")
+
+
+def _recipe_on(run: Path, data: Path) -> Recipe | None:
+    """The recipe of a run directory that was trained on these data, so that their parts are cut alike."""
+    for folder in (run, run.parent):
+        file = folder / "recipe.json"
+        if file.is_file():
+            recipe = Recipe.read(file)
+            same = recipe.data and Path(recipe.data).resolve() == data.resolve()
+            return recipe if same else None
+    return None

@@ -467,28 +467,27 @@ def _run_folds(recipe: Recipe, path: Path, data: Data | None, *, progress: bool,
     """One training after the other, in `fold_1`, `fold_2`, ...; those that are there are continued."""
     folds = recipe.folds
     assert folds is not None
+    train_data, val_data, _, task, test = _open(recipe, data)
+    pooled = train_data.joined(val_data)
+    fold_of_each = fold_numbers(pooled, folds, recipe.seed)
     make_folder(path)
-    recipe = _with_absolute_paths(recipe, path)
+    recipe = _with_absolute_paths(recipe, path).changed(task=task.name)
     recipe.write(path / RECIPE)
-    given = data if data is not None else recipe.data
     results, held = [], []
-    test: SegmentationData | None = None
     for number in range(1, folds + 1):
         folder = path / f"fold_{number}"
         one = recipe.changed(fold=number, out=str(folder), choose=False)
-        train_data, val_data, _, task, test = _open(one, given)
-        parts = _Parts(train_data, val_data)
+        parts = _Parts(*_without_fold(pooled, fold_of_each, number))
         if progress:
-            counts = f"{len(train_data)} images, without {len(val_data)} others"
+            counts = f"{len(parts.train)} images, without {len(parts.val)} others"
             Console(stderr=True).print(f"fold {number} of {folds}: {counts}", highlight=False)
         started = (folder / RECIPE).is_file()
-        one = one.changed(task=task.name)
         try:
             results.append(_run(one, folder, parts, resumed=started, progress=progress, report=report))
         except KeyboardInterrupt as error:
             what = str(error).partition(".")[0]
             raise type(error)(f"{what}. What is done is kept: pixelwise train --resume {path}") from error
-        held.append((folder, val_data))
+        held.append((folder, parts.val))
     folded = join(path, recipe, held, test)
     if report:
         write_evaluation_report(
@@ -688,9 +687,17 @@ def fold_of(pooled: SegmentationData, recipe: Recipe) -> tuple[SegmentationData,
         ValueError: if there are too few images for so many folds.
     """
     assert recipe.folds is not None
-    number = fold_numbers(pooled, recipe.folds, recipe.seed)
-    held = [i for i in range(len(pooled)) if number[i] == recipe.fold]
-    return pooled.take([i for i in range(len(pooled)) if number[i] != recipe.fold]), pooled.take(held)
+    assert recipe.fold is not None
+    return _without_fold(pooled, fold_numbers(pooled, recipe.folds, recipe.seed), recipe.fold)
+
+
+def _without_fold(
+    pooled: SegmentationData, fold_of_each: Sequence[int], fold: int
+) -> tuple[SegmentationData, SegmentationData]:
+    others, held = (
+        [i for i, number in enumerate(fold_of_each) if (number == fold) == inside] for inside in (False, True)
+    )
+    return pooled.take(others), pooled.take(held)
 
 
 def _task_of_data(data: SegmentationData, names: Sequence[str]) -> Task:

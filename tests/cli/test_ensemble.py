@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import pixelwise as pw
+from pixelwise.training import Recipe
 from pixelwise.types import ClassTable
 
 TABLE = ClassTable(("ground", "square"), ((0, 0, 0), (255, 0, 0)))
@@ -75,13 +76,12 @@ def test_evaluate_shows_interval_trivial_predictions_and_warnings(pixelwise, str
 
 
 def test_images_that_folds_have_learnt_from_are_warned_of(pixelwise, street, runs) -> None:
-    found = pw.load(runs[0])
-    file = runs[0] / "best.safetensors"
-    pw.save(found.model, file, found.classes, task=found.task, notes={"folds": "5"})
-    told = json.loads(pixelwise("evaluate", file, street, "--json", "--device", "cpu").out)
-    assert told["warnings"] == [
-        "the models of these folds have learnt from the val images: the score is too high"
-    ]
+    Recipe(str(street), folds=5).write(runs[0] / "recipe.json")
+    for source in (runs[0], runs[0] / "best.safetensors"):
+        told = json.loads(pixelwise("evaluate", source, street, "--json", "--device", "cpu").out)
+        assert told["warnings"] == [
+            "the models of folds have learnt from most of the val images: the score is too high"
+        ]
     train = pixelwise("train", street, "--folds", "1")
     assert train.code == 2
     assert train.sentence.startswith("Error: folds must be a whole number at least 2")
@@ -107,3 +107,15 @@ def test_what_was_chosen_is_left_out_with_plain(pixelwise, street, runs, tmp_pat
         assert done.code == 0, done.err
         outs[name] = (out / "3.png").read_bytes()
     assert outs["plain"] == outs["off"] != outs["chosen"]
+
+
+def test_evaluate_cuts_the_parts_as_the_training_did(pixelwise, street, runs) -> None:
+    for kind in ("images", "masks"):  # no parts are named any more
+        for file in sorted((street / kind).rglob("*.png")):
+            file.rename(street / kind / file.name)
+        for part in ("train", "val"):
+            (street / kind / part).rmdir()
+    command = ("evaluate", runs[0], street, "--split", "train", "--json", "--device", "cpu")
+    assert "over 3 images" in pixelwise(*command[:5], *command[6:]).out  # 1 of 4 is for validation
+    Recipe(str(street), val_fraction=0.5).write(runs[0] / "recipe.json")
+    assert "over 2 images" in pixelwise(*command[:5], *command[6:]).out
