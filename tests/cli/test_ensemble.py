@@ -6,8 +6,11 @@ import pytest
 import torch
 
 import pixelwise as pw
+from pixelwise.predict.averages import _gains
+from pixelwise.predict.evaluation import scored
+from pixelwise.tasks import get_task
 from pixelwise.training import Recipe
-from pixelwise.types import ClassTable
+from pixelwise.types import ClassTable, LabelMap, Sample
 
 TABLE = ClassTable(("ground", "square"), ((0, 0, 0), (255, 0, 0)))
 
@@ -119,3 +122,39 @@ def test_evaluate_cuts_the_parts_as_the_training_did(pixelwise, street, runs) ->
     assert "over 3 images" in pixelwise(*command[:5], *command[6:]).out  # 1 of 4 is for validation
     Recipe(str(street), val_fraction=0.5).write(runs[0] / "recipe.json")
     assert "over 2 images" in pixelwise(*command[:5], *command[6:]).out
+
+
+def test_the_cheaper_average_is_taken_where_it_is_no_worse(pixelwise, street, runs, tmp_path) -> None:
+    file = tmp_path / "best.safetensors"
+    same = runs[0], runs[0]  # the mean of two equal models is the model, so that one is enough
+    shown = pixelwise("ensemble", *same, "--out", file, "--average", "best", "--data", street)
+    assert shown.code == 0, shown.err
+    lines = shown.out.splitlines()
+    assert [line.partition(":")[0] for line in lines[:4]] == [
+        "model 1",
+        "model 2",
+        "averaged outputs",
+        "averaged weights",
+    ]
+    assert len({line.partition(":")[2] for line in lines[:4]}) == 1
+    assert lines[4] == f"weights of 2 models averaged: {file}"
+    assert pw.load(file).built_by.builder == "pspnet"
+    shown = pixelwise("ensemble", *runs, "--out", tmp_path / "no.safetensors", "--average", "best")
+    assert shown.code == 2
+    assert shown.sentence.startswith("Error: --average best needs --data")
+
+
+def test_averaged_answers_are_taken_where_they_gain_on_every_image() -> None:
+    task, classes = get_task("semantic"), TABLE
+
+    def evaluation(right: list[int]):
+        pairs = []
+        for i, count in enumerate(right):
+            found = torch.tensor([0] * count + [1] * (20 - count))
+            target = LabelMap(torch.tensor([0] * 10 + [1] * 10))
+            pairs.append((Sample(torch.zeros(3, 20), target, f"{i}"), LabelMap(found)))
+        return scored(pairs, task, classes)
+
+    assert _gains(evaluation([10, 10, 10]), evaluation([7, 7, 7]))
+    assert not _gains(evaluation([10, 10, 10]), evaluation([10, 10, 10]))
+    assert not _gains(evaluation([10, 10, 2, 10]), evaluation([2, 10, 10, 9]))
