@@ -106,7 +106,7 @@ class Recipe:
         "Share of the images on which nothing is chosen, for the score of the report, where the data name no "
         "parts.",
         high=0.9,
-        without="0.15 of 100 images or more, else 0",
+        without="none, of 100 images or more 0.15",
     )
     folds: int | None = _setting(
         None,
