@@ -18,7 +18,7 @@ from .types import (
 )
 
 if TYPE_CHECKING:
-    from .checkpoint import Checkpoint as Checkpoint, load as load, save as save
+    from .checkpoint import Checkpoint as Checkpoint, ensemble as ensemble, load as load, save as save
     from .data import DataSplits as DataSplits, check_data as check_data
     from .losses import Criterion as Criterion, make_criterion as make_criterion
     from .predict import Predictor as Predictor, evaluate as evaluate
@@ -35,6 +35,7 @@ _LAZY = {
     "describe": "registry",
     "list_models": "registry",
     "Checkpoint": "checkpoint",
+    "ensemble": "checkpoint",
     "load": "checkpoint",
     "save": "checkpoint",
     "DataSplits": "data",

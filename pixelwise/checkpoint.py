@@ -2,16 +2,18 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from . import ensembles
+from .ensembles import Ensemble, averaged_weights
 from .files import atomic_write
 from .registry import BuiltBy, build
 from .types import ClassTable, Model, Skeleton
@@ -20,6 +22,7 @@ _FORMAT = "pixelwise-2"
 _KNOWN = ("pixelwise-1", _FORMAT)  # the first has no task and no settings of decoding
 _METADATA_LIMIT = 16 * 2**20  # bytes; safetensors reads no header above 100 MB
 _LARGEST_ARGUMENT = 2**20  # no builder takes a larger number; a list of so many channels would fill memory
+Average = Literal["outputs", "weights"]
 IN_A_RUN = ("best.safetensors", "last.safetensors")
 
 
@@ -131,13 +134,82 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
 
     Args:
         path: of a safetensors file, or of a run directory, whose best weights are taken (the last ones
-            where there are no best yet).
+            where there are no best yet). Several with commas between them, or a folder of run directories,
+            are an ensemble; see `ensemble`.
 
     Raises:
         ValueError: if there is no such file, it is not a whole pixelwise checkpoint, or what it says of
             itself does not fit together.
     """
-    path = find(path)
+    found = find_all(path)
+    return _load(found[0]) if len(found) == 1 else ensemble(found)
+
+
+def ensemble(
+    sources: Sequence[Checkpoint | str | os.PathLike[str]], *, average: Average = "outputs"
+) -> Checkpoint:
+    """Several trained models as one, to be used and saved like any other.
+
+    Settings of decoding on which the models agree are kept; of thresholds the mean is.
+
+    Args:
+        sources: checkpoints, or paths as `load` takes them.
+        average: "outputs" runs every model and averages their answers; "weights" averages the weights of
+            models that were built alike and trained from the same start, which is one model then.
+
+    Raises:
+        ValueError: if there are fewer than two models, they differ in classes or task, or they have no
+            average.
+
+    >>> table = ClassTable.of("sky", "road")
+    >>> models = [build("pspnet", 2, encoder="tiny") for _ in range(2)]
+    >>> found = ensemble([Checkpoint(model.eval(), table, model.built_by, {}) for model in models])
+    >>> found.built_by.builder
+    'ensemble'
+    """
+    if average not in get_args(Average):
+        raise ValueError(f"average must be one of {', '.join(get_args(Average))}, got {average!r:.80}")
+    members = [one if isinstance(one, Checkpoint) else load(one) for one in sources]
+    if len(members) < 2:
+        raise ValueError(f"an ensemble needs at least two models, got {len(members)}")
+    first = members[0]
+    for other in members[1:]:
+        if other.classes.names != first.classes.names or other.task != first.task:
+            raise ValueError(
+                "the models of an ensemble differ in classes or task: "
+                f"{_short(', '.join(first.classes.names))} ({first.task}) and "
+                f"{_short(', '.join(other.classes.names))} ({other.task})"
+            )
+    models = [member.model for member in members]
+    model: Model = (
+        averaged_weights(models)
+        if average == "weights"
+        else Ensemble(models, exclusive=first.classes.exclusive).eval()
+    )
+    if model.built_by is None:
+        raise ValueError("the models of an ensemble must know how they were built: make them with build(...)")
+    notes = {"average": average, "members": str(len(models))}
+    return Checkpoint(model, first.classes, model.built_by, notes, first.task, _agreed(members))
+
+
+def _agreed(members: Sequence[Checkpoint]) -> dict[str, Any]:
+    """The settings of decoding that all have: equal ones, and the means of fractions."""
+    agreed: dict[str, Any] = {}
+    for name, value in members[0].decoding.items():
+        given = [member.decoding[name] for member in members if name in member.decoding]
+        if len(given) < len(members):
+            continue
+        if all(one == value for one in given):
+            agreed[name] = value
+        elif all(isinstance(one, float) for one in given):
+            agreed[name] = sum(given) / len(given)
+        elif all(isinstance(one, list) and len(one) == len(value) for one in given):
+            agreed[name] = [sum(each) / len(each) for each in zip(*given, strict=True)]
+    return agreed
+
+
+def _load(path: Path) -> Checkpoint:
+    """One file."""
     metadata, weights = _read(path)
     if metadata.get("format") not in _KNOWN:
         raise ValueError(f"{path} holds weights but not how to use them: it was not written by pixelwise")
@@ -153,7 +225,7 @@ def load(path: str | os.PathLike[str]) -> Checkpoint:
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
     # Weights come from the file, so nothing is to be fetched.
-    offline = {"pretrained": False} if "pretrained" in arguments else {}
+    offline = {"pretrained": False} if "pretrained" in arguments and builder != ensembles.NAME else {}
     model = _build(path, builder, {**arguments, **offline}, weights)
     if preprocessing != _preprocessing(model):
         raise ValueError(
@@ -174,17 +246,38 @@ def find(path: str | os.PathLike[str]) -> Path:
     """The checkpoint that `path` means: itself, or the best (else the last) of a run directory.
 
     Raises:
+        ValueError: if there is none, or several.
+    """
+    found = find_all(path)
+    if len(found) > 1:
+        raise ValueError(f"{path} means {len(found)} checkpoints: one is needed here")
+    return found[0]
+
+
+def find_all(path: str | os.PathLike[str]) -> list[Path]:
+    """The checkpoints that `path` means: those of several with commas between them, or of a folder of runs.
+
+    Raises:
         ValueError: if there is none.
     """
     path = Path(path)
     if path.is_dir():
-        inside = [path / name for name in IN_A_RUN if (path / name).is_file()]
-        if not inside:
+        if inside := _inside(path):
+            return inside[:1]
+        runs = [_inside(folder)[0] for folder in sorted(path.iterdir()) if _inside(folder)]
+        if not runs:
             raise ValueError(f"the folder {path} holds no checkpoint ({' or '.join(IN_A_RUN)})")
-        return inside[0]
-    if not path.is_file():
-        raise ValueError(f"there is no checkpoint {path}")
-    return path
+        return runs
+    if path.is_file():
+        return [path]
+    if "," in os.fspath(path):
+        return [found for part in os.fspath(path).split(",") for found in find_all(part)]
+    raise ValueError(f"there is no checkpoint {path}")
+
+
+def _inside(folder: Path) -> list[Path]:
+    """The checkpoints of a run directory, the best one first."""
+    return [folder / name for name in IN_A_RUN if (folder / name).is_file()]
 
 
 def read_classes(fields: dict[str, Any]) -> ClassTable:
@@ -220,11 +313,13 @@ def _build(path: Path, builder: str, arguments: dict[str, Any], weights: Mapping
     """
     if any(abs(number) > _LARGEST_ARGUMENT for number in _numbers(arguments)):
         raise ValueError(f"{path} cannot be used: an argument of its model is above {_LARGEST_ARGUMENT:,}")
-    model = None
     for device in ("meta", "cpu"):
         try:
             with torch.device(device):
-                model = build(builder, **arguments)
+                if builder == ensembles.NAME:
+                    model: Model = ensembles.build_ensemble(**arguments)
+                else:
+                    model = build(builder, **arguments)
         except Exception as error:  # what a builder raises on arguments that make no sense
             if device == "meta" and "meta tensor" in str(error):
                 continue  # an encoder that cannot be built without memory
@@ -232,7 +327,6 @@ def _build(path: Path, builder: str, arguments: dict[str, Any], weights: Mapping
             raise ValueError(f"{path} cannot be used: {reason}") from error
         if problem := _difference(weights, model.state_dict()):
             raise ValueError(f"the weights in {path} do not fit {builder!r}: {problem}")
-    assert model is not None
     return model
 
 

@@ -28,8 +28,8 @@ def progress_bar(what: str, *, hidden: bool = False) -> Iterator[Callable[[int, 
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def report_table(report: Report, title: str) -> Table:
-    """One line per class, the scores over everything below."""
+def report_table(report: Report, title: str, remarks: Sequence[str] = ()) -> Table:
+    """One line per class, the scores over everything below, and under them the remarks."""
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("class")
     for column in report.columns:
@@ -40,6 +40,7 @@ def report_table(report: Report, title: str) -> Table:
         [
             *(f"{score_name(name)} {_number(value)}" for name, value in report.values.items()),
             report.note,
+            *remarks,
         ]
     )
     return table

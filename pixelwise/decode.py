@@ -5,17 +5,20 @@
 beside its network.
 """
 
+from collections.abc import Iterable
 from functools import singledispatch
-from math import prod
+from math import log, prod
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64
+from jaxtyping import Float, Float32, Int64, Integer
 from torch import Tensor
+from torch.nn import functional as F
 
 from .heatmaps import Refine, quarter_offset
 from .kernels.compiling import parallel_map
+from .kernels.masks.components import label_components
 from .kernels.pixels.argmax import argmax, resized_argmax
 from .kernels.pixels.softmax import resized_confidence
 from .layers import resize
@@ -119,6 +122,76 @@ def confidence(output: DenseLogits) -> Confidence:
 def probabilities(output: DenseLogits) -> Float[Tensor, "b k *grid"]:
     """Softmax over the classes at every pixel of the image, in [0, 1], float32."""
     return output.logits.float().softmax(1)
+
+
+def mean_scores(
+    views: Iterable[Float[Tensor, "b k *grid"]], exclusive: bool = True
+) -> Float[Tensor, "b k *grid"]:
+    """Scores whose probabilities are the means of those of several, one of them in memory at a time.
+
+    Args:
+        views: scores of the same pixels.
+        exclusive: whether probabilities are the softmax over the classes, or the sigmoid of each.
+
+    >>> views = [torch.tensor([[0.8, 0.2]]).log(), torch.tensor([[0.4, 0.6]]).log()]
+    >>> mean_scores(views).softmax(1)
+    tensor([[0.6000, 0.4000]])
+    """
+    inside, outside, count = torch.empty(0), torch.empty(0), 0
+    for scores in views:
+        scores = scores.float()
+        view = scores.log_softmax(1) if exclusive else F.logsigmoid(scores)
+        inside = torch.logaddexp(inside, view) if count else view
+        if not exclusive:
+            outside = torch.logaddexp(outside, F.logsigmoid(-scores)) if count else F.logsigmoid(-scores)
+        count += 1
+    return inside - log(count) if exclusive else inside - outside
+
+
+def component_sizes(labels: Integer[Tensor, "*grid"]) -> Int64[np.ndarray, " n"]:
+    """The number of pixels or voxels of each connected region of equal labels, along faces.
+
+    >>> component_sizes(torch.tensor([[1, 1, 0], [1, 0, 0]])).tolist()
+    [3, 3]
+    """
+    numbers, _ = label_components(labels.cpu().numpy(), background=None)
+    return np.bincount(numbers.ravel())[1:]
+
+
+def without_small_components(labels: Int64[Tensor, "*grid"], least: int) -> Int64[Tensor, "*grid"]:
+    """Regions of equal labels with fewer pixels take the label of most pixels around them.
+
+    Holes are regions too. A region that has none but small neighbours stays.
+
+    Args:
+        labels: at least 0.
+        least: fewest pixels, or voxels, of a region that stays.
+
+    >>> without_small_components(torch.tensor([[1, 1, 1, 0], [1, 0, 1, 0]]), 2)
+    tensor([[1, 1, 1, 0],
+            [1, 1, 1, 0]])
+    """
+    array = labels.cpu().numpy()
+    numbers, count = label_components(array, background=None)
+    small = np.bincount(numbers.ravel(), minlength=count + 1) < least
+    small[0] = False
+    if not small.any():
+        return labels
+    place, k = np.cumsum(small) - 1, int(array.max()) + 1
+    votes = np.zeros(int(small.sum()) * k, np.int64)
+    for axis in range(array.ndim):
+        before = tuple(slice(None, -1) if i == axis else slice(None) for i in range(array.ndim))
+        after = tuple(slice(1, None) if i == axis else slice(None) for i in range(array.ndim))
+        for inside, around in ((before, after), (after, before)):
+            edge = small[numbers[inside]] & ~small[numbers[around]]
+            asked = place[numbers[inside][edge]] * k + array[around][edge]
+            votes += np.bincount(asked, minlength=len(votes))
+    by_label = votes.reshape(-1, k)
+    changes = small.copy()
+    changes[small] = by_label.any(1)
+    result, where = array.copy(), changes[numbers]
+    result[where] = by_label.argmax(1)[place[numbers[where]]]
+    return torch.from_numpy(result).to(labels.device)
 
 
 # --- by the type of the output --------------------------------------------------------------------

@@ -109,6 +109,31 @@ class Recipe:
     val_fraction: float = _setting(
         0.2, "Data", "Share of the images kept for validation where the data name none.", open=True, high=1
     )
+    test_fraction: float | None = _setting(
+        None,
+        "Data",
+        "Share of the images on which nothing is chosen, for the score of the report, where the data name no "
+        "parts.",
+        high=0.9,
+        without="none, of 100 images or more 0.15",
+    )
+    folds: int | None = _setting(
+        None,
+        "Data",
+        "Train so many models, each without one part of the images, which it is scored on; predictions are "
+        "the average of all.",
+        low=2,
+        high=100,
+        without="one model",
+    )
+    fold: int | None = _setting(
+        None,
+        "Data",
+        "Train only the model without this part, 1 to the number of folds.",
+        low=1,
+        high=100,
+        without="all",
+    )
     mask_rule: Literal["exact", "above-127", "above-0"] = _setting(
         "exact",
         "Data",
@@ -238,6 +263,13 @@ class Recipe:
         "Where curves go beside metrics.csv: tensorboard, wandb, mlflow, or csv for nowhere else.",
         choices=LOGGERS,
     )
+    choose: bool = _setting(
+        True,
+        "Run",
+        "Whether mirror images, thresholds, the smallest component and a CRF are tried on the validation "
+        "images at the end, and kept with the weights where they help by more than noise.",
+        flags=("--choose/--no-choose",),
+    )
     seed: int = _setting(0, "Run", "Seed of every random choice.", high=2**63 - 1)
     out: str | None = _setting(None, "Run", "Run directory.", without="runs/DATA-MODEL", is_path=True)
     name: str | None = _setting(None, "Run", "Title of the run.", without="that of the run directory")
@@ -254,6 +286,8 @@ class Recipe:
             raise ValueError(
                 f"give epochs or steps, not both: got epochs {self.epochs} and steps {self.steps}"
             )
+        if self.fold is not None and not self.fold <= (self.folds or 0):
+            raise ValueError(f"fold must be 1 to the number of folds, got {self.fold} of {self.folds}")
         _check_weights(self.class_weights)
         if self.crop is not None:
             _check_numbers("crop", self.crop, int, (2, 3))

@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from .. import __version__
 from .check import check
 from .demo import demo
+from .ensemble import ensemble
 from .errors import explain
 from .evaluate import evaluate
 from .info import info
@@ -66,7 +67,7 @@ def root(
     """
 
 
-for command in (demo, train, evaluate, predict, segment, check, warmup, models, info):
+for command in (demo, train, evaluate, predict, ensemble, segment, check, warmup, models, info):
     app.command()(command)
 
 

@@ -4,11 +4,13 @@ import math
 import shlex
 import sys
 import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from ..recipe import Recipe
 from ..wording import brief
 from .options import (
     LAYOUTS,
@@ -18,13 +20,16 @@ from .options import (
     CrfSettings,
     Decoding,
     Device,
+    Flip,
     Overwrite,
+    Plain,
     Split,
     TaskName,
     pairs_of,
     print_json,
     refinement,
     watched,
+    without_crf,
 )
 
 
@@ -32,8 +37,9 @@ def evaluate(
     predictor: Annotated[
         Path,
         typer.Argument(
-            metavar="CHECKPOINT|RUN|PREDICTIONS",
-            help="Weights, a run directory, or a folder of predicted masks named like the images.",
+            metavar="CHECKPOINT|RUN[,RUN...]|PREDICTIONS",
+            help="Weights, a run directory, several with commas between them (an ensemble), or a folder of "
+            "predicted masks named like the images.",
             show_default=False,
         ),
     ],
@@ -62,8 +68,10 @@ def evaluate(
     ] = None,
     decoding: Decoding = None,
     as_json: AsJson = False,
-    crf: Crf = False,
+    flip: Flip = None,
+    crf: Crf = None,
     crf_like: CrfSettings = None,
+    plain: Plain = False,
     device: Device = "auto",
     seed: Annotated[
         int | None, typer.Option(help="Seed of the split into parts, if the data have none (default 0).")
@@ -75,12 +83,12 @@ def evaluate(
 
     Example: [bold]pixelwise evaluate runs/street-unet street --split test[/bold]
     """
-    from ..checkpoint import IN_A_RUN
     from ..console import console, report_table
     from ..data.formats import find_class_file
     from ..files import check_targets, record
     from ..predict import Predictor, evaluate_images
-    from ..predict.evaluation import labelled_part
+    from ..predict.evaluation import is_model, labelled_part
+    from ..predict.standing import standing
     from ..report import write_evaluation_report
     from ..tasks import get_task, open_data
     from ..training.environment import environment
@@ -88,22 +96,27 @@ def evaluate(
     for target in (report, csv):
         if target is not None:
             check_targets([target], target.parent, overwrite=overwrite)
-    of_run = any((predictor / name).exists() for name in (*IN_A_RUN, "recipe.json"))
-    masks = predictor.is_dir() and not of_run
-    settings = pairs_of(decoding, "--decoding")
-    if masks and settings:
-        raise ValueError("--decoding is for what a model predicts, not for written predictions")
+    masks = not is_model(predictor)
+    settings = without_crf(pairs_of(decoding, "--decoding"), crf)
+    if masks and (decoding or flip is not None or plain):
+        raise ValueError(
+            "--decoding, --flip and --plain are for what a model predicts, not for written predictions"
+        )
     if masks and (crf or crf_like is not None):
         raise ValueError("--crf refines what a model predicts: written masks have no probabilities")
     refine, model = refinement(crf, crf_like), None
     if not masks:
-        model = Predictor(predictor, task=task, device=device, refine=refine, decoding=settings)
+        model = Predictor(
+            predictor, task=task, device=device, flip=flip, refine=refine, decoding=settings, plain=plain
+        )
     chosen = model.task if model else get_task(task)
     scoring = {} if absent is None else {"absent": absent}
     chosen.scoring_with(scoring)  # what cannot be is told now
     given: Any = classes
     asked = {"format": format, "seed": seed, "mask_rule": mask_rule}
-    reading = _as_trained(predictor, data) | {k: value for k, value in asked.items() if value is not None}
+    recipe = _recipe_on(predictor, data)
+    reading = {} if recipe is None else {name: getattr(recipe, name) for name in _READING}
+    reading |= {name: value for name, value in asked.items() if value is not None}
     splits = open_data(data, task=chosen.name, classes=given, **reading)
     of_layout = given is None and not splits.encoding.from_files and not find_class_file(data)
     if model is not None and of_layout:
@@ -126,6 +139,11 @@ def evaluate(
     title = f"{split} part of {data}"
     if math.isnan(evaluation.report[chosen.monitor]):
         raise ValueError(f"nothing of the {title} is annotated: there is nothing to score")
+    train = labelled_part(splits, "train", part.classes, chosen) if len(splits.train) else None
+    beside = standing(evaluation, part, None if split == "train" else train, part=split, scoring=scoring)
+    if split != "test" and recipe is not None and recipe.folds is not None:
+        warning = f"the models of folds have learnt from most of the {split} images: the score is too high"
+        beside = replace(beside, warnings=(*beside.warnings, warning))
     if csv is not None:
         evaluation.write_csv(csv)
         record(csv, csv.parent)
@@ -138,27 +156,28 @@ def evaluate(
             model,
             environment=environment(),
             command=shlex.join(["pixelwise", *sys.argv[1:]]),
-            remark=f"Scores of {predictor} on {len(part)} images.",
+            remark=" ".join([f"Scores of {predictor} on {len(part)} images.", *beside.sentences]),
         )
         record(report, report.parent)
     if as_json:
-        print_json({**evaluation.report.values, "classes": evaluation.report.per_class})
+        print_json({**evaluation.report.values, **beside.as_dict(), "classes": evaluation.report.per_class})
         return
-    console().print(report_table(evaluation.report, title))
+    console().print(report_table(evaluation.report, title, beside.sentences))
     if report is not None:
         typer.echo(f"report: {report}")
     if csv is not None:
         typer.echo(f"scores of each image: {csv}")
 
 
-def _as_trained(predictor: Path, data: Path) -> dict[str, Any]:
-    """How the run of these weights read and split the same data; nothing for other data."""
-    from ..recipe import Recipe
+_READING = ("format", "mask_rule", "seed", "val_fraction", "test_fraction")  # how a recipe reads its data
 
-    path = (predictor if predictor.is_dir() else predictor.parent) / "recipe.json"
-    if not path.is_file():
-        return {}
-    recipe = Recipe.read(path)
-    if Path(recipe.data).resolve() != data.resolve():
-        return {}
-    return {name: getattr(recipe, name) for name in ("format", "mask_rule", "seed", "val_fraction")}
+
+def _recipe_on(run: Path, data: Path) -> Recipe | None:
+    """The recipe of a run directory that was trained on these data, so that they are read and split alike."""
+    for folder in (run, run.parent):
+        file = folder / "recipe.json"
+        if file.is_file():
+            recipe = Recipe.read(file)
+            same = recipe.data and Path(recipe.data).resolve() == data.resolve()
+            return recipe if same else None
+    return None

@@ -43,12 +43,33 @@ Decoding = Annotated[
 Seed = Annotated[int, typer.Option(help="Seed of every random choice.")]
 Split = Annotated[str, typer.Option(help="Part of the data: train, val or test.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
-Crf = Annotated[bool, typer.Option("--crf", help="Refine predictions by a fully connected CRF on the image.")]
+Crf = Annotated[
+    bool | None,
+    typer.Option(
+        "--crf/--no-crf",
+        help="Refine predictions by a fully connected CRF on the image (default: as chosen for the weights).",
+    ),
+]
 CrfSettings = Annotated[
     str | None,
     typer.Option(
         help="Refine with the settings that authors used for a data set: deeplabv1_voc, deeplabv2_voc or "
         "deconvnet_voc."
+    ),
+]
+Flip = Annotated[
+    bool | None,
+    typer.Option(
+        "--flip/--no-flip",
+        help="Average over the image and its mirror image (default: as chosen for the weights).",
+    ),
+]
+Plain = Annotated[
+    bool,
+    typer.Option(
+        "--plain",
+        help="Leave out what was chosen for the weights on validation images: mirror images, thresholds, "
+        "smallest component, CRF.",
     ),
 ]
 Overwrite = Annotated[
@@ -154,12 +175,14 @@ def numbers_of(text: str, option: str) -> tuple[float, ...]:
         raise ValueError(f"{option} takes numbers with commas between them, got {text!r}") from error
 
 
-def refinement(crf: bool, settings: str | None) -> Any:
+def refinement(crf: bool | None, settings: str | None) -> Any:
     """What --crf and --crf-like do to probabilities.
 
     Raises:
-        ValueError: if nobody published settings of that name.
+        ValueError: if nobody published settings of that name, or --no-crf is given with them.
     """
+    if crf is False and settings is not None:
+        raise ValueError("--no-crf leaves out what --crf-like asks for: give one of them")
     if not crf and settings is None:
         return None
     import torch
@@ -170,6 +193,11 @@ def refinement(crf: bool, settings: str | None) -> Any:
         raise ValueError(f"--crf-like is one of {', '.join(PUBLISHED_KERNELS)}, got {brief(settings)}")
     kernels = USUAL_KERNELS if settings is None else PUBLISHED_KERNELS[settings]
     return DenseCrf(kernels=kernels, threads=torch.get_num_threads())
+
+
+def without_crf(settings: dict[str, Any], crf: bool | None) -> dict[str, Any]:
+    """Settings of decoding, with --no-crf among them."""
+    return {**settings, "crf": False} if crf is False else settings
 
 
 def watched() -> bool:

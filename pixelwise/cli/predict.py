@@ -12,18 +12,28 @@ from .options import (
     CrfSettings,
     Decoding,
     Device,
+    Flip,
     Overwrite,
+    Plain,
     TaskName,
     extent_of,
     numbers_of,
     pairs_of,
     refinement,
     watched,
+    without_crf,
 )
 
 
 def predict(
-    checkpoint: Annotated[Path, typer.Argument(metavar="CHECKPOINT|RUN", show_default=False)],
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(
+            metavar="CHECKPOINT|RUN[,RUN...]",
+            help="Weights or a run directory; several with commas between them are an ensemble.",
+            show_default=False,
+        ),
+    ],
     sources: Annotated[
         list[str],
         typer.Argument(
@@ -59,14 +69,13 @@ def predict(
         ),
     ] = None,
     tile_overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 64,
-    flip: Annotated[
-        bool, typer.Option("--flip", help="Average over the image and its mirror image.")
-    ] = False,
+    flip: Flip = None,
     scales: Annotated[
         str, typer.Option(metavar="S,S,...", help="Average over the image resized by these factors.")
     ] = "1",
-    crf: Crf = False,
+    crf: Crf = None,
     crf_like: CrfSettings = None,
+    plain: Plain = False,
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Largest height times width of an image.")
     ] = 1_000_000_000,
@@ -101,7 +110,8 @@ def predict(
         flip=flip,
         scales=numbers_of(scales, "--scales"),
         refine=refinement(crf, crf_like),
-        decoding=pairs_of(decoding, "--decoding"),
+        decoding=without_crf(pairs_of(decoding, "--decoding"), crf),
+        plain=plain,
         max_pixels=max_pixels,
     )
     if tint_background and predictor.task.annotation is not LabelMap:

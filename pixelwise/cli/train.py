@@ -138,7 +138,8 @@ def train(
         result = run(recipe_of(chosen))
     else:
         result = resume_run(resume, epochs=chosen.get("epochs"))
-    console().print(report_table(result.scores, "best weights on the validation part"))
+    title = "all images, out of fold" if result.folds else "best weights on the validation part"
+    console().print(report_table(result.scores, title, result.remarks))
     typer.echo(f"run directory: {result.path}\nbest weights:  {result.best}")
     typer.echo(f"report:        {result.report}")
 

@@ -171,6 +171,10 @@ class SegmentationData(Dataset[Sample]):
         """The same data with some of the images."""
         return self._with(pairs=tuple(self.pairs[i] for i in indices))
 
+    def joined(self, other: "SegmentationData") -> "SegmentationData":
+        """The images of both, read as these are."""
+        return self._with(pairs=(*self.pairs, *other.pairs))
+
     def with_channels(self, channels: int) -> "SegmentationData":
         """The same data, its images read with so many channels."""
         return self if self.channels == channels else self._with(channels=channels)
@@ -219,6 +223,7 @@ class DataSplits:
         made_val: whether `val` was cut from `train` because the data set has none.
         problems: what `open_data` refuses and `check_data` reports, one sentence each.
         remarks: what is worth knowing about the files, one sentence each.
+        made_test: whether `test` was cut from `train` because the data set names no parts.
     """
 
     train: SegmentationData
@@ -232,6 +237,7 @@ class DataSplits:
     made_val: bool = False
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    made_test: bool = False
 
     def __repr__(self) -> str:
         parts = ", ".join(f"{len(data)} {name}" for name, data in self.parts().items()) or "no images"

@@ -13,6 +13,7 @@ from .datasets import FORMATS, Finder, Layout, export_of
 from .formats.class_file import find_class_file, read_label_encoding
 from .label_encoding import MASK_RULES, LabelEncoding, MaskRule
 
+_TEST, _MANY = 0.15, 100  # share of a test part that is cut, and from how many images on it is
 _log = logging.getLogger(__name__)
 
 
@@ -22,6 +23,7 @@ def open_data(
     format: str = "auto",
     classes: ClassTable | str | os.PathLike[str] | None = None,
     val_fraction: float = 0.2,
+    test_fraction: float | None = None,
     seed: int = 0,
     channels: int = 3,
     mask_rule: MaskRule = "exact",
@@ -36,7 +38,9 @@ def open_data(
             the like in the folder, the classes of the layout, or those found in the masks (see
             `encoding_from_masks`).
         val_fraction: share of the training images that become the validation part where the data name none.
-        seed: of that choice.
+        test_fraction: share of the images that become the test part, on which nothing is to be chosen, where
+            the data name neither a validation nor a test part; None for 0.15 of 100 images or more, else 0.
+        seed: of these choices.
         channels: of the images; volumes have those of their files.
         mask_rule: "exact": the values of masks are classes. "above-127" and "above-0": brighter pixels are
             foreground, all others background; for JPEG masks, smooth edges and instance maps. Of a colour,
@@ -52,6 +56,7 @@ def open_data(
         format=format,
         classes=classes,
         val_fraction=val_fraction,
+        test_fraction=test_fraction,
         seed=seed,
         channels=channels,
         mask_rule=mask_rule,
@@ -65,6 +70,7 @@ def open_reporting(
     format: str = "auto",
     classes: ClassTable | str | os.PathLike[str] | None = None,
     val_fraction: float = 0.2,
+    test_fraction: float | None = None,
     seed: int = 0,
     channels: int = 3,
     mask_rule: MaskRule = "exact",
@@ -105,7 +111,7 @@ def open_reporting(
         )
     for remark in layout.remarks:
         _log.warning("%s", remark)
-    return _split(layout, encoding, name, root, val_fraction, seed, channels)
+    return _split(layout, encoding, name, root, (val_fraction, test_fraction), seed, channels)
 
 
 def format_of(root: Path, formats: Mapping[str, Finder] = FORMATS) -> str:
@@ -152,10 +158,11 @@ def _split(
     encoding: LabelEncoding,
     name: str,
     root: Path,
-    val_fraction: float,
+    fractions: tuple[float, float | None],
     seed: int,
     channels: int,
 ) -> DataSplits:
+    val_fraction, test_fraction = fractions
     parts = {
         part: SegmentationData(
             pairs,
@@ -168,14 +175,19 @@ def _split(
     }
     nothing = SegmentationData((), encoding.classes, channels=channels)
     train = parts.get("train") or parts.get("all") or nothing
-    val, made = parts.get("val"), False
+    val, test, made, made_test = parts.get("val"), parts.get("test"), False, False
+    if val is None and test is None:
+        share = test_fraction if test_fraction is not None else _TEST if len(train) >= _MANY else 0.0
+        if share > 0:
+            train, test = divided(train, share, seed + 1)
+            made_test = True
     if val is None:
         train, val = divided(train, val_fraction, seed)
         made = len(val) > 0
     return DataSplits(
         train,
         val,
-        parts.get("test"),
+        test,
         encoding.classes,
         name,
         root,
@@ -184,4 +196,5 @@ def _split(
         made,
         layout.problems,
         layout.remarks,
+        made_test,
     )

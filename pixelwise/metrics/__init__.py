@@ -4,7 +4,12 @@ Pixels: `SegmentationMetrics` and what is made of its matrix. Instances: `Instan
 `PanopticMetrics`. Boundaries and surfaces: `SurfaceMetrics`, `BoundaryBenchmark`, `DavisMetrics`.
 """
 
-from .bootstrap import Interval as Interval, bootstrap_interval as bootstrap_interval
+from .bootstrap import (
+    Gain as Gain,
+    ImageStates as ImageStates,
+    Interval as Interval,
+    bootstrap_interval as bootstrap_interval,
+)
 from .bsds.boundaries import (
     Annotations as Annotations,
     BoundaryBenchmark as BoundaryBenchmark,

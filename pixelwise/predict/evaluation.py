@@ -4,7 +4,7 @@ import csv
 import math
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -17,6 +17,7 @@ from ..checkpoint import Checkpoint
 from ..data import DataSplits, LabelEncoding, SegmentationData
 from ..data.dataset import MaskFiles
 from ..files import atomic_write
+from ..metrics import ImageStates, Interval
 from ..tasks import Task, get_task, open_data
 from ..types import Annotation, ClassTable, Model, Report, Sample
 from .predictor import Predictor
@@ -52,12 +53,34 @@ class Evaluation:
         images: in the order of the data.
         task: what was asked.
         classes: of the data.
+        states: what the scores know of each image, for intervals; None where the task has none.
     """
 
     report: Report
     images: tuple[ImageScores, ...]
     task: Task
     classes: ClassTable
+    states: ImageStates | None = None
+
+    @property
+    def score(self) -> float:
+        """The primary score, the task's monitor."""
+        return self.report[self.task.monitor]
+
+    def interval(self, level: float = 0.9, *, draws: int = 400) -> Interval | None:
+        """The primary score with its bootstrap interval over images.
+
+        Args:
+            level: share of the draws inside the interval, between 0 and 1.
+            draws: how many.
+
+        Returns:
+            None where the task scores no draws of images in little time (average precision), there is one
+            image, or nothing counts.
+        """
+        if self.states is None or len(self.states) < 2 or math.isnan(self.score):
+            return None
+        return self.states.interval(lambda report: report[self.task.monitor], level=level, draws=draws)
 
     def ranked(self) -> list[ImageScores]:
         """The images with a score, worst first."""
@@ -170,23 +193,47 @@ def evaluate_images(
         )
         _check_same_classes(predictor, labelled)
         labelled = labelled.with_channels(predictor.model.in_channels)
-        predictions = _from_model(predictor, labelled, batch_size)
+        predictions = predictions_of(predictor, labelled, batch_size)
     settings = chosen.scoring_with(scoring or {})
-    total, single = (chosen.metrics(labelled.classes, settings) for _ in range(2))
-    images = []
     console = Console(stderr=True)
     rounds = track(predictions, "evaluating", len(labelled), console=console, disable=not progress)
-    for index, (sample, prediction) in enumerate(rounds):
+    return scored(rounds, chosen, labelled.classes, settings)
+
+
+def scored(
+    pairs: Iterable[tuple[Sample, Annotation]],
+    task: Task,
+    classes: ClassTable,
+    settings: Mapping[str, Any] | None = None,
+) -> Evaluation:
+    """Score predictions as they come.
+
+    Args:
+        pairs: annotated samples, each with what was predicted for it.
+        task: says by which scores.
+        classes: of the data.
+        settings: of the scores; None for the task's own.
+
+    Raises:
+        ValueError: if a prediction does not fit its target; names the image.
+    """
+    settings = task.scoring if settings is None else settings
+    total, single = (task.metrics(classes, settings) for _ in range(2))
+    states = ImageStates(task.metrics(classes, settings)) if total.may_be_drawn else None
+    images = []
+    for index, (sample, prediction) in enumerate(pairs):
         assert sample.target is not None
         found = prediction.to("cpu")
         for metrics in (total, single):
             metrics.update([found], [sample.target], [sample.id])
+        if states is not None:
+            states.note(single)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # an image of its own may have nothing that counts
             report = single.compute()
         single.reset()
-        images.append(ImageScores(index, sample.id, report[chosen.monitor], report))
-    return Evaluation(total.compute(), tuple(images), chosen, labelled.classes)
+        images.append(ImageScores(index, sample.id, report[task.monitor], report))
+    return Evaluation(total.compute(), tuple(images), task, classes, states)
 
 
 def _opened(model: Evaluated) -> Model | Predictor | Checkpoint | Path:
@@ -194,9 +241,18 @@ def _opened(model: Evaluated) -> Model | Predictor | Checkpoint | Path:
     if not isinstance(model, str | os.PathLike):
         return model
     path = Path(model)
-    if path.is_dir() and not any((path / name).exists() for name in (*checkpoint.IN_A_RUN, "recipe.json")):
-        return path
-    return checkpoint.load(path)
+    return checkpoint.load(path) if is_model(path) else path
+
+
+def is_model(path: Path) -> bool:
+    """Whether a path means weights (or a run that has none yet), and not a folder of saved predictions."""
+    if not path.is_dir() or (path / "recipe.json").exists():
+        return True
+    try:
+        checkpoint.find_all(path)
+    except ValueError:
+        return False
+    return True
 
 
 def _task(source: Model | Predictor | Path, name: str | None) -> Task:
@@ -253,7 +309,7 @@ def _check_same_classes(predictor: Predictor, data: SegmentationData) -> None:
             raise ValueError(f"class {label} is {one!r} for the model, {other!r} in the data")
 
 
-def _from_model(
+def predictions_of(
     predictor: Predictor, data: SegmentationData, batch_size: int
 ) -> Iterator[tuple[Sample, Annotation]]:
     """Samples with what the model says of them; those of one size that follow each other share a batch."""

@@ -62,13 +62,17 @@ class Predictor:
             a measurement on a small image, and else the largest tiles that do; of volumes, the task's tiles.
         overlap: pixels that neighbouring tiles share. Tiles, flips, scales and refinement are for models
             that score every pixel of an image.
-        flip: whether to average over the image and its mirror image.
+        flip: whether to average over the image and its mirror image; None for what was chosen for the
+            weights on validation images.
         scales: factors of the image's size to average over.
         refine: what to do with the probabilities "b k H W" of images "b c H W", such as
             `pixelwise.algorithms.DenseCrf()`: gives probabilities again. It sees whole images, also with
-            `tile`, so the probabilities of all classes must fit into memory.
+            `tile`, so the probabilities of all classes must fit into memory. None for what was chosen for
+            the weights.
         decoding: settings of the task's decoding that differ from those of the checkpoint, such as
             `{"thresholds": 0.4}` for several classes per pixel.
+        plain: whether to leave out what was chosen for the weights on validation images (mirror images,
+            thresholds, smallest component, CRF).
         max_pixels: largest height times width of an image file.
 
     Raises:
@@ -91,10 +95,11 @@ class Predictor:
         precision: Precision = "32",
         tile: Size | Literal["auto"] | None = "auto",
         overlap: int = 64,
-        flip: bool = False,
+        flip: bool | None = None,
         scales: Sequence[float] = (1.0,),
         refine: Refine | None = None,
         decoding: Mapping[str, Any] | None = None,
+        plain: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         if precision not in get_args(Precision):
@@ -115,22 +120,31 @@ class Predictor:
         self.task = task_of(model, task, classes)
         tiled = self.task.infer is not None and "tile" in self.task.decoding and tile not in (None, "auto")
         in_tiles = {"tile": tile} if tiled else {}
+        if plain:
+            own = {name: value for name, value in own.items() if name not in self.task.chosen}
         self.decoding = self.task.decoding_with({**own, **in_tiles, **(decoding or {})})
         self.model, self.classes, self.precision = model.eval(), classes, precision
         self.device = _place(model, device)
         self.tile, self.overlap, self.refine, self.max_pixels = tile, overlap, refine, max_pixels
-        self.flip, self.scales = flip, tuple(scales)
         self._scores_pixels = issubclass(model.output, DenseLogits) and self.task.infer is None
+        if flip is None:
+            flip = self._scores_pixels and bool(self.decoding.get("flip", False))
+        if self._scores_pixels and refine is None and self.decoding.get("crf", False):
+            from ..algorithms.dense_crf import DenseCrf
+
+            self.refine = DenseCrf(threads=torch.get_num_threads())
+        self.flip, self.scales = flip, tuple(scales)
         if isinstance(tile, tuple | list):
             # How tiles of volumes overlap is a setting of their decoding.
             _check_tile(tile, *((overlap, (2,)) if self._scores_pixels else (0, (2, 3))))
         if not self._scores_pixels:
             self._refuse_pixelwise_options()
+        self._others: dict[tuple[bool, bool], Predictor] = {}  # of `in_ways`, by mirror images and CRF
         self._network: Network = self._score_dense
         if tuple(scales) != (1.0,):
-            self._network = scaled(self._network, scales)
+            self._network = scaled(self._network, scales, classes.exclusive)
         if flip:
-            self._network = flipped(self._network)
+            self._network = flipped(self._network, classes.exclusive)
 
     def __repr__(self) -> str:
         names = self.classes.names
@@ -235,7 +249,8 @@ class Predictor:
             refined = self.probabilities(images)
             size = (refined.shape[-2], refined.shape[-1])
             logits = refined.log() if self.classes.exclusive else refined.logit()
-            return self.task.decode(DenseLogits(logits, size), self.classes, self.decoding)
+            found = self.task.decode(DenseLogits(logits, size), self.classes, self.decoding)
+            return tuple(self._finished(one) for one in found)
         tile = self._tile_for(images)
         with enough_memory((images.shape[-2], images.shape[-1]), tile):
             # Plain tensors: those made in inference mode could not be changed or used in autograd.
@@ -243,7 +258,56 @@ class Predictor:
                 parts = [
                     self.task.decode(band, self.classes, self.decoding) for band in self._bands(images, tile)
                 ]
-            return tuple(_joined(bands_of_one) for bands_of_one in zip(*parts, strict=True))
+            return tuple(self._finished(_joined(bands_of_one)) for bands_of_one in zip(*parts, strict=True))
+
+    def _finished(self, annotation: Annotation) -> Annotation:
+        """What is left to do once an image is whole."""
+        if self.task.finish is None:
+            return annotation
+        return self.task.finish(annotation, self.classes, self.decoding)
+
+    def in_ways(self, sample: Sample, settings: Sequence[Mapping[str, Any]]) -> list[Annotation]:
+        """Segment an image under several settings of decoding; the network runs once for those that share it.
+
+        Args:
+            sample: an image in [0, 1].
+            settings: of decoding, each in place of this predictor's own.
+
+        Raises:
+            ValueError: as `annotations`.
+        """
+        found: list[Annotation] = []
+        known: dict[tuple[bool, bool], Any] = {}
+        for changes in settings:
+            decoding = self.task.decoding_with({**self.decoding, **changes})
+            views = bool(decoding.get("flip", False)), bool(decoding.get("crf", False))
+            if views not in known:
+                known[views] = self._before_finishing(sample, views, changes)
+            made = known[views]
+            if self._scores_pixels:
+                logits = made.log() if self.classes.exclusive else made.logit()
+                made = self.task.decode(DenseLogits(logits, tuple(made.shape[2:])), self.classes, decoding)[0]
+            found.append(made if self.task.finish is None else self.task.finish(made, self.classes, decoding))
+        return found
+
+    def _before_finishing(self, sample: Sample, views: tuple[bool, bool], changes: Mapping[str, Any]) -> Any:
+        """Probabilities, or an annotation from which no small component was removed yet."""
+        if views not in self._others:
+            whole = {"min_component": 0} if "min_component" in self.decoding else {}
+            self._others[views] = Predictor(
+                self.model,
+                self.classes,
+                task=self.task.name,
+                precision=self.precision,
+                tile=self.tile,
+                overlap=self.overlap,
+                scales=self.scales,
+                decoding={**self.decoding, **changes, **whole},
+            )
+        other = self._others[views]
+        if self._scores_pixels:
+            return other.probabilities(sample.image[None])
+        return other.annotations([sample])[0]
 
     def embed(self, source: Source) -> "EmbeddedImage":
         """Look at an image once, for any number of prompts.
@@ -323,7 +387,7 @@ class Predictor:
                 output = DenseLogits(
                     (found.log() if self.classes.exclusive else found.logit())[None], found.shape[1:]
                 )
-                annotation = self.task.decode(output, self.classes, self.decoding)[0]
+                annotation = self._finished(self.task.decode(output, self.classes, self.decoding)[0])
             else:
                 annotation = self.annotations([Sample(image, None, name, spacing)])[0]
         except ValueError as error:

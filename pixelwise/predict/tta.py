@@ -1,42 +1,43 @@
 """Test-time augmentation: the mean over several views of an image.
 
-What is averaged are probabilities; the result holds their logarithms, whose softmax is that mean again.
+What is averaged are probabilities; the result holds scores that give that mean again (`decode.mean_scores`).
 """
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 
-import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..decode import mean_scores
 from ..tiling import Network
 from ..types import DenseLogits
 
 _LARGEST = 16
 
 
-def flipped(f: Network) -> Network:
+def flipped(f: Network, exclusive: bool = True) -> Network:
     """`f`, averaged over the image and its mirror image (left and right exchanged).
 
     Args:
         f: image -> DenseLogits.
+        exclusive: whether probabilities are the softmax over the classes, or the sigmoid of each.
     """
 
     def views(image: Float[Tensor, "b c H W"]) -> Iterator[Float[Tensor, "b k H W"]]:
         yield f(image).logits
         yield f(image.flip(-1)).logits.flip(-1)
 
-    return lambda image: _mean(views(image))
+    return lambda image: _mean(views(image), exclusive)
 
 
-def scaled(f: Network, scales: Sequence[float]) -> Network:
+def scaled(f: Network, scales: Sequence[float], exclusive: bool = True) -> Network:
     """`f`, averaged over the image at several sizes.
 
     Args:
         f: image -> DenseLogits.
         scales: factors of height and width, such as (0.75, 1.0, 1.25).
+        exclusive: as of `flipped`.
 
     Raises:
         ValueError: if there is no scale or one is not above 0 and at most 16.
@@ -53,14 +54,9 @@ def scaled(f: Network, scales: Sequence[float]) -> Network:
         # Straight from the coarse map to the size of the image: one interpolation, not two.
         return DenseLogits(output.coarse, (height, width), align_corners=output.align_corners).logits
 
-    return lambda image: _mean(at_size(image, scale) for scale in scales)
+    return lambda image: _mean((at_size(image, scale) for scale in scales), exclusive)
 
 
-def _mean(views: Iterable[Float[Tensor, "b k H W"]]) -> DenseLogits:
-    """Logarithm of the mean of the probabilities, one view in memory at a time."""
-    total, count = torch.empty(0), 0
-    for logits in views:
-        view = logits.float().log_softmax(1)
-        total = torch.logaddexp(total, view) if count else view
-        count += 1
-    return DenseLogits(total - math.log(count), (total.shape[-2], total.shape[-1]))
+def _mean(views: Iterable[Float[Tensor, "b k H W"]], exclusive: bool) -> DenseLogits:
+    scores = mean_scores(views, exclusive)
+    return DenseLogits(scores, (scores.shape[-2], scores.shape[-1]))

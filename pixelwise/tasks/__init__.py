@@ -64,8 +64,8 @@ def open_data(root: str | os.PathLike[str], *, task: str | None = None, **option
         root: the folder; for COCO also the json file.
         task: name of the task, which decides how annotations are read; None for the first task that knows the
             layout of the folder, one class per pixel where there is a choice.
-        options: those of `pixelwise.data.open_data`: `format`, `classes`, `val_fraction`, `seed`, `channels`,
-            `mask_rule`.
+        options: those of `pixelwise.data.open_data`: `format`, `classes`, `val_fraction`, `test_fraction`,
+            `seed`, `channels`, `mask_rule`.
 
     Raises:
         ValueError: as `pixelwise.data.open_data`.

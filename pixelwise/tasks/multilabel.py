@@ -1,5 +1,6 @@
 """Multilabel segmentation: any number of classes per pixel, each with a threshold of its own."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from .. import draw
+from .. import decode, draw
 from ..data.datasets import class_folders, layers
 from ..files import atomic_write
 from ..metrics import MultilabelMetrics
@@ -19,6 +20,8 @@ from .task import Settings, Task, TaskMetrics, Writer
 
 class ClassMaskMetrics(TaskMetrics):
     """IoU and Dice of each class at its threshold, and average precision over all thresholds."""
+
+    may_be_drawn = True
 
     def __init__(self, classes: ClassTable, settings: Settings) -> None:
         super().__init__()
@@ -47,7 +50,7 @@ class ClassMaskMetrics(TaskMetrics):
         per_class = {
             name: {**row, "AP": float(ap), "best threshold": float(t)} for (name, row), ap, t in rows
         }
-        values = {**report.values, "mean_ap": float(np.nanmean(curves.average_precision))}
+        values = {**report.values, "mean_ap": float(curves.average_precision.nanmean())}
         return Report(values, per_class, note=report.note)
 
 
@@ -74,9 +77,20 @@ def decoded(output: DenseLogits, classes: ClassTable, settings: Settings) -> tup
     return tuple(ClassMasks((image >= limits).long(), image) for image in probabilities)
 
 
-def tuned(report: Report) -> Settings:
-    """The thresholds with the highest Dice on the data that were scored."""
-    return {"thresholds": [row["best threshold"] for row in report.per_class.values()]}
+def finished(annotation: Annotation, classes: ClassTable, settings: Settings) -> ClassMasks:
+    """Without components, and holes, smaller than `min_component`."""
+    assert isinstance(annotation, ClassMasks)
+    least = semantic.least_of(settings)
+    if least < 2:
+        return annotation
+    masks = [decode.without_small_components(mask, least) for mask in annotation.masks]
+    return ClassMasks(torch.stack(masks), annotation.probabilities)
+
+
+def variants(report: Report, classes: ClassTable) -> list[Settings]:
+    """The thresholds with the highest Dice on the data that were scored; 0.5 where a class has none."""
+    best = [row["best threshold"] for row in report.per_class.values()]
+    return [{"thresholds": [0.5 if math.isnan(threshold) else threshold for threshold in best]}]
 
 
 def class_files(path: Path, classes: ClassTable) -> list[Path]:
@@ -126,7 +140,9 @@ MULTILABEL = Task(
         ".tif": Writer(write_tiff),
         ".npy": Writer(write_npy),
     },
-    decoding={"thresholds": 0.5},
+    decoding={"thresholds": 0.5, "flip": False, "min_component": 0},
     scoring={"absent": "exclude"},
-    tune=tuned,
+    finish=finished,
+    offers=("flip", "min_component"),
+    variants=variants,
 )

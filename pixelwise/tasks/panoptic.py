@@ -33,6 +33,8 @@ LEGEND = (
 class SegmentMetrics(TaskMetrics):
     """Panoptic quality; see `PanopticMetrics`."""
 
+    may_be_drawn = True
+
     def __init__(self, classes: ClassTable, settings: Settings) -> None:
         super().__init__()
         self.segments = PanopticMetrics(classes)

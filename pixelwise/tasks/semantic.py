@@ -1,5 +1,6 @@
 """Semantic segmentation: one class per pixel."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ from .task import Settings, Task, TaskMetrics, Writer
 
 class SemanticMetrics(TaskMetrics):
     """Scores from one confusion matrix; see `SegmentationMetrics`."""
+
+    may_be_drawn = True
 
     def __init__(self, classes: ClassTable, settings: Settings) -> None:
         super().__init__()
@@ -56,10 +59,68 @@ def criterion(classes: ClassTable, settings: Settings) -> PaperCriterion:
 
 
 def decoded(output: Any, classes: ClassTable, settings: Settings) -> tuple[LabelMap, ...]:
-    """The class with the highest score at every pixel."""
+    """The class with the highest score at every pixel.
+
+    Args:
+        output: of a network.
+        classes: exclusive.
+        settings: `threshold`, of two classes the probability from which a pixel is of the second one; None
+            for the higher of both.
+
+    Raises:
+        ValueError: if there is a threshold and more than two classes, or it is not between 0 and 1.
+    """
+    threshold = settings["threshold"]
     if isinstance(output, DenseLogits):
-        output = DenseLogits(output.coarse.float(), output.size, (), output.align_corners)
+        coarse = output.coarse.float()
+        if threshold is not None:
+            coarse = _shifted(coarse, threshold)
+        output = DenseLogits(coarse, output.size, (), output.align_corners)
+    elif threshold is not None:
+        raise ValueError(f"threshold is for scores of pixels, this model gives {type(output).__name__}")
     return tuple(LabelMap(labels) for labels in decode.labels(output).labels.unbind())
+
+
+def _shifted(scores: Tensor, threshold: float) -> Tensor:
+    """The scores of two classes, such that the second one is the higher from that probability on."""
+    if scores.shape[1] != 2 or not isinstance(threshold, int | float) or not 0 < threshold < 1:
+        raise ValueError(
+            f"threshold must lie between 0 and 1 and is for two classes, got {threshold!r:.40} for "
+            f"{scores.shape[1]}"
+        )
+    return scores - scores.new_tensor([0.0, math.log(threshold / (1 - threshold))]).view(
+        1, 2, *[1] * (scores.ndim - 2)
+    )
+
+
+def finished(annotation: Annotation, classes: ClassTable, settings: Settings) -> LabelMap:
+    """Without components smaller than `min_component`, see `decode.without_small_components`.
+
+    Raises:
+        ValueError: if that is no number of pixels.
+    """
+    assert isinstance(annotation, LabelMap)
+    least = least_of(settings)
+    if least < 2:
+        return annotation
+    return LabelMap(decode.without_small_components(annotation.labels, least), annotation.spacing)
+
+
+def least_of(settings: Settings) -> int:
+    """The setting `min_component`.
+
+    Raises:
+        ValueError: if it is no number of pixels.
+    """
+    least = settings["min_component"]
+    if not isinstance(least, int) or isinstance(least, bool) or least < 0:
+        raise ValueError(f"min_component must be a number of pixels, got {least!r:.40}")
+    return least
+
+
+def variants(report: Report, classes: ClassTable) -> list[Settings]:
+    """Other thresholds, for two classes."""
+    return [{"threshold": threshold} for threshold in (0.3, 0.4, 0.6, 0.7)] if len(classes) == 2 else []
 
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
@@ -131,4 +192,8 @@ SEMANTIC = Task(
     read=read,
     scoring={"absent": "exclude"},
     writers={".png": Writer(write_png), ".npy": Writer(write_npy)},
+    decoding={"threshold": None, "flip": False, "min_component": 0, "crf": False},
+    finish=finished,
+    offers=("flip", "min_component", "crf"),
+    variants=variants,
 )

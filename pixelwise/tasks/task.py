@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from jaxtyping import Float
 from PIL import Image
@@ -28,7 +28,13 @@ class TaskMetrics(WrapperMetric):
     """The scores of a task: annotations in, a `Report` out.
 
     A subclass holds the metrics of `pixelwise.metrics` that it is made of; they accumulate and synchronise.
+
+    Attributes:
+        may_be_drawn: whether draws of images are scored quickly from what the metrics know of each image, so
+            that a score has an interval; see `metrics.ImageStates`.
     """
+
+    may_be_drawn: ClassVar[bool] = False
 
     def update(
         self, predictions: Sequence[Annotation], targets: Sequence[Annotation], ids: Sequence[str]
@@ -132,8 +138,12 @@ class Task:
         decoding_of: settings of a recipe -> settings of decoding that follow from them, such as the size of
             crops; they are kept with the weights.
         scoring: settings of `metrics` with their defaults.
-        tune: the report on validation data -> better settings of `decode`, kept with the best weights; None
-            where there is nothing to tune.
+        finish: annotation of a whole image, classes and settings of decoding -> the annotation to keep, for
+            what cannot be done in bands; None where nothing is left to do.
+        offers: names of the settings of decoding that are tried on validation images after a training, and
+            kept with the weights if they help; see `predict.choices`.
+        variants: the report on validation images and the classes -> further settings of `decode` to try;
+            None where there are none.
         model_arguments: classes -> the arguments of a builder that follow from them.
         defaults: settings of a recipe that suit the task better than the recipe's own.
     """
@@ -163,13 +173,24 @@ class Task:
     decoding: Settings = field(default_factory=dict)
     decoding_of: Callable[[Settings], Settings] = _nothing
     scoring: Settings = field(default_factory=dict)
-    tune: Callable[[Report], Settings] | None = None
+    finish: Callable[[Annotation, ClassTable, Settings], Annotation] | None = None
+    offers: tuple[str, ...] = ()
+    variants: Callable[[Report, ClassTable], Sequence[Settings]] | None = None
     model_arguments: Callable[[ClassTable], Settings] = _number_of_classes
     defaults: Settings = field(default_factory=dict)
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by name: other processes know the same tasks."""
         return _by_name, (self.name,)
+
+    @property
+    def chosen(self) -> tuple[str, ...]:
+        """Names of the settings of decoding that may have been chosen on validation images."""
+        return tuple(
+            name
+            for name in self.decoding
+            if name in self.offers or (self.variants is not None and name.startswith("threshold"))
+        )
 
     def decoding_with(self, changes: Settings) -> Settings:
         """The settings of decoding with some changed.

@@ -55,6 +55,8 @@ class Millilitres(RowMetric):
 class VolumeMetrics(TaskMetrics):
     """Dice, HD95 and surface Dice of each structure: means over the volumes, as challenges have them."""
 
+    may_be_drawn = True
+
     def __init__(self, classes: ClassTable, settings: Settings) -> None:
         super().__init__()
         self.tolerance = float(settings["tolerance"])
@@ -149,7 +151,8 @@ def inferred(network: Network, sample: Sample, classes: ClassTable, settings: Se
         for band in bands(network, image, tile, overlap, blend=settings["blend"])
     ]
     depth, height, width = sample.image.shape[1:]
-    return LabelMap(torch.cat(slices)[:depth, :height, :width], sample.spacing)
+    labels = torch.cat(slices)[:depth, :height, :width]
+    return semantic.finished(LabelMap(labels, sample.spacing), classes, settings)
 
 
 def decoding_of(settings: Settings) -> Settings:
@@ -212,7 +215,9 @@ VOLUME = Task(
     read_image=volumes.read_volume,
     suffixes=frozenset(SUFFIXES),
     infer=inferred,
-    decoding={"tile": TILE, "overlap": 0.5, "blend": "gaussian"},
+    decoding={"tile": TILE, "overlap": 0.5, "blend": "gaussian", "min_component": 0},
+    finish=semantic.finished,
+    offers=("min_component",),
     decoding_of=decoding_of,
     scoring={"tolerance": 1.0},
     defaults={

@@ -242,14 +242,13 @@ class Keeper(Checkpoint):
             "data": self.recipe.data,
         }
         task = module.task
-        tuned = task.tune(module.report) if task.tune is not None and module.report is not None else {}
         changed = {key: value for key, value in module.decoding.items() if value != task.decoding[key]}
         checkpoint.save(
             module.model,
             self.path / name,
             module.classes,
             task=task.name,
-            decoding={**changed, **tuned},
+            decoding=changed,
             notes=notes,
         )
 

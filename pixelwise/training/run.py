@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import lightning
 import torch
@@ -28,11 +28,13 @@ from ..data import (
     class_counts,
     write_classes_file,
 )
+from ..data.kinship import fold_numbers
 from ..encoders import WeightsUnavailable
 from ..files import LOCK, atomic_write, lock_folder, make_folder, remove_temporary
 from ..interruption import Terminated, terminable
 from ..recipe import DEFAULT_EPOCHS, Recipe
 from ..registry import build, describe, may_be_pretrained, taken_by
+from ..report import write_evaluation_report
 from ..tasks import Settings, Task, get_task, open_data, task_of_folder
 from ..types import BuiltBy, ClassTable, Model, Report
 from .callbacks import (
@@ -49,15 +51,17 @@ from .callbacks import (
     SafeCheckpoints,
     read_progress,
 )
+from .closing import Closing, choose_for, close
 from .distributed import launch
 from .ema import WeightAverage
 from .environment import environment
+from .folds import join
 from .init_from import Taken, take_weights
 from .loggers import LogMetrics, check_logger
 from .module import TrainingModule
 from .optim import Optimization
 from .progress import ProgressBar
-from .run_report import report_run
+from .run_report import command_of, report_run
 from .samplers import PartOf, TrainBatches, train_loader, val_loader
 from .schedule import factor
 
@@ -78,6 +82,10 @@ class TrainResult:
         best_epoch: the epoch that gave them, counted from 1.
         history: one row per epoch, as in metrics.csv.
         recipe: the settings.
+        remarks: what is said beside the scores: on which images, how sure, what trivial predictions score,
+            what was chosen; a sentence each.
+        closing: the same as values; None for folds, and without a report.
+        folds: the trainings of the folds.
     """
 
     path: Path
@@ -87,6 +95,9 @@ class TrainResult:
     best_epoch: int
     history: tuple[dict[str, float], ...]
     recipe: Recipe
+    remarks: tuple[str, ...] = ()
+    closing: Closing | None = None
+    folds: tuple["TrainResult", ...] = ()
 
     @property
     def report(self) -> Path:
@@ -152,8 +163,13 @@ def run(
     if resume:
         if recipe.out is None:
             raise ValueError("to resume, the recipe must name its run directory: out")
+        if recipe.folds is not None and recipe.fold is None:
+            return _run_folds(recipe, Path(recipe.out), data, progress=progress, report=report)
         return _run(recipe, Path(recipe.out), data, resumed=True, progress=progress, report=report)
     path = Path(recipe.out) if recipe.out is not None else _free_place(recipe)
+    if recipe.folds is not None and recipe.fold is None:
+        _check_free(path)
+        return _run_folds(recipe, path, data, progress=progress, report=report)
     return _run(recipe, path, data, resumed=False, progress=progress, report=report)
 
 
@@ -187,6 +203,10 @@ def resume(
     if not (path / RECIPE).is_file():
         raise ValueError(f"{path} is no run directory: it holds no {RECIPE}")
     recipe = Recipe.read(path / RECIPE)
+    if recipe.folds is not None and recipe.fold is None:
+        if epochs is not None:
+            raise ValueError(f"{path} holds several folds: resume one with epochs, such as {path}/fold_1")
+        return _run_folds(recipe, path, data, progress=progress, report=report)
     return _run(recipe, path, data, resumed=True, progress=progress, report=report, epochs=epochs)
 
 
@@ -206,6 +226,7 @@ class Experiment:
         total_epochs: epochs; the last may be cut short by the steps.
         rank: number of this process.
         taken: what the model begins with of another run; None where there is no other.
+        test_data: on which nothing is chosen; None where there is none.
     """
 
     recipe: Recipe
@@ -219,6 +240,7 @@ class Experiment:
     total_epochs: int
     rank: int = 0
     taken: Taken | None = None
+    test_data: SegmentationData | None = None
 
     @property
     def fingerprint(self) -> str:
@@ -245,7 +267,7 @@ def make_experiment(
     check_logger(recipe.logger)
     if recipe.precision == "16" and not torch.cuda.is_available():
         raise ValueError("precision 16 needs a GPU: take bf16, or 32")
-    train_data, val_data, classes, task = _open(recipe, data)
+    train_data, val_data, classes, task, test_data = _open(recipe, data)
     model, recipe = _make_model(recipe, task.model_arguments(classes), continued=continued)
     taken = None
     if recipe.init_from is not None and not continued:
@@ -299,7 +321,18 @@ def make_experiment(
     optimization.make(module.model)  # what cannot be optimised is told now
     recipe = recipe.changed(task=task.name)
     return Experiment(
-        recipe, train_data, val_data, classes, task, module, batches, total_steps, total_epochs, rank, taken
+        recipe,
+        train_data,
+        val_data,
+        classes,
+        task,
+        module,
+        batches,
+        total_steps,
+        total_epochs,
+        rank,
+        taken,
+        test_data,
     )
 
 
@@ -439,6 +472,59 @@ def _run(
                 ) from error
 
 
+def _run_folds(recipe: Recipe, path: Path, data: Data | None, *, progress: bool, report: bool) -> TrainResult:
+    """One training after the other, in `fold_1`, `fold_2`, ...; those that are there are continued."""
+    folds = recipe.folds
+    assert folds is not None
+    train_data, val_data, _, task, test = _open(recipe, data)
+    pooled = train_data.joined(val_data)
+    fold_of_each = fold_numbers(pooled, folds, recipe.seed)
+    make_folder(path)
+    recipe = _with_absolute_paths(recipe, path).changed(task=task.name)
+    recipe.write(path / RECIPE)
+    results, held = [], []
+    for number in range(1, folds + 1):
+        folder = path / f"fold_{number}"
+        one = recipe.changed(fold=number, out=str(folder), choose=False)
+        parts = _Parts(*_without_fold(pooled, fold_of_each, number))
+        if progress:
+            counts = f"{len(parts.train)} images, without {len(parts.val)} others"
+            Console(stderr=True).print(f"fold {number} of {folds}: {counts}", highlight=False)
+        started = (folder / RECIPE).is_file()
+        try:
+            results.append(_run(one, folder, parts, resumed=started, progress=progress, report=report))
+        except KeyboardInterrupt as error:
+            what = str(error).partition(".")[0]
+            raise type(error)(f"{what}. What is done is kept: pixelwise train --resume {path}") from error
+        held.append((folder, parts.val))
+    folded = join(path, recipe, held, test)
+    if report:
+        write_evaluation_report(
+            path / REPORT,
+            recipe.name or path.resolve().name,
+            folded.evaluation,
+            held[0][1],
+            None,
+            settings=recipe.as_dict(),
+            environment=environment(),
+            command=command_of(recipe),
+            remark=" ".join(folded.remarks),
+        )
+    weights = folded.weights or results[0].last
+    return TrainResult(
+        path,
+        weights,
+        weights,
+        folded.evaluation.report,
+        0,
+        (),
+        recipe,
+        folded.remarks,
+        None,
+        tuple(results),
+    )
+
+
 def _trained(
     experiment: Experiment, path: Path, lock: int, *, resumed: bool, progress: bool, report: bool
 ) -> TrainResult:
@@ -448,6 +534,12 @@ def _trained(
         state = read_progress(path / LAST)
     else:
         state = fit(experiment, path, resumed=resumed, progress=progress)
+    best = path / BEST_WEIGHTS
+    choices = choose_for(best, experiment.recipe, experiment.val_data)
+    closing = None
+    if report:
+        parts = (experiment.train_data, experiment.val_data, experiment.test_data)
+        closing = close(best, experiment.recipe, *parts, choices)
     result = TrainResult(
         path,
         path / BEST_WEIGHTS,
@@ -456,6 +548,8 @@ def _trained(
         state.best_epoch,
         tuple(state.history),
         experiment.recipe,
+        tuple(closing.remarks) if closing is not None else (),
+        closing,
     )
     if report:
         report_run(
@@ -465,6 +559,7 @@ def _trained(
             result.history,
             experiment.val_data,
             best_epoch=result.best_epoch,
+            closing=closing,
         )
     return result
 
@@ -540,8 +635,13 @@ def _make_model(recipe: Recipe, given: Settings, *, continued: bool) -> tuple[Mo
     return build(recipe.model, **arguments), recipe
 
 
-def _open(recipe: Recipe, data: Data | None) -> tuple[SegmentationData, SegmentationData, ClassTable, Task]:
-    """The two parts of the data, their classes, and the task that model and data have in common."""
+def _open(
+    recipe: Recipe, data: Data | None
+) -> tuple[SegmentationData, SegmentationData, ClassTable, Task, SegmentationData | None]:
+    """The two parts of the data, their classes, the task of model and data, and the test part.
+
+    Of folds, the validation part is the one that this training is without.
+    """
     if data is None:
         if not recipe.data:
             raise ValueError("this recipe was run on data given in memory: give them again with data=...")
@@ -562,19 +662,53 @@ def _open(recipe: Recipe, data: Data | None) -> tuple[SegmentationData, Segmenta
             format=recipe.format,
             classes=recipe.classes,
             val_fraction=recipe.val_fraction,
+            test_fraction=recipe.test_fraction,
             seed=recipe.seed,
             mask_rule=recipe.mask_rule,
         )
     if isinstance(data, DataSplits):
-        where, parts = f"{data.root}: ", (data.train, data.val)
+        where, parts, test = f"{data.root}: ", (data.train, data.val), data.test
+        if recipe.fold is not None:
+            parts = fold_of(data.train.joined(data.val), recipe)
     else:
-        where, parts = "", data
+        where, parts, test = "", data, None
+        if recipe.fold is not None and not isinstance(data, _Parts):
+            parts = fold_of(data[0].joined(data[1]), recipe)
     for name, part in zip(("training", "validation"), parts, strict=True):
         if not len(part):
             raise ValueError(f"{where}there is no {name} image")
     if parts[0].classes != parts[1].classes:
         raise ValueError(f"{where}the training and the validation part differ in their classes")
-    return (*parts, parts[0].classes, _task_of_data(parts[1], serves))
+    return (*parts, parts[0].classes, _task_of_data(parts[1], serves), test)
+
+
+class _Parts(NamedTuple):
+    """A training and a validation part that are not to be cut again."""
+
+    train: SegmentationData
+    val: SegmentationData
+
+
+def fold_of(pooled: SegmentationData, recipe: Recipe) -> tuple[SegmentationData, SegmentationData]:
+    """All images but those of the recipe's fold, and those.
+
+    Images that belong together are in one fold; see `data.kinship`.
+
+    Raises:
+        ValueError: if there are too few images for so many folds.
+    """
+    assert recipe.folds is not None
+    assert recipe.fold is not None
+    return _without_fold(pooled, fold_numbers(pooled, recipe.folds, recipe.seed), recipe.fold)
+
+
+def _without_fold(
+    pooled: SegmentationData, fold_of_each: Sequence[int], fold: int
+) -> tuple[SegmentationData, SegmentationData]:
+    others, held = (
+        [i for i, number in enumerate(fold_of_each) if (number == fold) == inside] for inside in (False, True)
+    )
+    return pooled.take(others), pooled.take(held)
 
 
 def _task_of_data(data: SegmentationData, names: Sequence[str]) -> Task:
@@ -599,7 +733,7 @@ def _check_reopens(experiment: Experiment) -> None:
     """Several processes must find, by the recipe alone, the data that were given."""
     with_message = "several devices need data that the recipe can open again: give the folder"
     try:
-        train_data, val_data, classes, _ = _open(experiment.recipe, None)
+        train_data, val_data, classes, _, _ = _open(experiment.recipe, None)
     except ValueError as error:
         raise ValueError(with_message) from error
     again = replace(experiment, train_data=train_data, val_data=val_data, classes=classes)
@@ -615,18 +749,21 @@ def _check_free(path: Path) -> None:
 def _claim(experiment: Experiment, path: Path) -> Recipe:
     """Write what is known before training into the locked run directory; the recipe with absolute paths."""
     _check_free(path)
-    recipe = experiment.recipe
-    absolute = {
-        name: str(Path(given).resolve())
-        for name in ("data", "classes", "init_from", "out")
-        if (given := getattr(recipe, name))
-    }
-    recipe = recipe.changed(**{"out": str(path.resolve()), **absolute})
+    recipe = _with_absolute_paths(experiment.recipe, path)
     with atomic_write(path / ENVIRONMENT) as temporary:
         temporary.write_text(json.dumps(environment() | {"seed": recipe.seed}, indent=2) + "\n")
     write_classes_file(path / CLASSES, experiment.classes)
     recipe.write(path / RECIPE)
     return recipe
+
+
+def _with_absolute_paths(recipe: Recipe, path: Path) -> Recipe:
+    absolute = {
+        name: str(Path(given).resolve())
+        for name in ("data", "classes", "init_from", "out")
+        if (given := getattr(recipe, name))
+    }
+    return recipe.changed(**{"out": str(path.resolve()), **absolute})
 
 
 def _free_place(recipe: Recipe) -> Path:

@@ -1,7 +1,6 @@
 """The report and the pictures of a run directory."""
 
 import json
-import math
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,9 +18,9 @@ from ..report.figures import History, confusion, curves, png
 from ..tasks import get_task
 from ..types import Report
 from .callbacks import BEST_WEIGHTS, ENVIRONMENT, REPORT
+from .closing import Closing, scored_part
 
 PICTURES = "pictures"
-_MOST_IMAGES = 200  # of the validation part that are looked at for the best and worst predictions
 
 
 def report_run(
@@ -32,6 +31,7 @@ def report_run(
     data: SegmentationData,
     *,
     best_epoch: int,
+    closing: Closing | None = None,
     examples: int = 3,
 ) -> Path:
     """Write the report of a run directory and its pictures, with the best weights' predictions.
@@ -43,15 +43,19 @@ def report_run(
         history: one row per epoch.
         data: the validation part.
         best_epoch: the epoch that gave the best weights, counted from 1.
+        closing: what is known of the best weights, so that they are not scored again.
         examples: number of best and of worst predictions to show.
 
     Raises:
         ValueError: if a file cannot be written or the best weights cannot be read.
     """
     predictor = Predictor(path / BEST_WEIGHTS, device="cpu" if recipe.accelerator == "cpu" else "auto")
-    step = math.ceil(len(data) / _MOST_IMAGES)
-    looked_at = data.take(list(range(0, len(data), step))) if step > 1 else data
-    ranked = evaluate_images(predictor, looked_at, progress=False).ranked()
+    if closing is None:
+        part, looked_at = scored_part(data, None)
+        evaluation = evaluate_images(predictor, looked_at, progress=False)
+    else:
+        part, looked_at, evaluation = closing.part, closing.data, closing.evaluation
+    ranked = evaluation.ranked()
     best, worst = best_and_worst(predictor, looked_at, ranked, examples)
     folder = make_folder(path / PICTURES)
     if len(history) > 1:
@@ -65,8 +69,10 @@ def report_run(
     remark = (
         f"Scores of the best weights (epoch {best_epoch} of {len(history)}) on {len(data)} validation images."
     )
-    if step > 1:
-        remark += f" The scores of single images and the pictures are of {len(looked_at)} of them."
+    if part != "validation" or len(looked_at) < len(data):
+        remark += f" The scores of single images and the pictures are of {len(looked_at)} {part} images."
+    if closing is not None:
+        remark = " ".join([*closing.remarks, remark])
     return write_report(
         path / REPORT,
         recipe.name or path.resolve().name,
@@ -109,6 +115,8 @@ def _options(name: str, value: Any) -> Sequence[str]:
         return [word for key, given in value.items() for word in _model_argument(key, given)]
     if name == "channels_last":
         return ["--channels-last" if value else "--channels-first"]
+    if name == "choose":
+        return ["--choose" if value else "--no-choose"]
     if name == "crop":
         return [option, "none" if value is None else "x".join(map(str, value))]
     if name == "freeze":

@@ -38,11 +38,13 @@ ALLOWED = {
     "encoders": FOUNDATION | {"layers", "ops"},
     "models": FOUNDATION | {"layers", "ops", "encoders", "losses", "decode", "rle", "algorithms"},
     "registry": FOUNDATION | {"models", "encoders"},
-    "checkpoint": FOUNDATION | {"registry", "files"},
+    "ensembles": FOUNDATION | {"decode", "registry"},
+    "checkpoint": FOUNDATION | {"ensembles", "registry", "files"},
     "tasks": FOUNDATION
     | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "losses", "metrics", "ops", "rle"}
     | {"tiling"},
-    "predict": FOUNDATION | {"checkpoint", "data", "decode", "files", "tasks", "tiling"},
+    "predict": FOUNDATION
+    | {"algorithms", "checkpoint", "data", "decode", "files", "metrics", "tasks", "tiling"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
     "interruption": set(),

@@ -5,8 +5,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pixelwise.predict import flipped, scaled
-from pixelwise.types import DenseLogits
+import pixelwise as pw
+from pixelwise.predict import Predictor, flipped, scaled
+from pixelwise.types import ClassTable, DenseLogits
+
+IMAGE = torch.rand(3, 40, 48, generator=torch.Generator().manual_seed(0))
 
 
 def pointwise(image: Tensor) -> DenseLogits:
@@ -68,3 +71,16 @@ def test_improbable_classes_do_not_become_infinite() -> None:
 def test_wrong_scales_are_told(scales: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="scales must be positive, at most 16 and at least one"):
         scaled(pointwise, scales)
+
+
+def test_classes_that_may_overlap_are_averaged_one_by_one() -> None:
+    image = torch.rand(1, 3, 6, 8)
+    one = lopsided(image).logits.sigmoid()
+    other = lopsided(image.flip(-1)).logits.flip(-1).sigmoid()
+    found = flipped(lopsided, exclusive=False)(image).logits.sigmoid()
+    torch.testing.assert_close(found, (one + other) / 2)
+    classes = ClassTable(("a", "b", "c"), ((0, 0, 0),) * 3, exclusive=False)
+    model = pw.build("pspnet", 3, encoder="tiny").eval()
+    views = [Predictor(model, classes)(x, probabilities=True).probabilities for x in (IMAGE, IMAGE.flip(-1))]
+    both = Predictor(model, classes, flip=True)(IMAGE, probabilities=True).probabilities
+    torch.testing.assert_close(both, (views[0] + views[1].flip(-1)) / 2)

@@ -312,3 +312,19 @@ def test_a_dataset_of_objects_says_so_to_a_model_of_pixels(folder: Path, tmp_pat
     data = open_data(folder, task="instance")
     with pytest.raises(ValueError, match="annotated by MaskSet, the model needs LabelMap"):
         train(data, "unet", out=tmp_path / "run", progress=False)
+
+
+@pytest.mark.slow
+def test_folds_of_detectors_score_every_image_and_say_that_boxes_have_no_average(
+    folder: Path, tmp_path: Path
+) -> None:
+    settings = {**tiny("detection"), "epochs": 1, "folds": 2, "out": str(tmp_path / "folds")}
+    result = train(folder, **settings)
+    assert len(result.folds) == 2
+    assert result.remarks[0].startswith("Out of fold, by 2 models at the end of their training")
+    assert "over 7 images." in result.remarks[0]  # average precision has no interval
+    assert (
+        "The folds make no ensemble: RegionLogits of several models cannot be averaged" in result.remarks[-1]
+    )
+    assert not (tmp_path / "folds" / "best.safetensors").exists()
+    assert result.best == result.folds[0].last

@@ -65,9 +65,8 @@ def test_several_classes_per_pixel_from_a_folder_to_files(
     assert all(0 < row["AP"] <= 1 for row in result.scores.per_class.values())
     page = result.report.read_text()
     assert all(f">{name}<" in page for name in NAMES)
-    best = [row["best threshold"] for row in result.scores.per_class.values()]
     loaded = pw.load(result.best)
-    assert (loaded.task, loaded.decoding) == ("multilabel", {"thresholds": best})
+    assert (loaded.task, loaded.decoding) == ("multilabel", {})  # one image tells no error of a gain
     tuned = pw.evaluate(result.best, cells, progress=False)
     assert tuned["mean_dice"] >= result.scores["mean_dice"]
     written = pw.Predictor(result.best).folder(

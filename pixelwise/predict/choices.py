@@ -1,0 +1,217 @@
+"""Test-time choices: what makes predictions better on validation images, by more than noise.
+
+Mirror images, thresholds, the smallest component and the CRF each cost something and often change nothing. A
+choice is taken only if the score of the whole validation part rises by more than 0.2 points and by more than
+one standard error of that gain (paired bootstrap over images), and no class loses more than 0.5 points.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from ..data import SegmentationData
+from ..decode import component_sizes
+from ..metrics import ImageStates
+from ..tasks import Settings, Task
+from ..types import Annotation, ClassMasks, LabelMap, Report
+from ..wording import score_name
+from .evaluation import first_column
+from .predictor import Predictor
+
+FEWEST = 4  # images: fewer tell no error of a gain
+_MOST = 100  # images that are looked at
+_MOST_CRF, _CRF_PIXELS = 20, 8_000_000  # images, and pixels of all of them, that a CRF is tried on
+_LEAST_GAIN, _LARGEST_LOSS = 0.002, 0.005
+_SMALL, _SHARES = 0.01, (0.1, 0.3, 0.9)  # shares of that quantile of true components that are tried as least
+
+Part = tuple[Predictor, SegmentationData]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A setting that was tried.
+
+    Attributes:
+        setting: the settings of decoding that differ.
+        monitor: name of the score.
+        gain: of the score on the validation images.
+        error: standard error of the gain; nan where the gain was too small to ask.
+        taken: whether it is kept.
+    """
+
+    setting: Mapping[str, Any]
+    monitor: str
+    gain: float
+    error: float
+    taken: bool
+
+    def __str__(self) -> str:
+        """The setting, its gain and what became of it.
+
+        >>> str(Trial({"flip": True}, "mean_iou", 0.0041, 0.0012, True))
+        'flip=True: mean IoU +0.0041 (standard error 0.0012), taken'
+        """
+        named = ", ".join(f"{name}={_shown(value)}" for name, value in self.setting.items())
+        sure = "" if math.isnan(self.error) else f" (standard error {self.error:.4f})"
+        return (
+            f"{named}: {score_name(self.monitor)} {self.gain:+.4f}{sure}, {'taken' if self.taken else 'left'}"
+        )
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What was tried and what is kept.
+
+    Attributes:
+        decoding: the settings of decoding to keep with the weights; empty where nothing helped.
+        trials: in the order in which they were tried.
+        images: how many they were tried on.
+    """
+
+    decoding: Mapping[str, Any]
+    trials: tuple[Trial, ...]
+    images: int
+
+
+def choose(parts: Sequence[Part]) -> Choices:
+    """Try on validation images what may make predictions better.
+
+    One thing after the other: mirror images, what the task offers (thresholds), the smallest component, and
+    the CRF on some of the images.
+
+    Args:
+        parts: predictors, each with the images that it is tried on, which it has not learnt from; of folds
+            there are several, whose images count together.
+
+    Raises:
+        ValueError: if an image cannot be read or has no annotation.
+    """
+    task = parts[0][0].task
+    parts = _thinned([(predictor, _annotated(data)) for predictor, data in parts], _MOST)
+    images = sum(len(data) for _, data in parts)
+    metrics = task.metrics(parts[0][0].classes, task.scoring)
+    if images < FEWEST or not metrics.may_be_drawn or not task.offers:
+        return Choices({}, (), images)
+    search = _Search(task, parts)
+    if "flip" in task.offers:
+        search.consider([{"flip": True}])
+    if task.variants is not None:
+        search.consider(task.variants(search.report, parts[0][0].classes))
+    if "min_component" in task.offers:
+        search.consider([{"min_component": size} for size in _sizes(parts)])
+    if "crf" in task.offers:
+        pixels = parts[0][1][0].image[0].numel()
+        few = _thinned(parts, min(_MOST_CRF, _CRF_PIXELS // pixels))
+        if sum(len(data) for _, data in few) >= FEWEST:
+            search.parts, search.states = few, None
+            search.consider([{"crf": True}])
+    return Choices(search.taken, tuple(search.trials), images)
+
+
+class _Search:
+    """The settings that were taken so far, and what the scores know of each image under them."""
+
+    def __init__(self, task: Task, parts: Sequence[Part]) -> None:
+        self.task, self.parts = task, parts
+        self.taken: dict[str, Any] = {}
+        self.trials: list[Trial] = []
+        self.states: ImageStates | None = None
+
+    @property
+    def report(self) -> Report:
+        """The scores under what was taken so far."""
+        return _whole(self.present())
+
+    def present(self) -> ImageStates:
+        """What the scores know of each image under what was taken so far."""
+        if self.states is None:
+            (self.states,) = self._scored([{}])
+        return self.states
+
+    def consider(self, settings: Sequence[Settings]) -> None:
+        """Try several values of a setting; take the best one if it helps by more than noise."""
+        if not settings:
+            return
+        before = self.present()
+        found = self._scored(settings)
+        scores = [_whole(states)[self.task.monitor] for states in found]
+        best = max(range(len(settings)), key=lambda i: -math.inf if math.isnan(scores[i]) else scores[i])
+        trial = self._judged(settings[best], before, found[best])
+        self.trials.append(trial)
+        if trial.taken:
+            self.taken.update(trial.setting)
+            self.states = found[best]
+
+    def _judged(self, setting: Settings, before: ImageStates, after: ImageStates) -> Trial:
+        monitor = self.task.monitor
+        reports = _whole(before), _whole(after)
+        gain = reports[1][monitor] - reports[0][monitor]
+        if not gain > _LEAST_GAIN:
+            return Trial(setting, monitor, gain, math.nan, False)
+        error = after.gain_over(before, lambda report: float(report[monitor])).error
+        pairs = zip(*(first_column(report).values() for report in reports), strict=True)
+        loses = any(old - new > _LARGEST_LOSS for old, new in pairs)
+        return Trial(setting, monitor, gain, error, bool(gain > error) and not loses)
+
+    def _scored(self, settings: Sequence[Settings]) -> list[ImageStates]:
+        """What the scores know of each image under each of some settings."""
+        classes = self.parts[0][0].classes
+        single = self.task.metrics(classes, self.task.scoring)
+        found = [ImageStates(self.task.metrics(classes, self.task.scoring)) for _ in settings]
+        for predictor, data in self.parts:
+            for sample in data.with_channels(predictor.model.in_channels):
+                assert sample.target is not None
+                for states, annotation in zip(
+                    found, predictor.in_ways(sample, [{**self.taken, **one} for one in settings]), strict=True
+                ):
+                    single.reset()
+                    single.update([annotation.to("cpu")], [sample.target], [sample.id])
+                    states.note(single)
+        return found
+
+
+def _whole(states: ImageStates) -> Report:
+    report: Report = states.of_draw(torch.ones(len(states), dtype=torch.int64))
+    return report
+
+
+def _annotated(data: SegmentationData) -> SegmentationData:
+    return data.take([i for i, pair in enumerate(data.pairs) if pair.mask is not None])
+
+
+def _thinned(parts: Sequence[Part], most: int) -> list[Part]:
+    """At most about so many images, in even steps."""
+    total = sum(len(data) for _, data in parts)
+    step = max(1, -(-total // max(1, most)))
+    return [(predictor, data.take(range(0, len(data), step))) for predictor, data in parts]
+
+
+def _sizes(parts: Sequence[Part]) -> list[int]:
+    """Sizes below nearly every true component."""
+    sizes = [
+        component_sizes(labels)
+        for _, data in parts
+        for i in range(len(data))
+        for labels in _maps(data.target(i))
+    ]
+    every = np.concatenate(sizes) if sizes else np.zeros(0)
+    if not every.size:
+        return []
+    small = float(np.quantile(every, _SMALL))
+    return sorted({int(share * small) for share in _SHARES if share * small >= 2})
+
+
+def _maps(target: Annotation) -> list[torch.Tensor]:
+    if isinstance(target, LabelMap):
+        return [target.labels]
+    return list(target.masks) if isinstance(target, ClassMasks) else []
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return "[" + ", ".join(f"{one:.2f}" for one in value) + "]"
+    return f"{value:.2f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,121 @@
+"""What follows the last step of a training: test-time choices, and the scores with what stands beside."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from .. import checkpoint
+from ..data import SegmentationData
+from ..predict import Evaluation, Predictor, evaluate_images
+from ..predict.choices import Choices, choose
+from ..predict.standing import Standing, standing
+from ..recipe import Recipe
+
+MOST_IMAGES = 200  # of a part that are scored and looked at for the best and worst predictions
+
+
+@dataclass(frozen=True)
+class Closing:
+    """What is known of the weights of a finished training.
+
+    Attributes:
+        part: "test", or "validation" where there is no test part.
+        data: the images of it that were scored.
+        evaluation: their scores, under what was chosen.
+        standing: what is said beside them.
+        choices: what was tried on validation images.
+    """
+
+    part: str
+    data: SegmentationData
+    evaluation: Evaluation
+    standing: Standing
+    choices: Choices
+
+    @property
+    def remarks(self) -> list[str]:
+        """All of it for people, a sentence each."""
+        told, *others = self.standing.sentences
+        if self.part == "test":
+            first = f"Test images, on which nothing was chosen: {told}"
+        else:
+            chosen = "epoch and test-time settings were" if self.choices.decoding else "the epoch was"
+            first = f"Validation images: {told} The score is a little too high, as {chosen} chosen on them."
+        taken = [str(trial) for trial in self.choices.trials if trial.taken]
+        if taken:
+            others.append(f"Kept with the weights, chosen on validation images: {'; '.join(taken)}.")
+        elif self.choices.trials:
+            tried = ", ".join(dict.fromkeys(name for trial in self.choices.trials for name in trial.setting))
+            others.append(f"Tried on validation images, of no use: {tried}.")
+        return [first, *others]
+
+
+def choose_for(weights: Path, recipe: Recipe, val: SegmentationData) -> Choices:
+    """Choose test-time settings, and keep them with the weights.
+
+    Args:
+        weights: the best ones; the file is replaced where something was chosen.
+        recipe: of the training; `choose` says whether anything is tried.
+        val: what is chosen by.
+
+    Raises:
+        ValueError: if a file cannot be read or written.
+    """
+    if not recipe.choose:
+        return Choices({}, (), 0)
+    choices = choose([(Predictor(weights, device=_device(recipe), plain=True), val)])
+    keep(weights, choices.decoding)
+    return choices
+
+
+def close(
+    weights: Path,
+    recipe: Recipe,
+    train: SegmentationData,
+    val: SegmentationData,
+    test: SegmentationData | None,
+    choices: Choices,
+) -> Closing:
+    """Score the weights of a finished training.
+
+    Args:
+        weights: the best ones, with what was chosen for them.
+        recipe: of the training.
+        train: learnt from.
+        val: chosen by.
+        test: for the score; None where there is none, then the validation part is scored.
+        choices: what `choose_for` gave.
+
+    Raises:
+        ValueError: if a file cannot be read.
+    """
+    device = _device(recipe)
+    part, data = scored_part(val, test)
+    evaluation = evaluate_images(Predictor(weights, device=device), data, progress=False)
+    return Closing(part, data, evaluation, standing(evaluation, data, train, part=part), choices)
+
+
+def _device(recipe: Recipe) -> str:
+    return "cpu" if recipe.accelerator == "cpu" else "auto"
+
+
+def keep(weights: Path, decoding: Mapping[str, object]) -> None:
+    """Write what was chosen into a checkpoint, in place of what was chosen before."""
+    known = checkpoint.load(weights)
+    task = Predictor(known, device="cpu").task
+    others = {name: value for name, value in known.decoding.items() if name not in task.chosen}
+    if (wanted := {**others, **decoding}) != known.decoding:
+        checkpoint.save(
+            known.model, weights, known.classes, task=known.task, decoding=wanted, notes=known.notes
+        )
+
+
+def scored_part(val: SegmentationData, test: SegmentationData | None) -> tuple[str, SegmentationData]:
+    """The part to report on and its images, at most `MOST_IMAGES` in even steps: annotated test images."""
+    name, data = "validation", val
+    if test is not None:
+        annotated = [i for i, pair in enumerate(test.pairs) if pair.mask is not None]
+        if annotated:
+            name, data = "test", test.take(annotated)
+    step = -(-len(data) // MOST_IMAGES)
+    return name, data.take(range(0, len(data), step)) if step > 1 else data

@@ -1,0 +1,109 @@
+"""Cross-validation: k trainings, each without one part of the images, scores over all images, one ensemble.
+
+The weights of the last epoch count, as nothing may be chosen on the images that a fold is scored on. What is
+chosen on them afterwards (mirror images, thresholds, ...) is not in the scores.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+from .. import checkpoint
+from ..data import SegmentationData
+from ..predict import Evaluation, Predictor, evaluate_images
+from ..predict.baselines import baseline_scores
+from ..predict.choices import Choices, choose
+from ..predict.evaluation import predictions_of, scored
+from ..predict.standing import LEVEL, Standing, standing
+from ..recipe import Recipe
+from ..wording import counted
+from .callbacks import BEST_WEIGHTS, LAST_WEIGHTS
+from .closing import scored_part
+
+
+@dataclass(frozen=True)
+class Folded:
+    """What is known of the models of all folds.
+
+    Attributes:
+        evaluation: over all images, each predicted by the model that has not learnt from it.
+        remarks: what is said beside it, a sentence each.
+        choices: what was tried on these images.
+        weights: the ensemble of the models; where its outputs have no average, None.
+    """
+
+    evaluation: Evaluation
+    remarks: tuple[str, ...]
+    choices: Choices
+    weights: Path | None
+
+
+def join(
+    path: Path,
+    recipe: Recipe,
+    folds: Sequence[tuple[Path, SegmentationData]],
+    test: SegmentationData | None,
+) -> Folded:
+    """Score all images out of fold, and write the ensemble of the models to the run directory.
+
+    Args:
+        path: run directory of all folds.
+        recipe: of the training.
+        folds: of each the run directory, and the images that it was trained without.
+        test: images that no fold has seen, or None; the ensemble is scored on them too.
+
+    Raises:
+        ValueError: if a file cannot be read or written.
+    """
+    device = "cpu" if recipe.accelerator == "cpu" else "auto"
+    weights = [folder / LAST_WEIGHTS for folder, _ in folds]
+    parts = [
+        (predictor, data.with_channels(predictor.model.in_channels))
+        for one, (_, data) in zip(weights, folds, strict=True)
+        for predictor in [Predictor(one, device=device, plain=True)]
+    ]
+    task, classes = parts[0][0].task, parts[0][0].classes
+    evaluation = scored(chain.from_iterable(predictions_of(*part, 1) for part in parts), task, classes)
+    choices = choose(parts) if recipe.choose else Choices({}, (), 0)
+    remarks = _out_of_fold(evaluation, [data for _, data in folds])
+    remarks += [f"Kept with the weights: {trial}." for trial in choices.trials if trial.taken]
+    target = path / BEST_WEIGHTS
+    try:
+        ensemble = checkpoint.ensemble(weights)
+    except ValueError as error:
+        return Folded(evaluation, (*remarks, f"The folds make no ensemble: {error}."), choices, None)
+    notes = {"folds": str(len(folds)), task.monitor: f"{evaluation.score:.6f}", "data": recipe.data}
+    decoding = {**ensemble.decoding, **choices.decoding}
+    checkpoint.save(ensemble.model, target, classes, task=task.name, decoding=decoding, notes=notes)
+    if test is not None and scored_part(test, test)[0] == "test":
+        remarks += _on_test(Predictor(target, device=device), test, [data for _, data in folds])
+    return Folded(evaluation, tuple(remarks), choices, target)
+
+
+def _out_of_fold(evaluation: Evaluation, parts: Sequence[SegmentationData]) -> list[str]:
+    every = _all(parts)
+    beside = Standing(
+        evaluation.task.monitor,
+        evaluation.score,
+        len(evaluation.images),
+        evaluation.interval(LEVEL),
+        baseline_scores(every, every, evaluation.task),
+    )
+    told, *others = beside.sentences
+    models = counted(len(parts), "model")
+    return [f"Out of fold, by {models} at the end of their training, nothing chosen: {told}", *others]
+
+
+def _on_test(predictor: Predictor, test: SegmentationData, parts: Sequence[SegmentationData]) -> list[str]:
+    _, data = scored_part(test, test)
+    evaluation = evaluate_images(predictor, data, progress=False)
+    told, *others = standing(evaluation, data, _all(parts), part="test").sentences
+    return [f"The ensemble on test images, on which nothing was chosen: {told}", *others]
+
+
+def _all(parts: Sequence[SegmentationData]) -> SegmentationData:
+    every = parts[0]
+    for part in parts[1:]:
+        every = every.joined(part)
+    return every
