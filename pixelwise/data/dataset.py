@@ -171,6 +171,10 @@ class SegmentationData(Dataset[Sample]):
         """The same data with some of the images."""
         return self._with(pairs=tuple(self.pairs[i] for i in indices))
 
+    def with_pairs(self, pairs: Sequence[Pair]) -> "SegmentationData":
+        """Other files, read in the same way."""
+        return self._with(pairs=tuple(pairs))
+
     def with_channels(self, channels: int) -> "SegmentationData":
         """The same data, its images read with so many channels."""
         return self if self.channels == channels else self._with(channels=channels)
@@ -286,8 +290,8 @@ class Augmented(Dataset[Sample]):
         return len(self.data)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Sample:
-        """One transformed sample."""
-        sample = self.data[index]
+        """One transformed sample; an index beyond the last image is another view of one of them."""
+        sample = self.data[index % len(self)]
         with random_numbers_of(self.seed, self.epoch, index):
             return self.transform(sample)
 
@@ -326,6 +330,35 @@ def divided(
     order = list(range(len(data)))
     random.Random(seed).shuffle(order)
     return data.take(sorted(order[count:])), data.take(sorted(order[:count]))
+
+
+def parts_by_name(
+    train: SegmentationData, val: SegmentationData, val_images: Sequence[str], left_out: Sequence[str]
+) -> tuple[SegmentationData, SegmentationData]:
+    """Other parts of the same images, told by their names.
+
+    Args:
+        train: the training part.
+        val: a validation part that the data name; images of it that are not in `val_images` are not trained
+            on.
+        val_images: names of the new validation part, from both; empty to keep the old one.
+        left_out: names of images that are in neither part.
+
+    Raises:
+        ValueError: if there is no image of such a name.
+    """
+    both = {pair.id: pair for pair in (*train.pairs, *val.pairs)}
+    known = set(both)
+    for name in (*val_images, *left_out):
+        if name not in known:
+            raise ValueError(f"the data hold no image {brief(name)}, which the recipe names")
+    chosen = set(val_images) or {pair.id for pair in val.pairs}
+    out = set(left_out)
+    new_val = [both[name] for name in sorted(chosen - out)]
+    new_train = sorted(
+        (pair for pair in train.pairs if pair.id not in chosen | out), key=lambda pair: pair.id
+    )
+    return train.with_pairs(new_train), train.with_pairs(new_val)
 
 
 def _classes_in_words(classes: ClassTable) -> str:

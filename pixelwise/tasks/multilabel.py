@@ -129,4 +129,5 @@ MULTILABEL = Task(
     decoding={"thresholds": 0.5},
     scoring={"absent": "exclude"},
     tune=tuned,
+    planning=semantic.PLANNING,
 )

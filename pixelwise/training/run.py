@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,11 +27,13 @@ from ..data import (
     DataSplits,
     SegmentationData,
     class_counts,
+    parts_by_name,
     write_classes_file,
 )
 from ..encoders import WeightsUnavailable
 from ..files import LOCK, atomic_write, lock_folder, make_folder, remove_temporary
 from ..interruption import Terminated, terminable
+from ..planning import Plan, read_plan
 from ..recipe import DEFAULT_EPOCHS, Recipe
 from ..registry import build, describe, may_be_pretrained, taken_by
 from ..tasks import Settings, Task, get_task, open_data, task_of_folder
@@ -42,6 +45,7 @@ from .callbacks import (
     HISTORY,
     LAST,
     LAST_WEIGHTS,
+    PLAN,
     RECIPE,
     REPORT,
     Keeper,
@@ -49,9 +53,11 @@ from .callbacks import (
     SafeCheckpoints,
     read_progress,
 )
+from .deadline import Clock, Deadline, Replay
 from .distributed import launch
 from .ema import WeightAverage
 from .environment import environment
+from .length import Length
 from .loggers import LogMetrics, check_logger
 from .module import TrainingModule
 from .optim import Optimization
@@ -134,6 +140,8 @@ def run(
     data: Data | None = None,
     progress: bool = True,
     report: bool = True,
+    plan: Plan | None = None,
+    clock: Clock | None = None,
 ) -> TrainResult:
     """Do what a recipe says.
 
@@ -143,6 +151,8 @@ def run(
         data: what to use instead of opening `recipe.data`.
         progress: whether to show how far it is.
         report: whether to write the HTML report and its pictures.
+        plan: what the recipe was decided by, kept in the run directory; see `training.automatic`.
+        clock: says when the training must be over; None where its length is that of the recipe.
 
     Raises:
         ValueError: see `train`.
@@ -153,7 +163,7 @@ def run(
             raise ValueError("to resume, the recipe must name its run directory: out")
         return _run(recipe, Path(recipe.out), data, resumed=True, progress=progress, report=report)
     path = Path(recipe.out) if recipe.out is not None else _free_place(recipe)
-    return _run(recipe, path, data, resumed=False, progress=progress, report=report)
+    return _run(recipe, path, data, resumed=False, progress=progress, report=report, plan=plan, clock=clock)
 
 
 def resume(
@@ -163,6 +173,7 @@ def resume(
     data: Data | None = None,
     progress: bool = True,
     report: bool = True,
+    started: float | None = None,
 ) -> TrainResult:
     """Continue an interrupted training, from the end of the last whole epoch, or a finished one for longer.
 
@@ -177,6 +188,7 @@ def resume(
         data: needed where the training was given data that no folder holds.
         progress: whether to show how far it is.
         report: whether to write the HTML report and its pictures.
+        started: when the command began, of `time.monotonic()`; what is left of a budget counts from there.
 
     Raises:
         ValueError: if it is no run directory, another process trains in it, the data are not those that it
@@ -186,7 +198,10 @@ def resume(
     if not (path / RECIPE).is_file():
         raise ValueError(f"{path} is no run directory: it holds no {RECIPE}")
     recipe = Recipe.read(path / RECIPE)
-    return _run(recipe, path, data, resumed=True, progress=progress, report=report, epochs=epochs)
+    clock = _clock_of(path, time.monotonic() if started is None else started)
+    return _run(
+        recipe, path, data, resumed=True, progress=progress, report=report, epochs=epochs, clock=clock
+    )
 
 
 @dataclass(frozen=True)
@@ -201,8 +216,7 @@ class Experiment:
         task: what is learnt.
         module: model, criterion and optimiser.
         batches: of the training data, for this process.
-        total_steps: optimiser steps of the training.
-        total_epochs: epochs; the last may be cut short by the steps.
+        length: in optimiser steps and epochs.
         rank: number of this process.
     """
 
@@ -213,8 +227,7 @@ class Experiment:
     task: Task
     module: TrainingModule
     batches: TrainBatches
-    total_steps: int
-    total_epochs: int
+    length: Length
     rank: int = 0
 
     @property
@@ -259,6 +272,7 @@ def make_experiment(
         seed=recipe.seed,
         rank=rank,
         world=recipe.devices,
+        images=recipe.images_per_epoch,
     )
     if min(len(train_data), len(val_data)) < recipe.devices or not len(batches):
         raise ValueError(
@@ -266,12 +280,9 @@ def make_experiment(
             f"and {len(val_data)} for validation"
         )
     steps_per_epoch = math.ceil(len(batches) / recipe.accumulate)
-    total_epochs = recipe.epochs or (
-        math.ceil(recipe.steps / steps_per_epoch) if recipe.steps else DEFAULT_EPOCHS
-    )
-    total_steps = recipe.steps or total_epochs * steps_per_epoch
+    length = Length(recipe.steps or (recipe.epochs or DEFAULT_EPOCHS) * steps_per_epoch, steps_per_epoch)
     optimization = Optimization(
-        total_steps,
+        length.first,
         recipe.optimizer,
         recipe.lr,
         recipe.encoder_lr_factor,
@@ -279,6 +290,7 @@ def make_experiment(
         recipe.momentum,
         recipe.schedule,
         recipe.warmup_steps,
+        length.replans,
     )
     module = TrainingModule(
         model,
@@ -287,18 +299,31 @@ def make_experiment(
         classes,
         optimization,
         decoding=task.decoding_of(settings),
+        val_tile=recipe.val_tile,
         frozen=recipe.freeze,
         channels_last=recipe.channels_last,
     )
     optimization.make(module.model)  # what cannot be optimised is told now
     recipe = recipe.changed(task=task.name)
-    return Experiment(
-        recipe, train_data, val_data, classes, task, module, batches, total_steps, total_epochs, rank
-    )
+    return Experiment(recipe, train_data, val_data, classes, task, module, batches, length, rank)
 
 
-def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = True) -> Progress:
+def fit(
+    experiment: Experiment,
+    path: Path,
+    *,
+    resumed: bool,
+    progress: bool = True,
+    clock: Clock | None = None,
+) -> Progress:
     """Train in a run directory that exists.
+
+    Args:
+        experiment: what to train.
+        path: run directory.
+        resumed: whether to go on from its last checkpoint.
+        progress: whether to show how far it is.
+        clock: says when the training must be over; None where its length is that of the recipe.
 
     Raises:
         ValueError: see `train`.
@@ -315,7 +340,9 @@ def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = T
             f"the data are not those that {path} was started with (other images, parts or classes): give "
             "them with data=..."
         )
-    longer = state.total_steps is not None and experiment.total_steps > state.total_steps
+    length = experiment.length
+    length.replans[:] = [(step, steps) for step, steps in state.replans]
+    longer = state.total_steps is not None and length.steps > state.total_steps
     if state.finished and not longer:
         return state
     state.finished = False
@@ -325,23 +352,27 @@ def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = T
         recipe,
         experiment.batches,
         state,
-        total_steps=experiment.total_steps,
-        total_epochs=experiment.total_epochs,
+        length=length,
         resumed=resumed,
         average=average,
     )
-    callbacks: list[Callback] = [LogMetrics(recipe, path), keeper]
+    pacer = (
+        Replay(length, recipe.replans)
+        if clock is None
+        else Deadline(length, clock, state, val_every=recipe.val_every)
+    )
+    callbacks: list[Callback] = [LogMetrics(recipe, path), pacer, keeper]
     if average is not None:
         callbacks.insert(0, average)
     if progress:
-        callbacks.insert(0, ProgressBar(state, experiment.total_epochs))
+        callbacks.insert(0, ProgressBar(state, length))
     with quiet():
         trainer = lightning.Trainer(
             accelerator=recipe.accelerator,
             devices=recipe.devices,
             strategy="ddp" if recipe.devices > 1 else "auto",
             precision=_LIGHTNING_PRECISION[recipe.precision],  # type: ignore[arg-type]
-            max_epochs=experiment.total_epochs,
+            max_epochs=length.epochs,
             accumulate_grad_batches=recipe.accumulate,
             gradient_clip_val=recipe.clip_norm,
             callbacks=callbacks,
@@ -387,7 +418,7 @@ def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = T
             ) from error
     if not state.finished:
         raise ValueError(
-            f"training ended in epoch {len(state.history) + 1} of {experiment.total_epochs}, before its end: "
+            f"training ended in epoch {len(state.history) + 1} of {length.epochs}, before its end: "
             f"pixelwise train --resume {path}"
         )
     return state
@@ -402,6 +433,8 @@ def _run(
     progress: bool,
     report: bool,
     epochs: int | None = None,
+    plan: Plan | None = None,
+    clock: Clock | None = None,
 ) -> TrainResult:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), terminable():
         if epochs is not None:
@@ -415,6 +448,8 @@ def _run(
         with lock_folder(path) as lock:
             if not resumed:
                 experiment = replace(experiment, recipe=_claim(experiment, path))
+                if plan is not None:
+                    plan.write(path / PLAN)
             else:
                 _sweep(path)
             if epochs is not None:
@@ -423,23 +458,44 @@ def _run(
                     Console(stderr=True).print(remark, highlight=False)
             try:
                 with terminable():
-                    return _trained(experiment, path, lock, resumed=resumed, progress=progress, report=report)
+                    return _trained(
+                        experiment,
+                        path,
+                        lock,
+                        resumed=resumed,
+                        progress=progress,
+                        report=report,
+                        clock=clock,
+                    )
             except KeyboardInterrupt as error:
                 what = "Terminated" if isinstance(error, Terminated) else "Interrupted"
+                best = f" The best weights so far are {path / BEST_WEIGHTS}." if clock is not None else ""
+                if not (path / BEST_WEIGHTS).is_file():
+                    best = ""
                 raise type(error)(
-                    f"{what}. All whole epochs are kept: pixelwise train --resume {path}"
+                    f"{what}. All whole epochs are kept: pixelwise train --resume {path}{best}"
                 ) from error
 
 
 def _trained(
-    experiment: Experiment, path: Path, lock: int, *, resumed: bool, progress: bool, report: bool
+    experiment: Experiment,
+    path: Path,
+    lock: int,
+    *,
+    resumed: bool,
+    progress: bool,
+    report: bool,
+    clock: Clock | None,
 ) -> TrainResult:
     """Train in a run directory that is ours, and write the report."""
     if experiment.recipe.devices > 1:
         launch(path, experiment.recipe.devices, progress=progress, lock=lock)
         state = read_progress(path / LAST)
     else:
-        state = fit(experiment, path, resumed=resumed, progress=progress)
+        state = fit(experiment, path, resumed=resumed, progress=progress, clock=clock)
+    if clock is not None:  # whoever repeats this training needs no clock
+        experiment = replace(experiment, recipe=experiment.recipe.changed(replans=state.replans))
+        experiment.recipe.write(path / RECIPE)
     result = TrainResult(
         path,
         path / BEST_WEIGHTS,
@@ -461,9 +517,30 @@ def _trained(
     return result
 
 
+def _clock_of(path: Path, started: float) -> Clock | None:
+    """The clock of a run that has a budget, with what is left of it; None where it has none."""
+    if not (path / PLAN).is_file():
+        return None
+    plan = read_plan(path / PLAN)
+    if plan.get("budget") is None:
+        return None
+    state = read_progress(path / LAST) if (path / LAST).is_file() else Progress("")
+    times = plan["times"]
+    return Clock(
+        deadline=started + plan["budget"] - state.seconds,
+        started=started,
+        report=times["report"],
+        validation=times["validation"],
+        most_steps=times["most_steps"],
+        before=state.seconds,
+    )
+
+
 def _sweep(path: Path) -> None:
     """Remove the temporary files of a training in `path` that was killed."""
-    remove_temporary(path, (RECIPE, ENVIRONMENT, CLASSES, HISTORY, LAST, LAST_WEIGHTS, BEST_WEIGHTS, REPORT))
+    remove_temporary(
+        path, (RECIPE, PLAN, ENVIRONMENT, CLASSES, HISTORY, LAST, LAST_WEIGHTS, BEST_WEIGHTS, REPORT)
+    )
 
 
 def _of_other_length(recipe: Recipe, path: Path, epochs: int) -> Recipe:
@@ -484,18 +561,19 @@ def _other_schedule(experiment: Experiment, path: Path) -> str:
     """What another length means for the learning rate; "" where the length is the old one."""
     recipe = experiment.recipe
     state = read_progress(path / LAST) if (path / LAST).is_file() else Progress("")
-    if state.total_steps in (None, experiment.total_steps):
+    length = experiment.length
+    if state.total_steps in (None, length.steps):
         return ""
     done, row = len(state.history), state.history[-1]
     if recipe.schedule == "constant":
-        return f"Epoch {done + 1} to {experiment.total_epochs}, with the learning rate as it was."
+        return f"Epoch {done + 1} to {length.epochs}, with the learning rate as it was."
     step = int(row["step"])
-    lr = recipe.lr * factor(recipe.schedule, experiment.total_steps, recipe.warmup_steps)(step)
+    lr = recipe.lr * factor(recipe.schedule, length.steps, recipe.warmup_steps)(step)
     return (
-        f"Epoch {done + 1} to {experiment.total_epochs} follow the {recipe.schedule} schedule of "
-        f"{experiment.total_epochs} epochs: the learning rate goes from {row['lr']:.3g} to {lr:.3g}. The "
+        f"Epoch {done + 1} to {length.epochs} follow the {recipe.schedule} schedule of "
+        f"{length.epochs} epochs: the learning rate goes from {row['lr']:.3g} to {lr:.3g}. The "
         f"first {done} epochs followed a schedule of another length, so the weights will not be those of a "
-        f"training of {experiment.total_epochs} epochs from the start."
+        f"training of {length.epochs} epochs from the start."
     )
 
 
@@ -555,10 +633,12 @@ def _open(recipe: Recipe, data: Data | None) -> tuple[SegmentationData, Segmenta
             seed=recipe.seed,
             mask_rule=recipe.mask_rule,
         )
-    if isinstance(data, DataSplits):
-        where, parts = f"{data.root}: ", (data.train, data.val)
-    else:
-        where, parts = "", data
+    where, parts = (f"{data.root}: ", (data.train, data.val)) if isinstance(data, DataSplits) else ("", data)
+    if recipe.val_images or recipe.left_out:
+        if isinstance(data, DataSplits) and data.made_val:  # that part is nothing that the data name
+            everything = (*data.train.pairs, *data.val.pairs)
+            parts = (data.train.with_pairs(everything), data.val.with_pairs(()))
+        parts = parts_by_name(*parts, recipe.val_images, recipe.left_out)
     for name, part in zip(("training", "validation"), parts, strict=True):
         if not len(part):
             raise ValueError(f"{where}there is no {name} image")

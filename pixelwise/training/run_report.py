@@ -18,7 +18,7 @@ from ..report import best_and_worst, write_report
 from ..report.figures import History, confusion, curves, png
 from ..tasks import get_task
 from ..types import Report
-from .callbacks import BEST_WEIGHTS, ENVIRONMENT, REPORT
+from .callbacks import BEST_WEIGHTS, ENVIRONMENT, RECIPE, REPORT
 
 PICTURES = "pictures"
 _MOST_IMAGES = 200  # of the validation part that are looked at for the best and worst predictions
@@ -88,8 +88,12 @@ def command_of(recipe: Recipe) -> str:
     """The command line that trains by a recipe again, into a new run directory; "" for data in memory."""
     if not recipe.data:
         return ""
-    words = ["pixelwise", "train", recipe.data]
     defaults = _usual(recipe)
+    if recipe.out and (recipe.val_images or recipe.left_out or recipe.replans):  # no options of `train`
+        return shlex.join(
+            ["pixelwise", "train", "--config", str(Path(recipe.out) / RECIPE), "--out", f"{recipe.out}-again"]
+        )
+    words = ["pixelwise", "train", recipe.data]
     for name in vars(recipe):
         value = getattr(recipe, name)
         if name not in ("data", "out") and value != getattr(defaults, name):
