@@ -35,7 +35,7 @@ from .run import TrainResult, recipe_of, run
 
 FACTS_SHARE, PROBES_SHARE = 0.03, 0.05  # of the budget
 FACTS_SECONDS, PROBES_SECONDS = 20.0, 60.0  # without one
-REPORT_SECONDS = 4.0  # charts and pages, beside the predictions of the report
+REPORT_SECONDS = 5.0  # charts and pages, beside the predictions of the report
 _SCRATCH = {"pretrained": False}
 _IMPORTED, _USED = time.monotonic(), sum(os.times()[:2])
 
