@@ -7,7 +7,12 @@ from typing import NamedTuple
 from ..types import STAGES
 from .base import Encoder as Encoder
 from .hrnet import BRANCHES, HRNet as HRNet, fit_hrnet_weights as fit_hrnet_weights
-from .published import WeightsUnavailable as WeightsUnavailable, fetch as fetch, timm_has_weights
+from .published import (
+    WeightsUnavailable as WeightsUnavailable,
+    fetch as fetch,
+    timm_has_weights,
+    timm_weights_at_hand,
+)
 from .timm import (
     StemPolicy as StemPolicy,
     TimmEncoder as TimmEncoder,
@@ -78,6 +83,11 @@ ENCODERS: Mapping[str, Named] = {
 def has_weights(name: str) -> bool:
     """Whether pretrained weights are published for the encoder `name`; nothing is fetched."""
     return ENCODERS[name].has_weights if name in ENCODERS else timm_has_weights(name)
+
+
+def weights_at_hand(name: str) -> bool:
+    """Whether pretrained weights of the encoder `name` lie on this machine, so that nothing is fetched."""
+    return name not in ENCODERS and timm_weights_at_hand(name)
 
 
 def make_encoder(

@@ -521,7 +521,8 @@ MODEL = Rule(
     model,
     "The largest rung of the ladder that makes 400 steps of batch 4 and sees each training pixel "
     "20 times in the time that is left; the smallest one where none does. Without a deadline, the "
-    "middle of the ladder.",
+    "middle of the ladder. Encoders start from published weights where these lie on this machine; "
+    "none are fetched.",
     probed=True,
 )
 SMALLER_CROP = Rule(

@@ -12,6 +12,7 @@ import torch
 
 from ..data import DataSplits
 from ..data.classes import NeedsRule
+from ..encoders import weights_at_hand
 from ..planning import (
     DataFacts,
     MachineFacts,
@@ -35,8 +36,8 @@ from .run import TrainResult, recipe_of, run
 
 FACTS_SHARE, PROBES_SHARE = 0.03, 0.05  # of the budget
 FACTS_SECONDS, PROBES_SECONDS = 20.0, 60.0  # without one
+PROBED_SIDE = 256  # pixels of the crops that probes take on a CPU
 REPORT_SECONDS = 5.0  # charts and pages, beside the predictions of the report
-_SCRATCH = {"pretrained": False}
 _IMPORTED, _USED = time.monotonic(), sum(os.times()[:2])
 
 
@@ -99,7 +100,7 @@ def make_plan(
     situation = Situation(facts, machine, budget, None, 0.0, _taken(ladder))
     machine = _probed(planning, situation, given, data, task, budget, now)
     left = None if budget is None else budget - (now() - started)
-    situation = replace(situation, machine=machine, left=left, report=REPORT_SECONDS * _business())
+    situation = replace(situation, machine=machine, left=left, report=_report_seconds(budget))
     plan = settle(planning, situation, given)
     recipe = recipe_of({**plan.settings, "task": task.name})
     return Planned(plan, recipe, data, _clock(plan, started, now))
@@ -120,6 +121,11 @@ def train_by_plan(planned: Planned, *, progress: bool = True, report: bool = Tru
         plan=planned.plan,
         clock=planned.clock,
     )
+
+
+def _report_seconds(budget: float | None) -> float:
+    """What charts and pages take at the end; at most a fifth of the budget is kept for it."""
+    return min(REPORT_SECONDS * _business(), max(REPORT_SECONDS, 0.2 * (budget or 0.0)))
 
 
 def _business() -> float:
@@ -186,14 +192,19 @@ def _channels(facts: DataFacts, given: Settings) -> dict[str, Any]:
 
 
 def _taken(ladder: tuple[Rung, ...]) -> tuple[Rung, ...]:
-    """The rungs without arguments that their builders do not take; from random weights unless told otherwise.
+    """The rungs without arguments that their builders do not take.
 
-    Published weights are never fetched without being asked for.
+    They start from published weights where these lie on this machine; none are fetched without being asked
+    for.
     """
-    return tuple(
-        replace(one, arguments={**taken_by(one.model, {**_SCRATCH, **one.arguments}), **_asked(one)})
-        for one in ladder
-    )
+    rungs = []
+    for one in ladder:
+        encoder = one.arguments.get("encoder")
+        start = {"pretrained": isinstance(encoder, str) and weights_at_hand(encoder)}
+        rungs.append(
+            replace(one, arguments={**taken_by(one.model, {**start, **one.arguments}), **_asked(one)})
+        )
+    return tuple(rungs)
 
 
 def _asked(rung: Rung) -> dict[str, Any]:
@@ -216,6 +227,8 @@ def _probed(
     settings |= {"batch_size": settings.get("batch_size", rules.BATCH), "steps": 1, "workers": 0}
     settings = {name: value for name, value in settings.items() if name not in ("epochs", "warmup_steps")}
     machine = situation.machine
+    if machine.device == "cpu" and len(settings.get("crop") or ()) == 2:  # time goes with the pixels
+        settings["crop"] = tuple(min(side, PROBED_SIDE) for side in settings["crop"])
     end = now() + (PROBES_SHARE * budget if budget is not None else PROBES_SECONDS)
 
     def measured(rung: Rung, **changes: Any) -> bool:
@@ -224,7 +237,7 @@ def _probed(
             {**settings, "model": rung.model, "model_arguments": dict(rung.arguments), **changes}
         )
         try:
-            machine = machine.with_probes(probe(recipe, data, rung.name, now=now))
+            machine = machine.with_probes(probe(recipe, data, rung.name, patience=end - now(), now=now))
         except (torch.OutOfMemoryError, MemoryError):
             return False
         return True

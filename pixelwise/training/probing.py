@@ -1,5 +1,6 @@
 """Real training steps, timed: what a network takes on this machine, for these data."""
 
+import math
 import resource
 import sys
 import time
@@ -17,13 +18,21 @@ from .run import Experiment, make_experiment
 TIMED_CPU, TIMED_GPU, WARM_GPU = 2, 5, 3
 
 
-def probe(recipe: Recipe, data: DataSplits, rung: str, *, now: Callable[[], float] = time.monotonic) -> Probe:
+def probe(
+    recipe: Recipe,
+    data: DataSplits,
+    rung: str,
+    *,
+    patience: float = math.inf,
+    now: Callable[[], float] = time.monotonic,
+) -> Probe:
     """Make a few steps of a recipe and one validation, and time them. Nothing is kept.
 
     Args:
         recipe: model, crop, batch, precision and augmentation.
         data: to take samples from.
         rung: name of the rung of the ladder.
+        patience: seconds; where the first step takes a third of them, it is the only one.
         now: the clock.
 
     Raises:
@@ -51,14 +60,17 @@ def probe(recipe: Recipe, data: DataSplits, rung: str, *, now: Callable[[], floa
 
     warm, timed = (WARM_GPU, TIMED_GPU) if device.type == "cuda" else (1, TIMED_CPU)
     module.train()
+    begun = now()
     for _ in range(warm):
         step()
     _wait(device)
-    begun = now()
-    for _ in range(timed):
-        step()
-    _wait(device)
-    seconds = (now() - begun) / timed
+    seconds = (now() - begun) / warm
+    if seconds < patience / 3:
+        begun = now()
+        for _ in range(timed):
+            step()
+        _wait(device)
+        seconds = (now() - begun) / timed
     memory = max(0, _peak(device) - before)
     return Probe(
         rung,

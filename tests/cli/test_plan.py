@@ -15,7 +15,7 @@ SMALL = ("--model", "unet", "--set", "width=4", "--workers", 0, "--accelerator",
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
     """Probes that say 10 ms per step and validation image."""
 
-    def probe(recipe: Any, data: Any, rung: str, *, now: Any) -> Probe:
+    def probe(recipe: Any, data: Any, rung: str, **of_time: Any) -> Probe:
         return Probe(rung, tuple(recipe.crop or ()), recipe.batch_size, recipe.precision, 0.01, 0.001, 0.01)
 
     monkeypatch.setattr(automatic, "probe", probe)

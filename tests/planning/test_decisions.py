@@ -9,6 +9,7 @@ from hypothesis import given as with_values, settings as how, strategies as st
 
 from pixelwise.planning import DataFacts, Probe
 from pixelwise.recipe import Recipe
+from pixelwise.training import recipe_of
 
 from .conftest import decided, facts, one
 
@@ -302,3 +303,57 @@ def test_a_validation_part_that_shares_images_is_told() -> None:
     first, second = decided(data).warnings
     assert "the images are a sequence" in first
     assert "3 validation images" in second
+
+
+# --- the other tasks ------------------------------------------------------------------------------------
+
+
+def settings_of(task: str, data: DataFacts, **of_machine: Any) -> Recipe:
+    plan = decided(data, task=task, seconds=(0.5, 0.9), **of_machine)
+    return recipe_of({"data": "data", **plan.settings, "task": task})
+
+
+@pytest.mark.parametrize("task", ["instance", "detection", "panoptic"])
+def test_networks_of_regions_take_whole_images_about_as_large_as_they_are(task: str) -> None:
+    small = settings_of(task, facts(size=(240, 300)))
+    assert (small.crop, small.batch_size, small.lr, small.clip_norm) == (None, 2, 2e-4, 10.0)
+    assert small.model_arguments["min_size"] == 240
+    assert settings_of(task, facts(size=(1200, 1600))).model_arguments["min_size"] == 320
+    assert settings_of(task, facts(size=(100, 100))).model_arguments["min_size"] == 192
+    assert small.flip_vertical == 0.0
+    assert settings_of(task, facts(sides=True)).flip == 0.0
+
+
+@pytest.mark.parametrize(
+    "size, expected",
+    [
+        ((36, 50, 35), (48, 64, 32)),
+        ((20, 20, 20), (32, 32, 32)),
+        ((100, 400, 400), (16, 80, 80)),
+        ((5, 9, 9), (16,) * 3),
+    ],
+)
+def test_patches_of_volumes_shrink_along_the_longest_axes(
+    size: tuple[int, ...], expected: tuple[int, ...]
+) -> None:
+    recipe = settings_of("volume", facts(size=size, largest=size, channels=1))
+    assert recipe.crop == expected
+    assert (recipe.batch_size, recipe.scale, recipe.loss) == (2, (1.0, 1.0), "cross_entropy+dice")
+
+
+def test_volumes_with_left_and_right_are_not_mirrored() -> None:
+    size = (40, 40, 40)
+    assert settings_of("volume", facts(size=size, largest=size, sides=True)).flip == 0.0
+    assert settings_of("volume", facts(size=size, largest=size)).flip == 0.5
+
+
+def test_key_points_keep_the_augmentation_of_their_task() -> None:
+    recipe = settings_of("keypoints", facts())
+    assert (recipe.crop, recipe.batch_size, recipe.lr) == ((128, 96), 16, 1e-3)
+    assert (recipe.scale, recipe.rotation, recipe.loss) == ((0.65, 1.35), 45.0, "heatmap")
+    assert recipe.model == "simplebaseline"
+
+
+def test_several_classes_per_pixel_follow_the_rules_of_one() -> None:
+    recipe = settings_of("multilabel", facts(exclusive=False))
+    assert (recipe.loss, recipe.class_weights, recipe.model) == ("cross_entropy+dice", "none", "unet")
