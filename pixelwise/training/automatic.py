@@ -94,9 +94,9 @@ def make_plan(
         facts = measure_data(
             data.train, data.val if len(data.val) else None, mask_rule=mask_rule, seconds=looking, now=now
         )
-    _check(facts, data, given)
+    _check(facts, data)
     machine = machine_facts(given.get("accelerator", "auto"))
-    ladder = given_ladder(planning.ladder(facts, machine), given, _channels(facts, given))
+    ladder = given_ladder(planning.ladder(facts, machine), given, _channels(facts))
     situation = Situation(facts, machine, budget, None, 0.0, _taken(ladder))
     machine = _probed(planning, situation, given, data, task, budget, now)
     left = None if budget is None else budget - (now() - started)
@@ -172,7 +172,7 @@ def _opened(given: Settings, task: Task) -> tuple[DataSplits, str]:
         return open_data(given["data"], task=task.name, **options), error.rule
 
 
-def _check(facts: DataFacts, data: DataSplits, given: Settings) -> None:
+def _check(facts: DataFacts, data: DataSplits) -> None:
     """Data that nothing can be learnt from."""
     if facts.train < 2 and not facts.val:
         raise ValueError(
@@ -187,7 +187,8 @@ def _check(facts: DataFacts, data: DataSplits, given: Settings) -> None:
         )
 
 
-def _channels(facts: DataFacts, given: Settings) -> dict[str, Any]:
+def _channels(facts: DataFacts) -> dict[str, Any]:
+    """Arguments of a builder that follow from the images; three channels are what builders expect."""
     return {} if facts.channels == 3 else {"in_channels": facts.channels}
 
 

@@ -469,9 +469,9 @@ def _run(
                     )
             except KeyboardInterrupt as error:
                 what = "Terminated" if isinstance(error, Terminated) else "Interrupted"
-                best = f" The best weights so far are {path / BEST_WEIGHTS}." if clock is not None else ""
-                if not (path / BEST_WEIGHTS).is_file():
-                    best = ""
+                best = ""
+                if clock is not None and (path / BEST_WEIGHTS).is_file():
+                    best = f" The best weights so far are {path / BEST_WEIGHTS}."
                 raise type(error)(
                     f"{what}. All whole epochs are kept: pixelwise train --resume {path}{best}"
                 ) from error
