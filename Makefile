@@ -52,6 +52,7 @@ bench: .venv/dev
 
 docs: .venv/dev
 	$(BIN)/python docs/make_models_table.py
+	$(BIN)/python docs/make_auto_page.py
 	$(BIN)/python docs/make_classical_gallery.py
 
 # The wheel as a user gets it: built, installed into a clean environment, and tried.

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from .planning import Plan
 from .registry import ModelCard
 from .summary import ModelInfo
 from .types import Report
@@ -44,6 +45,22 @@ def report_table(report: Report, title: str, remarks: Sequence[str] = ()) -> Tab
         ]
     )
     return table
+
+
+def print_plan(plan: Plan, title: str, console: Console) -> None:
+    """The facts in a few words, one line per choice with its reason, and the warnings."""
+    data, machine = plan.situation.data, plan.situation.machine
+    console.print(f"{title}: {data.sentence()}", highlight=False)
+    console.print(f"machine: {machine.sentence()}", highlight=False)
+    table = Table()
+    table.add_column("choice", no_wrap=True)
+    table.add_column("value")
+    table.add_column("reason")
+    for row in plan.rows:
+        table.add_row(row.choice, row.value, row.reason)
+    console.print(table)
+    for warning in plan.warnings:
+        console.print(f"Warning: {warning}.", highlight=False)
 
 
 def models_table(cards: Sequence[ModelCard], parameters: Sequence[int], num_classes: int) -> Table:

@@ -30,7 +30,7 @@ class Setting:
 
     Attributes:
         help: one sentence.
-        panel: heading of the option in the help of `pixelwise train`; "" where it is no option.
+        panel: heading of the option in the help of `pixelwise train`; "" where it is no option by itself.
         choices: the texts that are allowed, empty for any.
         low: lowest number.
         open: whether the lowest number itself is forbidden.
@@ -56,6 +56,11 @@ class Setting:
 def _setting(default: Any, panel: str, help: str, **told: Any) -> Any:
     """A field with a default and with what is told of it."""
     return field(default=default, metadata={"setting": Setting(help, panel, **told)})
+
+
+def _unasked(help: str) -> Any:
+    """A field that is no option of the command line: a plan fills it."""
+    return field(default=(), metadata={"setting": Setting(help)})
 
 
 @dataclass(frozen=True)
@@ -172,7 +177,23 @@ class Recipe:
         "them.",
         low=1,
     )
+    images_per_epoch: int | None = _setting(
+        None,
+        "Length and batches",
+        "Images that make an epoch, for more or fewer validations than one per pass over the images.",
+        low=1,
+        without="each training image once",
+    )
     accumulate: int = _setting(1, "Length and batches", "Batches per optimiser step.", low=1)
+    val_tile: int | None = _setting(
+        None,
+        "Length and batches",
+        "Side in pixels of the overlapping tiles in which larger validation images are predicted, where the "
+        "task is to label pixels.",
+        low=64,
+        high=_LARGEST_CROP,
+        without="whole images",
+    )
     val_every: int = _setting(
         1, "Length and batches", "Epochs between two validations; the last epoch always has one.", low=1
     )
@@ -190,11 +211,11 @@ class Recipe:
     clip_norm: float | None = _setting(
         None, "Optimiser", "Largest norm of the gradient.", open=True, without="any"
     )
-    schedule: Literal["poly", "cosine", "constant"] = _setting(
+    schedule: Literal["poly", "cosine", "linear", "constant"] = _setting(
         "poly",
         "Optimiser",
-        "Learning rate over the steps: poly (power 0.9) or cosine, both down to 0, or constant.",
-        choices=("poly", "cosine", "constant"),
+        "Learning rate over the steps: poly (power 0.9), cosine or linear, all down to 0, or constant.",
+        choices=("poly", "cosine", "linear", "constant"),
     )
     warmup_steps: int = _setting(
         0, "Optimiser", "Optimiser steps of linear warm-up.", flags=("--warmup-steps", "--warmup")
@@ -221,6 +242,21 @@ class Recipe:
         (0.5, 2.0), "Augmentation", "Range of random scaling.", open=True, high=100, metavar="LOW,HIGH"
     )
     flip: float = _setting(0.5, "Augmentation", "Probability of mirroring.", high=1)
+    flip_vertical: float = _setting(
+        0.0, "Augmentation", "Probability of mirroring upside down, for images without an up.", high=1
+    )
+    rotate90: float = _setting(
+        0.0,
+        "Augmentation",
+        "Probability of a quarter turn, for images without an up; crops must be square.",
+        high=1,
+    )
+    rare_crops: float = _setting(
+        0.0,
+        "Augmentation",
+        "Share of crops that hold a pixel of a class that is drawn by 1 / sqrt(its pixels in the image).",
+        high=1,
+    )
     color: float = _setting(0.4, "Augmentation", "Strength of colour changes in [0, 1].", high=1)
     rotation: float = _setting(0.0, "Augmentation", "Largest angle in degrees.", high=180)
     elastic: float = _setting(0.0, "Augmentation", "Strength of elastic deformation in pixels.")
@@ -271,6 +307,14 @@ class Recipe:
         flags=("--choose/--no-choose",),
     )
     seed: int = _setting(0, "Run", "Seed of every random choice.", high=2**63 - 1)
+    val_images: tuple[str, ...] = _unasked(
+        "Names of the images to validate on, in place of the part that the data name or val_fraction cuts."
+    )
+    test_images: tuple[str, ...] = _unasked("Names of the images on which nothing is chosen.")
+    left_out: tuple[str, ...] = _unasked("Names of images that are in no part.")
+    replans: tuple[tuple[int, int], ...] = _unasked(
+        "Changes of the number of steps that a clock made on the way: after which step, and to how many."
+    )
     out: str | None = _setting(None, "Run", "Run directory.", without="runs/DATA-MODEL", is_path=True)
     name: str | None = _setting(None, "Run", "Title of the run.", without="that of the run directory")
 
@@ -298,6 +342,13 @@ class Recipe:
             isinstance(part, str) and part for part in self.freeze
         ):
             raise ValueError(f"freeze must be names of parts of the model, got {self.freeze!r:.80}")
+        for name in ("val_images", "test_images", "left_out"):
+            names = getattr(self, name)
+            if not isinstance(names, tuple) or not all(isinstance(one, str) for one in names):
+                raise ValueError(f"{name} must be names of images, got {names!r:.80}")
+        if self.rotate90 and self.crop is not None and len(set(self.crop)) > 1:
+            raise ValueError(f"rotate90 needs square crops, got {' x '.join(map(str, self.crop))}")
+        _check_replans(self.replans)
         if self.batch_size % self.devices:
             raise ValueError(
                 f"batch_size is that of all devices together: {self.batch_size} images cannot be divided by "
@@ -400,7 +451,7 @@ def _settings(given: Mapping[str, Any]) -> dict[str, Any]:
             hint = f": did you mean {near[0]!r}?" if near else f": there are {', '.join(SETTINGS)}"
             raise ValueError(f"a recipe has no setting {brief(name)}{hint}")
         if isinstance(value, list):
-            value = tuple(value)
+            value = tuple(tuple(one) if isinstance(one, list) else one for one in value)
         elif isinstance(value, os.PathLike):
             value = os.fspath(value)
         settings[name] = value
@@ -433,6 +484,12 @@ def _is_number(given: Any, kind: Any, setting: Setting) -> bool:
     if isinstance(given, bool) or not isinstance(given, int if kind is int else int | float):
         return False
     return setting.low <= given <= setting.high and not (setting.open and given == setting.low)
+
+
+def _check_replans(given: Any) -> None:
+    pairs = isinstance(given, tuple) and all(isinstance(pair, tuple) and len(pair) == 2 for pair in given)
+    if not pairs or not all(type(x) is int and 0 < x <= _LARGEST for pair in given for x in pair):
+        raise ValueError(f"replans must be pairs of a step and a number of steps, got {given!r:.80}")
 
 
 def _check_weights(given: Any) -> None:

@@ -3,6 +3,7 @@
 Everything heavy is imported inside the commands, so that `--help` answers at once.
 """
 
+import time
 from typing import Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from .errors import explain
 from .evaluate import evaluate
 from .info import info
 from .models import models
+from .plan import plan
 from .predict import predict
 from .segment import segment
 from .train import train
@@ -54,6 +56,7 @@ def _print_version(wanted: bool) -> bool:
 
 @app.callback()
 def root(
+    ctx: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", help="Print the version.", is_eager=True, callback=_print_version)
     ] = False,
@@ -65,9 +68,10 @@ def root(
 
     [bold]pixelwise train DATA[/bold]
     """
+    ctx.obj = time.monotonic()  # when the command began: budgets count from here
 
 
-for command in (demo, train, evaluate, predict, ensemble, segment, check, warmup, models, info):
+for command in (demo, plan, train, evaluate, predict, ensemble, segment, check, warmup, models, info):
     app.command()(command)
 
 

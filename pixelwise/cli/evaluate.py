@@ -92,6 +92,7 @@ def evaluate(
     from ..report import write_evaluation_report
     from ..tasks import get_task, open_data
     from ..training.environment import environment
+    from ..training.parts import parts_of
 
     for target in (report, csv):
         if target is not None:
@@ -122,6 +123,9 @@ def evaluate(
     if model is not None and of_layout:
         # The names of a known layout give way to those of the model.
         splits = open_data(data, task=chosen.name, classes=model.classes, **reading)
+    if recipe is not None and seed is None:  # the parts that the training used
+        cut = parts_of(recipe, splits)
+        splits = replace(splits, train=cut.train, val=cut.val, test=cut.test)
     parts = {"train": splits.train, "val": splits.val, "test": splits.test}
     if parts.get(split) is None:
         raise ValueError(

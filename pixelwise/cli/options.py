@@ -10,6 +10,7 @@ import typer
 
 from ..wording import brief
 
+DEFAULT_BUDGET = "20m"
 LONGEST_SIDE = 16384  # pixels of a crop, a tile, or a size to compute with
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]

@@ -8,7 +8,18 @@ from typing import Annotated, Any
 import typer
 
 from ..recipe import KINDS, SETTINGS, Recipe, read_settings
-from .options import extent_of, in_panel, model_arguments, numbers_of
+from .options import DEFAULT_BUDGET, extent_of, in_panel, model_arguments, numbers_of
+
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TIME",
+        help="Time from the command to the report, such as 90s, 20m or 2h; the settings that are not given "
+        "follow from data, machine and time: see docs/auto.md. none: such settings without a deadline "
+        f"(default {DEFAULT_BUDGET} where neither --epochs nor --steps nor --config say how long).",
+        rich_help_panel="Length and batches",
+    ),
+]
 
 
 def _option_of(name: str) -> inspect.Parameter:
@@ -23,7 +34,7 @@ def _option_of(name: str) -> inspect.Parameter:
         told = ("x" if setting.metavar == "HxW" else ",").join(map(str, default))
     else:
         told = str(default)
-    if kind not in (int, float, bool):  # texts, and what `_recipe_settings` makes of them
+    if kind not in (int, float, bool):  # texts, and what `recipe_settings` makes of them
         kind = list[str] if setting.metavar == "PART" else Path if setting.is_path else str
     choices = list(setting.choices)
     option = typer.Option(
@@ -78,13 +89,14 @@ _MODEL_OPTIONS = (
 )
 
 
-def _with_settings_of_a_recipe(command: Callable[..., None]) -> Callable[..., None]:
+def with_settings_of_a_recipe(command: Callable[..., None]) -> Callable[..., None]:
     """`command` with an option for each setting of `Recipe`, in their order, for typer to see."""
     options: list[inspect.Parameter] = []
-    for name in SETTINGS:
-        options += (
-            _MODEL_OPTIONS if name == "model_arguments" else [_option_of(name)] if name != "data" else []
-        )
+    for name, setting in SETTINGS.items():
+        if name == "model_arguments":
+            options += _MODEL_OPTIONS
+        elif setting.panel:
+            options.append(_option_of(name))
     own = inspect.signature(command)
     parameters = [p for p in own.parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
     command.__signature__ = own.replace(parameters=[*parameters, *options])  # type: ignore[attr-defined]
@@ -92,7 +104,7 @@ def _with_settings_of_a_recipe(command: Callable[..., None]) -> Callable[..., No
     return command
 
 
-@_with_settings_of_a_recipe
+@with_settings_of_a_recipe
 def train(
     ctx: typer.Context,
     data: Annotated[
@@ -113,38 +125,68 @@ def train(
             help="Continue an interrupted run with its own settings; of others it takes a greater --epochs.",
         ),
     ] = None,
+    budget: Budget = None,
+    no_plan: Annotated[
+        bool,
+        typer.Option(
+            "--no-plan", help="Take the defaults below for all that is not given, not a plan's choices."
+        ),
+    ] = False,
     **settings: Any,
 ) -> None:
     """Train a model on a folder of images and masks.
 
-    Example: [bold]pixelwise train street --model deeplabv3plus --encoder resnet50 --epochs 40[/bold]
+    Example: [bold]pixelwise train street --budget 20m[/bold]
+
+    With your own settings: [bold]pixelwise train street --model unet --encoder resnet50 --epochs 40[/bold]
 
     After an interruption: [bold]pixelwise train --resume runs/street-deeplabv3plus[/bold]
     """
-    given = {name: value for name, value in ctx.params.items() if value is not None and value != ()}
+    given = {
+        name: value
+        for name, value in ctx.params.items()
+        if value is not None and value != () and value is not False
+    }
     others = [name for name in given if name not in ("resume", "epochs")]
     if resume is not None and others:
         raise ValueError(f"--resume continues with the settings of the run: leave out {_option(others[0])}")
-    chosen = _recipe_settings(given)
+    chosen = recipe_settings(given)
     if config is not None:
         chosen = _overriding(read_settings(config), chosen)
     if resume is None and "data" not in chosen:
         raise ValueError("train needs the folder of images and masks: pixelwise train DATA")
 
-    from ..console import console, report_table
-    from ..training import recipe_of, resume as resume_run, run
+    if no_plan and budget is not None:
+        raise ValueError("--no-plan takes no --budget: give --epochs or --steps")
 
-    if resume is None:
+    from ..console import console, print_plan, report_table
+    from ..training import is_planned, make_plan, recipe_of, resume as resume_run, run, train_by_plan
+
+    if resume is not None:
+        result = resume_run(resume, epochs=chosen.get("epochs"), started=ctx.obj)
+    elif budget is None and (
+        no_plan or config is not None or _says_how_long(chosen) or not is_planned(chosen)
+    ):
         result = run(recipe_of(chosen))
     else:
-        result = resume_run(resume, epochs=chosen.get("epochs"))
+        from ..planning import read_budget
+
+        seconds = read_budget(budget or DEFAULT_BUDGET)
+        planned = make_plan(chosen, budget=seconds, started=ctx.obj)
+        print_plan(planned.plan, str(chosen["data"]), console())
+        result = train_by_plan(planned)
     title = "all images, out of fold" if result.folds else "best weights on the validation part"
     console().print(report_table(result.scores, title, result.remarks))
     typer.echo(f"run directory: {result.path}\nbest weights:  {result.best}")
     typer.echo(f"report:        {result.report}")
 
 
-def _recipe_settings(given: dict[str, Any]) -> dict[str, Any]:
+def _says_how_long(settings: Mapping[str, Any]) -> bool:
+    """Whether the length of the training is given; several devices have no clock in common."""
+    return bool(settings.get("epochs") or settings.get("steps") or settings.get("devices", 1) > 1)
+
+
+def recipe_settings(given: dict[str, Any]) -> dict[str, Any]:
     """Options of `train` as settings of a recipe.
 
     Raises:

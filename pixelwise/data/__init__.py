@@ -15,6 +15,7 @@ from .dataset import (
     DataSplits as DataSplits,
     Pair as Pair,
     SegmentationData as SegmentationData,
+    parts_by_name as parts_by_name,
 )
 from .formats import (
     read_classes_file as read_classes_file,

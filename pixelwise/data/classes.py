@@ -43,15 +43,20 @@ def encoding_from_masks(
     """
     try:
         return _looked_through(paths, on_error)
-    except _NeedsRule as error:
+    except NeedsRule as error:
         if on_error is None:
             raise
         on_error(error.path, error)
         return LabelEncoding.by_rule(error.rule)
 
 
-class _NeedsRule(ValueError):
-    """The masks are no map of classes, but a mask rule can read them."""
+class NeedsRule(ValueError):
+    """Masks that are no map of classes; says which rule can read them.
+
+    Attributes:
+        path: one of them.
+        rule: the mask rule.
+    """
 
     def __init__(self, path: Path, why: str, rule: MaskRule) -> None:
         super().__init__(
@@ -88,7 +93,7 @@ def _looked_through(
         _not_too_many(values, colors, path, _MOST if pixels.dtype == np.uint8 else _MOST_IN_16_BITS)
     lossy = [path for path in paths if path.suffix.lower() in _MASK_SUFFIXES_WITH_LOSS]
     if _blurred(greys, lossy=bool(lossy)):
-        raise _NeedsRule(
+        raise NeedsRule(
             paths[0],
             f"the masks, such as {paths[0]}, are black and white with greys between (JPEG or smooth edges)",
             "above-127",
@@ -105,7 +110,7 @@ def _not_too_many(values: set[int], colors: set[int], path: Path, most: int) -> 
     if len(colors) > _MOST_WITH_LOSS and path.suffix.lower() in _MASK_SUFFIXES_WITH_LOSS:
         raise ValueError(_LOSS.format(path, len(colors), "colours"))
     if many > most:
-        raise _NeedsRule(
+        raise NeedsRule(
             path,
             f"the masks up to {path} hold {many} different values and look like instance maps, in which "
             "every object has a number (are these instances, not classes?)",

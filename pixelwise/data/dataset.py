@@ -173,7 +173,11 @@ class SegmentationData(Dataset[Sample]):
 
     def joined(self, other: "SegmentationData") -> "SegmentationData":
         """The images of both, read as these are."""
-        return self._with(pairs=(*self.pairs, *other.pairs))
+        return self.with_pairs((*self.pairs, *other.pairs))
+
+    def with_pairs(self, pairs: Sequence[Pair]) -> "SegmentationData":
+        """Other files, read in the same way."""
+        return self._with(pairs=tuple(pairs))
 
     def with_channels(self, channels: int) -> "SegmentationData":
         """The same data, its images read with so many channels."""
@@ -292,8 +296,8 @@ class Augmented(Dataset[Sample]):
         return len(self.data)  # type: ignore[arg-type]
 
     def __getitem__(self, index: int) -> Sample:
-        """One transformed sample."""
-        sample = self.data[index]
+        """One transformed sample; an index beyond the last image is another view of one of them."""
+        sample = self.data[index % len(self)]
         with random_numbers_of(self.seed, self.epoch, index):
             return self.transform(sample)
 
@@ -332,6 +336,39 @@ def divided(
     order = list(range(len(data)))
     random.Random(seed).shuffle(order)
     return data.take(sorted(order[count:])), data.take(sorted(order[:count]))
+
+
+def parts_by_name(
+    train: SegmentationData,
+    val: SegmentationData,
+    val_images: Sequence[str] = (),
+    test_images: Sequence[str] = (),
+    left_out: Sequence[str] = (),
+) -> tuple[SegmentationData, SegmentationData, SegmentationData | None]:
+    """Other parts of the same images, told by their names: training, validation and test part.
+
+    Args:
+        train: the training part.
+        val: a validation part that the data name; images of it that are not in `val_images` are not trained
+            on.
+        val_images: names of the new validation part, from both; empty to keep the old one.
+        test_images: names of a test part, from both; empty for none.
+        left_out: names of images that are in no part.
+
+    Raises:
+        ValueError: if there is no image of such a name.
+    """
+    both = {pair.id: pair for pair in (*train.pairs, *val.pairs)}
+    for name in (*val_images, *test_images, *left_out):
+        if name not in both:
+            raise ValueError(f"the data hold no image {brief(name)}, which the recipe names")
+    tested, out = set(test_images), {*test_images, *left_out}
+    validating = (set(val_images) or {pair.id for pair in val.pairs}) - out
+    trained = {pair.id for pair in train.pairs} - validating - out
+    parts = [
+        train.with_pairs([both[name] for name in sorted(names)]) for names in (trained, validating, tested)
+    ]
+    return parts[0], parts[1], parts[2] if tested else None
 
 
 def _classes_in_words(classes: ClassTable) -> str:

@@ -32,9 +32,12 @@ def training_transform(
     color: float = 0.4,
     rotation: float = 0.0,
     elastic: float = 0.0,
+    flip_vertical: float = 0.0,
+    rotate90: float = 0.0,
+    rare_crops: float = 0.0,
     ignore: int = 255,
 ) -> Callable[[Sample], Sample]:
-    """The usual changes: scale and crop, mirror, rotate, deform, recolour, in this order.
+    """The usual changes: scale and crop, mirror, turn, rotate, deform, recolour, in this order.
 
     Args:
         crop: height and width in pixels of what comes out; None keeps the size of each image.
@@ -43,6 +46,9 @@ def training_transform(
         color: brightness, contrast and saturation change by factors of up to 1 - color to 1 + color. 0: off.
         rotation: largest angle in degrees. 0: off.
         elastic: standard deviation in pixels of U-Net's elastic deformation. 0: off.
+        flip_vertical: probability of mirroring upside down.
+        rotate90: probability of a quarter turn; the images or crops of a batch must then be square.
+        rare_crops: share of crops that hold a pixel of a class drawn by 1 / sqrt(its pixels in the image).
         ignore: label of pixels that come from outside the image.
 
     Raises:
@@ -53,16 +59,27 @@ def training_transform(
         raise ValueError(f"scale must be a range of positive numbers, got {scale}")
     if crop is not None and (len(crop) != 2 or min(crop) < 1):
         raise ValueError(f"crop must be a height and a width in pixels, got {crop}")
-    for name, number, highest in (("flip", flip, 1.0), ("color", color, 1.0), ("rotation", rotation, 180.0)):
+    for name, number, highest in (
+        ("flip", flip, 1.0),
+        ("flip_vertical", flip_vertical, 1.0),
+        ("rotate90", rotate90, 1.0),
+        ("rare_crops", rare_crops, 1.0),
+        ("color", color, 1.0),
+        ("rotation", rotation, 180.0),
+    ):
         if not 0 <= number <= highest:
             raise ValueError(f"{name} must be between 0 and {highest:g}, got {number}")
     if not 0 <= elastic < math.inf:
         raise ValueError(f"elastic must be a number of pixels, at least 0, got {elastic}")
     steps: list[v2.Transform] = []
     if crop is not None or (low, high) != (1, 1):
-        steps.append(ScaleAndCrop(crop, scale, ignore=ignore))
+        steps.append(ScaleAndCrop(crop, scale, rare=rare_crops, ignore=ignore))
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
+    if flip_vertical:
+        steps.append(v2.RandomVerticalFlip(flip_vertical))
+    if rotate90:
+        steps.append(QuarterTurn(rotate90))
     if rotation:
         fill = {tv_tensors.Image: 0.0, tv_tensors.Mask: ignore}
         steps.append(v2.RandomRotation(rotation, interpolation=BILINEAR, fill=fill))
@@ -152,14 +169,20 @@ class ScaleAndCrop(v2.Transform):
     Args:
         crop: height and width in pixels of the window; None takes the size of the image.
         scale: range of the factor (log-uniform).
+        rare: share of windows that hold a pixel of a class that is drawn first; see `drawn_pixel`.
         ignore: label of the pixels outside the image.
     """
 
     def __init__(
-        self, crop: tuple[int, int] | None, scale: tuple[float, float] = (1.0, 1.0), *, ignore: int = 255
+        self,
+        crop: tuple[int, int] | None,
+        scale: tuple[float, float] = (1.0, 1.0),
+        *,
+        rare: float = 0.0,
+        ignore: int = 255,
     ) -> None:
         super().__init__()
-        self.crop, self.scale, self.ignore = crop, scale, ignore
+        self.crop, self.scale, self.rare, self.ignore = crop, scale, rare, ignore
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the window (called by torchvision)."""
@@ -167,7 +190,14 @@ class ScaleAndCrop(v2.Transform):
         window = self.crop or size
         low, high = (math.log(bound) for bound in self.scale)
         factor = math.exp(low + (high - low) * torch.rand(()).item())
-        spans = [_Span.draw(n, out, factor) for n, out in zip(size, window, strict=True)]
+        masks = [one for one in flat_inputs if isinstance(one, tv_tensors.Mask)]
+        pixel = None
+        if self.rare and masks and torch.rand(()).item() < self.rare:
+            pixel = drawn_pixel(masks[0].as_subclass(Tensor), self.ignore)
+        spans = [
+            _Span.draw(n, out, factor, held)
+            for n, out, held in zip(size, window, pixel or (None, None), strict=True)
+        ]
         return {"rows": spans[0], "columns": spans[1]}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
@@ -196,10 +226,16 @@ class _Span:
         self.first, self.stop, self.before, self.length, self.after = first, stop, before, length, after
 
     @classmethod
-    def draw(cls, size: int, window: int, factor: float) -> "_Span":
-        """Place a window of `window` pixels in an image of `size` that is scaled by `factor`."""
+    def draw(cls, size: int, window: int, factor: float, held: int | None = None) -> "_Span":
+        """Place a window of `window` pixels in an image of `size` that is scaled by `factor`.
+
+        Where `held` is given, that pixel of the image lies somewhere in the window.
+        """
         wanted = max(1, round(window / factor))  # pixels of the image that the window covers
-        place = torch.randint(0, abs(size - wanted) + 1, ()).item()
+        low, high = 0, abs(size - wanted)
+        if held is not None and wanted < size:
+            low, high = max(0, held - wanted + 1), min(size - wanted, held)
+        place = torch.randint(low, high + 1, ()).item()
         if wanted <= size:
             return cls(int(place), int(place) + wanted, 0, window, 0)
         length = min(window, max(1, round(size * window / wanted)))
@@ -220,6 +256,58 @@ class _Span:
         """For every pixel that comes out, the one whose centre is nearest."""
         count = self.stop - self.first
         return ((torch.arange(self.length) + 0.5) * count / self.length).long().clamp(max=count - 1)
+
+
+def drawn_pixel(labels: Integer[Tensor, "*_ H W"], ignore: int = 255) -> tuple[int, int] | None:
+    """Row and column of a pixel of a class that is drawn by 1 / sqrt(its pixels): rare classes come often.
+
+    Args:
+        labels: a label map, or masks with 1 where something is.
+        ignore: label that is never drawn.
+    """
+    if labels.ndim > 2:  # any of the masks, by their numbers
+        numbers = torch.arange(1, len(labels) + 1)[:, None, None]
+        labels = ((labels == 1) * numbers).amax(0)
+    known = labels[labels != ignore]
+    if not known.numel():
+        return None
+    present, counts = known.unique(return_counts=True)
+    chosen = present[torch.multinomial(counts.float().rsqrt(), 1)]
+    places = (labels == chosen).flatten().nonzero()
+    place = int(places[torch.randint(len(places), ())])
+    return place // labels.shape[-1], place % labels.shape[-1]
+
+
+class QuarterTurn(v2.Transform):
+    """Turn by 90 degrees, half of the times that it turns to the left; with both mirrors, all 8 positions.
+
+    Args:
+        probability: of turning at all.
+    """
+
+    def __init__(self, probability: float = 0.5) -> None:
+        super().__init__()
+        self.probability = probability
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw the direction (called by torchvision)."""
+        drawn = torch.rand(()).item()
+        return {"turns": 0 if drawn >= self.probability else 1 if drawn < self.probability / 2 else 3}
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Turn an image, a mask or boxes (called by torchvision)."""
+        if not params["turns"]:
+            return inpt
+        if not isinstance(inpt, tv_tensors.BoundingBoxes):
+            turned = torch.rot90(inpt.as_subclass(Tensor), params["turns"], (-2, -1)).contiguous()
+            return tv_tensors.wrap(turned, like=inpt)
+        height, width = inpt.canvas_size
+        x1, y1, x2, y2 = inpt.as_subclass(Tensor).unbind(-1)
+        corners = (
+            (y1, width - x2, y2, width - x1) if params["turns"] == 1 else (height - y2, x1, height - y1, x2)
+        )
+        turned = torch.stack(corners, -1)
+        return tv_tensors.BoundingBoxes(turned, format="XYXY", canvas_size=(width, height))
 
 
 class ElasticDeformation(v2.Transform):

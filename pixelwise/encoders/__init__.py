@@ -13,6 +13,7 @@ from .published import (
     fetch as fetch,
     fetch_torchvision as fetch_torchvision,
     timm_has_weights,
+    timm_weights_at_hand,
 )
 from .timm import (
     StemPolicy as StemPolicy,
@@ -145,6 +146,11 @@ ENCODERS: Mapping[str, Named] = {
 def has_weights(name: str) -> bool:
     """Whether pretrained weights are published for the encoder `name`; nothing is fetched."""
     return ENCODERS[name].has_weights if name in ENCODERS else timm_has_weights(name)
+
+
+def weights_at_hand(name: str) -> bool:
+    """Whether pretrained weights of the encoder `name` lie on this machine, so that nothing is fetched."""
+    return name not in ENCODERS and timm_weights_at_hand(name)
 
 
 def make_encoder(

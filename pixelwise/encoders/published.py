@@ -24,6 +24,14 @@ def timm_has_weights(name: str) -> bool:
     return bool(config and config.has_weights)
 
 
+def timm_weights_at_hand(name: str) -> bool:
+    """Whether the pretrained weights of timm's backbone `name` lie on this machine already."""
+    import timm
+
+    config: Any = timm.get_pretrained_cfg(name)
+    return bool(config and config.has_weights and (config.file or _cached(config)))
+
+
 def fetch(name: str, **options: Any) -> dict[str, Tensor]:
     """State dict of timm's backbone `name` with its published weights, from the cache or the network.
 

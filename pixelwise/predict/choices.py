@@ -6,6 +6,7 @@ one standard error of that gain (paired bootstrap over images), and no class los
 """
 
 import math
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,7 +78,7 @@ class Choices:
     images: int
 
 
-def choose(parts: Sequence[Part]) -> Choices:
+def choose(parts: Sequence[Part], *, patience: float | None = None) -> Choices:
     """Try on validation images what may make predictions better.
 
     One thing after the other: mirror images, what the task offers (thresholds), the smallest component, and
@@ -86,6 +87,8 @@ def choose(parts: Sequence[Part]) -> Choices:
     Args:
         parts: predictors, each with the images that it is tried on, which it has not learnt from; of folds
             there are several, whose images count together.
+        patience: seconds after which nothing more is tried, and what is being tried is left; None for no
+            limit.
 
     Raises:
         ValueError: if an image cannot be read or has no annotation.
@@ -96,7 +99,16 @@ def choose(parts: Sequence[Part]) -> Choices:
     metrics = task.metrics(parts[0][0].classes, task.scoring)
     if images < FEWEST or not metrics.may_be_drawn or not task.offers:
         return Choices({}, (), images)
-    search = _Search(task, parts)
+    search = _Search(task, parts, patience)
+    try:
+        _try_all(search)
+    except _OutOfTime:
+        pass
+    return Choices(search.taken, tuple(search.trials), images)
+
+
+def _try_all(search: "_Search") -> None:
+    task, parts = search.task, search.parts
     if "flip" in task.offers:
         search.consider([{"flip": True}])
     if task.variants is not None:
@@ -109,14 +121,18 @@ def choose(parts: Sequence[Part]) -> Choices:
         if sum(len(data) for _, data in few) >= FEWEST:
             search.parts, search.states = few, None
             search.consider([{"crf": True}])
-    return Choices(search.taken, tuple(search.trials), images)
+
+
+class _OutOfTime(Exception):
+    """The search has used its time."""
 
 
 class _Search:
     """The settings that were taken so far, and what the scores know of each image under them."""
 
-    def __init__(self, task: Task, parts: Sequence[Part]) -> None:
+    def __init__(self, task: Task, parts: Sequence[Part], patience: float | None) -> None:
         self.task, self.parts = task, parts
+        self.end = math.inf if patience is None else time.monotonic() + patience
         self.taken: dict[str, Any] = {}
         self.trials: list[Trial] = []
         self.states: ImageStates | None = None
@@ -165,6 +181,8 @@ class _Search:
         for predictor, data in self.parts:
             for sample in data.with_channels(predictor.model.in_channels):
                 assert sample.target is not None
+                if time.monotonic() > self.end:
+                    raise _OutOfTime
                 for states, annotation in zip(
                     found, predictor.in_ways(sample, [{**self.taken, **one} for one in settings]), strict=True
                 ):

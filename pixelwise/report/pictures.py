@@ -43,6 +43,6 @@ def _encoded(picture: Image.Image, format: str) -> bytes:
     buffer = io.BytesIO()
     if format == "JPEG":
         picture.save(buffer, format, quality=82, optimize=True)
-    else:
-        picture.save(buffer, format, optimize=True)
+    else:  # optimize=True takes ten times as long for 7 % fewer bytes
+        picture.save(buffer, format)
     return buffer.getvalue()

@@ -14,6 +14,7 @@ from ..data.formats.image import opened
 from ..files import atomic_write
 from ..metrics import BoxMetrics
 from ..ops import box_iou
+from ..planning import DataFacts, MachineFacts, Planning, Rung
 from ..types import Annotation, Boxes, ClassTable, Report
 from . import instance
 from .task import Settings, Task, TaskMetrics, Writer
@@ -77,6 +78,11 @@ def write_yolo(path: Path, boxes: Boxes, classes: ClassTable, image: str) -> Non
         temporary.write_text("".join(lines))
 
 
+def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
+    """The networks to choose from, small to large."""
+    return instance.encoders_of("faster_rcnn", data, machine)
+
+
 DETECTION = Task(
     name="detection",
     annotation=Boxes,
@@ -93,4 +99,5 @@ DETECTION = Task(
     collectors=instance.COCO,
     decoding={"min_score": 0.0},
     defaults=instance.DEFAULTS,
+    planning=Planning(ladder, instance.LADDER.format("Faster R-CNN"), instance.RULES),
 )

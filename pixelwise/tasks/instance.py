@@ -17,6 +17,7 @@ from ..data.datasets import coco_instances
 from ..files import atomic_write
 from ..losses import PaperCriterion
 from ..metrics import CocoScores, InstanceMetrics
+from ..planning import Choice, DataFacts, MachineFacts, Planning, Rule, Rung, Situation, rules
 from ..rle import RleMasks
 from ..types import Annotation, Boxes, ClassTable, MaskSet, Report, Sample
 from .task import Collector, Named, Settings, Task, TaskMetrics, Writer
@@ -86,7 +87,13 @@ def criterion(classes: ClassTable, settings: Settings) -> PaperCriterion:
 
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
-    """Scale and crop, mirror, rotate, deform, recolour; nothing lies outside the image."""
+    """Scale and crop, mirror, rotate, deform, recolour; nothing lies outside the image.
+
+    Raises:
+        ValueError: if crops shall look for rare classes of pixels.
+    """
+    if settings["rare_crops"]:
+        raise ValueError("rare_crops is for classes of pixels, not for objects")
     return training_transform(
         settings["crop"],
         scale=settings["scale"],
@@ -94,6 +101,8 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         color=settings["color"],
         rotation=settings["rotation"],
         elastic=settings["elastic"],
+        flip_vertical=settings["flip_vertical"],
+        rotate90=settings["rotate90"],
         ignore=0,
     )
 
@@ -255,6 +264,62 @@ DEFAULTS: Mapping[str, Any] = {
     "clip_norm": 10.0,
 }
 
+
+# --- planning -------------------------------------------------------------------------------------
+
+_SHORT_SIDE = (192, 320)  # pixels of images inside the network, on a CPU
+
+
+def resized(data: DataFacts, machine: MachineFacts) -> dict[str, int]:
+    """Sides of images inside the network: the paper's on a GPU, about their own on a CPU."""
+    if machine.device == "cuda":
+        return {"min_size": 800, "max_size": 1333}
+    low, high = _SHORT_SIDE
+    side = min(max(min(data.size), low), high)
+    return {"min_size": side, "max_size": 2 * side}
+
+
+def encoders_of(model: str, data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
+    """A network of regions on small to large encoders."""
+    return tuple(
+        Rung(f"{model} on {name}", model, {"encoder": name, **resized(data, machine)})
+        for name in ("resnet18", "resnet34", "resnet50")
+    )
+
+
+def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
+    """The networks to choose from, small to large."""
+    return encoders_of("mask_rcnn", data, machine)
+
+
+def few_per_step(situation: Situation, chosen: Settings) -> Choice:
+    """Images per step."""
+    return Choice({"batch_size": 2}, "whole images of different size, whose norms are frozen or per image")
+
+
+def small_steps(situation: Situation, chosen: Settings) -> Choice:
+    """The highest learning rate."""
+    return Choice({"lr": 2e-4, "clip_norm": 10.0}, "what the task takes without a plan")
+
+
+LADDER = (
+    "{} on resnet18, resnet34, resnet50. On a CPU the shorter side of an image is its median within 192 and "
+    "320 pixels, on a GPU 800 as in the paper."
+)
+BATCH_SIZE = Rule("batch", ("batch_size",), few_per_step, "Two whole images.")
+LR = Rule("learning rate", ("lr", "clip_norm"), small_steps, "0.0002, gradients cut to a norm of 10.")
+RULES = (
+    rules.SPLIT,
+    rules.FLIPS,
+    BATCH_SIZE,
+    LR,
+    rules.MODEL,
+    rules.VALIDATION,
+    rules.LENGTH,
+    rules.EMA,
+    rules.WORKERS,
+)
+
 INSTANCE = Task(
     name="instance",
     annotation=MaskSet,
@@ -271,4 +336,5 @@ INSTANCE = Task(
     collectors=COCO,
     decoding={"min_score": 0.0},
     defaults=DEFAULTS,
+    planning=Planning(ladder, LADDER.format("Mask R-CNN"), RULES),
 )

@@ -35,6 +35,7 @@ from ..files import atomic_write
 from ..losses import HeatmapLoss, PaperCriterion
 from ..metrics import KeypointMetrics, keypoint_similarity
 from ..metrics.coco.keypoints import SIGMA
+from ..planning import Choice, DataFacts, MachineFacts, Planning, Rule, Rung, Situation, rules
 from ..types import Annotation, ClassTable, Color, Heatmaps, Keypoints, Report, Sample, Skeleton
 from .task import Collector, Named, Network, Settings, Task, TaskMetrics, Writer
 
@@ -186,6 +187,9 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         )
     if settings["elastic"]:
         raise ValueError("elastic deformation is not for key points")
+    for name in ("flip_vertical", "rotate90", "rare_crops"):
+        if settings[name]:
+            raise ValueError(f"{name} is not for key points, got {settings[name]}")
     cut = RandomObjectCrop(
         _skeleton(classes),
         _crop(settings),
@@ -485,6 +489,50 @@ def _rounded(numbers: Tensor) -> list[float]:
     return rounded
 
 
+# --- planning -------------------------------------------------------------------------------------
+
+
+def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
+    """The networks to choose from, small to large."""
+    return tuple(
+        Rung(f"simplebaseline on {name}", "simplebaseline", {"encoder": name})
+        for name in ("resnet18", "resnet34", "resnet50")
+    )
+
+
+def size_of_crops(situation: Situation, chosen: Settings) -> Choice:
+    """Crops of single objects."""
+    if situation.machine.device == "cuda":
+        return Choice({"crop": CROP}, "as in the papers")
+    return Choice({"crop": (128, 96)}, "half the sides of the papers, a quarter of the time")
+
+
+def crops_per_step(situation: Situation, chosen: Settings) -> Choice:
+    """Crops per step."""
+    return Choice({"batch_size": 16}, "crops are small")
+
+
+def step_size(situation: Situation, chosen: Settings) -> Choice:
+    """The highest learning rate."""
+    return Choice({"lr": 1e-3}, "Adam of the papers")
+
+
+PLANNING = Planning(
+    ladder,
+    "SimpleBaseline on resnet18, resnet34, resnet50.",
+    (
+        rules.SPLIT,
+        Rule("crop", ("crop",), size_of_crops, "256 x 192 pixels as in the papers; half of it on a CPU."),
+        Rule("batch", ("batch_size",), crops_per_step, "16 crops of single objects."),
+        Rule("learning rate", ("lr",), step_size, "0.001, as in the papers."),
+        rules.MODEL,
+        rules.VALIDATION,
+        rules.LENGTH,
+        rules.EMA,
+        rules.WORKERS,
+    ),
+)
+
 KEYPOINTS = Task(
     name="keypoints",
     annotation=Keypoints,
@@ -511,4 +559,5 @@ KEYPOINTS = Task(
         "loss": "heatmap",
         "batch_size": 16,
     },
+    planning=PLANNING,
 )

@@ -145,4 +145,5 @@ MULTILABEL = Task(
     finish=finished,
     offers=("flip", "min_component"),
     variants=variants,
+    planning=semantic.PLANNING,
 )

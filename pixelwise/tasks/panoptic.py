@@ -14,6 +14,7 @@ from ..data.datasets import coco_panoptic
 from ..data.formats.coco_panoptic import categories_of, read_segments, write_segments
 from ..files import atomic_write
 from ..metrics import PanopticMetrics
+from ..planning import DataFacts, MachineFacts, Planning, Rung
 from ..types import Annotation, ClassTable, PanopticMap, Report
 from . import instance
 from .task import Collector, Named, Settings, Task, TaskMetrics, Writer
@@ -195,6 +196,11 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> None:
         temporary.write_text(json.dumps(content))
 
 
+def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
+    """The networks to choose from, small to large."""
+    return instance.encoders_of("panoptic_fpn", data, machine)
+
+
 PANOPTIC = Task(
     name="panoptic",
     annotation=PanopticMap,
@@ -213,4 +219,5 @@ PANOPTIC = Task(
     decoding={"min_score": None, "max_overlap": None, "min_stuff_area": None},
     model_arguments=model_arguments,
     defaults=instance.DEFAULTS,
+    planning=Planning(ladder, instance.LADDER.format("Panoptic FPN"), instance.RULES),
 )

@@ -18,6 +18,7 @@ from ..data.formats.mask import read_mask_pixels
 from ..files import atomic_write
 from ..losses import PaperCriterion, make_criterion
 from ..metrics import SegmentationMetrics
+from ..planning import DataFacts, MachineFacts, Planning, Rung, rules
 from ..types import Annotation, ClassTable, DenseLogits, LabelMap, Report, Sample
 from .task import Settings, Task, TaskMetrics, Writer
 
@@ -132,6 +133,9 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         color=settings["color"],
         rotation=settings["rotation"],
         elastic=settings["elastic"],
+        flip_vertical=settings["flip_vertical"],
+        rotate90=settings["rotate90"],
+        rare_crops=settings["rare_crops"],
         ignore=classes.ignore,
     )
 
@@ -178,6 +182,50 @@ def read(path: Path, data: SegmentationData, target: LabelMap) -> LabelMap:
     return LabelMap(labels)
 
 
+FINE = 16.0  # pixels: thinner classes need full resolution
+
+
+def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
+    """The networks to choose from, small to large."""
+    if len(data.classes) <= 3 and data.thinnest < FINE:
+        return tuple(Rung(f"unet, width {w}", "unet", {"width": w}) for w in (8, 16, 24, 32, 48, 64))
+    encoders = ("resnet18", "resnet34", "resnet50")
+    return (
+        *(Rung(f"unet on {name}", "unet", {"encoder": name}) for name in encoders),
+        Rung("deeplabv3plus on resnet50", "deeplabv3plus", {"encoder": "resnet50"}),
+    )
+
+
+LADDER = (
+    "Up to three classes of which one is thinner than 16 pixels: U-Net of width 8, 16, 24, 32, 48, 64, at "
+    "full resolution. Else U-Net on resnet18, resnet34, resnet50, then DeepLabV3+ on resnet50."
+)
+PLANNING = Planning(
+    ladder,
+    LADDER,
+    (
+        rules.MASKS,
+        rules.SPLIT,
+        rules.CROP,
+        rules.LOSS,
+        rules.CLASS_WEIGHTS,
+        rules.RARE_CROPS,
+        rules.SCALE,
+        rules.FLIPS,
+        rules.VAL_TILE,
+        rules.PRECISION,
+        rules.MODEL,
+        rules.SMALLER_CROP,
+        rules.BATCH_SIZE,
+        rules.LR,
+        rules.VALIDATION,
+        rules.LENGTH,
+        rules.EMA,
+        rules.COLOR,
+        rules.WORKERS,
+    ),
+)
+
 SEMANTIC = Task(
     name="semantic",
     annotation=LabelMap,
@@ -196,4 +244,5 @@ SEMANTIC = Task(
     finish=finished,
     offers=("flip", "min_component", "crf"),
     variants=variants,
+    planning=PLANNING,
 )

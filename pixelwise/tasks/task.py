@@ -17,6 +17,7 @@ from ..data.datasets import Finder
 from ..data.formats.image import IMAGE_SUFFIXES
 from ..draw import DARKENED, UNKNOWN, WRONG
 from ..losses import PaperCriterion
+from ..planning import Planning
 from ..types import Annotation, ClassTable, Color, Report, Sample
 
 Settings = Mapping[str, Any]
@@ -146,6 +147,7 @@ class Task:
             None where there are none.
         model_arguments: classes -> the arguments of a builder that follow from them.
         defaults: settings of a recipe that suit the task better than the recipe's own.
+        planning: how a training is planned; None where it is not.
     """
 
     name: str
@@ -178,6 +180,7 @@ class Task:
     variants: Callable[[Report, ClassTable], Sequence[Settings]] | None = None
     model_arguments: Callable[[ClassTable], Settings] = _number_of_classes
     defaults: Settings = field(default_factory=dict)
+    planning: Planning | None = None
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by name: other processes know the same tasks."""

@@ -1,5 +1,6 @@
 """Volumes: one class per voxel, as in CT and MR. Label 0 is the background, all others are structures."""
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from ..data.formats.nifti import SUFFIXES, is_nifti, read_nifti, write_nifti
 from ..data.volume_transforms import volume_transform
 from ..metrics import SurfaceMetrics
 from ..metrics.rows import RowMetric
+from ..planning import Choice, DataFacts, MachineFacts, Planning, Rule, Rung, Situation, rules
 from ..tiling import bands
 from ..types import Annotation, ClassTable, DenseLogits, LabelMap, Report, Sample
 from . import semantic
@@ -116,7 +118,15 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
     crop = settings["crop"]
     if crop is None or len(crop) != 3:
         raise ValueError(f"volumes need crops of a depth, a height and a width, such as 64x64x64, got {crop}")
-    for name, neutral in (("scale", (1, 1)), ("rotation", 0), ("elastic", 0)):
+    changes = {
+        "scale": (1, 1),
+        "rotation": 0,
+        "elastic": 0,
+        "flip_vertical": 0,
+        "rotate90": 0,
+        "rare_crops": 0,
+    }
+    for name, neutral in changes.items():
         if settings[name] != neutral:
             raise ValueError(f"{name} is not for volumes, got {settings[name]}")
     depth, height, width = crop
@@ -195,6 +205,75 @@ def read(path: Path, data: SegmentationData, target: LabelMap) -> LabelMap:
     return LabelMap(labels, target.spacing)
 
 
+# --- planning -------------------------------------------------------------------------------------
+
+_VOXELS = {"cpu": 48**3, "cuda": 128**3}  # of a patch, at two per step
+_MULTIPLE = 16  # of its sides: networks halve them four times at most
+
+
+def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
+    """The networks to choose from, small to large."""
+    return tuple(Rung(f"unet3d, width {width}", "unet3d", {"width": width}) for width in (8, 16, 32))
+
+
+def patch(situation: Situation, chosen: Settings) -> Choice:
+    """Size of the training patches."""
+    sides = [max(_MULTIPLE, -(-side // _MULTIPLE) * _MULTIPLE) for side in situation.data.size]
+    most = _VOXELS.get(situation.machine.device, _VOXELS["cpu"])
+    while math.prod(sides) > most and max(sides) > _MULTIPLE:
+        # The axis that is largest beside the median volume loses first, as in nnU-Net.
+        axis = max(
+            (i for i, side in enumerate(sides) if side > _MULTIPLE),
+            key=lambda i: (sides[i] / situation.data.size[i], sides[i]),
+        )
+        sides[axis] -= _MULTIPLE
+    shape = "x".join(map(str, situation.data.size))
+    return Choice({"crop": tuple(sides)}, f"from the median volume {shape} down to {most} voxels")
+
+
+def two_per_step(situation: Situation, chosen: Settings) -> Choice:
+    """Patches per step."""
+    return Choice({"batch_size": 2}, "memory goes into the patch before the batch, as in nnU-Net")
+
+
+def step_size(situation: Situation, chosen: Settings) -> Choice:
+    """The highest learning rate."""
+    return Choice({"lr": 2e-3}, "random weights")
+
+
+def mirrors(situation: Situation, chosen: Settings) -> Choice:
+    """Which mirrors the classes allow."""
+    if situation.data.sides:
+        return Choice({"flip": 0.0}, "class names speak of sides", "none")
+    return Choice({"flip": 0.5}, "along each axis; no class name speaks of sides", "along each axis")
+
+
+PLANNING = Planning(
+    ladder,
+    "3-D U-Net of width 8, 16, 32.",
+    (
+        rules.SPLIT,
+        Rule(
+            "patch",
+            ("crop",),
+            patch,
+            "From the median volume down to 48^3 voxels on a CPU and 128^3 on a GPU, the axis that is "
+            "largest beside the median volume first, sides multiples of 16 (nnU-Net's order).",
+        ),
+        rules.LOSS,
+        Rule(
+            "mirrors", ("flip",), mirrors, "Along each axis; none where class names speak of left and right."
+        ),
+        Rule("batch", ("batch_size",), two_per_step, "Two patches; a third of them hold a structure."),
+        Rule("learning rate", ("lr",), step_size, "0.002."),
+        rules.MODEL,
+        rules.VALIDATION,
+        rules.LENGTH,
+        rules.EMA,
+        rules.WORKERS,
+    ),
+)
+
 VOLUME = Task(
     name="volume",
     annotation=LabelMap,
@@ -227,4 +306,5 @@ VOLUME = Task(
         "loss": "cross_entropy+dice",
         "batch_size": 2,
     },
+    planning=PLANNING,
 )

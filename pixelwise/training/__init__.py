@@ -1,6 +1,12 @@
 """Training: a recipe in, a run directory out."""
 
 from ..recipe import Recipe as Recipe
+from .automatic import (
+    Planned as Planned,
+    is_planned as is_planned,
+    make_plan as make_plan,
+    train_by_plan as train_by_plan,
+)
 from .module import NonFiniteLoss as NonFiniteLoss, TrainingModule as TrainingModule
 from .optim import Optimization as Optimization, freeze as freeze, parameter_groups as parameter_groups
 from .run import (

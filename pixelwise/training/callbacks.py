@@ -23,12 +23,14 @@ from ..recipe import Recipe
 from ..report.figures import PER_CLASS
 from ..types import Report
 from .ema import WeightAverage
+from .length import Length
 from .module import TrainingModule
 from .samplers import TrainBatches, seed_of
 
 LAST, BEST_WEIGHTS, LAST_WEIGHTS = "last.ckpt", "best.safetensors", "last.safetensors"
 HISTORY = "metrics.csv"
 RECIPE, ENVIRONMENT, CLASSES, REPORT = "recipe.json", "environment.json", "classes.json", "report.html"
+PLAN = "plan.json"
 _KEY = "pixelwise"
 
 
@@ -44,6 +46,9 @@ class Progress:
         best_report: the scores of the best one on the validation part, as JSON knows them.
         finished: whether training is over.
         total_steps: optimiser steps that the training was to have, None before its first epoch ends.
+        replans: changes of that number by a clock, see `Length`.
+        seconds: wall time that the training had used when its last epoch ended, of all commands together;
+            counted where it has a budget.
     """
 
     data: str
@@ -53,6 +58,8 @@ class Progress:
     best_report: dict[str, Any] | None = None
     finished: bool = False
     total_steps: int | None = None
+    replans: list[tuple[int, int]] = field(default_factory=list)
+    seconds: float = 0.0
 
     @property
     def best(self) -> float:
@@ -110,8 +117,7 @@ class Keeper(Checkpoint):
         recipe: settings of the run.
         batches: told the epoch before each one.
         progress: how far the training is; changed in place.
-        total_steps: optimiser steps of the training.
-        total_epochs: epochs of the training; the last may be cut short by `total_steps`.
+        length: of the training; looked at anew in every step.
         resumed: whether the training goes on from a checkpoint.
         average: holds the averaged weights, which are saved in place of the model's; None for no average.
     """
@@ -123,13 +129,12 @@ class Keeper(Checkpoint):
         batches: TrainBatches,
         progress: Progress,
         *,
-        total_steps: int,
-        total_epochs: int,
+        length: Length,
         resumed: bool,
         average: WeightAverage | None = None,
     ) -> None:
         self.path, self.recipe, self.batches, self.progress = path, recipe, batches, progress
-        self.total_steps, self.total_epochs, self.resumed = total_steps, total_epochs, resumed
+        self.length, self.resumed = length, resumed
         self.average = average
         self.interruption: KeyboardInterrupt | None = None
         self._started = time.monotonic()
@@ -150,15 +155,17 @@ class Keeper(Checkpoint):
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Let order, augmentation and dropout depend on seed and epoch alone; choose who is validated."""
         self._started = time.monotonic()
-        last = trainer.current_epoch + 1 >= self.total_epochs
-        trainer.check_val_every_n_epoch = 1 if last else self.recipe.val_every
+        epoch = trainer.current_epoch + 1
+        due = self.length.validates(epoch, trainer.global_step, self.recipe.val_every)
+        trainer.check_val_every_n_epoch = 1 if due else epoch + 1
         self.batches.set_epoch(trainer.current_epoch)
         torch.manual_seed(seed_of(self.recipe.seed, trainer.current_epoch, trainer.global_rank))
 
     def on_train_batch_end(self, trainer: lightning.Trainer, *args: Any) -> None:
         """Stop where the steps are used up; a validation follows."""
-        if trainer.global_step >= self.total_steps:
+        if trainer.global_step >= self.length.steps:
             trainer.should_stop = True
+            trainer.check_val_every_n_epoch = 1
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Write everything. `last.ckpt` comes last: until then, an interrupted run repeats the epoch."""
@@ -169,8 +176,8 @@ class Keeper(Checkpoint):
         epoch = len(progress.history)
         validated = pl_module.report is not None
         stopped = validated and patience is not None and epoch - progress.best_epoch >= patience
-        progress.total_steps = self.total_steps
-        progress.finished = stopped or epoch >= self.total_epochs or trainer.global_step >= self.total_steps
+        progress.total_steps, progress.replans = self.length.steps, list(self.length.replans)
+        progress.finished = stopped or epoch >= self.length.epochs or trainer.global_step >= self.length.steps
         if stopped:
             trainer.should_stop = True
         if trainer.is_global_zero:

@@ -10,6 +10,7 @@ from ..predict import Evaluation, Predictor, evaluate_images
 from ..predict.choices import Choices, choose
 from ..predict.standing import Standing, standing
 from ..recipe import Recipe
+from .parts import Parts
 
 MOST_IMAGES = 200  # of a part that are scored and looked at for the best and worst predictions
 
@@ -50,49 +51,41 @@ class Closing:
         return [first, *others]
 
 
-def choose_for(weights: Path, recipe: Recipe, val: SegmentationData) -> Choices:
+def choose_for(weights: Path, recipe: Recipe, val: SegmentationData, patience: float | None) -> Choices:
     """Choose test-time settings, and keep them with the weights.
 
     Args:
         weights: the best ones; the file is replaced where something was chosen.
         recipe: of the training; `choose` says whether anything is tried.
         val: what is chosen by.
+        patience: seconds that it may take; None for as long as it needs.
 
     Raises:
         ValueError: if a file cannot be read or written.
     """
     if not recipe.choose:
         return Choices({}, (), 0)
-    choices = choose([(Predictor(weights, device=_device(recipe), plain=True), val)])
+    choices = choose([(Predictor(weights, device=_device(recipe), plain=True), val)], patience=patience)
     keep(weights, choices.decoding)
     return choices
 
 
-def close(
-    weights: Path,
-    recipe: Recipe,
-    train: SegmentationData,
-    val: SegmentationData,
-    test: SegmentationData | None,
-    choices: Choices,
-) -> Closing:
-    """Score the weights of a finished training.
+def close(weights: Path, recipe: Recipe, parts: Parts, choices: Choices) -> Closing:
+    """Score the weights of a finished training: on the test part, or the validation part where there is none.
 
     Args:
         weights: the best ones, with what was chosen for them.
         recipe: of the training.
-        train: learnt from.
-        val: chosen by.
-        test: for the score; None where there is none, then the validation part is scored.
+        parts: of the data.
         choices: what `choose_for` gave.
 
     Raises:
         ValueError: if a file cannot be read.
     """
     device = _device(recipe)
-    part, data = scored_part(val, test)
+    part, data = scored_part(parts.val, parts.test)
     evaluation = evaluate_images(Predictor(weights, device=device), data, progress=False)
-    return Closing(part, data, evaluation, standing(evaluation, data, train, part=part), choices)
+    return Closing(part, data, evaluation, standing(evaluation, data, parts.train, part=part), choices)
 
 
 def _device(recipe: Recipe) -> str:

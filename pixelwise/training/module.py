@@ -13,7 +13,8 @@ from torch import Tensor, distributed
 
 from ..losses import NoLoss, PaperCriterion
 from ..tasks import Settings, Task
-from ..types import Batch, ClassMasks, ClassTable, LabelMap, Model, Report
+from ..tiling import bands
+from ..types import Batch, ClassMasks, ClassTable, DenseLogits, LabelMap, Model, Report
 from .optim import Optimization, freeze
 
 
@@ -67,6 +68,8 @@ class TrainingModule(lightning.LightningModule):
         classes: of the data.
         optimization: settings of the optimiser.
         decoding: settings of decoding that differ from the task's.
+        val_tile: side in pixels of the tiles in which larger validation images are predicted; None for whole
+            images.
         frozen: parts of the model that are not trained, see `freeze`.
         channels_last: whether images lie in memory pixel by pixel; volumes do not.
 
@@ -83,6 +86,7 @@ class TrainingModule(lightning.LightningModule):
         optimization: Optimization,
         *,
         decoding: Settings | None = None,
+        val_tile: int | None = None,
         frozen: tuple[str, ...] = (),
         channels_last: bool = True,
     ) -> None:
@@ -90,7 +94,7 @@ class TrainingModule(lightning.LightningModule):
         if model.num_classes not in (None, len(classes)):
             raise ValueError(f"the model has {model.num_classes} classes, the class table {len(classes)}")
         self.task, self.classes, self.optimization = task, classes, optimization
-        self.decoding = task.decoding_with(decoding or {})
+        self.decoding, self.val_tile = task.decoding_with(decoding or {}), val_tile
         # torch knows that layout for two axes only.
         self.channels_last = channels_last and all(p.ndim != 5 for p in model.parameters())
         self.model = model.to(memory_format=torch.channels_last) if self.channels_last else model
@@ -154,12 +158,35 @@ class TrainingModule(lightning.LightningModule):
             ]
             self.metrics.update(found, batch.annotations, batch.ids)
             return
+        if self.val_tile is not None and max(batch.image.shape[2:]) > self.val_tile:
+            self.metrics.update([self._in_tiles(batch, self.val_tile)], batch.annotations, batch.ids)
+            return
         output = self(batch)
         if weight := self._labelled(batch):
             with suppress(NoLoss):
                 self.val_means.update(self.criterion.parts(output, batch), weight)
         predictions = self.task.decode(output, self.classes, self.decoding)
         self.metrics.update(predictions, batch.annotations, batch.ids)
+
+    def _in_tiles(self, batch: Batch, side: int) -> LabelMap | ClassMasks:
+        """The annotation of one large image, a band of tiles at a time.
+
+        Raises:
+            ValueError: if there are several images, or the annotation is no map of classes.
+        """
+        if len(batch.ids) > 1:
+            raise ValueError(f"val_tile needs a val_batch_size of 1, got {len(batch.ids)}")
+        found = []
+        for band in bands(self.model, batch.image, (side, side), side // 8):
+            rows = DenseLogits(band, (band.shape[2], band.shape[3]))
+            found.append(self.task.decode(rows, self.classes, self.decoding)[0])
+        maps = [one.labels for one in found if isinstance(one, LabelMap)]
+        masks = [one.masks for one in found if isinstance(one, ClassMasks)]
+        if len(maps) == len(found):
+            return LabelMap(torch.cat(maps))
+        if len(masks) == len(found):
+            return ClassMasks(torch.cat(masks, 1))
+        raise ValueError(f"val_tile is for maps of classes, not for {type(found[0]).__name__}")
 
     def on_validation_epoch_end(self) -> None:
         """Log the scores of the epoch."""

@@ -27,6 +27,7 @@ class Optimization:
         momentum: of sgd.
         schedule: see `schedule.factor`.
         warmup_steps: of linear warm-up.
+        replans: see `schedule.factor`.
     """
 
     total_steps: int
@@ -37,6 +38,7 @@ class Optimization:
     momentum: float = 0.9
     schedule: Schedule = "poly"
     warmup_steps: int = 0
+    replans: Sequence[tuple[int, int]] = ()
 
     def make(self, model: Model) -> tuple[Optimizer, LambdaLR]:
         """Optimiser and schedule (to be stepped with the optimiser) for the parameters that are trained.
@@ -55,7 +57,9 @@ class Optimization:
             optimizer = torch.optim.AdamW(groups, lr=self.lr, **fused)
         else:
             optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, **fused)
-        return optimizer, LambdaLR(optimizer, factor(self.schedule, self.total_steps, self.warmup_steps))
+        return optimizer, LambdaLR(
+            optimizer, factor(self.schedule, self.total_steps, self.warmup_steps, self.replans)
+        )
 
 
 def parameter_groups(

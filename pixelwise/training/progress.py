@@ -10,6 +10,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar, TextCo
 
 from ..wording import score_name
 from .callbacks import Progress
+from .length import Length
 from .module import TrainingModule
 
 
@@ -20,12 +21,12 @@ class ProgressBar(Callback):
 
     Args:
         progress: holds the rows of finished epochs.
-        epochs: of the training.
+        length: of the training, which may change on the way.
         console: where to; stderr if None.
     """
 
-    def __init__(self, progress: Progress, epochs: int, console: Console | None = None) -> None:
-        self.progress, self.epochs = progress, epochs
+    def __init__(self, progress: Progress, length: Length, console: Console | None = None) -> None:
+        self.progress, self.length = progress, length
         self.console = console or Console(stderr=True)
         self._bar: Bar | None = None
         self._shown = len(progress.history)
@@ -49,14 +50,14 @@ class ProgressBar(Callback):
         rounds = self._train_rounds(trainer) + self._val_rounds(trainer)
         done = trainer.current_epoch * rounds
         self._task = self._bar.add_task(
-            "", total=self.epochs * rounds, completed=done, loss="-", score=self._score()
+            "", total=self.length.epochs * rounds, completed=done, loss="-", score=self._score()
         )
         self._bar.start()
 
     def on_train_epoch_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Show which epoch it is, and what the one before gave."""
         self._print(trainer)
-        self._update(f"epoch {trainer.current_epoch + 1}/{self.epochs}")
+        self._update(f"epoch {trainer.current_epoch + 1}/{self.length.epochs}")
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: lightning.LightningModule, *args: Any
@@ -69,7 +70,7 @@ class ProgressBar(Callback):
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Say so."""
-        self._update(f"epoch {trainer.current_epoch + 1}/{self.epochs} validation")
+        self._update(f"epoch {trainer.current_epoch + 1}/{self.length.epochs} validation")
 
     def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
         """Move on."""
@@ -107,7 +108,7 @@ class ProgressBar(Callback):
                 if not math.isnan(score := row[f"val_{monitor}"]):
                     scores += f"{score_name(monitor)} {score:.4f}  "
                 self.console.print(
-                    f"epoch {row['epoch']:.0f}/{self.epochs}  loss {row['train_loss']:.4f}  {scores}"
+                    f"epoch {row['epoch']:.0f}/{self.length.epochs}  loss {row['train_loss']:.4f}  {scores}"
                     f"{row['seconds']:.0f} s",
                     highlight=False,
                 )

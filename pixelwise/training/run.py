@@ -8,12 +8,13 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import lightning
 import torch
@@ -32,6 +33,7 @@ from ..data.kinship import fold_numbers
 from ..encoders import WeightsUnavailable
 from ..files import LOCK, atomic_write, lock_folder, make_folder, remove_temporary
 from ..interruption import Terminated, terminable
+from ..planning import Plan, read_plan
 from ..recipe import DEFAULT_EPOCHS, Recipe
 from ..registry import build, describe, may_be_pretrained, taken_by
 from ..report import write_evaluation_report
@@ -44,6 +46,7 @@ from .callbacks import (
     HISTORY,
     LAST,
     LAST_WEIGHTS,
+    PLAN,
     RECIPE,
     REPORT,
     Keeper,
@@ -52,20 +55,23 @@ from .callbacks import (
     read_progress,
 )
 from .closing import Closing, choose_for, close
+from .deadline import Clock, Deadline, Replay
 from .distributed import launch
 from .ema import WeightAverage
 from .environment import environment
 from .folds import join
 from .init_from import Taken, take_weights
+from .length import Length
 from .loggers import LogMetrics, check_logger
 from .module import TrainingModule
 from .optim import Optimization
+from .parts import Parts, parts_of, without_fold
 from .progress import ProgressBar
 from .run_report import command_of, report_run
 from .samplers import PartOf, TrainBatches, train_loader, val_loader
 from .schedule import factor
 
-Data = str | os.PathLike[str] | DataSplits | tuple[SegmentationData, SegmentationData]
+Data = str | os.PathLike[str] | DataSplits | tuple[SegmentationData, SegmentationData] | Parts
 
 _LIGHTNING_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
@@ -146,6 +152,8 @@ def run(
     data: Data | None = None,
     progress: bool = True,
     report: bool = True,
+    plan: Plan | None = None,
+    clock: Clock | None = None,
 ) -> TrainResult:
     """Do what a recipe says.
 
@@ -155,6 +163,8 @@ def run(
         data: what to use instead of opening `recipe.data`.
         progress: whether to show how far it is.
         report: whether to write the HTML report and its pictures.
+        plan: what the recipe was decided by, kept in the run directory; see `training.automatic`.
+        clock: says when the training must be over; None where its length is that of the recipe.
 
     Raises:
         ValueError: see `train`.
@@ -169,8 +179,8 @@ def run(
     path = Path(recipe.out) if recipe.out is not None else _free_place(recipe)
     if recipe.folds is not None and recipe.fold is None:
         _check_free(path)
-        return _run_folds(recipe, path, data, progress=progress, report=report)
-    return _run(recipe, path, data, resumed=False, progress=progress, report=report)
+        return _run_folds(recipe, path, data, progress=progress, report=report, plan=plan, clock=clock)
+    return _run(recipe, path, data, resumed=False, progress=progress, report=report, plan=plan, clock=clock)
 
 
 def resume(
@@ -180,6 +190,7 @@ def resume(
     data: Data | None = None,
     progress: bool = True,
     report: bool = True,
+    started: float | None = None,
 ) -> TrainResult:
     """Continue an interrupted training, from the end of the last whole epoch, or a finished one for longer.
 
@@ -194,6 +205,7 @@ def resume(
         data: needed where the training was given data that no folder holds.
         progress: whether to show how far it is.
         report: whether to write the HTML report and its pictures.
+        started: when the command began, of `time.monotonic()`; what is left of a budget counts from there.
 
     Raises:
         ValueError: if it is no run directory, another process trains in it, the data are not those that it
@@ -203,11 +215,14 @@ def resume(
     if not (path / RECIPE).is_file():
         raise ValueError(f"{path} is no run directory: it holds no {RECIPE}")
     recipe = Recipe.read(path / RECIPE)
+    clock = _clock_of(path, time.monotonic() if started is None else started)
     if recipe.folds is not None and recipe.fold is None:
         if epochs is not None:
             raise ValueError(f"{path} holds several folds: resume one with epochs, such as {path}/fold_1")
-        return _run_folds(recipe, path, data, progress=progress, report=report)
-    return _run(recipe, path, data, resumed=True, progress=progress, report=report, epochs=epochs)
+        return _run_folds(recipe, path, data, progress=progress, report=report, clock=clock)
+    return _run(
+        recipe, path, data, resumed=True, progress=progress, report=report, epochs=epochs, clock=clock
+    )
 
 
 @dataclass(frozen=True)
@@ -222,8 +237,7 @@ class Experiment:
         task: what is learnt.
         module: model, criterion and optimiser.
         batches: of the training data, for this process.
-        total_steps: optimiser steps of the training.
-        total_epochs: epochs; the last may be cut short by the steps.
+        length: in optimiser steps and epochs.
         rank: number of this process.
         taken: what the model begins with of another run; None where there is no other.
         test_data: on which nothing is chosen; None where there is none.
@@ -236,8 +250,7 @@ class Experiment:
     task: Task
     module: TrainingModule
     batches: TrainBatches
-    total_steps: int
-    total_epochs: int
+    length: Length
     rank: int = 0
     taken: Taken | None = None
     test_data: SegmentationData | None = None
@@ -267,12 +280,13 @@ def make_experiment(
     check_logger(recipe.logger)
     if recipe.precision == "16" and not torch.cuda.is_available():
         raise ValueError("precision 16 needs a GPU: take bf16, or 32")
-    train_data, val_data, classes, task, test_data = _open(recipe, data)
+    parts, task = _open(recipe, data)
+    classes = parts.train.classes
     model, recipe = _make_model(recipe, task.model_arguments(classes), continued=continued)
     taken = None
     if recipe.init_from is not None and not continued:
         taken = take_weights(model, recipe.init_from, classes.names)
-    train_data, val_data = (part.with_channels(model.in_channels) for part in (train_data, val_data))
+    train_data, val_data = (part.with_channels(model.in_channels) for part in parts[:2])
     if recipe.crop is not None and min(recipe.crop) < model.minimum_size:
         least, given = ([model.minimum_size] * len(recipe.crop), recipe.crop)
         raise ValueError(
@@ -287,6 +301,7 @@ def make_experiment(
         seed=recipe.seed,
         rank=rank,
         world=recipe.devices,
+        images=recipe.images_per_epoch,
     )
     if min(len(train_data), len(val_data)) < recipe.devices or not len(batches):
         raise ValueError(
@@ -294,12 +309,9 @@ def make_experiment(
             f"and {len(val_data)} for validation"
         )
     steps_per_epoch = math.ceil(len(batches) / recipe.accumulate)
-    total_epochs = recipe.epochs or (
-        math.ceil(recipe.steps / steps_per_epoch) if recipe.steps else DEFAULT_EPOCHS
-    )
-    total_steps = recipe.steps or total_epochs * steps_per_epoch
+    length = Length(recipe.steps or (recipe.epochs or DEFAULT_EPOCHS) * steps_per_epoch, steps_per_epoch)
     optimization = Optimization(
-        total_steps,
+        length.first,
         recipe.optimizer,
         recipe.lr,
         recipe.encoder_lr_factor,
@@ -307,6 +319,7 @@ def make_experiment(
         recipe.momentum,
         recipe.schedule,
         recipe.warmup_steps,
+        length.replans,
     )
     module = TrainingModule(
         model,
@@ -315,29 +328,33 @@ def make_experiment(
         classes,
         optimization,
         decoding=task.decoding_of(settings),
+        val_tile=recipe.val_tile,
         frozen=recipe.freeze,
         channels_last=recipe.channels_last,
     )
     optimization.make(module.model)  # what cannot be optimised is told now
     recipe = recipe.changed(task=task.name)
     return Experiment(
-        recipe,
-        train_data,
-        val_data,
-        classes,
-        task,
-        module,
-        batches,
-        total_steps,
-        total_epochs,
-        rank,
-        taken,
-        test_data,
+        recipe, train_data, val_data, classes, task, module, batches, length, rank, taken, parts.test
     )
 
 
-def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = True) -> Progress:
+def fit(
+    experiment: Experiment,
+    path: Path,
+    *,
+    resumed: bool,
+    progress: bool = True,
+    clock: Clock | None = None,
+) -> Progress:
     """Train in a run directory that exists.
+
+    Args:
+        experiment: what to train.
+        path: run directory.
+        resumed: whether to go on from its last checkpoint.
+        progress: whether to show how far it is.
+        clock: says when the training must be over; None where its length is that of the recipe.
 
     Raises:
         ValueError: see `train`.
@@ -354,7 +371,9 @@ def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = T
             f"the data are not those that {path} was started with (other images, parts or classes): give "
             "them with data=..."
         )
-    longer = state.total_steps is not None and experiment.total_steps > state.total_steps
+    length = experiment.length
+    length.replans[:] = [(step, steps) for step, steps in state.replans]
+    longer = state.total_steps is not None and length.steps > state.total_steps
     if state.finished and not longer:
         return state
     state.finished = False
@@ -364,23 +383,27 @@ def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = T
         recipe,
         experiment.batches,
         state,
-        total_steps=experiment.total_steps,
-        total_epochs=experiment.total_epochs,
+        length=length,
         resumed=resumed,
         average=average,
     )
-    callbacks: list[Callback] = [LogMetrics(recipe, path), keeper]
+    pacer = (
+        Replay(length, recipe.replans)
+        if clock is None
+        else Deadline(length, clock, state, val_every=recipe.val_every)
+    )
+    callbacks: list[Callback] = [LogMetrics(recipe, path), pacer, keeper]
     if average is not None:
         callbacks.insert(0, average)
     if progress:
-        callbacks.insert(0, ProgressBar(state, experiment.total_epochs))
+        callbacks.insert(0, ProgressBar(state, length))
     with quiet():
         trainer = lightning.Trainer(
             accelerator=recipe.accelerator,
             devices=recipe.devices,
             strategy="ddp" if recipe.devices > 1 else "auto",
             precision=_LIGHTNING_PRECISION[recipe.precision],  # type: ignore[arg-type]
-            max_epochs=experiment.total_epochs,
+            max_epochs=length.epochs,
             accumulate_grad_batches=recipe.accumulate,
             gradient_clip_val=recipe.clip_norm,
             callbacks=callbacks,
@@ -426,7 +449,7 @@ def fit(experiment: Experiment, path: Path, *, resumed: bool, progress: bool = T
             ) from error
     if not state.finished:
         raise ValueError(
-            f"training ended in epoch {len(state.history) + 1} of {experiment.total_epochs}, before its end: "
+            f"training ended in epoch {len(state.history) + 1} of {length.epochs}, before its end: "
             f"pixelwise train --resume {path}"
         )
     return state
@@ -441,6 +464,8 @@ def _run(
     progress: bool,
     report: bool,
     epochs: int | None = None,
+    plan: Plan | None = None,
+    clock: Clock | None = None,
 ) -> TrainResult:
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), terminable():
         if epochs is not None:
@@ -456,6 +481,8 @@ def _run(
         with lock_folder(path) as lock:
             if not resumed:
                 experiment = replace(experiment, recipe=_claim(experiment, path))
+                if plan is not None:
+                    plan.write(path / PLAN)
             else:
                 _sweep(path)
             if epochs is not None:
@@ -464,40 +491,68 @@ def _run(
                     Console(stderr=True).print(remark, highlight=False)
             try:
                 with terminable():
-                    return _trained(experiment, path, lock, resumed=resumed, progress=progress, report=report)
+                    return _trained(
+                        experiment,
+                        path,
+                        lock,
+                        resumed=resumed,
+                        progress=progress,
+                        report=report,
+                        clock=clock,
+                    )
             except KeyboardInterrupt as error:
                 what = "Terminated" if isinstance(error, Terminated) else "Interrupted"
+                best = ""
+                if clock is not None and (path / BEST_WEIGHTS).is_file():
+                    best = f" The best weights so far are {path / BEST_WEIGHTS}."
                 raise type(error)(
-                    f"{what}. All whole epochs are kept: pixelwise train --resume {path}"
+                    f"{what}. All whole epochs are kept: pixelwise train --resume {path}{best}"
                 ) from error
 
 
-def _run_folds(recipe: Recipe, path: Path, data: Data | None, *, progress: bool, report: bool) -> TrainResult:
-    """One training after the other, in `fold_1`, `fold_2`, ...; those that are there are continued."""
+def _run_folds(
+    recipe: Recipe,
+    path: Path,
+    data: Data | None,
+    *,
+    progress: bool,
+    report: bool,
+    plan: Plan | None = None,
+    clock: Clock | None = None,
+) -> TrainResult:
+    """One training after the other, in `fold_1`, `fold_2`, ...; those that are there are continued.
+
+    Each takes an equal part of the time that is left when it begins.
+    """
     folds = recipe.folds
     assert folds is not None
-    train_data, val_data, _, task, test = _open(recipe, data)
-    pooled = train_data.joined(val_data)
+    parts, task = _open(recipe, data)
+    pooled = parts.train.joined(parts.val)
     fold_of_each = fold_numbers(pooled, folds, recipe.seed)
     make_folder(path)
     recipe = _with_absolute_paths(recipe, path).changed(task=task.name)
     recipe.write(path / RECIPE)
+    if plan is not None:
+        plan.write(path / PLAN)
     results, held = [], []
     for number in range(1, folds + 1):
         folder = path / f"fold_{number}"
         one = recipe.changed(fold=number, out=str(folder), choose=False)
-        parts = _Parts(*_without_fold(pooled, fold_of_each, number))
+        part = Parts(*without_fold(pooled, fold_of_each, number))
         if progress:
-            counts = f"{len(parts.train)} images, without {len(parts.val)} others"
+            counts = f"{len(part.train)} images, without {len(part.val)} others"
             Console(stderr=True).print(f"fold {number} of {folds}: {counts}", highlight=False)
         started = (folder / RECIPE).is_file()
+        timed = None if clock is None else clock.share(folds + 1 - number, before=_seconds_of(folder))
         try:
-            results.append(_run(one, folder, parts, resumed=started, progress=progress, report=report))
+            results.append(
+                _run(one, folder, part, resumed=started, progress=progress, report=report, clock=timed)
+            )
         except KeyboardInterrupt as error:
             what = str(error).partition(".")[0]
             raise type(error)(f"{what}. What is done is kept: pixelwise train --resume {path}") from error
-        held.append((folder, parts.val))
-    folded = join(path, recipe, held, test)
+        held.append((folder, part.val))
+    folded = join(path, recipe, held, parts.test, patience=None if clock is None else clock.left)
     if report:
         write_evaluation_report(
             path / REPORT,
@@ -526,20 +581,31 @@ def _run_folds(recipe: Recipe, path: Path, data: Data | None, *, progress: bool,
 
 
 def _trained(
-    experiment: Experiment, path: Path, lock: int, *, resumed: bool, progress: bool, report: bool
+    experiment: Experiment,
+    path: Path,
+    lock: int,
+    *,
+    resumed: bool,
+    progress: bool,
+    report: bool,
+    clock: Clock | None,
 ) -> TrainResult:
     """Train in a run directory that is ours, and write the report."""
     if experiment.recipe.devices > 1:
         launch(path, experiment.recipe.devices, progress=progress, lock=lock)
         state = read_progress(path / LAST)
     else:
-        state = fit(experiment, path, resumed=resumed, progress=progress)
+        state = fit(experiment, path, resumed=resumed, progress=progress, clock=clock)
+    if clock is not None:  # whoever repeats this training needs no clock
+        experiment = replace(experiment, recipe=experiment.recipe.changed(replans=state.replans))
+        experiment.recipe.write(path / RECIPE)
     best = path / BEST_WEIGHTS
-    choices = choose_for(best, experiment.recipe, experiment.val_data)
+    patience = None if clock is None else clock.left - clock.report
+    choices = choose_for(best, experiment.recipe, experiment.val_data, patience)
     closing = None
     if report:
-        parts = (experiment.train_data, experiment.val_data, experiment.test_data)
-        closing = close(best, experiment.recipe, *parts, choices)
+        parts = Parts(experiment.train_data, experiment.val_data, experiment.test_data)
+        closing = close(best, experiment.recipe, parts, choices)
     result = TrainResult(
         path,
         path / BEST_WEIGHTS,
@@ -564,9 +630,27 @@ def _trained(
     return result
 
 
+def _clock_of(path: Path, started: float) -> Clock | None:
+    """The clock of a run that has a budget, with what is left of it; None where it has none."""
+    if not (path / PLAN).is_file():
+        return None
+    plan = read_plan(path / PLAN)
+    if plan.get("budget") is None:
+        return None
+    before = sum(map(_seconds_of, (path, *path.glob("fold_*"))))
+    return Clock(deadline=started + plan["budget"] - before, started=started, before=before, **plan["times"])
+
+
+def _seconds_of(path: Path) -> float:
+    """What a training with a clock took so far."""
+    return read_progress(path / LAST).seconds if (path / LAST).is_file() else 0.0
+
+
 def _sweep(path: Path) -> None:
     """Remove the temporary files of a training in `path` that was killed."""
-    remove_temporary(path, (RECIPE, ENVIRONMENT, CLASSES, HISTORY, LAST, LAST_WEIGHTS, BEST_WEIGHTS, REPORT))
+    remove_temporary(
+        path, (RECIPE, PLAN, ENVIRONMENT, CLASSES, HISTORY, LAST, LAST_WEIGHTS, BEST_WEIGHTS, REPORT)
+    )
 
 
 def _of_other_length(recipe: Recipe, path: Path, epochs: int) -> Recipe:
@@ -587,18 +671,19 @@ def _other_schedule(experiment: Experiment, path: Path) -> str:
     """What another length means for the learning rate; "" where the length is the old one."""
     recipe = experiment.recipe
     state = read_progress(path / LAST) if (path / LAST).is_file() else Progress("")
-    if state.total_steps in (None, experiment.total_steps):
+    length = experiment.length
+    if state.total_steps in (None, length.steps):
         return ""
     done, row = len(state.history), state.history[-1]
     if recipe.schedule == "constant":
-        return f"Epoch {done + 1} to {experiment.total_epochs}, with the learning rate as it was."
+        return f"Epoch {done + 1} to {length.epochs}, with the learning rate as it was."
     step = int(row["step"])
-    lr = recipe.lr * factor(recipe.schedule, experiment.total_steps, recipe.warmup_steps)(step)
+    lr = recipe.lr * factor(recipe.schedule, length.steps, recipe.warmup_steps)(step)
     return (
-        f"Epoch {done + 1} to {experiment.total_epochs} follow the {recipe.schedule} schedule of "
-        f"{experiment.total_epochs} epochs: the learning rate goes from {row['lr']:.3g} to {lr:.3g}. The "
+        f"Epoch {done + 1} to {length.epochs} follow the {recipe.schedule} schedule of "
+        f"{length.epochs} epochs: the learning rate goes from {row['lr']:.3g} to {lr:.3g}. The "
         f"first {done} epochs followed a schedule of another length, so the weights will not be those of a "
-        f"training of {experiment.total_epochs} epochs from the start."
+        f"training of {length.epochs} epochs from the start."
     )
 
 
@@ -635,13 +720,8 @@ def _make_model(recipe: Recipe, given: Settings, *, continued: bool) -> tuple[Mo
     return build(recipe.model, **arguments), recipe
 
 
-def _open(
-    recipe: Recipe, data: Data | None
-) -> tuple[SegmentationData, SegmentationData, ClassTable, Task, SegmentationData | None]:
-    """The two parts of the data, their classes, the task of model and data, and the test part.
-
-    Of folds, the validation part is the one that this training is without.
-    """
+def _open(recipe: Recipe, data: Data | None) -> tuple[Parts, Task]:
+    """The parts of the data and the task of model and data."""
     if data is None:
         if not recipe.data:
             raise ValueError("this recipe was run on data given in memory: give them again with data=...")
@@ -666,49 +746,14 @@ def _open(
             seed=recipe.seed,
             mask_rule=recipe.mask_rule,
         )
-    if isinstance(data, DataSplits):
-        where, parts, test = f"{data.root}: ", (data.train, data.val), data.test
-        if recipe.fold is not None:
-            parts = fold_of(data.train.joined(data.val), recipe)
-    else:
-        where, parts, test = "", data, None
-        if recipe.fold is not None and not isinstance(data, _Parts):
-            parts = fold_of(data[0].joined(data[1]), recipe)
-    for name, part in zip(("training", "validation"), parts, strict=True):
+    where = f"{data.root}: " if isinstance(data, DataSplits) else ""
+    parts = parts_of(recipe, data)
+    for name, part in (("training", parts.train), ("validation", parts.val)):
         if not len(part):
             raise ValueError(f"{where}there is no {name} image")
-    if parts[0].classes != parts[1].classes:
+    if parts.train.classes != parts.val.classes:
         raise ValueError(f"{where}the training and the validation part differ in their classes")
-    return (*parts, parts[0].classes, _task_of_data(parts[1], serves), test)
-
-
-class _Parts(NamedTuple):
-    """A training and a validation part that are not to be cut again."""
-
-    train: SegmentationData
-    val: SegmentationData
-
-
-def fold_of(pooled: SegmentationData, recipe: Recipe) -> tuple[SegmentationData, SegmentationData]:
-    """All images but those of the recipe's fold, and those.
-
-    Images that belong together are in one fold; see `data.kinship`.
-
-    Raises:
-        ValueError: if there are too few images for so many folds.
-    """
-    assert recipe.folds is not None
-    assert recipe.fold is not None
-    return _without_fold(pooled, fold_numbers(pooled, recipe.folds, recipe.seed), recipe.fold)
-
-
-def _without_fold(
-    pooled: SegmentationData, fold_of_each: Sequence[int], fold: int
-) -> tuple[SegmentationData, SegmentationData]:
-    others, held = (
-        [i for i, number in enumerate(fold_of_each) if (number == fold) == inside] for inside in (False, True)
-    )
-    return pooled.take(others), pooled.take(held)
+    return parts, _task_of_data(parts.val, serves)
 
 
 def _task_of_data(data: SegmentationData, names: Sequence[str]) -> Task:
@@ -733,10 +778,10 @@ def _check_reopens(experiment: Experiment) -> None:
     """Several processes must find, by the recipe alone, the data that were given."""
     with_message = "several devices need data that the recipe can open again: give the folder"
     try:
-        train_data, val_data, classes, _, _ = _open(experiment.recipe, None)
+        (train_data, val_data, _), _ = _open(experiment.recipe, None)
     except ValueError as error:
         raise ValueError(with_message) from error
-    again = replace(experiment, train_data=train_data, val_data=val_data, classes=classes)
+    again = replace(experiment, train_data=train_data, val_data=val_data, classes=train_data.classes)
     if again.fingerprint != experiment.fingerprint:
         raise ValueError(with_message)
 

@@ -17,7 +17,7 @@ from ..report import best_and_worst, write_report
 from ..report.figures import History, confusion, curves, png
 from ..tasks import get_task
 from ..types import Report
-from .callbacks import BEST_WEIGHTS, ENVIRONMENT, REPORT
+from .callbacks import BEST_WEIGHTS, ENVIRONMENT, RECIPE, REPORT
 from .closing import Closing, scored_part
 
 PICTURES = "pictures"
@@ -94,8 +94,13 @@ def command_of(recipe: Recipe) -> str:
     """The command line that trains by a recipe again, into a new run directory; "" for data in memory."""
     if not recipe.data:
         return ""
-    words = ["pixelwise", "train", recipe.data]
     defaults = _usual(recipe)
+    by_name = recipe.val_images or recipe.test_images or recipe.left_out
+    if recipe.out and (by_name or recipe.replans):  # no options of `train`
+        return shlex.join(
+            ["pixelwise", "train", "--config", str(Path(recipe.out) / RECIPE), "--out", f"{recipe.out}-again"]
+        )
+    words = ["pixelwise", "train", recipe.data]
     for name in vars(recipe):
         value = getattr(recipe, name)
         if name not in ("data", "out") and value != getattr(defaults, name):

@@ -15,7 +15,8 @@ class TrainBatches(Sampler[list[int]]):
     """Shuffled batches of indices; each process gets its part of every batch.
 
     The last batch of an epoch may be smaller. It is dropped if it holds a single image and there are others,
-    and with several processes it is cut to what divides evenly.
+    and with several processes it is cut to what divides evenly. An epoch of more images than there are goes
+    through them several times: `index + n * len(data)` is the n-th further view of an image.
 
     Args:
         data: told the epoch, for its augmentation.
@@ -23,14 +24,25 @@ class TrainBatches(Sampler[list[int]]):
         seed: of the order.
         rank: number of this process.
         world: number of processes; divides `batch_size`.
+        images: of an epoch; None for each one once.
     """
 
-    def __init__(self, data: Augmented, batch_size: int, *, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(
+        self,
+        data: Augmented,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world: int = 1,
+        images: int | None = None,
+    ) -> None:
         self.data, self.batch_size, self.seed, self.rank, self.world = data, batch_size, seed, rank, world
         self._epoch = 0
-        rest = len(data) % batch_size // world * world
-        single = rest == 1 and len(data) > batch_size
-        self.count = len(data) // batch_size * batch_size + (0 if single else rest)
+        images = len(data) if images is None else images
+        rest = images % batch_size // world * world
+        single = rest == 1 and images > batch_size
+        self.count = images // batch_size * batch_size + (0 if single else rest)
 
     def set_epoch(self, epoch: int) -> None:
         """Which pass over the data comes next, counted from 0."""
@@ -42,7 +54,11 @@ class TrainBatches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         generator = torch.Generator().manual_seed(seed_of(self.seed, self._epoch))
-        order = torch.randperm(len(self.data), generator=generator)[: self.count].tolist()
+        images = len(self.data)
+        views = [
+            torch.randperm(images, generator=generator) + first for first in range(0, self.count, images)
+        ]
+        order = torch.cat(views)[: self.count].tolist() if views else []
         for start in range(0, self.count, self.batch_size):
             yield order[start : start + self.batch_size][self.rank :: self.world]
 

@@ -15,21 +15,24 @@ import pytest
 import typer
 
 from pixelwise.cli import app
+from pixelwise.recipe import SETTINGS
 from pixelwise.training import Recipe
 
 SMALL = ("--encoder", "tiny", "--set", "width=4", "--crop", "32x32", "--batch-size", 2, "--workers", 0)
 PARAMETERS = {p.name: p for p in typer.main.get_command(app).commands["train"].params}
-NOT_IN_A_RECIPE = {"encoder", "pretrained", "in_channels", "set_", "resume", "config", "help"}
+NOT_IN_A_RECIPE = {
+    "encoder", "pretrained", "in_channels", "set_", "resume", "config", "help", "budget", "no_plan",
+}  # fmt: skip
 
 
 def test_options_and_settings_of_a_recipe_have_the_same_names() -> None:
-    settings = {field.name for field in fields(Recipe)}
-    assert set(PARAMETERS) - NOT_IN_A_RECIPE == settings - {"model_arguments"}
+    settings = {name for name, setting in SETTINGS.items() if setting.panel or name == "data"}
+    assert set(PARAMETERS) - NOT_IN_A_RECIPE == settings
 
 
 def test_the_help_tells_the_defaults_of_a_recipe() -> None:
     for field in fields(Recipe):
-        if field.name in ("data", "model_arguments") or field.default is MISSING:
+        if not SETTINGS[field.name].panel or field.default is MISSING:
             continue
         told = re.search(r"\(default ([^)]*)\)", PARAMETERS[field.name].help).group(1)
         if field.default is None or field.default == ():
@@ -105,7 +108,7 @@ def test_training_writes_a_run_and_prints_its_scores(pixelwise, street, tmp_path
         (("--encoder", "resnet19"), "no backbone 'resnet19'"),
         (("--freeze", "decodr"), "decodr"),
         (("--pretrained", "--encoder", "tiny"), "no pretrained weights are published for 'tiny'"),
-        (("--pretrained",), "pretrained=True needs an encoder"),
+        (("--pretrained", "--epochs", "1"), "pretrained=True needs an encoder"),
         (("--in-channels", "-1"), "in_channels must be a whole number of at least 1, got -1"),
         (("--set", "width=-3"), "width must be a whole number of at least 1 or none, got -3"),
         (("--set", "width=abc"), "width must be a whole number of at least 1 or none, got 'abc'"),

@@ -10,8 +10,10 @@ from pixelwise.data.transforms import (
     ColorChange,
     ElasticDeformation,
     OnSample,
+    QuarterTurn,
     ScaleAndCrop,
     displacement_field,
+    drawn_pixel,
 )
 from pixelwise.types import LabelMap, Sample
 
@@ -193,3 +195,57 @@ def test_any_transform_of_torchvision_can_be_put_in() -> None:
 def test_impossible_settings_are_refused(changes, reason) -> None:
     with pytest.raises(ValueError, match=reason):
         training_transform(**{"crop": (8, 8), **changes})
+
+
+# --- images without an up, rare classes ---------------------------------------------------------------
+
+
+def test_mirrors_and_quarter_turns_reach_all_eight_positions_of_image_and_labels() -> None:
+    labels = torch.arange(9).view(3, 3)
+    sample = Sample(labels[None] / 9, LabelMap(labels), "a")
+    transform = training_transform(
+        None, scale=(1.0, 1.0), flip=0.5, flip_vertical=0.5, rotate90=0.5, color=0.0
+    )
+    seen = set()
+    for _ in range(200):
+        moved = transform(sample)
+        assert torch.equal((moved.image[0] * 9).round().long(), moved.target.labels)
+        seen.add(tuple(moved.target.labels.flatten().tolist()))
+    assert len(seen) == 8
+
+
+@pytest.mark.parametrize("turns", [1, 3])
+def test_boxes_turn_with_their_masks(turns: int) -> None:
+    mask = torch.zeros(1, 6, 9, dtype=torch.uint8)
+    mask[0, 1:3, 4:9] = 1
+    boxes = tv_tensors.BoundingBoxes(torch.tensor([[4.0, 1.0, 9.0, 3.0]]), format="XYXY", canvas_size=(6, 9))
+    turn, params = QuarterTurn(1.0), {"turns": turns}
+    turned, (box,) = turn.transform(tv_tensors.Mask(mask), params), turn.transform(boxes, params)
+    rows, columns = turned[0].nonzero().T
+    x1, y1, x2, y2 = box.tolist()
+    assert (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1) == (x1, y1, x2, y2)
+
+
+def test_crops_for_rare_classes_hold_them_anywhere() -> None:
+    labels = torch.zeros(100, 100, dtype=torch.long)
+    labels[90, 90] = 1
+    sample = Sample(torch.rand(1, 100, 100), LabelMap(labels), "a")
+
+    def found(share: float) -> list[tuple[int, ...]]:
+        cut = training_transform((20, 20), scale=(1.0, 1.0), flip=0.0, color=0.0, rare_crops=share)
+        places = [(cut(sample).target.labels == 1).nonzero() for _ in range(100)]
+        return [tuple(place[0].tolist()) for place in places if len(place)]
+
+    assert len(found(0.0)) < 15
+    often = found(1.0)
+    assert len(often) > 80  # 1 / sqrt(1) beside 1 / sqrt(9999)
+    assert len(set(often)) > 20
+
+
+def test_a_pixel_is_drawn_by_the_root_of_its_class_and_never_an_ignored_one() -> None:
+    labels = torch.full((30, 30), 255)
+    labels[0, :16], labels[1, :4] = 0, 1
+    rows = [drawn_pixel(labels)[0] for _ in range(600)]
+    assert set(rows) == {0, 1}
+    assert 0.6 < sum(rows) / 600 < 0.74  # 1 / sqrt(4) beside 1 / sqrt(16): two thirds
+    assert drawn_pixel(torch.full((2, 2), 255)) is None

@@ -33,6 +33,7 @@ ALLOWED = {
     "metrics": FOUNDATION | {"kernels", "rle"},
     "algorithms": FOUNDATION | {"kernels", "files", "draw"},
     "data": FOUNDATION | {"files", "kernels", "rle"},
+    "planning": FOUNDATION | {"data", "files"},
     "draw": FOUNDATION | {"files"},
     "draw_objects": FOUNDATION | {"draw"},
     "encoders": FOUNDATION | {"layers", "ops"},
@@ -42,7 +43,7 @@ ALLOWED = {
     "checkpoint": FOUNDATION | {"ensembles", "registry", "files"},
     "tasks": FOUNDATION
     | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "losses", "metrics", "ops", "rle"}
-    | {"tiling"},
+    | {"planning", "tiling"},
     "predict": FOUNDATION
     | {"algorithms", "checkpoint", "data", "decode", "files", "metrics", "tasks", "tiling"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
@@ -51,14 +52,14 @@ ALLOWED = {
     "summary": FOUNDATION | {"ops", "registry"},
     "weights": FOUNDATION | {"checkpoint", "files"},
     "training": FOUNDATION
-    | {"checkpoint", "data", "draw", "encoders", "files", "interruption", "losses", "predict", "recipe"}
-    | {"registry", "report", "tasks"},
-    "console": FOUNDATION | {"registry", "summary"},
+    | {"checkpoint", "data", "draw", "encoders", "files", "interruption", "losses", "planning"}
+    | {"predict", "recipe", "registry", "report", "tasks", "tiling"},
+    "console": FOUNDATION | {"planning", "registry", "summary"},
     "warmup": FOUNDATION | {"algorithms", "decode", "kernels", "losses", "metrics", "rle"},
     "demo": FOUNDATION | {"console", "data", "draw", "files", "predict", "report", "training"},
     "cli": FOUNDATION
     | {"__version__", "algorithms", "checkpoint", "console", "data", "demo", "files", "interruption"}
-    | {"predict", "recipe", "registry", "report", "summary", "tasks", "training", "warmup"}
+    | {"planning", "predict", "recipe", "registry", "report", "summary", "tasks", "training", "warmup"}
     | {"weights"},
     "__main__": {"cli"},
     "__init__": FOUNDATION

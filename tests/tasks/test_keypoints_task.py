@@ -29,6 +29,7 @@ PLACES = np.array([[0.5, 0.1], [0.9, 0.4], [0.1, 0.4], [0.8, 0.95], [0.2, 0.95]]
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255))
 SETTINGS = {
     "crop": (64, 48), "scale": (0.8, 1.2), "flip": 0.5, "color": 0.3, "rotation": 20.0, "elastic": 0.0,
+    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.0,
     "loss": "heatmap",
 }  # fmt: skip
 

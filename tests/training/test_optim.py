@@ -39,8 +39,8 @@ def test_a_warm_up_longer_than_the_training_is_refused() -> None:
 
 
 def test_an_unknown_schedule_is_refused() -> None:
-    with pytest.raises(ValueError, match="schedule must be one of poly, cosine, constant"):
-        factor("linear", 3)
+    with pytest.raises(ValueError, match="schedule must be one of poly, cosine, linear, constant"):
+        factor("stairs", 3)
 
 
 def test_every_parameter_is_in_one_group_and_vectors_do_not_decay() -> None:

@@ -58,7 +58,7 @@ def test_paths_and_lists_are_taken_as_settings() -> None:
         ({"flip": 1.5}, "flip must be a number at least 0 and at most 1"),
         ({"label_smoothing": -0.1}, "label_smoothing must be a number at least 0"),
         ({"optimizer": "adam"}, "optimizer must be one of adamw, sgd, got 'adam'"),
-        ({"schedule": "step"}, "schedule must be one of poly, cosine, constant"),
+        ({"schedule": "step"}, "schedule must be one of poly, cosine, linear, constant"),
         ({"precision": "64"}, "precision must be one of 32, bf16, 16"),
         ({"crop": (64,)}, "crop must be two or three positive numbers"),
         ({"crop": (64.5, 64)}, "crop must be two or three positive numbers"),

@@ -10,7 +10,7 @@ import pytest
 import typer
 
 from pixelwise.cli import app
-from pixelwise.cli.train import _recipe_settings
+from pixelwise.cli.train import recipe_settings
 from pixelwise.data import open_data
 from pixelwise.predict import evaluate_images
 from pixelwise.training import Recipe, command_of, run
@@ -71,7 +71,7 @@ def test_the_command_of_a_report_gives_the_same_recipe(
 
     def note(**options: object) -> None:
         given = {name: value for name, value in options.items() if value is not None and value != ()}
-        read.append(Recipe.of(_recipe_settings(given)))
+        read.append(Recipe.of(recipe_settings(given)))
 
     monkeypatch.setattr(program.commands["train"], "callback", note)
     words = shlex.split(command_of(recipe.changed(out="runs/there")))

@@ -1,0 +1,643 @@
+"""The rules that several tasks share: each a plain function of the situation and of what was chosen before.
+
+The texts in the table at the end of this file are what docs/auto.md says of the rules.
+"""
+
+import math
+import random
+from collections.abc import Iterable
+from typing import Any
+
+from ..wording import counted
+from .data_facts import DataFacts
+from .machine_facts import Probe
+from .rule import Choice, Chosen, Rule, Situation
+
+STEPS, STEPS_GPU = 400, 2000  # optimiser steps that a training should have at least
+VIEWS, MOST_VIEWS = 20, 1000  # times that each pixel of the training images should be seen
+BATCH = 4  # images per step that batch norm needs at least
+EPOCHS = 12  # pieces into which a training with a budget is cut; a checkpoint ends each
+BETWEEN = 3  # pieces between two validations
+VAL_SHARE, VAL_LEAST, VAL_MOST = 0.2, 3, 200
+TEST_SHARE, TEST_GROUPS = 0.15, 100  # of images for the score, where there are so many independent groups
+CLOSING = 200  # images that are scored and looked at after the training, at most
+CHOICES_TIME = 0.05  # share of the time in which test-time settings are chosen
+VAL_TIME = 0.1  # share of the time that validations and the report's predictions may take
+WARMUP = 0.08
+FACTOR = 1.1  # how much faster lower precision must be to be taken
+
+
+# --- what follows from the data ---------------------------------------------------------------------
+
+
+def masks(situation: Situation, chosen: Chosen) -> Choice | None:
+    """How masks are read."""
+    data = situation.data
+    if data.mask_rule == "exact":
+        return None
+    reason = "the values of the masks number objects or are no classes: background and foreground are learnt"
+    return Choice({"mask_rule": data.mask_rule}, reason)
+
+
+def split(situation: Situation, chosen: Chosen) -> Choice | None:
+    """Which images validate, and on which ones nothing is chosen."""
+    data, given = situation.data, {"val_fraction", "test_fraction"} & set(chosen)
+    if given or len(data.names) < 2:
+        return None
+    if data.val:
+        warning = (
+            f"; {data.crossing} of its images are almost in the training part too" if data.crossing else ""
+        )
+        return Choice({}, f"named by the data{warning}", f"{data.val} images")
+    folds = chosen.get("folds")
+    groups = data.train if data.sequence else data.groups
+    tested = round(TEST_SHARE * data.train) if groups >= TEST_GROUPS else 0
+    count = 0 if folds else min(max(round(VAL_SHARE * data.train), VAL_LEAST), VAL_MOST, data.train // 2)
+    test: tuple[str, ...]
+    val: tuple[str, ...]
+    if data.sequence:
+        gap = data.gap if data.train >= 50 else 0
+        rest, between, test = _last_block(data.names, tested, gap)
+        _, before, val = _last_block(rest, count, gap)
+        out = (*before, *between)
+        reason = (
+            f"neighbours correlate {data.neighbours:.2f}, random orders at most {data.random_order:.2f}: a "
+            f"sequence, so its last block{f' behind a gap of {gap}' if gap else ''}"
+        )
+    else:
+        seed, every = chosen.get("seed", 0), range(len(data.names))
+        test = _random_groups(data, every, tested, seed) if tested else ()
+        remaining = [i for i in every if data.names[i] not in set(test)]
+        val = _random_groups(data, remaining, count, seed) if count else ()
+        out = ()
+        reason = f"no sequence; {data.groups} groups of images that never lie on both sides, at random"
+    shown = [f"{folds} folds" if folds else f"{len(val)} images"]
+    if test:
+        shown.append(f"{len(test)} more for the score, on which nothing is chosen")
+    settings = {"val_images": val, "test_images": test, "left_out": out}
+    return Choice(settings, reason, ", ".join(shown))
+
+
+def _last_block(
+    names: tuple[str, ...], count: int, gap: int
+) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
+    """What comes before the gap, the gap, and the last names."""
+    if not count:
+        return names, (), ()
+    end = len(names) - count
+    return names[: end - gap], names[end - gap : end], names[end:]
+
+
+def _random_groups(data: DataFacts, indices: Iterable[int], count: int, seed: int) -> tuple[str, ...]:
+    """Whole groups with about `count` images; of 20 draws the one that shows most classes on both sides."""
+    indices = list(indices)
+    groups: dict[int, list[int]] = {}
+    for index in indices:
+        groups.setdefault(data.group_of[index] if data.group_of else index, []).append(index)
+    if len(groups) < 2:
+        groups = {index: [index] for index in indices}
+    draw, most = random.Random(seed), -1.0
+    best: list[int] = []
+    for _ in range(20):
+        order: list[list[int]] = list(groups.values())
+        taken: list[int] = []
+        draw.shuffle(order)
+        for members in order:
+            if taken and len(taken) + len(members) > count:
+                continue
+            if len(taken) + len(members) < len(indices):
+                taken += members
+        inside, shown = set(taken), [(i, data.shown[i]) for i in indices if data.shown]
+        on_both = [{c for i, s in shown if (i in inside) == side for c in s} for side in (True, False)]
+        score = len(on_both[0] & on_both[1]) - abs(len(taken) - count) / len(indices)
+        if score > most:
+            best, most = taken, score
+    return tuple(data.names[i] for i in sorted(best))
+
+
+def crop(situation: Situation, chosen: Chosen) -> Choice:
+    """Size of the training crops."""
+    data = situation.data
+    scene = len(data.classes) > 3 or math.isnan(data.thickest)
+    wanted = 512 if scene else min(max(_up(12 * data.thickest), 160), 512)
+    height, width = (max(32, min(_up(side), wanted)) for side in data.size)
+    why = "a scene: the whole image, at most 512" if scene else f"12 x {data.thickest:.0f} pixels"
+    if data.free:
+        height = width = min(height, width)
+        why += ", square because orientation is free"
+    return Choice({"crop": (height, width)}, f"{why}; the median image has {_x(data.size)}")
+
+
+def _up(side: float, multiple: int = 32) -> int:
+    return math.ceil(side / multiple) * multiple
+
+
+def _x(size: tuple[int, ...]) -> str:
+    return "x".join(map(str, size))
+
+
+def loss(situation: Situation, chosen: Chosen) -> Choice:
+    """The loss."""
+    data = situation.data
+    if len(data.classes) > 20:
+        return Choice({"loss": "cross_entropy"}, f"{len(data.classes)} classes, more than 20")
+    if data.empty > 0.3:
+        return Choice({"loss": "cross_entropy"}, f"{data.empty:.0%} of the images have no foreground")
+    return Choice({"loss": "cross_entropy+dice"}, "the compound that is robust on most sets")
+
+
+def class_weights(situation: Situation, chosen: Chosen) -> Choice | None:
+    """Weights of the classes in the loss."""
+    data = situation.data
+    shares = [one.share for one in data.classes]
+    seen = [share for share in shares if share > 0]
+    if not data.exclusive or len(seen) < 2 or min(seen) >= 0.01:
+        return None
+    middle = sorted(seen)[len(seen) // 2]
+    raw = [min(max(math.sqrt(middle / share), 0.5), 4.0) if share > 0 else 1.0 for share in shares]
+    mean = sum(w * s for w, s in zip(raw, shares, strict=True))
+    weights = tuple(round(w / mean, 3) for w in raw)
+    rarest = min((one for one in data.classes if one.share > 0), key=lambda one: one.share)
+    reason = f"{rarest.name} has {rarest.share:.2%} of the pixels: square roots of median over share"
+    return Choice({"class_weights": weights}, reason, f"{min(weights):.2g} to {max(weights):.2g}")
+
+
+def rare_crops(situation: Situation, chosen: Chosen) -> Choice | None:
+    """Whether crops look for rare classes."""
+    data, size = situation.data, chosen.get("crop")
+    if size is None or not data.pixels:
+        return None
+    part = min(1.0, math.prod(size) / max(1, math.prod(data.size)))
+    chance = {one.name: one.images * part for one in data.classes if one.share > 0}
+    # A class that fills a share s of the images that show it cannot hide in fewer than s of the crops.
+    for one in data.classes:
+        if one.share > 0:
+            chance[one.name] = max(chance[one.name], min(1.0, one.share))
+    rare = min(chance, key=lambda name: chance[name], default="")
+    if not rare or chance[rare] >= 0.1:
+        return None
+    reason = f"{rare} is in about {chance[rare]:.0%} of random crops, fewer than 10 %"
+    return Choice({"rare_crops": 0.33}, reason)
+
+
+def flips(situation: Situation, chosen: Chosen) -> Choice:
+    """Which mirrors and turns the data allow."""
+    data = situation.data
+    if data.sides:
+        still = {"flip": 0.0, "flip_vertical": 0.0, "rotate90": 0.0}
+        return Choice(still, "class names speak of sides or of text", "none")
+    told = "unknown" if math.isnan(data.told_apart) else f"{data.told_apart:.2f}"
+    facts = f"label maps differ by {data.mirrored:.2f} from their mirror, images are told apart with {told}"
+    if data.independent < 40:
+        facts += f" (void: {counted(data.independent, 'independent group')})"
+    if not data.free:
+        return Choice({"flip": 0.5, "flip_vertical": 0.0, "rotate90": 0.0}, facts, "left and right")
+    size = chosen.get("crop")
+    square = size is not None and len(set(size)) == 1
+    turn = 0.5 if square else 0.0
+    shown = "8 positions" if square else "left and right, upside down"
+    return Choice({"flip": 0.5, "flip_vertical": 0.5, "rotate90": turn}, f"{facts}: free", shown)
+
+
+def scale(situation: Situation, chosen: Chosen) -> Choice:
+    """Range of the random scale."""
+    spread = math.sqrt(max(1.0, situation.data.spread))
+    low, high = max(0.5, min(0.7, 1 / spread)), min(2.0, max(1.4, spread))
+    reason = f"thickness spreads by a factor of {situation.data.spread:.1f} over the images"
+    return Choice({"scale": (round(low, 2), round(high, 2))}, reason, f"{low:.2g} to {high:.2g}")
+
+
+# --- what follows from the speed of the machine -----------------------------------------------------
+
+
+def seconds_per_step(situation: Situation, probe: Probe, chosen: Chosen, batch: int) -> float:
+    """Of a batch of that size and of crops as they were chosen, its loading included."""
+    crop = chosen.get("crop")
+    smaller = math.prod(crop) / math.prod(probe.crop) if crop and probe.crop else 1.0
+    step = probe.seconds * smaller * batch / probe.batch
+    loading = probe.loading * batch
+    cores = max(1, situation.machine.cores)
+    return step + loading / cores if situation.machine.device == "cpu" else max(step, loading / cores)
+
+
+def seconds_of_validation(situation: Situation, probe: Probe, chosen: Chosen) -> float:
+    """Of one pass over the validation images."""
+    return probe.validation * len(_val_names(situation, chosen))
+
+
+def trainings(chosen: Chosen) -> int:
+    """How many models divide the time."""
+    return int(chosen.get("folds") or 1)
+
+
+def seconds_of_closing(situation: Situation, probe: Probe, chosen: Chosen) -> float:
+    """Of the scores and the report after a training: images are predicted once, and others looked at."""
+    scored = min(len(chosen.get("test_images") or _val_names(situation, chosen)), CLOSING)
+    looked_at = min(situation.data.train, CLOSING) + scored
+    return situation.report + scored * probe.validation + looked_at * probe.loading
+
+
+def seconds_of_choices(situation: Situation, chosen: Chosen) -> float:
+    """What may be spent on choosing test-time settings."""
+    return CHOICES_TIME * (situation.budget or 0.0) if chosen.get("choose", True) else 0.0
+
+
+def seconds_of_joining(situation: Situation, chosen: Chosen) -> float:
+    """Of the scores of the models of all folds."""
+    probe, data = situation.probe(chosen), situation.data
+    if probe is None or not chosen.get("folds"):
+        return 0.0
+    tested = trainings(chosen) * min(len(chosen.get("test_images") or ()), CLOSING)
+    return situation.report + (data.train + data.val + tested) * (probe.validation + probe.loading)
+
+
+def steps_in(situation: Situation, probe: Probe, chosen: Chosen, batch: int | None = None) -> int:
+    """Steps that the time allows; in a budget of none, those of 50 epochs or of the length that is given."""
+    batch = batch or int(chosen.get("batch_size", BATCH))
+    data = situation.data
+    per_epoch = max(1, math.ceil(data.train / batch))
+    if chosen.get("steps"):
+        return int(chosen["steps"])
+    if chosen.get("epochs") or situation.left is None:
+        return int(chosen.get("epochs") or 50) * per_epoch
+    count = trainings(chosen)
+    validations = 2 * seconds_of_validation(situation, probe, chosen)
+    validations = min(validations, VAL_TIME * (situation.budget or 0.0) / count)
+    once = seconds_of_choices(situation, chosen) + seconds_of_joining(situation, chosen)
+    left = (situation.left - once) / count - seconds_of_closing(situation, probe, chosen) - validations
+    return max(0, int(left / max(1e-6, seconds_per_step(situation, probe, chosen, batch))))
+
+
+def views_in(situation: Situation, chosen: Chosen, steps: int, batch: int) -> float:
+    """How often each training pixel is seen in so many steps."""
+    size, data = chosen.get("crop"), situation.data
+    if size is None:
+        return steps * batch / max(1, data.train)
+    part = min(1.0, math.prod(size) / max(1, math.prod(data.size)))
+    return steps * batch * part / max(1, data.train)
+
+
+def model(situation: Situation, chosen: Chosen) -> Choice:
+    """The network."""
+    ladder = situation.ladder
+    batch = int(chosen.get("batch_size", BATCH))
+    told: list[str] = []
+    best = ladder[0] if situation.left is not None else ladder[(len(ladder) - 1) // 2]
+    for rung in ladder:
+        probe = situation.probe({**chosen, "rung": rung.name})
+        if probe is None or situation.left is None:
+            continue
+        steps = steps_in(situation, probe, chosen, batch)
+        views = views_in(situation, chosen, steps, batch)
+        told.append(f"{rung.name}: {steps} steps, {views:.0f} views")
+        if steps >= STEPS and views >= VIEWS:
+            best = rung
+    wanted = f"{STEPS} steps and {VIEWS} views wanted"
+    reason = "; ".join([*told, wanted]) if told else "no deadline: the middle of the ladder"
+    settings: dict[str, Any] = {
+        "model": best.model,
+        "model_arguments": dict(best.arguments),
+        "rung": best.name,
+    }
+    return Choice(settings, reason, best.name)
+
+
+def smaller_crop(situation: Situation, chosen: Chosen) -> Choice | None:
+    """Smaller crops where time is short."""
+    probe, size = situation.probe(chosen), chosen.get("crop")
+    if probe is None or size is None or situation.left is None or chosen.get("epochs") or chosen.get("steps"):
+        return None
+    steps = steps_in(situation, probe, chosen)
+    if steps >= STEPS or min(size) <= 128:
+        return None
+    shrink = max(0.5, math.sqrt(max(1, steps) / STEPS), 128 / min(size))
+    smaller = tuple(max(32, round(side * shrink / 32) * 32) for side in size)
+    if smaller == tuple(size):
+        return None
+    return Choice({"crop": smaller}, f"{_x(size)} would leave {steps} steps, {STEPS} are wanted")
+
+
+def batch(situation: Situation, chosen: Chosen) -> Choice:
+    """Images per step."""
+    name, least = chosen.get("rung", ""), STEPS if situation.machine.device == "cpu" else STEPS_GPU
+    probes = {
+        one.batch: one
+        for one in situation.machine.probes
+        if one.rung == name and one.precision == chosen.get("precision", one.precision)
+    }
+    size = chosen.get("crop")
+    pixels = math.prod(size) if size else math.prod(situation.data.size)
+    allowed = {
+        count: count / probe.seconds
+        for count, probe in probes.items()
+        if count == BATCH
+        or (
+            count > BATCH
+            and steps_in(situation, probe, chosen, count) >= least
+            and count * pixels <= 0.05 * situation.data.pixels
+        )
+    }
+    if len(allowed) < 2:
+        return Choice({"batch_size": BATCH}, "larger ones would leave too few steps or too little variety")
+    most = max(allowed.values())
+    count = min(count for count, rate in allowed.items() if rate >= 0.9 * most)
+    told = ", ".join(f"{count}: {rate:.1f}" for count, rate in sorted(allowed.items()))
+    return Choice({"batch_size": count}, f"images per second {told}")
+
+
+def precision(situation: Situation, chosen: Chosen) -> Choice:
+    """Precision of the computation."""
+    machine = situation.machine
+    full, half = (
+        next((one for one in machine.probes if one.precision == name), None) for name in ("32", "bf16")
+    )
+    if not machine.bf16:
+        return Choice({"precision": "32"}, "the machine has no bfloat16")
+    if full is None or half is None:
+        return Choice({"precision": "bf16" if machine.device == "cuda" else "32"}, "not measured")
+    gain = (full.seconds / full.batch) / (half.seconds / half.batch)
+    reason = f"a step is {gain:.2f} times as fast in bfloat16, {FACTOR} wanted"
+    return Choice({"precision": "bf16" if gain >= FACTOR else "32"}, reason)
+
+
+def lr(situation: Situation, chosen: Chosen) -> Choice:
+    """The highest learning rate."""
+    count = int(chosen.get("batch_size", BATCH)) * int(chosen.get("accumulate", 1))
+    if chosen.get("optimizer") == "sgd":
+        return Choice({"lr": 0.01}, "SGD, which is given, takes larger steps")
+    if chosen.get("model_arguments", {}).get("pretrained"):
+        groups = max(1, situation.data.independent)
+        rate = 5e-4 * min(1.0, math.sqrt(groups / 100))
+        reason = f"published weights, {groups} groups of images; the encoder a fifth"
+        return Choice({"lr": _rounded(rate), "encoder_lr_factor": 0.2}, reason)
+    rate = min(4e-3, 2e-3 * math.sqrt(count / BATCH))
+    return Choice({"lr": _rounded(rate)}, f"random weights: 0.002 x sqrt({count}/4), at most 0.004")
+
+
+def _rounded(number: float) -> float:
+    return float(f"{number:.3g}")
+
+
+def length(situation: Situation, chosen: Chosen) -> Choice:
+    """Number of steps and their schedule."""
+    count = int(chosen.get("batch_size", BATCH))
+    probe = situation.probe(chosen)
+    if chosen.get("steps") or chosen.get("epochs") or situation.left is None or probe is None:
+        per_epoch = max(1, math.ceil(situation.data.train / count))
+        steps = int(chosen.get("steps") or int(chosen.get("epochs") or 50) * per_epoch)
+        settings = {"schedule": "linear", "warmup_steps": max(1, round(WARMUP * steps))}
+        if not chosen.get("steps"):
+            settings["epochs"] = int(chosen.get("epochs") or 50)
+        return Choice(settings, "no deadline", f"{steps} steps")
+    steps = max(1, min(steps_in(situation, probe, chosen), most_steps(situation, chosen)))
+    epochs = min(EPOCHS, steps)
+    per_step = seconds_per_step(situation, probe, chosen, count)
+    settings = {
+        "steps": steps,
+        "schedule": "linear",
+        "warmup_steps": max(1, round(WARMUP * steps)),
+        "images_per_epoch": math.ceil(steps / epochs) * count,
+    }
+    views = views_in(situation, chosen, steps, count)
+    reason = f"{per_step:.2g} s per step; {views:.0f} views of each training pixel"
+    return Choice(settings, reason, f"{steps} steps")
+
+
+def most_steps(situation: Situation, chosen: Chosen) -> int:
+    """Steps after which each training pixel was seen 1000 times."""
+    return max(STEPS, math.ceil(MOST_VIEWS / max(1e-9, views_in(situation, chosen, 1, _batch(chosen)))))
+
+
+def _batch(chosen: Chosen) -> int:
+    return int(chosen.get("batch_size", BATCH))
+
+
+def color(situation: Situation, chosen: Chosen) -> Choice:
+    """Strength of changes of colour and shape."""
+    data, probe = situation.data, situation.probe(chosen)
+    strength = 0.4 if data.channels == 3 and not data.free else 0.25
+    settings: dict[str, Any] = {"color": strength}
+    reason = "photographs" if strength == 0.4 else "no photographs"
+    if probe is not None and situation.left is not None:
+        views = views_in(situation, chosen, steps_in(situation, probe, chosen), _batch(chosen))
+        if views < 10:
+            settings["color"] = strength / 2
+            reason += f", half because of {views:.0f} views of each pixel"
+        elif views > 200 and data.free:
+            settings |= {"rotation": 15.0, "elastic": 4.0}
+            reason += f"; {views:.0f} views: rotation and elastic deformation too"
+    return Choice(settings, reason)
+
+
+def ema(situation: Situation, chosen: Chosen) -> Choice:
+    """Average of the weights."""
+    steps = int(
+        chosen.get("steps")
+        or int(chosen.get("epochs") or 50) * math.ceil(situation.data.train / _batch(chosen))
+    )
+    horizon = max(10.0, 0.03 * steps)
+    return Choice({"ema": round(1 - 1 / horizon, 5)}, f"a horizon of {horizon:.0f} steps")
+
+
+def validation(situation: Situation, chosen: Chosen) -> Choice | None:
+    """When and on how many images to validate."""
+    probe, names = situation.probe(chosen), _val_names(situation, chosen)
+    if probe is None or situation.budget is None or not names or not probe.validation:
+        return None
+    time = VAL_TIME * situation.budget / trainings(chosen)
+    every, passes = (
+        (BETWEEN, EPOCHS // BETWEEN + 1)
+        if (EPOCHS // BETWEEN + 1) * len(names) * probe.validation <= time
+        else (EPOCHS, 2)
+    )
+    count = int(time / (passes * probe.validation))
+    settings: dict[str, Any] = {"val_every": every}
+    reason = f"{probe.validation:.2g} s per image"
+    least = min(len(names), 8)
+    if count < len(names) and len(names) > least and not chosen.get("folds"):
+        count = max(least, count)
+        kept = [names[i * len(names) // count] for i in range(count)]
+        settings["val_images"] = tuple(kept)
+        reason += f": {count} of {len(names)} images, evenly spread"
+        names = tuple(kept)
+    times = f"{EPOCHS // every} times" if every < EPOCHS else "at the end"
+    return Choice(settings, reason, f"{len(names)} images, {times}")
+
+
+def _val_names(situation: Situation, chosen: Chosen) -> tuple[str, ...]:
+    data = situation.data
+    fraction = 1 / chosen["folds"] if chosen.get("folds") else chosen.get("val_fraction")
+    if chosen.get("val_images") or data.val_names:
+        return tuple(chosen.get("val_images") or data.val_names)
+    return data.names[: round(fraction * len(data.names))] if fraction else ()
+
+
+def workers(situation: Situation, chosen: Chosen) -> Choice:
+    """Processes that load images."""
+    probe, cores = situation.probe(chosen), situation.machine.cores
+    if probe is not None and probe.loading * probe.batch < 0.05 * probe.seconds:
+        return Choice({"workers": 0}, f"loading takes {probe.loading * 1000:.0f} ms per image")
+    count = 1 if cores <= 2 else min(8, cores // 2)
+    told = f"loading takes {probe.loading * 1000:.0f} ms per image" if probe is not None else "not measured"
+    return Choice({"workers": count}, f"{told}, {cores} cores")
+
+
+def val_tile(situation: Situation, chosen: Chosen) -> Choice | None:
+    """Tiles for large validation images."""
+    if math.prod(situation.data.largest) <= 2048 * 2048:
+        return None
+    return Choice({"val_tile": 1024}, f"the largest image has {_x(situation.data.largest)} pixels")
+
+
+MASKS = Rule(
+    "masks",
+    ("mask_rule",),
+    masks,
+    "Masks are read as they are; where their values number objects or lie between two classes, "
+    "brighter pixels become foreground.",
+)
+SPLIT = Rule(
+    "validation part",
+    ("val_images", "test_images", "left_out"),
+    split,
+    "A validation part that the data name is kept. Else a fifth of the images, at least 3 and at "
+    "most 200, and, of 100 independent groups or frames, 15 in a hundred on which nothing is chosen, for "
+    "the score: of a sequence blocks at its end, with a gap before each where there are 50 images; of "
+    "independent images whole groups at random, with every class on both sides where that is possible. "
+    "Of folds each group is in one.",
+)
+CROP = Rule(
+    "crop",
+    ("crop",),
+    crop,
+    "Up to three classes: 12 times the thickness of the thickest one, rounded up to 32, from 160 "
+    "to 512 pixels. More classes are a scene: the whole image up to 512. Never more than the "
+    "median image, rounded up to 32; square where orientation is free.",
+)
+LOSS = Rule(
+    "loss",
+    ("loss",),
+    loss,
+    "Cross-entropy and Dice; cross-entropy alone for more than 20 classes, and where more than 30 "
+    "% of the images show nothing but class 0, on which Dice is unfair.",
+)
+CLASS_WEIGHTS = Rule(
+    "class weights",
+    ("class_weights",),
+    class_weights,
+    "None, unless a class has less than 1 % of the pixels: then sqrt(median share / share), kept "
+    "in [0.5, 4], scaled to a mean of 1 over the pixels.",
+)
+RARE_CROPS = Rule(
+    "rare classes",
+    ("rare_crops",),
+    rare_crops,
+    "Crops at random places, unless a random crop shows some class with less than 10 %: then a "
+    "third of the crops hold a pixel of a class drawn by 1 / sqrt(its pixels), anywhere inside "
+    "the crop.",
+)
+FLIPS = Rule(
+    "mirrors and turns",
+    ("flip", "flip_vertical", "rotate90"),
+    flips,
+    "All mirrors and quarter turns where neither labels nor images can be told from their "
+    "upside-down mirror image; else left and right only; none where class names speak of left and "
+    "right, or of text.",
+)
+SCALE = Rule(
+    "random scale",
+    ("scale",),
+    scale,
+    "Random scale of 0.7 to 1.4, wider where the thickness of regions spreads wider over the "
+    "images, within 0.5 to 2.",
+)
+VAL_TILE = Rule(
+    "validation tiles",
+    ("val_tile",),
+    val_tile,
+    "Validation images are predicted whole, in tiles of 1024 pixels where one has more than 4 megapixels.",
+)
+PRECISION = Rule(
+    "precision",
+    ("precision",),
+    precision,
+    "bfloat16 where the machine computes with it and a step is 1.1 times as fast; else 32 bits.",
+    probed=True,
+)
+MODEL = Rule(
+    "model",
+    ("model", "model_arguments"),
+    model,
+    "The largest rung of the ladder that makes 400 steps of batch 4 and sees each training pixel "
+    "20 times in the time that is left; the smallest one where none does. Without a deadline, the "
+    "middle of the ladder. Encoders start from published weights where these lie on this machine; "
+    "none are fetched.",
+    probed=True,
+)
+SMALLER_CROP = Rule(
+    "smaller crop",
+    ("crop",),
+    smaller_crop,
+    "Where even the smallest rung makes fewer than 400 steps, crops are made smaller until it "
+    "does, to half their sides at most and not below 128 pixels.",
+    probed=True,
+)
+BATCH_SIZE = Rule(
+    "batch",
+    ("batch_size",),
+    batch,
+    "The smallest power of two from 4 on within 10 % of the most images per second, as long as "
+    "400 steps (2000 on a GPU) remain and a batch holds at most 5 % of the training pixels.",
+    probed=True,
+)
+LR = Rule(
+    "learning rate",
+    ("lr", "encoder_lr_factor"),
+    lr,
+    "AdamW. From random weights 0.002 x sqrt(batch / 4), at most 0.004; from published weights "
+    "0.0005, the encoder a fifth of it, less for fewer than 100 groups of images.",
+    probed=True,
+)
+VALIDATION = Rule(
+    "validation",
+    ("val_every", "val_images"),
+    validation,
+    "Whole images after 25, 50, 75 and 100 % of the steps; at the end only, and on a part of the "
+    "images, spread evenly, where validations and the pictures of the report would take more than "
+    "10 % of the time.",
+    probed=True,
+)
+LENGTH = Rule(
+    "length",
+    ("steps", "epochs", "schedule", "warmup_steps", "images_per_epoch"),
+    length,
+    "As many steps as the time allows, at most 1000 views of each training pixel; the learning "
+    "rate rises over the first 8 % and falls linearly to 0 in the last step. The steps are cut "
+    "into 12 epochs, each of which ends in a checkpoint. Epochs or steps that are given switch "
+    "the clock off.",
+    probed=True,
+)
+COLOR = Rule(
+    "colour and shape",
+    ("color", "rotation", "elastic"),
+    color,
+    "Brightness, contrast and saturation by up to 40 % on photographs, 25 % on others; half of "
+    "that for fewer than 10 views of each image. More than 200 views of images with free "
+    "orientation: rotation and elastic deformation too.",
+    probed=True,
+)
+EMA = Rule(
+    "averaged weights",
+    ("ema",),
+    ema,
+    "The weights are averaged over a horizon of 3 % of the steps, at least 10.",
+    probed=True,
+)
+WORKERS = Rule(
+    "loading",
+    ("workers",),
+    workers,
+    "No extra process where loading takes less than a twentieth of a step; else one on up to two "
+    "cores, and half of the cores, at most 8, on more.",
+    probed=True,
+)

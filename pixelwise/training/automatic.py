@@ -1,0 +1,289 @@
+"""`train` with a budget: look at the data, measure the machine, plan, train, end on time."""
+
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from ..data import DataSplits
+from ..data.classes import NeedsRule
+from ..encoders import weights_at_hand
+from ..planning import (
+    DataFacts,
+    MachineFacts,
+    Plan,
+    Planning,
+    Rung,
+    Situation,
+    machine_facts,
+    measure_data,
+    rules,
+    settle,
+    shape,
+)
+from ..planning.plan import given_ladder
+from ..recipe import Recipe
+from ..registry import describe, taken_by
+from ..tasks import Settings, Task, get_task, open_data, task_of_folder
+from .deadline import Clock
+from .probing import probe
+from .run import TrainResult, recipe_of, run
+
+FACTS_SHARE, PROBES_SHARE = 0.03, 0.05  # of the budget
+FACTS_SECONDS, PROBES_SECONDS = 20.0, 60.0  # without one
+PROBED_SIDE = 256  # pixels of the crops that probes take on a CPU
+REPORT_SECONDS = 5.0  # charts and pages, beside the predictions of the report
+_FRACTIONS = {"val_fraction", "test_fraction"}
+_IMPORTED, _USED = time.monotonic(), sum(os.times()[:2])
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan and what is needed to carry it out.
+
+    Attributes:
+        plan: the choices with their reasons.
+        recipe: the settings.
+        data: opened.
+        clock: of the training; None without a budget.
+    """
+
+    plan: Plan
+    recipe: Recipe
+    data: DataSplits
+    clock: Clock | None
+
+
+def make_plan(
+    given: Settings,
+    *,
+    budget: float | None,
+    started: float | None = None,
+    now: Callable[[], float] = time.monotonic,
+) -> Planned:
+    """Look at the data, measure the machine, and decide.
+
+    Args:
+        given: settings of the recipe that the user gives, `data` among them; they always win.
+        budget: seconds that the whole command may take; None for no deadline.
+        started: when the command began, of `now`.
+        now: the clock.
+
+    Raises:
+        ValueError: if data or settings cannot be used, the task is not planned, or the budget is too small
+            for any training; says what would suffice.
+    """
+    started = now() if started is None else started
+    recipe_of(given)  # what is no setting at all is told before the data are opened
+    if given.get("devices", 1) > 1:
+        raise ValueError("a plan is for one device: leave out devices, or give epochs or steps")
+    if budget is not None and (given.get("epochs") or given.get("steps")):
+        raise ValueError("give a budget of time, or epochs or steps, not both")
+    task, planning = _task(given)
+    data, mask_rule = _opened(given, task)
+    looking = FACTS_SHARE * budget if budget is not None else FACTS_SECONDS
+    facts = measure_data(
+        data.train, data.val if len(data.val) else None, mask_rule=mask_rule, seconds=looking, now=now
+    )
+    if facts.numbered and "mask_rule" not in given and data.format == "pairs":
+        data, mask_rule = _opened({**given, "mask_rule": "above-0"}, task)
+        facts = measure_data(
+            data.train, data.val if len(data.val) else None, mask_rule=mask_rule, seconds=looking, now=now
+        )
+    _check(facts, data)
+    machine = machine_facts(given.get("accelerator", "auto"))
+    ladder = given_ladder(planning.ladder(facts, machine), given, _channels(facts))
+    situation = Situation(facts, machine, budget, None, 0.0, _taken(ladder))
+    machine = _probed(planning, situation, given, data, task, budget, now)
+    left = None if budget is None else budget - (now() - started)
+    situation = replace(situation, machine=machine, left=left, report=_report_seconds(budget))
+    plan = settle(planning, situation, given)
+    by_rule = {"test_fraction": 0.0} if not _FRACTIONS & set(given) else {}
+    recipe = recipe_of({**by_rule, **plan.settings, "task": task.name})
+    return Planned(plan, recipe, data, _clock(plan, started, now))
+
+
+def train_by_plan(planned: Planned, *, progress: bool = True, report: bool = True) -> TrainResult:
+    """Carry a plan out.
+
+    Raises:
+        ValueError: see `train`.
+        KeyboardInterrupt: on Ctrl-C; says what is kept.
+    """
+    return run(
+        planned.recipe,
+        data=planned.data,
+        progress=progress,
+        report=report,
+        plan=planned.plan,
+        clock=planned.clock,
+    )
+
+
+def _report_seconds(budget: float | None) -> float:
+    """What charts and pages take at the end; at most a fifth of the budget is kept for it."""
+    return min(REPORT_SECONDS * _business(), max(REPORT_SECONDS, 0.2 * (budget or 0.0)))
+
+
+def _business() -> float:
+    """How much longer things take than their own computing, because others use the machine too."""
+    used = os.times()
+    return min(10.0, max(1.0, (time.monotonic() - _IMPORTED) / max(0.1, used.user + used.system - _USED)))
+
+
+def is_planned(given: Settings) -> bool:
+    """Whether the task that settings and folder tell has rules.
+
+    Raises:
+        ValueError: if there is no such task or model.
+    """
+    return task_of(given).planning is not None
+
+
+def _task(given: Settings) -> tuple[Task, Planning]:
+    """What is learnt, and how that is planned."""
+    task = task_of(given)
+    if task.planning is None:
+        raise ValueError(f"the task {task.name} is not planned: give a model and epochs or steps")
+    return task, task.planning
+
+
+def task_of(given: Settings) -> Task:
+    """What is learnt, from the settings or from the folder."""
+    root, format = Path(given["data"]), given.get("format", "auto")
+    if "task" in given:
+        return get_task(given["task"])
+    return task_of_folder(root, format, *([describe(given["model"]).tasks] if "model" in given else []))
+
+
+def _opened(given: Settings, task: Task) -> tuple[DataSplits, str]:
+    """The data, all images that may be trained on in the training part, and how their masks are read."""
+    options = {name: given[name] for name in ("format", "classes", "mask_rule", "seed") if name in given}
+    cut = {name: given[name] for name in _FRACTIONS & set(given)}  # else a rule cuts
+    options |= cut or dict.fromkeys(_FRACTIONS, 0.0)
+    try:
+        return open_data(given["data"], task=task.name, **options), options.get("mask_rule", "exact")
+    except NeedsRule as error:
+        if "mask_rule" in given:
+            raise
+        options["mask_rule"] = error.rule
+        return open_data(given["data"], task=task.name, **options), error.rule
+
+
+def _check(facts: DataFacts, data: DataSplits) -> None:
+    """Data that nothing can be learnt from."""
+    if facts.train < 2 and not facts.val:
+        raise ValueError(
+            f"{data.root}: one image cannot be learnt from and validated on: at least 2 are needed"
+        )
+    shown = [one.name for one in facts.classes if one.share > 0]
+    of_pixels = not any(math.isnan(one.thickness) for one in facts.classes if one.share > 0)
+    if of_pixels and len(shown) == 1 and facts.exclusive and facts.looked_at >= facts.train:
+        raise ValueError(
+            f"{data.root}: all that is labelled is {shown[0]!r}: with one class there is nothing to tell "
+            "apart"
+        )
+
+
+def _channels(facts: DataFacts) -> dict[str, Any]:
+    """Arguments of a builder that follow from the images; three channels are what builders expect."""
+    return {} if facts.channels == 3 else {"in_channels": facts.channels}
+
+
+def _taken(ladder: tuple[Rung, ...]) -> tuple[Rung, ...]:
+    """The rungs without arguments that their builders do not take.
+
+    They start from published weights where these lie on this machine; none are fetched without being asked
+    for.
+    """
+    rungs = []
+    for one in ladder:
+        encoder = one.arguments.get("encoder")
+        start = {"pretrained": isinstance(encoder, str) and weights_at_hand(encoder)}
+        rungs.append(
+            replace(one, arguments={**taken_by(one.model, {**start, **one.arguments}), **_asked(one)})
+        )
+    return tuple(rungs)
+
+
+def _asked(rung: Rung) -> dict[str, Any]:
+    """All arguments but those that follow from the data, so that a wrong one is told."""
+    return {name: value for name, value in rung.arguments.items() if name != "in_channels"}
+
+
+def _probed(
+    planning: Planning,
+    situation: Situation,
+    given: Settings,
+    data: DataSplits,
+    task: Task,
+    budget: float | None,
+    now: Callable[[], float],
+) -> MachineFacts:
+    """The machine with what was measured of the rungs: small to large, while there is hope and time."""
+    settings = {**shape(planning, situation, given), "task": task.name}
+    settings.pop("rung", None)
+    settings |= {"batch_size": settings.get("batch_size", rules.BATCH), "steps": 1, "workers": 0}
+    settings = {name: value for name, value in settings.items() if name not in ("epochs", "warmup_steps")}
+    machine = situation.machine
+    if machine.device == "cpu" and len(settings.get("crop") or ()) == 2:  # time goes with the pixels
+        settings["crop"] = tuple(min(side, PROBED_SIDE) for side in settings["crop"])
+    end = now() + (PROBES_SHARE * budget if budget is not None else PROBES_SECONDS)
+
+    def measured(rung: Rung, **changes: Any) -> bool:
+        nonlocal machine
+        recipe = recipe_of(
+            {**settings, "model": rung.model, "model_arguments": dict(rung.arguments), **changes}
+        )
+        try:
+            machine = machine.with_probes(probe(recipe, data, rung.name, patience=end - now(), now=now))
+        except (torch.OutOfMemoryError, MemoryError):
+            return False
+        return True
+
+    first = situation.ladder[0]
+    if not measured(first, precision=given.get("precision", "32")):
+        raise ValueError(
+            f"the memory is too small for a step of {first.name}: a smaller crop or batch_size may help"
+        )
+    if machine.bf16 and "precision" not in given and now() < end:
+        measured(first, precision="bf16")
+    known = replace(situation, machine=machine)
+    choice = rules.precision(known, settings) if "precision" not in given else None
+    fast = str(choice.settings["precision"]) if choice is not None else given["precision"]
+    best = first
+    for rung in situation.ladder[1:]:
+        probe_of_last = machine.probe(best.name, precision=fast) or machine.probe(best.name)
+        assert probe_of_last is not None
+        if budget is not None:
+            left = replace(situation, machine=machine, left=end - now() + 0.9 * budget)
+            steps = rules.steps_in(left, probe_of_last, settings, rules.BATCH)
+            views = rules.views_in(left, settings, steps, rules.BATCH)
+            if min(steps / rules.STEPS, views / rules.VIEWS) < 1.2:
+                break
+        if now() + 4 * probe_of_last.seconds > end or not measured(rung, precision=fast):
+            break
+        best = rung
+    for count in (8, 16, 32, 64):
+        if "batch_size" in given or (machine.device == "cpu" and count > 16):
+            break
+        last = machine.probe(best.name, precision=fast)
+        if (
+            last is None
+            or now() + 8 * last.seconds > end
+            or not measured(best, precision=fast, batch_size=count)
+        ):
+            break
+    return machine
+
+
+def _clock(plan: Plan, started: float, now: Callable[[], float]) -> Clock | None:
+    """The clock of a plan; None without a budget."""
+    if plan.situation.budget is None:
+        return None
+    return Clock(deadline=started + plan.situation.budget, started=started, now=now, **plan.times)

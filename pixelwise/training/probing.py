@@ -1,0 +1,125 @@
+"""Real training steps, timed: what a network takes on this machine, for these data."""
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from ..data import DataSplits
+from ..planning import Probe
+from ..recipe import Recipe
+from ..types import Batch
+from .run import Experiment, make_experiment
+
+TIMED_CPU, TIMED_GPU, WARM_GPU = 2, 5, 3
+
+
+def probe(
+    recipe: Recipe,
+    data: DataSplits,
+    rung: str,
+    *,
+    patience: float = math.inf,
+    now: Callable[[], float] = time.monotonic,
+) -> Probe:
+    """Make a few steps of a recipe and one validation, and time them. Nothing is kept.
+
+    Args:
+        recipe: model, crop, batch, precision and augmentation.
+        data: to take samples from.
+        rung: name of the rung of the ladder.
+        patience: seconds; where the first step takes a third of them, it is the only one.
+        now: the clock.
+
+    Raises:
+        ValueError: if something in the recipe cannot be used.
+        torch.OutOfMemoryError: if the step does not fit the memory.
+    """
+    experiment = make_experiment(recipe, data)
+    device = device_of(recipe)
+    module, classes = experiment.module.to(device), experiment.classes
+    optimizer, _ = module.optimization.make(module.model)
+    begun = now()
+    views: Any = experiment.batches.data
+    samples = [views[index] for index in range(recipe.batch_size)]
+    loading = (now() - begun) / recipe.batch_size
+    batch = Batch.collate(samples, classes.ignore).to(device)
+    before = _peak(device)
+
+    def step() -> None:
+        with _autocast(recipe, device):
+            parts = module.criterion.parts(module(batch), batch)
+        loss = torch.stack(list(parts.values())).sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+
+    warm, timed = (WARM_GPU, TIMED_GPU) if device.type == "cuda" else (1, TIMED_CPU)
+    module.train()
+    begun = now()
+    for _ in range(warm):
+        step()
+    _wait(device)
+    seconds = (now() - begun) / warm
+    if seconds < patience / 3:
+        begun = now()
+        for _ in range(timed):
+            step()
+        _wait(device)
+        seconds = (now() - begun) / timed
+    memory = max(0, _peak(device) - before)
+    return Probe(
+        rung,
+        tuple(recipe.crop or ()),
+        recipe.batch_size,
+        recipe.precision,
+        max(seconds, 1e-6),
+        loading,
+        _validation(experiment, recipe, device, now),
+        memory,
+    )
+
+
+def device_of(recipe: Recipe) -> torch.device:
+    """Where Lightning will train."""
+    if recipe.accelerator in ("auto", "gpu") and torch.cuda.is_available():
+        return torch.device("cuda")
+    if recipe.accelerator in ("auto", "mps") and torch.backends.mps.is_available():
+        return torch.device("mps")
+    return torch.device("cpu")
+
+
+def _validation(
+    experiment: Experiment, recipe: Recipe, device: torch.device, now: Callable[[], float]
+) -> float:
+    """Seconds that one validation image takes, its reading included."""
+    module = experiment.module
+    module.eval()
+    begun = now()
+    sample = experiment.val_data[len(experiment.val_data) // 2]
+    batch = Batch.collate([sample], experiment.classes.ignore).to(device)
+    with torch.no_grad(), _autocast(recipe, device):
+        module.validation_step(batch, 0)
+    _wait(device)
+    return now() - begun
+
+
+def _autocast(recipe: Recipe, device: torch.device) -> Any:
+    kind = {"bf16": torch.bfloat16, "16": torch.float16}.get(recipe.precision, torch.float32)
+    return torch.autocast(device.type, kind, enabled=recipe.precision != "32")
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def _peak(device: torch.device) -> int:
+    """Bytes at the highest moment so far."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

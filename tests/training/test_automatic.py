@@ -1,0 +1,206 @@
+"""`train` by a plan: from a folder and a time to a run directory; and folders that are odd."""
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pixelwise.planning import Probe
+from pixelwise.recipe import Recipe
+from pixelwise.training import automatic, make_plan, run, train_by_plan
+
+Folder = Callable[..., Path]
+SMALL = {"model": "unet", "model_arguments": {"width": 4}, "accelerator": "cpu", "precision": "32"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    """`folder(4, (40, 48))`: so many images of that size with bright boxes on noise."""
+
+    def make(count: int, size: tuple[int, int] = (40, 48), label: Callable[..., Any] | None = None) -> Path:
+        root, random = tmp_path / "boxes", np.random.default_rng(0)
+        for kind in ("images", "masks"):
+            (root / kind).mkdir(parents=True)
+        for number in range(count):
+            mask = np.zeros(size, np.uint8)
+            top, left = random.integers(0, max(1, size[0] // 2)), random.integers(0, max(1, size[1] // 2))
+            mask[top : top + max(2, size[0] // 3), left : left + max(2, size[1] // 3)] = 1
+            image = mask[..., None] * 120 + random.integers(0, 100, (*size, 3))
+            mask = mask if label is None else label(mask)
+            Image.fromarray(image.astype(np.uint8)).save(root / "images" / f"{number}.png")
+            Image.fromarray(mask.astype(np.uint8)).save(root / "masks" / f"{number}.png")
+        return root
+
+    return make
+
+
+@pytest.fixture
+def measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes that say 10 ms per step and validation image, so that plans do not depend on the machine."""
+
+    def probe(recipe: Recipe, data: Any, rung: str, **of_time: Any) -> Probe:
+        return Probe(rung, tuple(recipe.crop or ()), recipe.batch_size, recipe.precision, 0.01, 0.001, 0.01)
+
+    monkeypatch.setattr(automatic, "probe", probe)
+    monkeypatch.setattr(automatic, "_business", lambda: 1.0)
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_plan_names_its_parts_and_what_is_given_stays(folder: Folder, tmp_path: Path) -> None:
+    given = {"data": str(folder(10)), **SMALL, "batch_size": 2, "out": str(tmp_path / "run")}
+    planned = make_plan(given, budget=600.0)
+    recipe = planned.recipe
+    assert (recipe.model, recipe.model_arguments, recipe.batch_size) == (
+        "unet",
+        {"width": 4, "pretrained": False},
+        2,
+    )
+    assert len(recipe.val_images) == 3
+    assert recipe.schedule == "linear"
+    assert planned.clock is not None
+    rows = {row.choice: row for row in planned.plan.rows}
+    assert rows["batch"].reason == "given by you"
+    assert rows["validation part"].value == "3 images"
+
+
+@pytest.mark.usefixtures("measured")
+def test_a_planned_run_keeps_its_reasons_and_is_repeated_without_a_plan(
+    folder: Folder, tmp_path: Path
+) -> None:
+    given = {"data": str(folder(6)), **SMALL, "crop": (32, 32), "out": str(tmp_path / "run"), "workers": 0}
+    planned = make_plan(given, budget=600.0)
+    clock = replace(planned.clock, most_steps=24)
+    short = replace(
+        planned, recipe=planned.recipe.changed(steps=24, images_per_epoch=8, warmup_steps=2), clock=clock
+    )
+    result = train_by_plan(short, progress=False, report=False)
+    kept = json.loads((result.path / "plan.json").read_text())
+    assert kept["budget"] == 600.0
+    assert {"choice", "value", "reason", "origin"} == set(kept["choices"][0])
+    recipe = Recipe.read(result.path / "recipe.json")
+    again = run(recipe.changed(out=str(tmp_path / "again")), progress=False, report=False)
+    assert (again.path / "last.safetensors").read_bytes() == (result.path / "last.safetensors").read_bytes()
+    assert again.scores == result.scores or again.scores.values == result.scores.values
+
+
+def test_twenty_five_seconds_from_a_folder_to_a_report(folder: Folder, tmp_path: Path) -> None:
+    started, begun = time.monotonic(), time.time()
+    given = {"data": str(folder(8)), "accelerator": "cpu", "out": str(tmp_path / "run"), "workers": 0}
+    result = train_by_plan(make_plan(given, budget=25.0), progress=False)
+    spent = time.monotonic() - started
+    assert result.report.is_file()
+    assert result.scores["mean_iou"] > 0.55  # all background has about 0.45
+    assert (result.path / "last.ckpt").stat().st_mtime - begun < 25
+    assert spent < 25 * 2  # the report cannot be cut short; other tests use the machine too
+
+
+@pytest.mark.slow
+def test_sixty_seconds_end_on_time_above_the_constant(folder: Folder, tmp_path: Path) -> None:
+    started = time.monotonic()
+    given = {"data": str(folder(16, (96, 128))), "accelerator": "cpu", "out": str(tmp_path / "run")}
+    result = train_by_plan(make_plan(given, budget=60.0), progress=False)
+    assert 30 < time.monotonic() - started < 60 * 1.1
+    assert result.scores["mean_iou"] > 0.8
+
+
+@pytest.mark.usefixtures("measured")
+def test_published_weights_are_used_where_they_lie_on_this_machine(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"data": str(folder(10)), "model": "unet", "model_arguments": {"encoder": "resnet18"}}
+    scratch = make_plan(given, budget=600.0).recipe
+    assert (scratch.model_arguments["pretrained"], scratch.lr) == (False, 0.002)
+    monkeypatch.setattr(automatic, "weights_at_hand", lambda name: name == "resnet18")
+    tuned = make_plan(given, budget=600.0).recipe
+    assert (tuned.model_arguments["pretrained"], tuned.encoder_lr_factor) == (True, 0.2)
+    assert tuned.lr == pytest.approx(5e-4 * (10 / 100) ** 0.5, rel=0.01)
+    given["model_arguments"] = {"encoder": "resnet18", "pretrained": False}
+    assert make_plan(given, budget=600.0).recipe.lr == 0.002
+
+
+# --- odd folders --------------------------------------------------------------------------------------
+
+
+def test_one_image_is_refused_in_a_sentence(folder: Folder) -> None:
+    with pytest.raises(ValueError, match="one image cannot be learnt from and validated on: at least 2"):
+        make_plan({"data": str(folder(1)), **SMALL}, budget=60.0)
+
+
+@pytest.mark.usefixtures("measured")
+def test_two_images_are_one_of_each(folder: Folder) -> None:
+    planned = make_plan({"data": str(folder(2)), **SMALL}, budget=60.0)
+    assert len(planned.recipe.val_images) == 1
+
+
+def test_one_class_only_is_refused_in_a_sentence(folder: Folder) -> None:
+    root = folder(4, label=lambda mask: mask * 0)
+    (root / "classes.csv").write_text("name,r,g,b\nground,0,0,0\nbox,200,80,20\n")
+    with pytest.raises(ValueError, match="all that is labelled is 'ground': with one class there is nothing"):
+        make_plan({"data": str(root), **SMALL}, budget=60.0)
+
+
+def test_nothing_labelled_is_refused_in_a_sentence(folder: Folder) -> None:
+    root = folder(4, label=lambda mask: mask * 0 + 255)
+    (root / "classes.csv").write_text("name,r,g,b\nground,0,0,0\nbox,200,80,20\n")
+    with pytest.raises(ValueError, match="nothing in the 4 images that were looked at is labelled"):
+        make_plan({"data": str(root), **SMALL}, budget=60.0)
+
+
+def test_images_of_eight_pixels_are_too_small_for_the_network(folder: Folder) -> None:
+    with pytest.raises(ValueError, match="this model needs images of at least 32 x 32 pixels, got 8 x 8"):
+        make_plan({"data": str(folder(6, (8, 8))), **SMALL}, budget=600.0)
+
+
+@pytest.mark.slow
+def test_images_of_twelve_thousand_pixels_are_validated_in_tiles(folder: Folder, tmp_path: Path) -> None:
+    given = {"data": str(folder(2, (12000, 12000))), **SMALL, "out": str(tmp_path / "run"), "workers": 0}
+    planned = make_plan(given, budget=3600.0)
+    assert planned.recipe.val_tile == 1024
+    assert max(planned.recipe.crop) <= 512
+
+
+def test_a_budget_of_five_seconds_ends_in_a_sentence_or_a_modest_model(
+    folder: Folder, tmp_path: Path
+) -> None:
+    given = {"data": str(folder(4)), **SMALL, "out": str(tmp_path / "run"), "workers": 0}
+    with pytest.raises(
+        ValueError, match=r"a budget of 5 s is too small: .* a first try needs .*, a training "
+    ):
+        make_plan(given, budget=5.0)
+
+
+@pytest.mark.usefixtures("measured")
+def test_masks_that_number_objects_become_foreground(folder: Folder) -> None:
+    counts = iter([10, 12, 14, 11, 13, 15])
+
+    def numbered(mask: np.ndarray) -> np.ndarray:
+        out = np.zeros_like(mask)
+        for cell in range(next(counts)):
+            top, left = 2 + 16 * (cell // 4), 2 + 16 * (cell % 4)
+            out[top : top + 8, left : left + 8] = cell + 1
+        return out
+
+    planned = make_plan({"data": str(folder(6, (64, 64), numbered)), **SMALL}, budget=600.0)
+    assert planned.recipe.mask_rule == "above-0"
+    assert len(planned.data.classes) == 2
+
+
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"epochs": 3}, "give a budget of time, or epochs or steps, not both"),
+        ({"devices": 2, "batch_size": 4}, "a plan is for one device"),
+        ({"lr": -1.0}, "lr must be a number above 0"),
+        ({"task": "promptable"}, "the task promptable is not planned|reads no data"),
+        ({"model": "unett"}, "there is no model 'unett'"),
+    ],
+)
+def test_what_cannot_be_planned_is_told(folder: Folder, changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        make_plan({"data": str(folder(3)), **SMALL, **changes}, budget=60.0)
