@@ -126,7 +126,7 @@ class PairwiseNet(nn.Module):
 
 def mean_field(
     unary: Float[Tensor, "b k h w"],
-    pairwise: Sequence[tuple[Box, Float[Tensor, "b k k m n"]]],
+    pairwise: Sequence[tuple[Box, Float[Tensor, "b k k _ n"]]],
     num_iterations: int = ITERATIONS,
 ) -> Float[Tensor, "b k h w"]:
     """Scores whose softmax are the marginals of mean field, all nodes updated at once.
