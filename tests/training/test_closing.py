@@ -131,7 +131,7 @@ def names_of_fold(path: Path, boxes: Path) -> set[str]:
     """The validation images of a fold, as its recipe alone finds them."""
     from pixelwise.training.run import _open
 
-    train, val, *_ = _open(Recipe.read(path / "recipe.json"), None)
+    (train, val, _), _ = _open(Recipe.read(path / "recipe.json"), None)
     assert not names(train) & names(val)
     assert len(names(train) | names(val)) == 10
     return names(val)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pixelwise.planning.plan import TIMES
 from pixelwise.training import Recipe, TrainingModule, resume, run
 from pixelwise.training.deadline import Clock
 from pixelwise.training.length import Length
