@@ -8,6 +8,7 @@ one standard error of that gain (paired bootstrap over images), and no class los
 import math
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +26,7 @@ from .predictor import Predictor
 
 FEWEST = 4  # images: fewer tell no error of a gain
 _MOST = 100  # images that are looked at
+_PASSES = 8  # over the images, about
 _MOST_CRF, _CRF_PIXELS = 20, 8_000_000  # images, and pixels of all of them, that a CRF is tried on
 _LEAST_GAIN, _LARGEST_LOSS = 0.002, 0.005
 _SMALL, _SHARES = 0.01, (0.1, 0.3, 0.9)  # shares of that quantile of true components that are tried as least
@@ -87,23 +89,24 @@ def choose(parts: Sequence[Part], *, patience: float | None = None) -> Choices:
     Args:
         parts: predictors, each with the images that it is tried on, which it has not learnt from; of folds
             there are several, whose images count together.
-        patience: seconds after which nothing more is tried, and what is being tried is left; None for no
-            limit.
+        patience: seconds that it may take: by the time that the first image takes, fewer images are looked
+            at, and nothing is tried any more when they are over; None for no limit.
 
     Raises:
         ValueError: if an image cannot be read or has no annotation.
     """
     task = parts[0][0].task
     parts = _thinned([(predictor, _annotated(data)) for predictor, data in parts], _MOST)
-    images = sum(len(data) for _, data in parts)
     metrics = task.metrics(parts[0][0].classes, task.scoring)
-    if images < FEWEST or not metrics.may_be_drawn or not task.offers:
-        return Choices({}, (), images)
-    search = _Search(task, parts, patience)
-    try:
-        _try_all(search)
-    except _OutOfTime:
-        pass
+    if not metrics.may_be_drawn or not task.offers:
+        return Choices({}, (), sum(len(data) for _, data in parts))
+    search = _Search(task, parts)
+    if patience is not None:
+        search.limit(patience)
+    images = sum(len(data) for _, data in search.parts)
+    if images >= FEWEST:
+        with suppress(_OutOfTime):
+            _try_all(search)
     return Choices(search.taken, tuple(search.trials), images)
 
 
@@ -130,12 +133,23 @@ class _OutOfTime(Exception):
 class _Search:
     """The settings that were taken so far, and what the scores know of each image under them."""
 
-    def __init__(self, task: Task, parts: Sequence[Part], patience: float | None) -> None:
+    def __init__(self, task: Task, parts: Sequence[Part]) -> None:
         self.task, self.parts = task, parts
-        self.end = math.inf if patience is None else time.monotonic() + patience
+        self.end = math.inf
         self.taken: dict[str, Any] = {}
         self.trials: list[Trial] = []
         self.states: ImageStates | None = None
+
+    def limit(self, seconds: float) -> None:
+        """Look at so many images as can be looked at in this time, by the time that one takes."""
+        began, parts = time.monotonic(), self.parts
+        self.end = began + seconds
+        first = next((i for i, (_, data) in enumerate(parts) if len(data)), None)
+        if first is not None:
+            self.parts = [(parts[first][0], parts[first][1].take([0]))]
+            self._scored([{}])
+        passes = seconds / max(1e-6, time.monotonic() - began)
+        self.parts = _thinned(parts, int(passes / _PASSES))
 
     @property
     def report(self) -> Report:

@@ -4,7 +4,6 @@ The weights of the last epoch count, as nothing may be chosen on the images that
 chosen on them afterwards (mirror images, thresholds, ...) is not in the scores.
 """
 
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -55,12 +54,11 @@ def join(
         recipe: of the training.
         folds: of each the run directory, and the images that it was trained without.
         test: images that no fold has seen, or None; the ensemble is scored on them too.
-        patience: seconds that it may take, as far as choices are concerned; None for as long as they need.
+        patience: seconds that the choices may take; None for as long as they need.
 
     Raises:
         ValueError: if a file cannot be read or written.
     """
-    began = time.monotonic()
     device = "cpu" if recipe.accelerator == "cpu" else "auto"
     weights = [folder / LAST_WEIGHTS for folder, _ in folds]
     parts = [
@@ -70,8 +68,7 @@ def join(
     ]
     task, classes = parts[0][0].task, parts[0][0].classes
     evaluation = scored(chain.from_iterable(predictions_of(*part, 1) for part in parts), task, classes)
-    left = None if patience is None else patience - (time.monotonic() - began)
-    choices = choose(parts, patience=left) if recipe.choose else Choices({}, (), 0)
+    choices = choose(parts, patience=patience) if recipe.choose else Choices({}, (), 0)
     remarks = _out_of_fold(evaluation, [data for _, data in folds])
     remarks += [f"Kept with the weights: {trial}." for trial in choices.trials if trial.taken]
     target = path / BEST_WEIGHTS

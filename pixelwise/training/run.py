@@ -552,7 +552,7 @@ def _run_folds(
             what = str(error).partition(".")[0]
             raise type(error)(f"{what}. What is done is kept: pixelwise train --resume {path}") from error
         held.append((folder, part.val))
-    folded = join(path, recipe, held, parts.test, patience=None if clock is None else clock.left)
+    folded = join(path, recipe, held, parts.test, patience=None if clock is None else clock.choices)
     if report:
         write_evaluation_report(
             path / REPORT,
@@ -600,7 +600,7 @@ def _trained(
         experiment = replace(experiment, recipe=experiment.recipe.changed(replans=state.replans))
         experiment.recipe.write(path / RECIPE)
     best = path / BEST_WEIGHTS
-    patience = None if clock is None else clock.left - clock.report
+    patience = None if clock is None else min(clock.choices, clock.left - clock.report)
     choices = choose_for(best, experiment.recipe, experiment.val_data, patience)
     closing = None
     if report:

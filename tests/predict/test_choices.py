@@ -55,6 +55,25 @@ def squares(count: int) -> list[np.ndarray]:
     return masks
 
 
+def test_fewer_images_are_looked_at_where_time_is_short(tmp_path, monkeypatch) -> None:
+    masks = squares(12)
+    data = folder(tmp_path, [np.where(mask, 200, 140) for mask in masks], masks)
+    predictor, now = pw.Predictor(Bright(), classes=TABLE), [0.0]
+    in_ways = type(predictor).in_ways
+
+    def slowly(self, sample, settings):
+        now[0] += len(settings)
+        return in_ways(self, sample, settings)
+
+    monkeypatch.setattr(type(predictor), "in_ways", slowly)
+    monkeypatch.setattr("pixelwise.predict.choices.time.monotonic", lambda: now[0])
+    assert choose([(predictor, data)], patience=200.0).images == 12
+    assert choose([(predictor, data)], patience=48.0).images == 6
+    began = now[0]
+    late = choose([(predictor, data)], patience=3.0)
+    assert (late.trials, late.images < 4, now[0] - began) == ((), True, 1.0)
+
+
 def test_a_threshold_that_helps_every_image_is_taken(tmp_path) -> None:
     masks = squares(6)
     data = folder(tmp_path, [np.where(mask, 200, 140) for mask in masks], masks)  # 0.55 counts as a thing
