@@ -26,6 +26,8 @@ their reasons and stops; `--json` gives them with all facts. Without `--budget` 
   bit (on a CPU), without a plan and without a clock.
 - The clock never touches the learning rate: a few times it changes how many steps the training is to
   have, the rate falls to 0 in the last one, and each change is kept in the recipe.
+- `--folds 5` divides the time: each model takes an equal part of what is left when it begins.
+- Test-time settings are tried for at most a twentieth of the time, on as many images as fit into it.
 - Ctrl-C keeps the best weights so far; `pixelwise train --resume RUN` goes on with the time that is
   left.
 - A budget that is too small says what would suffice.

@@ -143,13 +143,12 @@ class _Search:
     def limit(self, seconds: float) -> None:
         """Look at so many images as can be looked at in this time, by the time that one takes."""
         began, parts = time.monotonic(), self.parts
-        self.end = began + seconds
         first = next((i for i, (_, data) in enumerate(parts) if len(data)), None)
         if first is not None:
             self.parts = [(parts[first][0], parts[first][1].take([0]))]
             self._scored([{}])
         passes = seconds / max(1e-6, time.monotonic() - began)
-        self.parts = _thinned(parts, int(passes / _PASSES))
+        self.parts, self.end = _thinned(parts, int(passes / _PASSES)), began + seconds
 
     @property
     def report(self) -> Report:

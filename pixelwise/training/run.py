@@ -142,7 +142,15 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     """
     model = settings.get("model", Recipe("").model)
     name = settings.get("task") or describe(model).tasks[0]
+    _check_serves(model, name)
     return Recipe.of({**get_task(name).defaults, **settings})
+
+
+def _check_serves(model: str, task: str) -> None:
+    """A model must serve the task, which must exist."""
+    serves = describe(model).tasks
+    if get_task(task).name not in serves:
+        raise ValueError(f"the model {model!r} serves {', '.join(serves)}, not the task {task}")
 
 
 def run(
@@ -728,12 +736,8 @@ def _open(recipe: Recipe, data: Data | None) -> tuple[Parts, Task]:
         data = recipe.data
     serves = describe(recipe.model).tasks
     if recipe.task is not None:
-        task = get_task(recipe.task)
-        if task.name not in serves:
-            raise ValueError(
-                f"the model {recipe.model!r} serves {', '.join(serves)}, not the task {task.name}"
-            )
-        serves = (task.name,)
+        _check_serves(recipe.model, recipe.task)
+        serves = (recipe.task,)
     if isinstance(data, str | os.PathLike):
         task = task_of_folder(Path(data), recipe.format, serves)
         data = open_data(
