@@ -42,7 +42,10 @@ RATES = (0.02, 0.006, 0.003, 0.0005)
 # A decoder with a quarter of the tiny encoder's channels has one channel, and cannot tell three classes.
 ENCODERS = ("tiny", "resnet18")
 STEPS, BIG = 60, 12_000_000
-COSTLY = {"dilation8", "dilation10"}  # reflect an image of 64 pixels to 436
+COSTLY = {
+    "deep_parsing_network", "dilation8", "dilation10", "fc_densenet103", "fcn32s_alexnet", "fcn32s_googlenet",
+    "frrn_a", "gridnet", "piecewise_crf", "pointrend", "segnet_basic", "smp_linknet", "unet_original",
+}  # fmt: skip
 SMALL: dict[str, object] = {
     "encoder": "tiny", "width": 8, "min_size": None, "stacks": 1, "modules": (1, 1, 1), "blocks": 1,
     "steps": 1, "units": 2, "num_classes": 3, "num_joints": 2, "things": (1, 2), "min_stuff_area": 1,
@@ -124,7 +127,8 @@ def models_and_tasks() -> list[object]:
     """Every model with every task that it serves.
 
     In the default run is one model of each class, that with the most arguments in `SMALL`, for the first of
-    its tasks and for each task that has none yet; where even that one is big, it is slow like the others.
+    its tasks and for each task that has none yet; where even that one is big or costly, it is slow like the
+    others.
     """
     usual: dict[object, tuple[str, str]] = {}
     pairs = [(name, task) for name in list_models() for task in describe(name).tasks]
