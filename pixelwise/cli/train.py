@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..paper_recipes import list_recipes, paper_recipe
 from ..recipe import KINDS, SETTINGS, Recipe, read_settings
 from .options import extent_of, in_panel, model_arguments, numbers_of
 
@@ -99,6 +100,15 @@ def train(
         Path | None, typer.Argument(help="Folder of images and masks.", show_default=False)
     ] = None,
     *,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Take model and settings of the training of a paper, such as pspnet_voc: see `pixelwise "
+            "models --recipes`; other options override them.",
+            autocompletion=list_recipes,
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -119,13 +129,19 @@ def train(
 
     Example: [bold]pixelwise train street --model deeplabv3plus --encoder resnet50 --epochs 40[/bold]
 
+    As in a paper: [bold]pixelwise train street --recipe pspnet_voc --batch-size 4[/bold]
+
     After an interruption: [bold]pixelwise train --resume runs/street-deeplabv3plus[/bold]
     """
     given = {name: value for name, value in ctx.params.items() if value is not None and value != ()}
     others = [name for name in given if name not in ("resume", "epochs")]
     if resume is not None and others:
         raise ValueError(f"--resume continues with the settings of the run: leave out {_option(others[0])}")
+    if recipe is not None and config is not None:
+        raise ValueError("give --recipe or --config, not both")
     chosen = _recipe_settings(given)
+    if recipe is not None:
+        chosen = _overriding(paper_recipe(recipe).settings, chosen)
     if config is not None:
         chosen = _overriding(read_settings(config), chosen)
     if resume is None and "data" not in chosen:
@@ -161,13 +177,15 @@ def _recipe_settings(given: dict[str, Any]) -> dict[str, Any]:
         settings["scale"] = numbers_of(given["scale"], "--scale")
     if given.get("class_weights") not in (None, "none", "balanced"):
         settings["class_weights"] = numbers_of(given["class_weights"], "--class-weights")
+    if "drops" in given:
+        settings["drops"] = numbers_of(given["drops"], "--drops")
     if "freeze" in given:
         settings["freeze"] = tuple(given["freeze"])
     return settings
 
 
 def _overriding(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a file, with those of the command line in their place."""
+    """Settings of a file or a paper, with those of the command line in their place."""
     arguments = settings.get("model_arguments", {})
     if not isinstance(arguments, dict):
         raise ValueError(f"model_arguments must be names with values, got {arguments!r:.80}")

@@ -285,6 +285,7 @@ def make_experiment(
         recipe.momentum,
         recipe.schedule,
         recipe.warmup_steps,
+        recipe.drops,
     )
     module = TrainingModule(
         model,
@@ -498,7 +499,7 @@ def _other_schedule(experiment: Experiment, path: Path) -> str:
     if recipe.schedule == "constant":
         return f"Epoch {done + 1} to {experiment.total_epochs}, with the learning rate as it was."
     step = int(row["step"])
-    lr = recipe.lr * factor(recipe.schedule, experiment.total_steps, recipe.warmup_steps)(step)
+    lr = recipe.lr * factor(recipe.schedule, experiment.total_steps, recipe.warmup_steps, recipe.drops)(step)
     return (
         f"Epoch {done + 1} to {experiment.total_epochs} follow the {recipe.schedule} schedule of "
         f"{experiment.total_epochs} epochs: the learning rate goes from {row['lr']:.3g} to {lr:.3g}. The "

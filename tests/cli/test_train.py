@@ -19,7 +19,7 @@ from pixelwise.training import Recipe
 
 SMALL = ("--encoder", "tiny", "--set", "width=4", "--crop", "32x32", "--batch-size", 2, "--workers", 0)
 PARAMETERS = {p.name: p for p in typer.main.get_command(app).commands["train"].params}
-NOT_IN_A_RECIPE = {"encoder", "pretrained", "in_channels", "set_", "resume", "config", "help"}
+NOT_IN_A_RECIPE = {"encoder", "pretrained", "in_channels", "set_", "resume", "config", "recipe", "help"}
 
 
 def test_options_and_settings_of_a_recipe_have_the_same_names() -> None:
@@ -93,7 +93,10 @@ def test_training_writes_a_run_and_prints_its_scores(pixelwise, street, tmp_path
     "options, words",
     [
         (("--lr", "-1"), "lr must be a number above 0"),
-        (("--optimizer", "lion"), "optimizer must be one of adamw, sgd"),
+        (("--optimizer", "lion"), "optimizer must be one of adamw, adam, sgd, rmsprop"),
+        (("--recipe", "pspnet_vok"), "there is no recipe 'pspnet_vok': did you mean 'pspnet_voc'?"),
+        (("--recipe", "pspnet_voc", "--config", "a.json"), "give --recipe or --config, not both"),
+        (("--drops", "0.5,2"), "drops must be numbers between 0 and 1, got (0.5, 2.0)"),
         (("--crop", "wide"), "--crop takes HEIGHTxWIDTH"),
         (("--crop", "8x8x8x8"), "--crop takes HEIGHTxWIDTH"),
         (("--crop", "32x32x32"), "crop must be a height and a width in pixels, got (32, 32, 32)"),
@@ -199,6 +202,21 @@ def test_a_config_gives_settings_that_options_override(
     assert recipe.model_arguments == {"encoder": "tiny", "output_stride": 16}
 
 
+def test_a_recipe_of_a_paper_gives_settings_that_options_override(pixelwise, street, monkeypatch) -> None:
+    taken = []
+
+    def stop(recipe: Recipe) -> None:
+        taken.append(recipe)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("pixelwise.training.run", stop)
+    pixelwise("train", street, "--recipe", "danet_cityscapes", "--batch-size", 2, "--steps", 9)
+    (recipe,) = taken
+    assert (recipe.data, recipe.model, recipe.optimizer) == (str(street), "danet_resnet101", "sgd")
+    assert (recipe.lr, recipe.aux_weight, recipe.crop, recipe.color) == (0.01, 1.0, (768, 768), 0.0)
+    assert (recipe.batch_size, recipe.epochs, recipe.steps) == (2, None, 9)
+
+
 @pytest.mark.parametrize(
     "text, words",
     [
@@ -273,4 +291,4 @@ def test_the_shell_completes_choices_and_imports_nothing_heavy(tmp_path) -> None
         [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.split() == ["adamw", "sgd"]
+    assert ran.stdout.split() == ["adamw", "adam", "sgd", "rmsprop"]
