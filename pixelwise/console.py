@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
+from .paper_recipes import PaperRecipe
 from .planning import Plan
 from .registry import ModelCard
 from .summary import ModelInfo
@@ -82,6 +83,32 @@ def models_table(cards: Sequence[ModelCard], parameters: Sequence[int], num_clas
             card.encoder or "own",
         )
     return table
+
+
+def recipes_table(recipes: Sequence[PaperRecipe]) -> Table:
+    """One line per recipe of a paper."""
+    table = Table(title=f"{len(recipes)} recipes of papers; ? marks uncertain settings", title_justify="left")
+    for heading in ("name", "model"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("training")
+    table.add_column("source")
+    for recipe in recipes:
+        table.add_row(recipe.name, recipe.settings["model"], _told(recipe), recipe.source)
+    return table
+
+
+def _told(recipe: PaperRecipe) -> str:
+    """Optimiser, rate, schedule, length, batch and crop."""
+    given = recipe.settings
+    texts = {name: f"{value}" for name, value in given.items()} | {
+        "crop": "x".join(map(str, given.get("crop", ()))) or "default"
+    }
+    told = {name: text + "?" * (name in recipe.uncertain) for name, text in texts.items()}
+    length = next((f"{told[unit]} {unit}" for unit in ("epochs", "steps") if unit in told), "no length given")
+    return (
+        f"{told['optimizer']}, lr {told['lr']} {told['schedule']}, {length}, batch {told['batch_size']}, "
+        f"crop {told['crop']}"
+    )
 
 
 def print_info(info: ModelInfo, console: Console) -> None:

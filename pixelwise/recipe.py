@@ -197,8 +197,8 @@ class Recipe:
     val_every: int = _setting(
         1, "Length and batches", "Epochs between two validations; the last epoch always has one.", low=1
     )
-    optimizer: Literal["adamw", "sgd"] = _setting(
-        "adamw", "Optimiser", "adamw or sgd.", choices=("adamw", "sgd")
+    optimizer: Literal["adamw", "adam", "sgd", "rmsprop"] = _setting(
+        "adamw", "Optimiser", "adamw, adam, sgd or rmsprop.", choices=("adamw", "adam", "sgd", "rmsprop")
     )
     lr: float = _setting(1e-3, "Optimiser", "Highest learning rate.", open=True, high=1e300)
     encoder_lr_factor: float = _setting(
@@ -207,15 +207,22 @@ class Recipe:
     weight_decay: float = _setting(
         0.01, "Optimiser", "Weight decay; norms, biases and position embeddings have none."
     )
-    momentum: float = _setting(0.9, "Optimiser", "SGD momentum.", high=1)
+    momentum: float = _setting(0.9, "Optimiser", "Momentum of sgd and rmsprop.", high=1)
     clip_norm: float | None = _setting(
         None, "Optimiser", "Largest norm of the gradient.", open=True, without="any"
     )
-    schedule: Literal["poly", "cosine", "linear", "constant"] = _setting(
+    schedule: Literal["poly", "cosine", "linear", "step", "constant"] = _setting(
         "poly",
         "Optimiser",
-        "Learning rate over the steps: poly (power 0.9), cosine or linear, all down to 0, or constant.",
-        choices=("poly", "cosine", "linear", "constant"),
+        "Learning rate over the steps: poly (power 0.9), cosine or linear, all down to 0, step (to a tenth at "
+        "each of the drops), or constant.",
+        choices=("poly", "cosine", "linear", "step", "constant"),
+    )
+    drops: tuple[float, ...] = _setting(
+        (0.6, 0.8),
+        "Optimiser",
+        "Parts of the training after which the schedule step falls to a tenth.",
+        metavar="T,T",
     )
     warmup_steps: int = _setting(
         0, "Optimiser", "Optimiser steps of linear warm-up.", flags=("--warmup-steps", "--warmup")
@@ -336,6 +343,10 @@ class Recipe:
         if self.crop is not None:
             _check_numbers("crop", self.crop, int, (2, 3))
         _check_numbers("scale", self.scale, float, (2,))
+        if not isinstance(self.drops, tuple) or not all(
+            isinstance(drop, int | float) and 0 < drop < 1 for drop in self.drops
+        ):
+            raise ValueError(f"drops must be numbers between 0 and 1, got {self.drops!r:.80}")
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale must be a range LOW, HIGH, got {self.scale}")
         if not isinstance(self.freeze, tuple) or not all(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..paper_recipes import list_recipes, paper_recipe
 from ..recipe import KINDS, SETTINGS, Recipe, read_settings
 from .options import DEFAULT_BUDGET, extent_of, in_panel, model_arguments, numbers_of
 
@@ -16,7 +17,7 @@ Budget = Annotated[
         metavar="TIME",
         help="Time from the command to the report, such as 90s, 20m or 2h; the settings that are not given "
         "follow from data, machine and time: see docs/auto.md. none: such settings without a deadline "
-        f"(default {DEFAULT_BUDGET} where neither --epochs nor --steps nor --config say how long).",
+        f"(default {DEFAULT_BUDGET} where neither --epochs nor --steps, --recipe or --config say how long).",
         rich_help_panel="Length and batches",
     ),
 ]
@@ -111,6 +112,15 @@ def train(
         Path | None, typer.Argument(help="Folder of images and masks.", show_default=False)
     ] = None,
     *,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Take model and settings of the training of a paper, such as pspnet_voc: see `pixelwise "
+            "models --recipes`; other options override them.",
+            autocompletion=list_recipes,
+        ),
+    ] = None,
     config: Annotated[
         Path | None,
         typer.Option(
@@ -140,17 +150,23 @@ def train(
 
     With your own settings: [bold]pixelwise train street --model unet --encoder resnet50 --epochs 40[/bold]
 
+    As in a paper: [bold]pixelwise train street --recipe pspnet_voc --batch-size 4[/bold]
+
     After an interruption: [bold]pixelwise train --resume runs/street-deeplabv3plus[/bold]
     """
     given = {
         name: value
         for name, value in ctx.params.items()
-        if value is not None and value != () and value is not False
+        if value is not None and value != () and (name != "no_plan" or value)
     }
     others = [name for name in given if name not in ("resume", "epochs")]
     if resume is not None and others:
         raise ValueError(f"--resume continues with the settings of the run: leave out {_option(others[0])}")
+    if recipe is not None and config is not None:
+        raise ValueError("give --recipe or --config, not both")
     chosen = recipe_settings(given)
+    if recipe is not None:
+        chosen = _overriding(paper_recipe(recipe).settings, chosen)
     if config is not None:
         chosen = _overriding(read_settings(config), chosen)
     if resume is None and "data" not in chosen:
@@ -165,7 +181,7 @@ def train(
     if resume is not None:
         result = resume_run(resume, epochs=chosen.get("epochs"), started=ctx.obj)
     elif budget is None and (
-        no_plan or config is not None or _says_how_long(chosen) or not is_planned(chosen)
+        no_plan or recipe or config is not None or _says_how_long(chosen) or not is_planned(chosen)
     ):
         result = run(recipe_of(chosen))
     else:
@@ -204,13 +220,15 @@ def recipe_settings(given: dict[str, Any]) -> dict[str, Any]:
         settings["scale"] = numbers_of(given["scale"], "--scale")
     if given.get("class_weights") not in (None, "none", "balanced"):
         settings["class_weights"] = numbers_of(given["class_weights"], "--class-weights")
+    if "drops" in given:
+        settings["drops"] = numbers_of(given["drops"], "--drops")
     if "freeze" in given:
         settings["freeze"] = tuple(given["freeze"])
     return settings
 
 
 def _overriding(settings: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a file, with those of the command line in their place."""
+    """Settings of a file or a paper, with those of the command line in their place."""
     arguments = settings.get("model_arguments", {})
     if not isinstance(arguments, dict):
         raise ValueError(f"model_arguments must be names with values, got {arguments!r:.80}")

@@ -20,24 +20,26 @@ class Optimization:
 
     Attributes:
         total_steps: number of optimiser steps of the training.
-        optimizer: "adamw" or "sgd".
+        optimizer: "adamw", "adam" (weight decay is part of the gradient), "sgd" or "rmsprop".
         lr: highest learning rate.
         encoder_lr_factor: learning rate of the model's encoder over that of the rest.
         weight_decay: of weights; see `ParameterRole` for what has none.
-        momentum: of sgd.
+        momentum: of sgd and rmsprop.
         schedule: see `schedule.factor`.
         warmup_steps: of linear warm-up.
+        drops: of the schedule "step", see `schedule.factor`.
         replans: see `schedule.factor`.
     """
 
     total_steps: int
-    optimizer: Literal["adamw", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "adam", "sgd", "rmsprop"] = "adamw"
     lr: float = 1e-3
     encoder_lr_factor: float = 1.0
     weight_decay: float = 0.01
     momentum: float = 0.9
     schedule: Schedule = "poly"
     warmup_steps: int = 0
+    drops: tuple[float, ...] = ()
     replans: Sequence[tuple[int, int]] = ()
 
     def make(self, model: Model) -> tuple[Optimizer, LambdaLR]:
@@ -55,11 +57,14 @@ class Optimization:
         optimizer: Optimizer
         if self.optimizer == "adamw":
             optimizer = torch.optim.AdamW(groups, lr=self.lr, **fused)
+        elif self.optimizer == "adam":
+            optimizer = torch.optim.Adam(groups, lr=self.lr, **fused)
+        elif self.optimizer == "rmsprop":
+            optimizer = torch.optim.RMSprop(groups, lr=self.lr, momentum=self.momentum)
         else:
             optimizer = torch.optim.SGD(groups, lr=self.lr, momentum=self.momentum, **fused)
-        return optimizer, LambdaLR(
-            optimizer, factor(self.schedule, self.total_steps, self.warmup_steps, self.replans)
-        )
+        at = factor(self.schedule, self.total_steps, self.warmup_steps, self.drops, self.replans)
+        return optimizer, LambdaLR(optimizer, at)
 
 
 def parameter_groups(

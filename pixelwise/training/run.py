@@ -327,6 +327,7 @@ def make_experiment(
         recipe.momentum,
         recipe.schedule,
         recipe.warmup_steps,
+        recipe.drops,
         length.replans,
     )
     module = TrainingModule(
@@ -686,7 +687,7 @@ def _other_schedule(experiment: Experiment, path: Path) -> str:
     if recipe.schedule == "constant":
         return f"Epoch {done + 1} to {length.epochs}, with the learning rate as it was."
     step = int(row["step"])
-    lr = recipe.lr * factor(recipe.schedule, length.steps, recipe.warmup_steps)(step)
+    lr = recipe.lr * factor(recipe.schedule, length.steps, recipe.warmup_steps, recipe.drops)(step)
     return (
         f"Epoch {done + 1} to {length.epochs} follow the {recipe.schedule} schedule of "
         f"{length.epochs} epochs: the learning rate goes from {row['lr']:.3g} to {lr:.3g}. The "

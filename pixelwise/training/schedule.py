@@ -6,7 +6,7 @@ from typing import Literal
 
 from ..wording import brief
 
-Schedule = Literal["poly", "cosine", "linear", "constant"]
+Schedule = Literal["poly", "cosine", "linear", "step", "constant"]
 
 POLY_POWER = 0.9  # DeepLab (Chen et al. 2017, Sec. 4.1), PSPNet (Sec. 5.1)
 
@@ -15,6 +15,7 @@ def factor(
     name: Schedule,
     total_steps: int,
     warmup_steps: int = 0,
+    drops: Sequence[float] = (),
     replans: Sequence[tuple[int, int]] = (),
 ) -> Callable[[int], float]:
     """The factor for each optimiser step, counted from 0.
@@ -24,6 +25,7 @@ def factor(
         poly      (1 - t)^0.9
         cosine    (1 + cos(pi t)) / 2     (Loshchilov and Hutter 2017, Eq. 5, without restarts)
         linear    1 - t                   (Li, Yumer and Ramanan, Budgeted Training, 2020, Sec. 3)
+        step      0.1^n, n being the number of drops that are not after t
         constant  1
 
     with t from 0 in the first step after the warm-up to 1 in the first step that is not made any more. Where
@@ -31,9 +33,10 @@ def factor(
     steps: the factor does not jump, and t is 1 at the new end.
 
     Args:
-        name: "poly", "cosine", "linear" or "constant".
+        name: "poly", "cosine", "linear", "step" or "constant".
         total_steps: number of optimiser steps of the training.
         warmup_steps: number of steps of the warm-up, among them.
+        drops: of "step": where it falls to a tenth, as parts t of the training.
         replans: after which step the number of steps changed, and to how many, in order; looked at anew in
             every call, so a list may grow while the training goes on.
 
@@ -52,6 +55,7 @@ def factor(
         "poly": lambda t: (1 - t) ** POLY_POWER,
         "cosine": lambda t: (1 + math.cos(math.pi * t)) / 2,
         "linear": lambda t: 1 - t,
+        "step": lambda t: 0.1 ** sum(drop <= t for drop in drops),
         "constant": lambda t: 1.0,
     }
     if name not in falls:

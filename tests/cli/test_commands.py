@@ -91,6 +91,18 @@ def test_models_lists_every_model_with_its_size(pixelwise, monkeypatch) -> None:
     assert "Pyramid Scene Parsing Network" in table
 
 
+def test_models_lists_the_recipes_of_papers(pixelwise) -> None:
+    from pixelwise.paper_recipes import list_recipes
+
+    found = {row["name"]: row for row in json.loads(pixelwise("models", "--recipes", "--json").out)}
+    assert list(found) == list_recipes()
+    assert found["bisenet_cityscapes"]["settings"]["aux_weight"] == 1
+    assert "lr" in found["fcn32s_voc"]["uncertain"]
+    table = pixelwise("models", "--recipes").out
+    assert all(name in table for name in found)
+    assert "sgd, lr 0.01 poly, 240 epochs, batch 8" in table
+
+
 def test_info_shows_stages_operations_and_receptive_field(pixelwise) -> None:
     found = json.loads(
         pixelwise("info", "unet", "--classes", 3, "--size", "64x96", "--set", "width=4", "--json").out

@@ -21,7 +21,7 @@ from pixelwise.training import Recipe
 SMALL = ("--encoder", "tiny", "--set", "width=4", "--crop", "32x32", "--batch-size", 2, "--workers", 0)
 PARAMETERS = {p.name: p for p in typer.main.get_command(app).commands["train"].params}
 NOT_IN_A_RECIPE = {
-    "encoder", "pretrained", "in_channels", "set_", "resume", "config", "help", "budget", "no_plan",
+    "encoder", "pretrained", "in_channels", "set_", "resume", "config", "recipe", "help", "budget", "no_plan",
 }  # fmt: skip
 
 
@@ -96,7 +96,10 @@ def test_training_writes_a_run_and_prints_its_scores(pixelwise, street, tmp_path
     "options, words",
     [
         (("--lr", "-1"), "lr must be a number above 0"),
-        (("--optimizer", "lion"), "optimizer must be one of adamw, sgd"),
+        (("--optimizer", "lion"), "optimizer must be one of adamw, adam, sgd, rmsprop"),
+        (("--recipe", "pspnet_vok"), "there is no recipe 'pspnet_vok': did you mean 'pspnet_voc'?"),
+        (("--recipe", "pspnet_voc", "--config", "a.json"), "give --recipe or --config, not both"),
+        (("--drops", "0.5,2"), "drops must be numbers between 0 and 1, got (0.5, 2.0)"),
         (("--crop", "wide"), "--crop takes HEIGHTxWIDTH"),
         (("--crop", "8x8x8x8"), "--crop takes HEIGHTxWIDTH"),
         (("--crop", "32x32x32"), "crop must be a height and a width in pixels, got (32, 32, 32)"),
@@ -177,6 +180,18 @@ def heed_ctrl_c() -> None:
 
 
 @pytest.mark.parametrize("suffix", [".json", ".toml"])
+def test_an_option_that_says_no_is_heard(pixelwise, street, monkeypatch) -> None:
+    asked = []
+
+    def stop(recipe, **_):
+        asked.append(recipe)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("pixelwise.training.run", stop)
+    pixelwise("train", street, "--epochs", 1, "--no-choose", "--channels-first", "--flip", 0)
+    assert (asked[0].choose, asked[0].channels_last, asked[0].flip) == (False, False, 0)
+
+
 def test_a_config_gives_settings_that_options_override(
     pixelwise, street, tmp_path, monkeypatch, suffix
 ) -> None:
@@ -200,6 +215,21 @@ def test_a_config_gives_settings_that_options_override(
     assert (recipe.data, recipe.model, recipe.lr, recipe.crop) == (str(street), "pspnet", 0.25, (64, 96))
     assert (recipe.epochs, recipe.steps) == (None, 9)
     assert recipe.model_arguments == {"encoder": "tiny", "output_stride": 16}
+
+
+def test_a_recipe_of_a_paper_gives_settings_that_options_override(pixelwise, street, monkeypatch) -> None:
+    taken = []
+
+    def stop(recipe: Recipe) -> None:
+        taken.append(recipe)
+        raise ValueError("enough")
+
+    monkeypatch.setattr("pixelwise.training.run", stop)
+    pixelwise("train", street, "--recipe", "danet_cityscapes", "--batch-size", 2, "--steps", 9)
+    (recipe,) = taken
+    assert (recipe.data, recipe.model, recipe.optimizer) == (str(street), "danet_resnet101", "sgd")
+    assert (recipe.lr, recipe.aux_weight, recipe.crop, recipe.color) == (0.01, 1.0, (768, 768), 0.0)
+    assert (recipe.batch_size, recipe.epochs, recipe.steps) == (2, None, 9)
 
 
 @pytest.mark.parametrize(
@@ -276,4 +306,4 @@ def test_the_shell_completes_choices_and_imports_nothing_heavy(tmp_path) -> None
         [sys.executable, "-c", code], env=os.environ | asked, capture_output=True, text=True, check=False
     )
     assert ran.returncode == 0, ran.stderr
-    assert ran.stdout.split() == ["adamw", "sgd"]
+    assert ran.stdout.split() == ["adamw", "adam", "sgd", "rmsprop"]

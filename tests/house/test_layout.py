@@ -48,18 +48,20 @@ ALLOWED = {
     | {"algorithms", "checkpoint", "data", "decode", "files", "metrics", "tasks", "tiling"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
+    "paper_recipes": {"wording"},
     "interruption": set(),
     "summary": FOUNDATION | {"ops", "registry"},
     "weights": FOUNDATION | {"checkpoint", "files"},
     "training": FOUNDATION
     | {"checkpoint", "data", "draw", "encoders", "files", "interruption", "losses", "planning"}
     | {"predict", "recipe", "registry", "report", "tasks", "tiling"},
-    "console": FOUNDATION | {"planning", "registry", "summary"},
+    "console": FOUNDATION | {"paper_recipes", "planning", "registry", "summary"},
     "warmup": FOUNDATION | {"algorithms", "decode", "kernels", "losses", "metrics", "rle"},
     "demo": FOUNDATION | {"console", "data", "draw", "files", "predict", "report", "training"},
     "cli": FOUNDATION
     | {"__version__", "algorithms", "checkpoint", "console", "data", "demo", "files", "interruption"}
-    | {"planning", "predict", "recipe", "registry", "report", "summary", "tasks", "training", "warmup"}
+    | {"paper_recipes", "planning", "predict", "recipe", "registry", "report", "summary", "tasks"}
+    | {"training", "warmup"}
     | {"weights"},
     "__main__": {"cli"},
     "__init__": FOUNDATION

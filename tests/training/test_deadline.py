@@ -135,7 +135,7 @@ def test_a_limit_of_steps_ends_early(tiny: MakeRecipe, monkeypatch: pytest.Monke
 @pytest.mark.parametrize("name", ["linear", "poly", "cosine"])
 def test_a_schedule_that_is_planned_again_does_not_jump_and_ends_at_zero(name: str) -> None:
     replans: list[tuple[int, int]] = []
-    at = factor(name, 100, 10, replans)
+    at = factor(name, 100, 10, replans=replans)
     before = at(50)
     replans.append((50, 70))
     assert at(50) == before

@@ -24,7 +24,12 @@ def test_cosine_halves_in_the_middle_and_ends_near_zero() -> None:
     assert at(99) == pytest.approx((1 + math.cos(math.pi * 0.99)) / 2)
 
 
-@pytest.mark.parametrize("name", ["poly", "cosine", "constant"])
+def test_step_falls_to_a_tenth_at_each_drop() -> None:
+    at = factor("step", 12, warmup_steps=2, drops=(0.5, 0.8))
+    assert [at(step) for step in (2, 6, 7, 9, 10, 11)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("name", ["poly", "cosine", "step", "constant"])
 def test_warm_up_rises_linearly_to_the_whole_rate_and_then_it_never_rises(name: str) -> None:
     at = factor(name, 20, warmup_steps=4)
     assert [at(step) for step in range(5)] == [0.25, 0.5, 0.75, 1.0, 1.0]
@@ -39,7 +44,7 @@ def test_a_warm_up_longer_than_the_training_is_refused() -> None:
 
 
 def test_an_unknown_schedule_is_refused() -> None:
-    with pytest.raises(ValueError, match="schedule must be one of poly, cosine, linear, constant"):
+    with pytest.raises(ValueError, match="schedule must be one of poly, cosine, linear, step, constant"):
         factor("stairs", 3)
 
 
@@ -56,7 +61,7 @@ def test_every_parameter_is_in_one_group_and_vectors_do_not_decay() -> None:
             assert group["lr"] == (0.1 if id(parameter) in of_encoder else 1.0)
 
 
-@pytest.mark.parametrize("name", ["adamw", "sgd"])
+@pytest.mark.parametrize("name", ["adamw", "adam", "sgd", "rmsprop"])
 def test_the_schedule_keeps_the_ratio_of_encoder_and_rest(name: str) -> None:
     model = pw.build("pspnet", 3, encoder="tiny")
     optimization = Optimization(10, name, lr=0.2, encoder_lr_factor=0.1, schedule="poly")
@@ -107,6 +112,23 @@ def test_weight_decay_shrinks_weights_only() -> None:
     optimizer.step()
     torch.testing.assert_close(model.head.weight, before["head.weight"] * 0.95)
     assert torch.equal(model.head.bias, before["head.bias"])
+
+
+def test_momentum_and_drops_reach_rmsprop() -> None:
+    model = pw.build("unet_bilinear", 2, width=2)
+    optimization = Optimization(
+        4, "rmsprop", lr=1.0, momentum=0.3, weight_decay=0.2, schedule="step", drops=(0.5,)
+    )
+    optimizer, schedule = optimization.make(model)
+    assert isinstance(optimizer, torch.optim.RMSprop)
+    assert {group["momentum"] for group in optimizer.param_groups} == {0.3}
+    assert {group["weight_decay"] for group in optimizer.param_groups} == {0.0, 0.2}
+    rates = []
+    for _ in range(4):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        schedule.step()
+    assert rates == pytest.approx([1.0, 1.0, 0.1, 0.1])
 
 
 @pytest.mark.parametrize(
