@@ -214,8 +214,8 @@ class Recipe:
     schedule: Literal["poly", "cosine", "linear", "step", "constant"] = _setting(
         "poly",
         "Optimiser",
-        "Learning rate over the steps: poly (power 0.9), cosine or linear, all down to 0, step (to a tenth at "
-        "each of the drops), or constant.",
+        "Learning rate over the steps: poly (power 0.9), cosine or linear, all down to 0, step (to a tenth "
+        "at each of the drops), or constant.",
         choices=("poly", "cosine", "linear", "step", "constant"),
     )
     drops: tuple[float, ...] = _setting(

@@ -179,7 +179,6 @@ def heed_ctrl_c() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-@pytest.mark.parametrize("suffix", [".json", ".toml"])
 def test_an_option_that_says_no_is_heard(pixelwise, street, monkeypatch) -> None:
     asked = []
 
@@ -192,6 +191,7 @@ def test_an_option_that_says_no_is_heard(pixelwise, street, monkeypatch) -> None
     assert (asked[0].choose, asked[0].channels_last, asked[0].flip) == (False, False, 0)
 
 
+@pytest.mark.parametrize("suffix", [".json", ".toml"])
 def test_a_config_gives_settings_that_options_override(
     pixelwise, street, tmp_path, monkeypatch, suffix
 ) -> None:
