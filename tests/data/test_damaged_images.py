@@ -1,5 +1,6 @@
 """Whatever is wrong with an image file ends as one ValueError that names it; size alone is no error."""
 
+import struct
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -106,6 +107,21 @@ def test_pillows_limit_of_pixels_is_lifted_and_given_back(tmp_path: Path, monkey
     with pytest.raises(ValueError, match=r"0\.png: it has 30 x 30 pixels, more than the limit of 899 "):
         read_image(paths[0], max_pixels=899)
     assert Image.MAX_IMAGE_PIXELS == 100
+
+
+def test_a_header_that_claims_more_than_the_file_can_hold_is_refused(tmp_path: Path) -> None:
+    # A TIFF of one strip: a damaged width would be filled up with 1.5 GB of zeros.
+    path = tmp_path / "claim.tif"
+    Image.new("L", (7, 5)).save(path)
+    content = path.read_bytes()
+    at = content.index(struct.pack("<HHI", 256, 4, 1))
+    path.write_bytes(content[: at + 8] + struct.pack("<I", 100_000_000) + content[at + 12 :])
+    with pytest.raises(ValueError, match=r"claim\.tif: it claims 500,000,000 pixels in \d+ bytes"):
+        read_image(path)
+    constant = tmp_path / "constant.png"
+    Image.new("1", (9000, 6000)).save(constant)
+    assert constant.stat().st_size < 20_000
+    assert read_image(constant, 1).shape == (1, 6000, 9000)
 
 
 def test_an_image_in_memory_is_read_as_its_file(tmp_path: Path) -> None:

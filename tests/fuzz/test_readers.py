@@ -257,13 +257,18 @@ def place_of(error: BaseException) -> str:
     return f"{last.filename.rpartition('pixelwise/')[2]}:{last.lineno}"
 
 
+def peak_memory() -> int:
+    """Of this process so far, in bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+
+
 def fuzz(folder: Path, files: int, first: int = 0) -> None:
     """Read so many files; print what became of them, and fail on whatever is no ValueError."""
     every = kinds(folder)
     shares = [name for name, kind in every.items() for _ in range(kind.weight)]
     outcomes: Counter[tuple[str, str]] = Counter()
     failures: dict[tuple[str, str, str], int] = {}
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = most = peak_memory()
     for seed in range(first, first + files):
         name = shares[seed % len(shares)]
         suffix, content = invented(every[name], every, seed)
@@ -277,10 +282,13 @@ def fuzz(folder: Path, files: int, first: int = 0) -> None:
         except Exception as error:  # collected, so that one run shows everything
             outcomes[name, "failed"] += 1
             failures.setdefault((name, place_of(error), repr(error)[:200]), seed)
+        if (now := peak_memory()) > most + MOST_MEMORY / 10:
+            print(f"{name}, seed {seed}: the peak of the memory rises by {(now - most) / 2**20:.0f} MB")
+        most = max(most, now)
     for name in every:
         counts = ", ".join(f"{outcomes[name, what]} {what}" for what in ("read", "refused", "failed"))
         print(f"{name}: {counts}")
-    grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024
+    grown = most - before
     print(f"{files} files, {grown / 2**20:.0f} MB")
     for (name, place, said), seed in failures.items():
         print(f"{name}, seed {seed}, {place}: {said}")

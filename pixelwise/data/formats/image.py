@@ -20,6 +20,7 @@ IMAGE_SUFFIXES = frozenset(
     ".npy".split()
 )
 MAX_PIXELS = 1_000_000_000  # of one file, unless the caller says otherwise
+_MANY_PIXELS, _PIXELS_PER_BYTE = 50_000_000, 100_000  # a constant image in PNG has some 8,000 per byte
 Source = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 
 _ORIENTATION = 0x0112  # EXIF tag
@@ -153,6 +154,7 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
             image = Image.open(path)
         with image:
             _check_size(image.height, image.width, max_pixels)
+            _check_claim(image.height * image.width, path)
             refuse_pages(image)
             with _PILLOWS_LIMIT.lifted():
                 image.load()
@@ -257,6 +259,13 @@ def _check_size(height: int, width: int, most: int) -> None:
         raise ValueError(f"it has {size}, more than the limit of {most:,} (--max-pixels, max_pixels=)")
 
 
+def _check_claim(pixels: int, path: Path) -> None:
+    """A damaged header can claim a size that no content of so few bytes has; reading it would fill memory."""
+    size = path.stat().st_size
+    if pixels > _MANY_PIXELS and pixels > _PIXELS_PER_BYTE * size:
+        raise ValueError(f"it claims {pixels:,} pixels in {size:,} bytes: the file is damaged")
+
+
 def _first_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
@@ -310,6 +319,7 @@ def _tiff(path: Path, channels: int, max_pixels: int) -> np.ndarray:
     with readable(path), tifffile.TiffFile(path) as file:
         shape = file.series[0].shape
         _check_size(math.prod(shape), 1, max_pixels * channels)
+        _check_claim(math.prod(shape), path)
         return _native(file.asarray())
 
 
