@@ -179,7 +179,7 @@ def loop(train: Path, images: Path, out: Path, seconds: float, seed: int) -> Non
             for name in val:
                 image, mask = read(name)
                 metrics.update(scores(image).argmax(0)[None], mask[None])
-        if (score := metrics.compute()["mean_iou"]) > best_score:
+        if (score := metrics.compute().mean_iou) > best_score:
             best = {key: tensor.clone() for key, tensor in model.state_dict().items()}
             best_score = score
         validation = time.monotonic() - began
