@@ -49,9 +49,12 @@ bench: .venv/dev
 	$(BIN)/python bench/classical.py
 	$(BIN)/python bench/mask_rcnn.py
 	$(BIN)/python bench/patch_classifier.py
+	$(BIN)/python bench/models.py
 
 docs: .venv/dev
-	$(BIN)/python docs/make_models_table.py
+	$(BIN)/python docs/measure_models.py
+	$(BIN)/python docs/make_models_pictures.py
+	$(BIN)/python docs/make_models.py
 	$(BIN)/python docs/make_auto_page.py
 	$(BIN)/python docs/make_classical_gallery.py
 

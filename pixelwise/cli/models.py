@@ -25,7 +25,7 @@ def models(
 
     Example: [bold]pixelwise models --json[/bold]
 
-    Recipes of papers for [bold]pixelwise train --recipe NAME[/bold]: [bold]pixelwise models --recipes[/bold]
+    Names for pixelwise train --recipe: [bold]pixelwise models --recipes[/bold]
     """
     if recipes:
         _list_recipes(as_json)

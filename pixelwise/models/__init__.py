@@ -16,6 +16,7 @@ from .danet import (
     danet as danet,
     danet_resnet50 as danet_resnet50,
     danet_resnet101 as danet_resnet101,
+    from_danet as from_danet,
 )
 from .deconvnet import DeconvNet as DeconvNet, deconvnet as deconvnet
 from .deep_parsing_network import (
@@ -75,6 +76,7 @@ from .emanet import (
     emanet_resnet50 as emanet_resnet50,
     emanet_resnet101 as emanet_resnet101,
     emanet_resnet152 as emanet_resnet152,
+    from_emanet as from_emanet,
 )
 from .encnet import (
     EncNet as EncNet,
@@ -82,6 +84,7 @@ from .encnet import (
     encnet as encnet,
     encnet_resnet50 as encnet_resnet50,
     encnet_resnet101 as encnet_resnet101,
+    from_encnet as from_encnet,
 )
 from .espnetv2 import (
     ESPNetv2 as ESPNetv2,
@@ -252,7 +255,12 @@ from .piecewise_crf import (
     piecewise_crf as piecewise_crf,
 )
 from .pointrend import PointLogits as PointLogits, PointRend as PointRend, pointrend as pointrend
-from .psanet import PSANet as PSANet, psanet as psanet, psanet_resnet101 as psanet_resnet101
+from .psanet import (
+    PSANet as PSANet,
+    from_semseg_psanet as from_semseg_psanet,
+    psanet as psanet,
+    psanet_resnet101 as psanet_resnet101,
+)
 from .pspnet import (
     PSPNet as PSPNet,
     PyramidPooling as PyramidPooling,

@@ -13,13 +13,16 @@ As in the authors' code, channel attention is by unlikeness: scores are subtract
 row before the softmax, which Eq. 3 does not show. Neither attention is divided by the root of its width.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..encoders import Encoder, StemPolicy, dilate, make_encoder
 from ..layers import ConvNormAct, size_of
-from ..types import DenseLogits, DenseModel, Paper
+from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 
 PAPER = Paper(
     "Dual Attention Network for Scene Segmentation",
@@ -144,3 +147,51 @@ def danet_resnet101(
     model = danet(num_classes, encoder="resnet101", in_channels=in_channels, pretrained=pretrained, stem=stem)
     dilate(model.encoder, "c5", *MULTI_DILATION)
     return model
+
+
+_PARTS = {
+    "pretrained.": "encoder.body.",
+    "head.conv5a.": "position.0.",
+    "head.sa.query_conv.": "position.1.query.",
+    "head.sa.key_conv.": "position.1.key.",
+    "head.sa.value_conv.": "position.1.value.",
+    "head.sa.": "position.1.",
+    "head.conv51.": "position.2.",
+    "head.conv5c.": "channel.0.",
+    "head.sc.": "channel.1.",
+    "head.conv52.": "channel.2.",
+    "head.conv6.": "position_head.",
+    "head.conv7.": "channel_head.",
+    "head.conv8.": "head.",
+}  # theirs -> ours, the longer of two first
+
+
+def from_danet(state_dict: Mapping[str, Tensor]) -> DANet:
+    """Weights of the authors' DANet (github.com/junfu1115/DANet) in our model, in eval mode.
+
+    Args:
+        state_dict: as `torch.load(path, weights_only=True)["state_dict"]` gives it, with or without
+            `module.` before each key; the classifier of ImageNet, which they keep, is left out.
+
+    Raises:
+        ValueError: if it is not a state dict of a DANet on ResNet-50 or ResNet-101 with a 7x7 stem.
+    """
+    weights = {}
+    for key, tensor in state_dict.items():
+        key = key.removeprefix("module.")
+        if not key.startswith("pretrained.fc."):
+            part = next((part for part in _PARTS if key.startswith(part)), "")
+            weights[_PARTS.get(part, "") + key.removeprefix(part)] = tensor
+    builder = danet_resnet101 if "encoder.body.layer3.22.conv1.weight" in weights else danet_resnet50
+    try:
+        arguments: dict[str, Any] = {
+            "num_classes": len(weights["head.1.weight"]),
+            "in_channels": weights["encoder.body.conv1.weight"].shape[1],
+        }
+        model = builder(**arguments)
+        own = {key: x for key, x in model.state_dict().items() if key.startswith("encoder.normalize.")}
+        model.load_state_dict(weights | own)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"state_dict is not that of the authors' DANet: {error}") from error
+    model.built_by = BuiltBy(builder.__name__, arguments)
+    return model.eval()

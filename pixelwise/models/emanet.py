@@ -16,6 +16,8 @@ like that of a batch norm, and over all processes of a distributed training; nor
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -24,7 +26,7 @@ from torch.nn import functional as F
 
 from ..encoders import Encoder, StemPolicy, dilate, make_encoder
 from ..layers import BatchNorm2d, ConvNormAct, size_of
-from ..types import DenseLogits, DenseModel, Paper
+from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 
 PAPER = Paper(
     "Expectation-Maximization Attention Networks for Semantic Segmentation",
@@ -164,3 +166,53 @@ def _with_grid(
     model = emanet(num_classes, encoder=encoder, in_channels=in_channels, pretrained=pretrained, stem=stem)
     dilate(model.encoder, "c5", *DILATIONS)
     return model
+
+
+_BODY = {"0": "conv1", "1": "bn1", "4": "layer1", "5": "layer2", "6": "layer3", "7": "layer4"}
+_PARTS = {
+    "fc0.conv": "reduce.0",
+    "fc0.bn": "reduce.1",
+    "emau.mu": "attention.bases",
+    "emau.conv1": "attention.project",
+    "emau.conv2": "attention.restore",
+    "fc1.0.conv": "head.0.0",
+    "fc1.0.bn": "head.0.1",
+    "fc2": "head.2",
+}  # theirs -> ours
+
+
+def from_emanet(state_dict: Mapping[str, Tensor]) -> EMANet:
+    """Weights of the authors' EMANet (github.com/XiaLiPKU/EMANet) in our model, in eval mode.
+
+    Args:
+        state_dict: as `torch.load(path, weights_only=True)["net"]` gives it, with or without `module.` before
+            each key.
+
+    Raises:
+        ValueError: if it is not a state dict of an EMANet on ResNet-50, 101 or 152.
+    """
+    weights = {}
+    for key, tensor in state_dict.items():
+        key = key.removeprefix("module.")
+        if key.startswith("extractor."):
+            _, position, rest = key.split(".", 2)
+            key = f"encoder.body.{_BODY.get(position, position)}.{rest}"
+        else:
+            part = next((part for part in _PARTS if key.startswith(part)), "")
+            key = _PARTS.get(part, "") + key.removeprefix(part)
+        weights[key] = tensor
+    builders = (emanet_resnet152, emanet_resnet101, emanet_resnet50)
+    last = ("encoder.body.layer3.35.conv1.weight", "encoder.body.layer3.22.conv1.weight", "")
+    builder = next(b for b, key in zip(builders, last, strict=True) if not key or key in weights)
+    try:
+        arguments: dict[str, Any] = {
+            "num_classes": len(weights["head.2.weight"]),
+            "in_channels": weights["encoder.body.conv1.0.weight"].shape[1],
+        }
+        model = builder(**arguments)
+        own = {key: x for key, x in model.state_dict().items() if key.startswith("encoder.normalize.")}
+        model.load_state_dict(weights | own)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"state_dict is not that of the authors' EMANet: {error}") from error
+    model.built_by = BuiltBy(builder.__name__, arguments)
+    return model.eval()

@@ -15,7 +15,9 @@ channels are added to the map. Departures: the authors' networks for other data 
 c4, are not here; their semantic encoding loss takes the class weights of the main loss, here it has none.
 """
 
+from collections.abc import Mapping
 from dataclasses import field
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -25,7 +27,7 @@ from torch.nn import functional as F
 from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import ConvNormAct, size_of
 from ..losses import loss_parts, semantic_encoding_loss
-from ..types import Batch, ClassMasks, DenseLogits, DenseModel, Paper, Value, value
+from ..types import Batch, BuiltBy, ClassMasks, DenseLogits, DenseModel, Paper, Value, value
 from .fcn import FCNHead
 
 PAPER = Paper(
@@ -220,3 +222,49 @@ def encnet_resnet101(
     return encnet(
         num_classes, encoder="resnet101s", in_channels=in_channels, pretrained=pretrained, stem=stem, aux=aux
     )
+
+
+_PARTS = {
+    "pretrained.": "encoder.body.",
+    "head.conv5.": "head.reduce.",
+    "head.encmodule.encoding.0.": "head.context.reduce.0.",
+    "head.encmodule.encoding.1.": "head.context.reduce.1.",
+    "head.encmodule.encoding.3.": "head.context.encoding.0.",
+    "head.encmodule.encoding.4.": "head.context.encoding.1.",
+    "head.encmodule.fc.": "head.context.attention.",
+    "head.encmodule.selayer.": "head.context.presence.",
+    "head.conv6.": "head.classify.",
+    "auxlayer.conv5.": "aux_head.",
+}  # theirs -> ours
+
+
+def from_encnet(state_dict: Mapping[str, Tensor]) -> EncNet:
+    """Weights of the author's EncNet (github.com/zhanghang1989/PyTorch-Encoding) in our model, in eval mode.
+
+    Args:
+        state_dict: as `torch.load(path, weights_only=True)` gives it, with or without `module.` before each
+            key; the classifier of ImageNet, which is kept there, is left out.
+
+    Raises:
+        ValueError: if it is not a state dict of an EncNet without lateral connections on ResNet-50s or 101s.
+    """
+    weights = {}
+    for key, tensor in state_dict.items():
+        key = key.removeprefix("module.")
+        if not key.startswith("pretrained.fc."):
+            part = next((part for part in _PARTS if key.startswith(part)), "")
+            weights[_PARTS.get(part, "") + key.removeprefix(part)] = tensor
+    builder = encnet_resnet101 if "encoder.body.layer3.22.conv1.weight" in weights else encnet_resnet50
+    try:
+        arguments: dict[str, Any] = {
+            "num_classes": len(weights["head.classify.1.weight"]),
+            "in_channels": weights["encoder.body.conv1.0.weight"].shape[1],
+            "aux": "aux_head.0.weight" in weights,
+        }
+        model = builder(**arguments)
+        own = {key: x for key, x in model.state_dict().items() if key.startswith("encoder.normalize.")}
+        model.load_state_dict(weights | own)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"state_dict is not that of an EncNet from PyTorch-Encoding: {error}") from error
+    model.built_by = BuiltBy(builder.__name__, arguments)
+    return model.eval()

@@ -15,6 +15,8 @@ pixels; the operation is an index into the predicted map, not a kernel for one k
 """
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -22,7 +24,7 @@ from torch import Tensor, nn
 
 from ..encoders import Encoder, StemPolicy, dilate, make_encoder
 from ..layers import ConvNormAct, resize, resize_like, size_of
-from ..types import DenseLogits, DenseModel, Paper
+from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .fcn import FCNHead
 
 PAPER = Paper(
@@ -171,3 +173,56 @@ def psanet_resnet101(
     dilate(model.encoder, "c4", 2)
     dilate(model.encoder, "c5", 4)
     return model
+
+
+_STEM = {"0": "conv1.0", "1": "conv1.1", "3": "conv1.3", "4": "conv1.4", "6": "conv1.6", "7": "bn1"}
+_PARTS = {
+    "psa.reduce.": "collect.reduce.",
+    "psa.attention.3.": "collect.attention.1.",
+    "psa.attention.": "collect.attention.0.",
+    "psa.reduce_p.": "distribute.reduce.",
+    "psa.attention_p.3.": "distribute.attention.1.",
+    "psa.attention_p.": "distribute.attention.0.",
+    "psa.proj.": "project.",
+    "cls.4.": "head.2.",
+    "cls.": "head.0.",
+    "aux.": "aux_head.",
+}  # theirs -> ours, the longer of two first
+
+
+def from_semseg_psanet(state_dict: Mapping[str, Tensor]) -> PSANet:
+    """Weights of the authors' PSANet (github.com/hszhao/semseg) on ResNet-101 in our model, in eval mode.
+
+    Args:
+        state_dict: as `torch.load(path, weights_only=True)["state_dict"]` gives it, with or without
+            `module.` before each key.
+
+    Raises:
+        ValueError: if it is not a state dict of a PSANet on ResNet-101 with both branches.
+    """
+    weights = {}
+    for key, tensor in state_dict.items():
+        key = key.removeprefix("module.")
+        if key.startswith("layer0."):
+            _, position, name = key.split(".")
+            key = f"encoder.body.{_STEM.get(position, position)}.{name}"
+        elif key.startswith("layer"):
+            key = f"encoder.body.{key}"
+        else:
+            part = next((part for part in _PARTS if key.startswith(part)), "")
+            key = _PARTS.get(part, "") + key.removeprefix(part)
+        weights[key] = tensor
+    try:
+        arguments: dict[str, Any] = {
+            "num_classes": len(weights["head.2.weight"]),
+            "in_channels": weights["encoder.body.conv1.0.weight"].shape[1],
+            "mask_size": math.isqrt(len(weights["collect.attention.1.weight"])),
+            "aux": "aux_head.0.weight" in weights,
+        }
+        model = psanet_resnet101(**arguments)
+        own = {key: x for key, x in model.state_dict().items() if key.startswith("encoder.normalize.")}
+        model.load_state_dict(weights | own)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"state_dict is not that of a PSANet from semseg: {error}") from error
+    model.built_by = BuiltBy("psanet_resnet101", arguments)
+    return model.eval()

@@ -1,0 +1,214 @@
+"""State dicts of the authors' networks on ResNets map one to one onto ours.
+
+Keys and shapes are those of the authors' code (named at each table); no file of theirs is needed. In the
+default run nothing has values, so that a full-size network costs no memory; the slow run gives each tensor a
+value of its own and looks where it arrives.
+"""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from pixelwise.models import from_danet, from_emanet, from_encnet, from_semseg_psanet
+from pixelwise.types import DenseModel
+
+Shapes = dict[str, tuple[int, ...]]
+CLASSES = 7
+
+
+def conv(key: str, c_in: int, c_out: int, kernel: int = 1, *, bias: bool = False) -> Shapes:
+    shapes: Shapes = {f"{key}.weight": (c_out, c_in, kernel, kernel)}
+    return shapes | ({f"{key}.bias": (c_out,)} if bias else {})
+
+
+def norm(key: str, c: int) -> Shapes:
+    names = ("weight", "bias", "running_mean", "running_var")
+    return {f"{key}.{name}": (c,) for name in names} | {f"{key}.num_batches_tracked": ()}
+
+
+def both(key: str, c_in: int, c_out: int, kernel: int = 1, names: tuple[str, str] = ("0", "1")) -> Shapes:
+    """A convolution and its batch norm."""
+    return conv(f"{key}.{names[0]}", c_in, c_out, kernel) | norm(f"{key}.{names[1]}", c_out)
+
+
+def stages(blocks: tuple[int, ...], name: Callable[[int], str], c_in: int) -> Shapes:
+    """The four stages of a ResNet with bottlenecks."""
+    shapes: Shapes = {}
+    for stage, count in enumerate(blocks, start=1):
+        width = 32 * 2**stage
+        for i in range(count):
+            key = f"{name(stage)}.{i}"
+            sizes = ((c_in, width, 1), (width, width, 3), (width, 4 * width, 1))
+            for n, (a, b, kernel) in enumerate(sizes, start=1):
+                shapes |= conv(f"{key}.conv{n}", a, b, kernel) | norm(f"{key}.bn{n}", b)
+            if i == 0:
+                shapes |= both(f"{key}.downsample", c_in, 4 * width)
+            c_in = 4 * width
+    return shapes
+
+
+R50, R101, R152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
+
+
+def deep_stem(names: tuple[str, ...], last: str) -> Shapes:
+    """Three 3x3 convolutions: keys of the convolutions and norms between, and of the last norm."""
+    sizes = ((3, 64), (64, 64), (64, 128))
+    shapes: Shapes = {}
+    for i, (a, b) in enumerate(sizes):
+        shapes |= conv(names[2 * i], a, b, 3) | norm(names[2 * i + 1] if i < 2 else last, b)
+    return shapes
+
+
+def encoding_trunk(blocks: tuple[int, ...], *, deep: bool) -> Shapes:
+    """`pretrained` of a network of PyTorch-Encoding: a ResNet with its classifier of ImageNet."""
+    stem = tuple(f"pretrained.conv1.{i}" for i in (0, 1, 3, 4, 6))
+    shapes = (
+        deep_stem(stem, "pretrained.bn1")
+        if deep
+        else conv("pretrained.conv1", 3, 64, 7) | norm("pretrained.bn1", 64)
+    )
+    shapes |= stages(blocks, lambda stage: f"pretrained.layer{stage}", 128 if deep else 64)
+    return shapes | {"pretrained.fc.weight": (1000, 2048), "pretrained.fc.bias": (1000,)}
+
+
+def danet(blocks: tuple[int, ...]) -> Shapes:
+    """junfu1115/DANet, encoding/models/sseg/danet.py."""
+    shapes = encoding_trunk(blocks, deep=False)
+    for name, c_in in (("conv5a", 2048), ("conv5c", 2048), ("conv51", 512), ("conv52", 512)):
+        shapes |= both(f"head.{name}", c_in, 512, 3)
+    for name, c in (("query", 64), ("key", 64), ("value", 512)):
+        shapes |= conv(f"head.sa.{name}_conv", 512, c, bias=True)
+    shapes |= {"head.sa.gamma": (1,), "head.sc.gamma": (1,)}
+    for name in ("conv6", "conv7", "conv8"):
+        shapes |= conv(f"head.{name}.1", 512, CLASSES, bias=True)
+    return shapes
+
+
+def encnet(blocks: tuple[int, ...]) -> Shapes:
+    """zhanghang1989/PyTorch-Encoding, encoding/models/sseg/encnet.py."""
+    shapes = encoding_trunk(blocks, deep=True) | both("head.conv5", 2048, 512, 3)
+    encoding = "head.encmodule.encoding"
+    shapes |= both(encoding, 512, 512) | norm(f"{encoding}.4", 32)
+    shapes |= {f"{encoding}.3.codewords": (32, 512), f"{encoding}.3.scale": (32,)}
+    for name, c in (("fc.0", 512), ("selayer", CLASSES)):
+        shapes |= {f"head.encmodule.{name}.weight": (c, 512), f"head.encmodule.{name}.bias": (c,)}
+    shapes |= conv("head.conv6.1", 512, CLASSES, bias=True)
+    return shapes | both("auxlayer.conv5", 1024, 256, 3) | conv("auxlayer.conv5.4", 256, CLASSES, bias=True)
+
+
+def emanet(blocks: tuple[int, ...]) -> Shapes:
+    """XiaLiPKU/EMANet, network.py."""
+    shapes = deep_stem(tuple(f"extractor.0.{i}" for i in (0, 1, 3, 4, 6)), "extractor.1")
+    shapes |= stages(blocks, lambda stage: f"extractor.{stage + 3}", 128)
+    shapes |= both("fc0", 2048, 512, 3, ("conv", "bn")) | both("fc1.0", 512, 256, 3, ("conv", "bn"))
+    shapes |= conv("emau.conv1", 512, 512, bias=True) | both("emau.conv2", 512, 512)
+    return shapes | {"emau.mu": (1, 512, 64)} | conv("fc2", 256, CLASSES, bias=True)
+
+
+def psanet(blocks: tuple[int, ...]) -> Shapes:
+    """hszhao/semseg, model/psanet.py, for crops of 465 pixels."""
+    shapes = deep_stem(tuple(f"layer0.{i}" for i in (0, 1, 3, 4, 6)), "layer0.7")
+    shapes |= stages(blocks, lambda stage: f"layer{stage}", 128)
+    for end in ("", "_p"):
+        shapes |= both(f"psa.reduce{end}", 2048, 512) | both(f"psa.attention{end}", 512, 512)
+        shapes |= conv(f"psa.attention{end}.3", 512, 59**2)
+    shapes |= both("psa.proj", 1024, 2048) | both("cls", 4096, 512, 3) | both("aux", 1024, 256, 3)
+    return shapes | conv("cls.4", 512, CLASSES, bias=True) | conv("aux.4", 256, CLASSES, bias=True)
+
+
+Converter = Callable[[dict[str, Tensor]], DenseModel]
+CASES: list[tuple[Converter, Shapes, str]] = [
+    (from_danet, danet(R101), "danet_resnet101"),
+    (from_danet, danet(R50), "danet_resnet50"),
+    (from_encnet, encnet(R101), "encnet_resnet101"),
+    (from_encnet, encnet(R50), "encnet_resnet50"),
+    (from_emanet, emanet(R152), "emanet_resnet152"),
+    (from_emanet, emanet(R101), "emanet_resnet101"),
+    (from_emanet, emanet(R50), "emanet_resnet50"),
+    (from_semseg_psanet, psanet(R101), "psanet_resnet101"),
+]
+
+
+def cases() -> list[object]:
+    """The first of each by default; the others are slow."""
+    first = {convert: builder for convert, _, builder in reversed(CASES)}
+    return [
+        pytest.param(*case, marks=() if first[case[0]] == case[2] else pytest.mark.slow, id=case[2])
+        for case in CASES
+    ]
+
+
+@pytest.mark.parametrize("convert, shapes, builder", cases())
+def test_every_tensor_of_the_authors_has_a_place_and_every_place_a_tensor(
+    convert: Converter, shapes: Shapes, builder: str
+) -> None:
+    with torch.device("meta"):
+        weights = {f"module.{key}": torch.empty(shape) for key, shape in shapes.items()}
+        model = convert(weights)  # refuses what is missing, left over or of another shape
+    assert model.built_by.builder == builder
+    assert model.num_classes == CLASSES
+    assert not model.training
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "convert, shapes, counterparts",
+    [
+        (
+            from_danet,
+            danet(R50),
+            {
+                "head.sa.query_conv.weight": "position.1.query.weight",
+                "head.sa.key_conv.weight": "position.1.key.weight",
+                "head.sc.gamma": "channel.1.gamma",
+                "head.conv5c.0.weight": "channel.0.0.weight",
+                "head.conv8.1.weight": "head.1.weight",
+                "head.conv7.1.bias": "channel_head.1.bias",
+            },
+        ),
+        (
+            from_emanet,
+            emanet(R50),
+            {
+                "emau.mu": "attention.bases",
+                "fc1.0.bn.bias": "head.0.1.bias",
+                "fc0.conv.weight": "reduce.0.weight",
+            },
+        ),
+        (
+            from_encnet,
+            encnet(R50),
+            {
+                "head.encmodule.encoding.3.scale": "head.context.encoding.0.scale",
+                "head.encmodule.encoding.4.bias": "head.context.encoding.1.bias",
+                "auxlayer.conv5.4.bias": "aux_head.4.bias",
+            },
+        ),
+        (
+            from_semseg_psanet,
+            psanet(R101),
+            {
+                "psa.reduce.0.weight": "collect.reduce.0.weight",
+                "psa.attention_p.3.weight": "distribute.attention.1.weight",
+                "psa.attention.1.running_mean": "collect.attention.0.1.running_mean",
+                "cls.4.bias": "head.2.bias",
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_each_tensor_arrives_once(convert: Converter, shapes: Shapes, counterparts: dict[str, str]) -> None:
+    numbers = {key: torch.full((), float(i)) for i, key in enumerate(shapes)}
+    weights = {key: numbers[key].expand(shape) for key, shape in shapes.items()}
+    state = convert(weights).state_dict()
+    found = sorted(x.flatten()[0].item() for key, x in state.items() if ".normalize." not in key)
+    assert found == sorted(n.item() for key, n in numbers.items() if ".fc." not in key or "encmodule" in key)
+    for theirs, ours in counterparts.items():
+        assert state[ours].flatten()[0] == numbers[theirs], theirs
+
+
+@pytest.mark.parametrize("convert", [from_danet, from_emanet, from_encnet, from_semseg_psanet])
+def test_other_weights_are_refused(convert: Converter) -> None:
+    with torch.device("meta"), pytest.raises(ValueError, match="state_dict is not that of"):
+        convert(torch.nn.Linear(2, 2).state_dict())
