@@ -1118,6 +1118,25 @@ class DenseModel(Model):
         """
 
 
+class MaskModel(Model):
+    """A network that classifies masks: image -> MaskLogits with `num_classes` classes and "no object".
+
+    The same weights serve every task of masks; the task decides how they are learned and decoded.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("semantic", "instance", "panoptic")
+    output = MaskLogits
+    num_classes: int
+
+    @abstractmethod
+    def forward(self, image: Float[Tensor, "b c H W"]) -> MaskLogits:
+        """Masks and their classes.
+
+        Raises:
+            ValueError: if the image is smaller than `minimum_size`.
+        """
+
+
 class HeatmapModel(Model):
     """A network that tells the place of each joint of one object: crop -> Heatmaps.
 
