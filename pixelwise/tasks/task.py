@@ -98,6 +98,10 @@ def _number_of_classes(classes: ClassTable) -> Settings:
     return {"num_classes": len(classes)}
 
 
+def _any_classes(classes: ClassTable) -> None:
+    pass
+
+
 def _nothing(settings: Settings) -> Settings:
     return {}
 
@@ -145,6 +149,7 @@ class Task:
             kept with the weights if they help; see `predict.choices`.
         variants: the report on validation images and the classes -> further settings of `decode` to try;
             None where there are none.
+        check: raises a ValueError for classes that do not suit the task.
         model_arguments: classes -> the arguments of a builder that follow from them.
         defaults: settings of a recipe that suit the task better than the recipe's own.
         planning: how a training is planned; None where it is not.
@@ -178,6 +183,7 @@ class Task:
     finish: Callable[[Annotation, ClassTable, Settings], Annotation] | None = None
     offers: tuple[str, ...] = ()
     variants: Callable[[Report, ClassTable], Sequence[Settings]] | None = None
+    check: Callable[[ClassTable], None] = _any_classes
     model_arguments: Callable[[ClassTable], Settings] = _number_of_classes
     defaults: Settings = field(default_factory=dict)
     planning: Planning | None = None

@@ -290,6 +290,7 @@ def make_experiment(
         raise ValueError("precision 16 needs a GPU: take bf16, or 32")
     parts, task = _open(recipe, data)
     classes = parts.train.classes
+    task.check(classes)
     model, recipe = _make_model(recipe, task.model_arguments(classes), continued=continued)
     taken = None
     if recipe.init_from is not None and not continued:
