@@ -38,6 +38,7 @@ ALLOWED = {
     "encoders": FOUNDATION | {"layers", "ops"},
     "models": FOUNDATION | {"layers", "ops", "encoders", "losses", "decode", "rle", "algorithms"},
     "registry": FOUNDATION | {"models", "encoders"},
+    "converters": FOUNDATION | {"models"},
     "checkpoint": FOUNDATION | {"registry", "files"},
     "tasks": FOUNDATION
     | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "losses", "metrics", "ops", "rle"}
@@ -60,7 +61,7 @@ ALLOWED = {
     | {"weights"},
     "__main__": {"cli"},
     "__init__": FOUNDATION
-    | {"checkpoint", "data", "losses", "predict", "registry", "tasks", "training", "weights"},
+    | {"checkpoint", "converters", "data", "losses", "predict", "registry", "tasks", "training", "weights"},
 }
 TASK_NAMES = {
     "semantic", "multilabel", "detection", "instance", "panoptic", "keypoints", "volume", "promptable",

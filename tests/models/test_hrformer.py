@@ -1,5 +1,7 @@
 """HRFormer: the authors' structure and counts, its windows, its exchanges."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.nn import functional as F
@@ -30,7 +32,7 @@ def test_the_encoder_and_the_authors_classifier_have_as_many_as_they_count(name:
         wide = 4 * narrow
         classifier += c * narrow + narrow * 9 + narrow * wide + 2 * (narrow + narrow + wide)
         classifier += c * wide + 2 * wide  # the projection beside it
-    for narrow, wider in zip(head[:-1], head[1:], strict=True):
+    for narrow, wider in pairwise(head):
         a, b = 4 * narrow, 4 * wider
         classifier += a * 9 + a + 2 * a + a * b + b + 2 * b
     assert sum(p.numel() for p in encoder.parameters()) + classifier == count
