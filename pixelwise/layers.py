@@ -50,6 +50,14 @@ class BatchNorm2d(nn.BatchNorm2d):
         return super().forward(input)
 
 
+class LayerNorm2d(nn.LayerNorm):
+    """Layer norm over the channels of every pixel of a map."""
+
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+        """Normalise each pixel."""
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 class Normalize(nn.Module):
     """(image - mean) / std per channel. Part of the model, so that input in [0, 1] is all a user needs.
 

@@ -30,6 +30,7 @@ from .wording import brief
 
 _TIMEOUT = 30.0  # seconds without a byte
 _PIECE = 1 << 18  # bytes per read
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,8 @@ def find_converter(entry: PublishedWeights) -> Callable[[dict[str, Tensor]], Den
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Tensors by name from a safetensors file or a file of `torch.save`, on the CPU.
 
+    A file of `torch.save` may hold them under `state_dict`, beside other things.
+
     Raises:
         ValueError: if it is neither, is not whole, or holds more than tensors.
     """
@@ -177,6 +180,8 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except Exception as error:  # torch's reader raises whatever it stumbles over: KeyError, EOFError ...
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a file of weights: {said}") from error
+    if isinstance(state_dict, dict) and isinstance(state_dict.get("state_dict"), dict):
+        state_dict = state_dict["state_dict"]  # OpenMMLab's files tell more beside it
     if not isinstance(state_dict, dict) or not all(isinstance(t, Tensor) for t in state_dict.values()):
         raise ValueError(f"{path} holds something else than tensors by name")
     return dict(state_dict)
@@ -232,7 +237,7 @@ def _cache_folder(cache: str | os.PathLike[str] | None) -> Path:
 
 def _fetched(entry: PublishedWeights, folder: Path) -> Path:
     """Path of the whole, checked file; a broken one that lies there is fetched anew."""
-    path = folder / entry.url.rpartition("/")[2]
+    path = folder / _cache_name(entry)
     if path.is_file() and _digest(path).startswith(entry.sha256):
         return path
     try:
@@ -251,6 +256,12 @@ def _fetched(entry: PublishedWeights, folder: Path) -> Path:
         _receive(response, temporary, entry)
         _check(temporary, entry)
     return path
+
+
+def _cache_name(entry: PublishedWeights) -> str:
+    """The file's own name, or the entry's where all files of a hub are called the same."""
+    name = entry.url.rpartition("/")[2]
+    return f"{entry.name}{Path(name).suffix}" if name in _HUB_FILES else name
 
 
 def _receive(response: Any, path: Path, entry: PublishedWeights) -> None:

@@ -6,16 +6,28 @@ from typing import NamedTuple
 
 from ..types import STAGES
 from .base import Encoder as Encoder
-from .dense_swin import SWIN_SIZES, DenseSwin as DenseSwin, SwinSize as SwinSize
 from .dilated_densenet import DilatedDenseNet as DilatedDenseNet
-from .from_transformers import rename_transformers_encoder as rename_transformers_encoder
+from .from_transformers import (
+    read_transformers_swin as read_transformers_swin,
+    rename_transformers_encoder as rename_transformers_encoder,
+)
+from .hrformer import HRFORMER_SIZES, HRFormer as HRFormer
 from .hrnet import BRANCHES, HRNet as HRNet, fit_hrnet_weights as fit_hrnet_weights
+from .mit import MIT_SIZES as MIT_SIZES, MiT as MiT
 from .published import (
     WeightsUnavailable as WeightsUnavailable,
     fetch as fetch,
+    fetch_file as fetch_file,
     fetch_torchvision as fetch_torchvision,
     timm_has_weights,
     timm_weights_at_hand,
+)
+from .pvt import LEVELS, PVT as PVT, PVT_DEPTHS, pretrained_pvt
+from .swin_transformer import (
+    SWIN_SIZES as SWIN_SIZES,
+    SwinTransformer as SwinTransformer,
+    pretrained_swin as pretrained_swin,
+    rename_timm_swin as rename_timm_swin,
 )
 from .timm import (
     StemPolicy as StemPolicy,
@@ -131,29 +143,47 @@ def _aligned_xception(
     )
 
 
-def _dense_swin(
-    size: str,
+def pyramid_transformer(
+    name: str,
     *,
-    in_channels: int,
-    pretrained: bool,
-    output_stride: int,
-    stages: Sequence[str] | None,
-    stem: StemPolicy,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    output_stride: int = 32,
+    stages: Sequence[str] | None = None,
+    stem: StemPolicy = "repeat",
 ) -> Encoder:
+    """MiT, PVT, Swin Transformer or HRFormer by its name in `ENCODERS`; see `make_encoder`.
+
+    Raises:
+        ValueError: if it cannot be dilated, lacks a stage, or has no pretrained weights.
+    """
     if output_stride != 32:
-        raise ValueError(f"backbone 'swin_{size}' cannot be dilated to stride {output_stride}")
-    return DenseSwin(
-        SWIN_SIZES[size],
-        in_channels=in_channels,
-        pretrained=pretrained,
-        stages=stages or STAGES[1:],
-        stem=stem,
-    )
+        raise ValueError(f"backbone {name!r} cannot be dilated to stride {output_stride}")
+    if pretrained and not ENCODERS[name].has_weights:
+        raise WeightsUnavailable(f"no pretrained weights of {name!r} are published under terms of free use")
+    family, _, size = name.partition("_")
+    wanted = stages or LEVELS
+    if family == "mit":
+        width, depths = MIT_SIZES[name]
+        return MiT(width, depths, in_channels=in_channels, stages=wanted)
+    if family == "hrformer":
+        width, heads = HRFORMER_SIZES[name]
+        return HRFormer(width, heads, in_channels=in_channels, stages=wanted)
+    if family == "pvt":
+        pvt = PVT(PVT_DEPTHS[size], in_channels=in_channels, stages=wanted)
+        if pretrained:
+            pretrained_pvt(size, pvt, stem)
+        return pvt
+    heads, depths, window, _ = SWIN_SIZES[name]
+    swin = SwinTransformer(heads, depths, window=window, in_channels=in_channels, stages=wanted)
+    if pretrained:
+        pretrained_swin(name, swin, stem)
+    return swin
 
 
 # The encoders that are not timm's, by name; every other name is one of timm's backbones. timm's `hrnet_w18`
 # adds convolutions behind the branches of HRNet; `hrnet18` gives the branches themselves. `vgg16_dilated`
-# pools 2x2 squares, `vgg16_atrous` 3x3 squares. `swin_tiny` and so on are those of dense prediction.
+# pools 2x2 squares, `vgg16_atrous` 3x3 squares.
 ENCODERS: Mapping[str, Named] = {
     "tiny": Named(_tiny, has_weights=False),
     "mobilenet_v3_large": Named(_mobilenet_v3_large),
@@ -161,8 +191,14 @@ ENCODERS: Mapping[str, Named] = {
     "densenet161_dilated": Named(_dilated_densenet),
     "vgg16_dilated": Named(partial(_vgg16, 2)),
     "vgg16_atrous": Named(partial(_vgg16, 3)),
-    **{f"swin_{size}": Named(partial(_dense_swin, size)) for size in SWIN_SIZES},
     **{f"aligned_xception{depth}": Named(partial(_aligned_xception, depth)) for depth in (65, 71)},
+    **{name: Named(partial(pyramid_transformer, name)) for name in SWIN_SIZES},
+    **{f"pvt_{size}": Named(partial(pyramid_transformer, f"pvt_{size}")) for size in PVT_DEPTHS},
+    # MiT's weights are for research only, HRFormer's behind a link that no program can follow.
+    **{
+        name: Named(partial(pyramid_transformer, name), has_weights=False)
+        for name in (*MIT_SIZES, *HRFORMER_SIZES)
+    },
 }
 
 

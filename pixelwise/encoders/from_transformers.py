@@ -1,32 +1,35 @@
 """Weights of the backbones of transformers under our names."""
 
 import re
+from collections.abc import Mapping
+from math import isqrt
 
 from torch import Tensor, cat
 
-from .dense_swin import SWIN_SIZES
+from .swin_transformer import SWIN_SIZES
 
+# Version 4 of transformers, whose names the files on the hub have, and version 5.
 _SWIN_RENAMES = (
     (r"^(?:swin|model)\.", ""),
-    (r"^embeddings\.patch_embeddings\.projection\.", "body.patch_embed.proj."),
-    (r"^embeddings\.norm\.", "body.patch_embed.norm."),
-    (r"^encoder\.layers\.", "body.layers."),
-    (r"layernorm_before\.", "norm1."),
-    (r"layernorm_after\.", "norm2."),
-    (r"attention\.self\.", "attention."),
-    (r"attention\.(?:output\.dense|o_proj)\.", "attn.proj."),
-    (
-        r"attention\.(?:relative_position_bias\.)?relative_position_bias_table",
-        "attn.relative_position_bias_table",
-    ),
-    (r"attention\.(?:q_proj|query)\.", "attn.q."),
-    (r"attention\.(?:k_proj|key)\.", "attn.k."),
-    (r"attention\.(?:v_proj|value)\.", "attn.v."),
-    (r"(?:intermediate\.dense|mlp\.fc1)\.", "mlp.fc1."),
-    (r"(?:(?<!mlp\.)output\.dense|mlp\.fc2)\.", "mlp.fc2."),
-    (r"layers\.(\d)\.downsample\.", lambda found: f"layers.{int(found[1]) + 1}.downsample."),
+    (r"^embeddings\.patch_embeddings\.projection\.", "body.c2.downsample.proj."),
+    (r"^embeddings\.norm\.", "body.c2.downsample.norm."),
+    # Their patches are merged at the end of a stage, ours at the start of the next.
+    (r"^encoder\.layers\.(\d)\.downsample\.", lambda found: f"body.c{int(found[1]) + 3}.downsample."),
+    (r"^encoder\.layers\.(\d)\.", lambda found: f"body.c{int(found[1]) + 2}."),
     (r"^hidden_states_norms\.stage(\d)\.", lambda found: f"norms.c{int(found[1]) + 1}."),
     (r"^hidden_states_norms\.(\d)\.", lambda found: f"norms.c{int(found[1]) + 2}."),
+    (r"\.layernorm_before\.", ".norm1."),
+    (r"\.layernorm_after\.", ".norm2."),
+    (r"\.attention\.(?:self\.query|q_proj)\.", ".attention.attention.q."),
+    (r"\.attention\.(?:self\.key|k_proj)\.", ".attention.attention.k."),
+    (r"\.attention\.(?:self\.value|v_proj)\.", ".attention.attention.v."),
+    (r"\.attention\.(?:output\.dense|o_proj)\.", ".attention.attention.proj."),
+    (
+        r"\.attention\.(?:self|relative_position_bias)\.relative_position_bias_table",
+        ".attention.attention.relative_position_bias_table",
+    ),
+    (r"\.(?:intermediate\.dense|mlp\.fc1)\.", ".ffn.fc1."),
+    (r"\.(?:output\.dense|mlp\.fc2)\.", ".ffn.fc2."),
 )
 _RESNET_RENAMES = (
     (r"^embedder\.embedder\.convolution\.", "body.conv1."),
@@ -46,7 +49,9 @@ _RESNETS: dict[tuple[int, tuple[int, ...]], str] = {
 }
 
 
-def rename_transformers_encoder(state_dict: dict[str, Tensor], prefix: str) -> tuple[str, dict[str, Tensor]]:
+def rename_transformers_encoder(
+    state_dict: Mapping[str, Tensor], prefix: str
+) -> tuple[str, dict[str, Tensor]]:
     """The backbone in a state dict of transformers.
 
     Args:
@@ -64,29 +69,47 @@ def rename_transformers_encoder(state_dict: dict[str, Tensor], prefix: str) -> t
         weights = {_renamed(key, _RESNET_RENAMES): tensor for key, tensor in own.items()}
         name = _resnet(weights)
     else:
-        weights = {_renamed(key, _SWIN_RENAMES): tensor for key, tensor in own.items()}
-        weights = {key: x for key, x in weights.items() if key.startswith(("body.", "norms."))}
-        weights = _joined({key: x for key, x in weights.items() if "relative_position_index" not in key})
-        name = _swin(weights)
+        weights, heads, depths, window = read_transformers_swin(state_dict, prefix)
+        name = _swin(heads, depths, window)
     return name, {f"encoder.{key}": tensor for key, tensor in weights.items()}
+
+
+def read_transformers_swin(
+    state_dict: Mapping[str, Tensor], prefix: str
+) -> tuple[dict[str, Tensor], int, tuple[int, ...], int]:
+    """The Swin Transformer in a state dict of transformers.
+
+    Args:
+        state_dict: of a network, in the names of any version.
+        prefix: of the names of the backbone.
+
+    Returns:
+        The weights of `SwinTransformer`, the heads of its first stage, the blocks of each, and its window.
+
+    Raises:
+        ValueError: if it holds no Swin Transformer.
+    """
+    own = {key.removeprefix(prefix): x for key, x in state_dict.items() if key.startswith(prefix)}
+    weights = {_renamed(key, _SWIN_RENAMES): tensor for key, tensor in own.items()}
+    weights = {
+        key: tensor
+        for key, tensor in weights.items()
+        if key.startswith(("body.", "norms.")) and not key.endswith("relative_position_index")
+    }
+    for key in [key for key in weights if ".attention.attention.q." in key]:
+        parts = [weights.pop(key.replace(".q.", f".{one}.")) for one in "qkv"]
+        weights[key.replace(".q.", ".qkv.")] = cat(parts)
+    table = weights.get("body.c2.blocks.0.attention.attention.relative_position_bias_table")
+    if table is None:
+        raise ValueError("the backbone of the state dict is neither a Swin Transformer nor a ResNet")
+    depths = _depths(weights, r"body\.c(\d)\.blocks\.(\d+)\.")
+    return weights, table.shape[1], depths, (isqrt(len(table)) + 1) // 2
 
 
 def _renamed(key: str, renames: tuple[tuple[str, object], ...]) -> str:
     for theirs, ours in renames:
         key = re.sub(theirs, ours, key)  # type: ignore[call-overload]
     return key
-
-
-def _joined(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Queries, keys and values in one layer, as timm has them."""
-    joined = {}
-    for key, tensor in weights.items():
-        if ".attn.q." in key:
-            parts = [weights[key.replace(".attn.q.", f".attn.{part}.")] for part in "qkv"]
-            joined[key.replace(".attn.q.", ".attn.qkv.")] = cat(parts)
-        elif ".attn.k." not in key and ".attn.v." not in key:
-            joined[key] = tensor
-    return joined
 
 
 def _depths(weights: dict[str, Tensor], pattern: str) -> tuple[int, ...]:
@@ -96,19 +119,11 @@ def _depths(weights: dict[str, Tensor], pattern: str) -> tuple[int, ...]:
     return tuple(sum(1 for stage, _ in blocks if stage == one) for one in stages)
 
 
-def _swin(weights: dict[str, Tensor]) -> str:
-    if "body.patch_embed.proj.weight" not in weights:
-        raise ValueError("the backbone of the state dict is neither a Swin Transformer nor a ResNet")
-    depths = _depths(weights, r"body\.layers\.(\d)\.blocks\.(\d+)\.")
-    width = len(weights["body.patch_embed.proj.weight"])
-    table = weights["body.layers.0.blocks.0.attn.relative_position_bias_table"]
-    window = (round(len(table) ** 0.5) + 1) // 2
+def _swin(heads: int, depths: tuple[int, ...], window: int) -> str:
     for name, size in SWIN_SIZES.items():
-        if (size.width, size.depths, size.window) == (width, depths, window):
-            return f"swin_{name}"
-    raise ValueError(
-        f"no Swin Transformer here has {width} channels, windows of {window} and {depths} blocks"
-    )
+        if size[:3] == (heads, depths, window):
+            return name
+    raise ValueError(f"no Swin Transformer here has {heads} heads, windows of {window} and {depths} blocks")
 
 
 def _resnet(weights: dict[str, Tensor]) -> str:

@@ -190,11 +190,11 @@ class HRNet(Encoder):
                 *(ExchangeModule(widths[:number], o, blocks=blocks, upsampling=upsampling) for o in outputs)
             )
 
-        self.transition1 = _transition([expanded], widths[:2])
+        self.transition1 = make_transition([expanded], widths[:2])
         self.stage2 = stage(2, modules[0])
-        self.transition2 = _transition(widths[:2], widths[:3])
+        self.transition2 = make_transition(widths[:2], widths[:3])
         self.stage3 = stage(3, modules[1])
-        self.transition3 = _transition(widths[:3], widths)
+        self.transition3 = make_transition(widths[:3], widths)
         self.stage4 = stage(4, modules[2])
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -218,7 +218,7 @@ class HRNet(Encoder):
         return Features(dict(zip(self.stages, maps, strict=True)))
 
 
-def _transition(before: Sequence[int], after: Sequence[int]) -> nn.ModuleList:
+def make_transition(before: Sequence[int], after: Sequence[int]) -> nn.ModuleList:
     """Adapt the channels of the branches that there are, and open one more at half the size."""
     kept = [nn.Identity() if a == b else ConvNormAct(a, b) for a, b in zip(before, after, strict=False)]
     return nn.ModuleList([*kept, nn.Sequential(ConvNormAct(before[-1], after[-1], stride=2))])

@@ -72,7 +72,19 @@ def fetch_torchvision(name: str) -> dict[str, Tensor]:
     """
     from torchvision.models import get_model_weights
 
-    url = get_model_weights(name)["IMAGENET1K_V1"].url
+    return fetch_file(name, get_model_weights(name)["IMAGENET1K_V1"].url)
+
+
+def fetch_file(name: str, url: str) -> dict[str, Tensor]:
+    """State dict in a file of `torch.save`, from torch's cache or the network.
+
+    Args:
+        name: of the backbone, for the message of an error.
+        url: where the file is.
+
+    Raises:
+        WeightsUnavailable: if it cannot be fetched.
+    """
     if not (Path(torch.hub.get_dir()) / "checkpoints" / Path(url).name).is_file():
         check_reachable(name, url)
     try:

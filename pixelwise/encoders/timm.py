@@ -39,6 +39,7 @@ class TimmEncoder(Encoder):
         output_stride: 32, or 16 or 8 to dilate the last stages instead of striding them.
         stages: the stages to give, in any order; None for all that the backbone has (some have no c1).
         stem: what pretrained colour filters become where `in_channels` is not 3, see `adapt_stem`.
+        drop_path: probability to drop a residual branch of the last block, for backbones that take one.
 
     Raises:
         ValueError: if timm has no such backbone, if it gives no pyramid (plain ViTs), works at one image
@@ -54,6 +55,7 @@ class TimmEncoder(Encoder):
         output_stride: int = 32,
         stages: Sequence[str] | None = None,
         stem: StemPolicy = "repeat",
+        drop_path: float = 0.0,
     ) -> None:
         super().__init__()
         import timm  # takes a second: only those who build an encoder pay it
@@ -80,6 +82,8 @@ class TimmEncoder(Encoder):
         options["out_indices"] = tuple(index[stage] for stage in wanted)
         if output_stride != 32:
             options["output_stride"] = output_stride
+        if drop_path:
+            options["drop_path_rate"] = drop_path
         try:
             self.body: nn.Module = timm.create_model(name, in_chans=in_channels, **options)
         except (AssertionError, TypeError, NotImplementedError) as error:

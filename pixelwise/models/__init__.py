@@ -10,6 +10,15 @@ from .bisenet import (
 )
 from .ccl import CCL as CCL, ccl as ccl, ccl_resnet101 as ccl_resnet101
 from .ccnet import CCNet as CCNet, ccnet as ccnet, ccnet_resnet101 as ccnet_resnet101
+from .convnext import (
+    convnext_base_upernet as convnext_base_upernet,
+    convnext_large_upernet as convnext_large_upernet,
+    convnext_small_upernet as convnext_small_upernet,
+    convnext_tiny_upernet as convnext_tiny_upernet,
+    convnext_upernet as convnext_upernet,
+    convnext_xlarge_upernet as convnext_xlarge_upernet,
+    from_transformers_convnext as from_transformers_convnext,
+)
 from .crf_rnn import CRFRNN as CRFRNN, crf_rnn as crf_rnn
 from .danet import (
     DANet as DANet,
@@ -176,6 +185,11 @@ from .hourglass import (
     hourglass_2 as hourglass_2,
     hourglass_8 as hourglass_8,
 )
+from .hrformer import (
+    hrformer as hrformer,
+    hrformer_base as hrformer_base,
+    hrformer_small as hrformer_small,
+)
 from .hrnet import (
     HighResolutionPyramid as HighResolutionPyramid,
     HRNetV1 as HRNetV1,
@@ -292,6 +306,23 @@ from .pspnet import (
     pspnet_resnet50 as pspnet_resnet50,
     pspnet_resnet101 as pspnet_resnet101,
 )
+from .pvt import (
+    SemanticFPN as SemanticFPN,
+    pvt as pvt,
+    pvt_large as pvt_large,
+    pvt_medium as pvt_medium,
+    pvt_small as pvt_small,
+    pvt_tiny as pvt_tiny,
+)
+from .pvtv2 import (
+    pvtv2 as pvtv2,
+    pvtv2_b0 as pvtv2_b0,
+    pvtv2_b1 as pvtv2_b1,
+    pvtv2_b2 as pvtv2_b2,
+    pvtv2_b3 as pvtv2_b3,
+    pvtv2_b4 as pvtv2_b4,
+    pvtv2_b5 as pvtv2_b5,
+)
 from .refinenet import (
     ChainedResidualPooling as ChainedResidualPooling,
     RefineNet as RefineNet,
@@ -301,6 +332,18 @@ from .refinenet import (
     refinenet_resnet152 as refinenet_resnet152,
 )
 from .sdn import SDN as SDN, sdn as sdn, sdn_densenet161 as sdn_densenet161
+from .segformer import (
+    SegFormer as SegFormer,
+    from_mmseg_segformer as from_mmseg_segformer,
+    from_transformers_segformer as from_transformers_segformer,
+    segformer as segformer,
+    segformer_b0 as segformer_b0,
+    segformer_b1 as segformer_b1,
+    segformer_b2 as segformer_b2,
+    segformer_b3 as segformer_b3,
+    segformer_b4 as segformer_b4,
+    segformer_b5 as segformer_b5,
+)
 from .segnet import (
     SegNet as SegNet,
     SegNetBasic as SegNetBasic,
@@ -321,6 +364,7 @@ from .smp import (
     from_smp as from_smp,
     smp_fpn as smp_fpn,
     smp_linknet as smp_linknet,
+    smp_upernet as smp_upernet,
 )
 from .smp_deeplabv3 import (
     SMPDeepLabV3 as SMPDeepLabV3,
@@ -329,11 +373,23 @@ from .smp_deeplabv3 import (
     smp_deeplabv3plus as smp_deeplabv3plus,
 )
 from .smp_pspnet import SMPPSPNet as SMPPSPNet, smp_pspnet as smp_pspnet
+from .smp_segformer import (
+    from_smp_segformer as from_smp_segformer,
+    smp_segformer as smp_segformer,
+)
 from .spgnet import (
     PredictionGuidance as PredictionGuidance,
     SPGNet as SPGNet,
     spgnet as spgnet,
     spgnet_resnet50 as spgnet_resnet50,
+)
+from .swin import (
+    from_transformers_swin as from_transformers_swin,
+    swin_base_upernet as swin_base_upernet,
+    swin_large_upernet as swin_large_upernet,
+    swin_small_upernet as swin_small_upernet,
+    swin_tiny_upernet as swin_tiny_upernet,
+    swin_upernet as swin_upernet,
 )
 from .ternausnet import (
     TernausNet as TernausNet,
@@ -356,6 +412,10 @@ from .unetplusplus import (
     EncoderUNetPlusPlus as EncoderUNetPlusPlus,
     UNetPlusPlus as UNetPlusPlus,
     unetplusplus as unetplusplus,
+)
+from .upernet import (
+    UPerNet as UPerNet,
+    upernet as upernet,
 )
 from .vnet import VNet as VNet, VNetReleased as VNetReleased, vnet as vnet, vnet_released as vnet_released
 from .wide_resnet38 import WideResNetSegmentation as WideResNetSegmentation, wide_resnet38 as wide_resnet38

@@ -11,8 +11,9 @@ same, since both steps are linear, and cheaper. Sizes follow the maps of the enc
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
@@ -318,7 +319,7 @@ def mask2former_swin_base(
     num_classes: int, *, in_channels: int = 3, pretrained: bool = False, stem: StemPolicy = "repeat"
 ) -> Mask2Former:
     """The paper's Mask2Former on Swin-B with windows of 12."""
-    return _on("swin_base", num_classes, in_channels, pretrained, stem)
+    return _on("swin_base_window12", num_classes, in_channels, pretrained, stem)
 
 
 def mask2former_swin_large(
@@ -378,11 +379,14 @@ _RENAMES = (
 )
 
 
-def from_transformers_mask2former(state_dict: dict[str, Tensor]) -> Mask2Former:
+def from_transformers_mask2former(
+    state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
+) -> Mask2Former:
     """Weights of transformers' `Mask2FormerForUniversalSegmentation` in our model, in eval mode.
 
     Args:
         state_dict: on a Swin Transformer or a ResNet, as published or trained further.
+        config: not needed; all sizes are read from the weights.
 
     Raises:
         ValueError: if it is none of these.

@@ -12,7 +12,7 @@ loss, as in the authors' code.
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -306,7 +306,7 @@ def maskformer_swin_base(
     num_classes: int, *, in_channels: int = 3, pretrained: bool = False, stem: StemPolicy = "repeat"
 ) -> MaskFormer:
     """The paper's MaskFormer on Swin-B with windows of 12."""
-    return _on("swin_base", num_classes, in_channels, pretrained, stem)
+    return _on("swin_base_window12", num_classes, in_channels, pretrained, stem)
 
 
 def maskformer_swin_large(
@@ -344,11 +344,14 @@ _RENAMES: tuple[tuple[str, str], ...] = (
 _PROJECTIONS = {"q": "query", "k": "key", "v": "value", "o": "out", "out": "out"}
 
 
-def from_transformers_maskformer(state_dict: dict[str, Tensor]) -> MaskFormer:
+def from_transformers_maskformer(
+    state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
+) -> MaskFormer:
     """Weights of transformers' `MaskFormerForInstanceSegmentation` in our model, in eval mode.
 
     Args:
         state_dict: on a Swin Transformer or a ResNet, as published or trained further.
+        config: not needed; all sizes are read from the weights.
 
     Raises:
         ValueError: if it is none of these.
@@ -359,7 +362,7 @@ def from_transformers_maskformer(state_dict: dict[str, Tensor]) -> MaskFormer:
 
 def load_transformers(
     builder: Callable[..., Any],
-    state_dict: dict[str, Tensor],
+    state_dict: Mapping[str, Tensor],
     renames: Sequence[tuple[str, str]],
     layers_per_block: int = 1,
 ) -> Any:

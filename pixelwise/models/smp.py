@@ -1,10 +1,11 @@
 """The networks of the library Segmentation Models PyTorch (SMP), for those who have trained with it.
 
 SMP's U-Net, PAN and MAnet are `unet`, `pan` and `manet` here, its UNet++ `unetplusplus` without deep
-supervision. The others go by the names of papers but differ from them, so each has its own class: FPN
-upsamples lateral maps by repetition and merges with dropout; LinkNet has four skips and plain 4x4 transposed
-convolutions; for PSPNet, DeepLabV3 and V3+ see `smp_pspnet.py` and `smp_deeplabv3.py`. Of these, all but
-LinkNet resize with aligned corners.
+supervision, its UPerNet `upernet` with a norm on each map. The others go by the names of papers but differ
+from them, so each has its own class: FPN upsamples lateral maps by repetition and merges with dropout;
+LinkNet has four skips and plain 4x4 transposed convolutions; for PSPNet, DeepLabV3 and V3+, and Segformer see
+`smp_pspnet.py`, `smp_deeplabv3.py` and `smp_segformer.py`. All but LinkNet resize with aligned
+corners, UPerNet and Segformer their logits only.
 
 Departures: maps are resized to the size of their partner instead of being upsampled 2x, so any image size
 works, with equal results where SMP accepts the size; images are normalised inside, as SMP's preprocessing
@@ -29,6 +30,7 @@ from .smp_deeplabv3 import smp_deeplabv3, smp_deeplabv3plus
 from .smp_pspnet import smp_pspnet
 from .unet import unet
 from .unetplusplus import unetplusplus
+from .upernet import UPerNet
 
 PAPER = Paper(
     "Segmentation Models PyTorch",
@@ -161,6 +163,21 @@ def smp_linknet(
     return SMPLinknet(made, num_classes)
 
 
+def smp_upernet(
+    num_classes: int,
+    *,
+    encoder: str | Encoder = "resnet34",
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    width: int = 256,
+) -> UPerNet:
+    """SMP's UPerNet on any encoder: a layer norm on each map, and no second classifier."""
+    stages = ("c2", "c3", "c4", "c5")
+    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stem=stem, stages=stages)
+    return UPerNet(made, num_classes, width=width, aux_width=None, norm_eps=1e-6, align_corners=True)
+
+
 # --- from SMP's state dicts -----------------------------------------------------------------------
 
 _BUILDERS: dict[str, Callable[..., DenseModel]] = {
@@ -172,6 +189,7 @@ _BUILDERS: dict[str, Callable[..., DenseModel]] = {
     "deeplabv3": smp_deeplabv3,
     "deeplabv3plus": smp_deeplabv3plus,
     "pan": pan,
+    "upernet": smp_upernet,
 }
 _ASPP = (
     (r"\.convs\.4\.1\.", ".image.1.0."),
@@ -179,7 +197,8 @@ _ASPP = (
     (r"\.convs\.", ".branches."),
     (r"\.project\.", ".project.0."),
 )
-_NAMES: dict[str, tuple[tuple[str, str], ...]] = {  # theirs, as regular expressions, and ours
+Names = Sequence[tuple[str, str | Callable[[re.Match[str]], str]]]
+_NAMES: dict[str, Names] = {  # theirs, as regular expressions, and ours
     "unet": (
         (r"^decoder\.blocks\.(\d)\.conv1\.", r"decoder.\1.0."),
         (r"^decoder\.blocks\.(\d)\.conv2\.", r"decoder.\1.1."),
@@ -222,6 +241,19 @@ _NAMES: dict[str, tuple[tuple[str, str], ...]] = {  # theirs, as regular express
         (r"^decoder\.block1\.", "skip."),
         (r"^decoder\.block2\.", "merge."),
     ),
+    "upernet": (
+        (r"^decoder\.feature_norms\.", "norms."),
+        (r"^decoder\.psp\.blocks\.", "context.pools."),
+        (r"^decoder\.psp\.out_conv\.", "context.merge."),
+        # Their levels stand in the order of coarse to fine.
+        (
+            r"^decoder\.fpn_lateral_blocks\.(\d)\.conv_norm_relu\.",
+            lambda match: f"laterals.{2 - int(match[1])}.",
+        ),
+        (r"^decoder\.fpn_conv_blocks\.(\d)\.", lambda match: f"levels.{2 - int(match[1])}."),
+        (r"^decoder\.fusion_block\.", "fuse."),
+        (r"^head\.", "head.1."),
+    ),
     "pan": (
         (r"^decoder\.fpa\.", "context."),
         (r"^context\.branch1\.", "context.image."),
@@ -236,7 +268,8 @@ _NAMES: dict[str, tuple[tuple[str, str], ...]] = {  # theirs, as regular express
         (r"^((context|decoder)\..*)\.bn\.", r"\1.1."),
     ),
 }
-_ENCODER = (
+
+_ENCODER: Names = (
     (r"^encoder\.(model\.)?", "encoder.body."),
     (r"^encoder\.body\.features\.", "encoder.body.features_"),
     (r"^segmentation_head\.0\.", "head."),
@@ -263,9 +296,9 @@ def from_smp(
     Args:
         state_dict: `smp_model.state_dict()`.
         architecture: the name of SMP's class: "Unet", "UnetPlusPlus", "FPN", "Linknet", "PSPNet",
-            "DeepLabV3", "DeepLabV3Plus" or "PAN".
-        encoder: `encoder_name` as given to SMP: a ResNet or ResNeXt, a VGG (not for the U-Nets), or "tu-" and
-            the name of a backbone of timm.
+            "DeepLabV3", "DeepLabV3Plus", "PAN" or "UPerNet".
+        encoder: `encoder_name` as given to SMP: a ResNet or ResNeXt, a VGG (not for the U-Nets), or
+            "tu-" and the name of a backbone of timm.
         output_stride: `encoder_output_stride` as given to SMP's DeepLabs and PAN; None for their defaults.
 
     Raises:
@@ -282,6 +315,8 @@ def from_smp(
         arguments["fully_dilated"] = bool(_RESNETS.fullmatch(encoder))
     elif output_stride is not None:
         raise ValueError(f"only SMP's DeepLabs and PAN have an output_stride, not {architecture!r}")
+    if name == "upernet" and (fused := state_dict.get("decoder.fusion_block.0.weight")) is not None:
+        arguments["width"] = len(fused)
     if name == "unetplusplus":
         arguments["deep_supervision"] = False
     builder = _BUILDERS[name]
@@ -314,9 +349,7 @@ def smp_arguments(state_dict: dict[str, Tensor], encoder: str) -> dict[str, Any]
     return {"num_classes": num_classes, "encoder": name, "in_channels": first.shape[1]}
 
 
-def load_smp_weights(
-    model: DenseModel, state_dict: dict[str, Tensor], names: Sequence[tuple[str, str]], what: str
-) -> None:
+def load_smp_weights(model: DenseModel, state_dict: dict[str, Tensor], names: Names, what: str) -> None:
     """Load weights into one of our networks, and bring it to eval mode; raises as `from_smp` does.
 
     Args:
@@ -340,7 +373,7 @@ def load_smp_weights(
     model.eval()
 
 
-def _renamed(key: str, names: Sequence[tuple[str, str]]) -> str:
+def _renamed(key: str, names: Names) -> str:
     for theirs, ours in names:
         key = re.sub(theirs, ours, key)
     return key

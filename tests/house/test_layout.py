@@ -39,6 +39,7 @@ ALLOWED = {
     "encoders": FOUNDATION | {"layers", "ops"},
     "models": FOUNDATION | {"layers", "ops", "encoders", "losses", "decode", "rle", "algorithms"},
     "registry": FOUNDATION | {"models", "encoders"},
+    "converters": FOUNDATION | {"models"},
     "ensembles": FOUNDATION | {"decode", "registry"},
     "checkpoint": FOUNDATION | {"ensembles", "registry", "files"},
     "tasks": FOUNDATION
@@ -65,7 +66,7 @@ ALLOWED = {
     | {"weights"},
     "__main__": {"cli"},
     "__init__": FOUNDATION
-    | {"checkpoint", "data", "losses", "predict", "registry", "tasks", "training", "weights"},
+    | {"checkpoint", "converters", "data", "losses", "predict", "registry", "tasks", "training", "weights"},
 }
 TASK_NAMES = {
     "semantic", "multilabel", "detection", "instance", "panoptic", "keypoints", "volume", "promptable",

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import pixelwise as pw
-from pixelwise.encoders import DenseSwin, SwinSize
+from pixelwise.encoders import SwinTransformer
 from pixelwise.losses import loss_parts, mask_set_of
 from pixelwise.losses.mask_set import MaskSetLoss
 from pixelwise.models.mask2former import (
@@ -189,27 +189,29 @@ def test_a_width_that_positions_cannot_share_is_refused() -> None:
 
 # --- Swin Transformers of dense prediction --------------------------------------------------------
 
-SMALL = SwinSize(8, (2, 1, 1, 1), (1, 1, 1, 1), 3, "")
+
+def small_swin(**changes) -> SwinTransformer:
+    return SwinTransformer(1, (2, 1, 1, 1), window=3, **changes)
 
 
-def test_a_dense_swin_takes_any_size_and_norms_each_stage() -> None:
-    encoder = DenseSwin(SMALL).eval()
+def test_a_swin_takes_any_size_and_norms_each_stage() -> None:
+    encoder = small_swin().eval()
     for height, width in ((64, 96), (65, 97), (33, 32)):
         features = encoder(torch.rand(1, 3, height, width))
         for stage, stride, channels in zip(
-            ("c2", "c3", "c4", "c5"), (4, 8, 16, 32), (8, 16, 32, 64), strict=True
+            ("c2", "c3", "c4", "c5"), (4, 8, 16, 32), (32, 64, 128, 256), strict=True
         ):
             map = features[stage]
             assert map.shape == (1, channels, -(-height // stride), -(-width // stride))
             assert map.mean(1).abs().max() < 1e-5
-    assert tuple(encoder.channels) == (0, 8, 16, 32, 64)
+    assert tuple(encoder.channels) == (0, 32, 64, 128, 256)
     assert tuple(encoder.strides) == (0, 4, 8, 16, 32)
     with pytest.raises(ValueError, match="a Swin Transformer gives c2, c3, c4, c5: it has no c1"):
-        DenseSwin(SMALL, stages=("c1", "c2"))
+        small_swin(stages=("c1", "c2"))
 
 
-def test_a_dense_swin_is_cut_behind_its_last_stage() -> None:
-    whole, half = DenseSwin(SMALL), DenseSwin(SMALL, stages=("c2", "c3"))
+def test_a_swin_is_cut_behind_its_last_stage() -> None:
+    whole, half = small_swin(), small_swin(stages=("c2", "c3"))
     assert sum(p.numel() for p in half.parameters()) < 0.3 * sum(p.numel() for p in whole.parameters())
     image = torch.rand(1, 3, 40, 48)
     half.load_state_dict({key: x for key, x in whole.state_dict().items() if key in half.state_dict()})

@@ -50,7 +50,12 @@ def test_every_entry_can_be_checked_and_cited(name: str) -> None:
     assert entry.url.startswith("https://")
     assert len(entry.sha256) in (8, 64)
     assert set(entry.sha256) <= set("0123456789abcdef")
-    assert entry.licence in {"MIT", "BSD-3-Clause"}
+    assert entry.licence in {
+        "Apache-2.0",
+        "BSD-3-Clause",
+        "LicenseRef-NVIDIA-Source-Code-License",
+        "MIT",
+    }
     assert entry.commercial or entry.note
     assert all(0 < score < 1 for score in entry.scores.values())
     assert "mean_iou" in entry.scores
@@ -298,6 +303,55 @@ def test_a_file_is_fetched_once_and_then_taken_from_the_cache(online: Server, tm
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(first.model(image).logits, second.model(image).logits)
+
+
+def test_files_of_a_hub_that_share_one_name_are_kept_apart(
+    online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    for name in ("one", "other"):
+        path = published_file(tmp_path / f"{name}.bin")
+        online.content = path.read_bytes()
+        url = online.url.replace("espnetv2.pth", f"{name}/resolve/0123456/pytorch_model.bin")
+        use_entry(monkeypatch, path, url=url, name=name)
+        load_weights(NAME, cache=cache)
+    assert sorted(path.name for path in cache.iterdir()) == ["one.bin", "other.bin"]
+    assert online.requests == [
+        "/zoo/one/resolve/0123456/pytorch_model.bin",
+        "/zoo/other/resolve/0123456/pytorch_model.bin",
+    ]
+
+
+def test_published_transformers_are_fetched_checked_converted_and_predict(
+    online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the hub has it: names of version 4, one safetensors file."""
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    theirs = SegformerForSemanticSegmentation(SegformerConfig(num_labels=150)).eval()
+    theirs.save_pretrained(tmp_path / "hub")
+    path = tmp_path / "hub" / "model.safetensors"
+    online.content = path.read_bytes()
+    entry = replace(
+        read_catalogue((Path(weights.__file__).parent / "weights.toml").read_text())["segformer_b0_ade"],
+        url=online.url.replace("espnetv2.pth", "model.safetensors"),
+        sha256=hashlib.sha256(online.content).hexdigest(),
+    )
+    monkeypatch.setattr(weights, "_catalogue", lambda: {entry.name: entry})
+    with pytest.raises(ValueError, match="research and evaluation only"):
+        load_weights("segformer_b0_ade", cache=tmp_path / "cache")
+    checkpoint = load_weights("segformer_b0_ade", cache=tmp_path / "cache", allow_noncommercial=True)
+    assert (tmp_path / "cache" / "segformer_b0_ade.safetensors").is_file()
+    assert checkpoint.classes.names[2] == "sky"
+    image = torch.rand(1, 3, 65, 97)
+    with torch.no_grad():
+        expected = theirs(checkpoint.model.encoder.normalize(image)).logits
+        torch.testing.assert_close(checkpoint.model(image).coarse, expected, atol=1e-4, rtol=0)
+
+
+def test_weights_may_lie_beside_other_things_under_state_dict(tmp_path: Path) -> None:
+    torch.save({"meta": {"epoch": 3}, "state_dict": {"a": torch.zeros(1)}}, tmp_path / "a.pth")
+    assert list(read_state_dict(tmp_path / "a.pth")) == ["a"]
 
 
 def test_the_cache_is_where_the_environment_says(

@@ -1,0 +1,87 @@
+"""Networks of other libraries, by the name that they give themselves.
+
+Each paper's file in `models/` reads its own weights; this file only tells which one does. A further network
+of transformers is one line in `_READERS`.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from .models import (
+    from_transformers_convnext,
+    from_transformers_mask2former,
+    from_transformers_maskformer,
+    from_transformers_segformer,
+    from_transformers_swin,
+)
+from .types import Model
+from .wording import brief
+
+Settings = Mapping[str, Any]
+Reader = Callable[[Mapping[str, Tensor], Settings], Model]
+
+
+class PeerConfig(Protocol):
+    """What is needed of a configuration of transformers."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """The settings by name."""
+
+
+class PeerModel(Protocol):
+    """What is needed of a model of transformers."""
+
+    config: PeerConfig
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The weights by name."""
+
+
+def _upernet(state_dict: Mapping[str, Tensor], config: Settings) -> Model:
+    backbone = str(dict(config.get("backbone_config") or {}).get("model_type"))
+    if backbone not in _UPERNETS:
+        raise ValueError(f"UPerNet is read on {' or '.join(_UPERNETS)}, not on {backbone}")
+    return _UPERNETS[backbone](state_dict, config)
+
+
+_UPERNETS: Mapping[str, Reader] = {"swin": from_transformers_swin, "convnext": from_transformers_convnext}
+_READERS: Mapping[str, Reader] = {
+    "SegformerForSemanticSegmentation": from_transformers_segformer,
+    "UperNetForSemanticSegmentation": _upernet,
+    "MaskFormerForInstanceSegmentation": from_transformers_maskformer,
+    "Mask2FormerForUniversalSegmentation": from_transformers_mask2former,
+}
+
+
+def from_transformers(
+    source: PeerModel | Mapping[str, Tensor], config: PeerConfig | Settings | None = None
+) -> Model:
+    """The network of transformers with equal outputs, in eval mode.
+
+    transformers itself is not needed: a state dict and the `config.json` beside it are enough.
+
+    Args:
+        source: a model of transformers, or its state dict with the names of version 4 or 5.
+        config: beside a state dict, the configuration, as such or as the mapping in `config.json`.
+
+    Raises:
+        ValueError: if the configuration is missing or names a network that cannot be read, or the weights do
+            not fit it.
+    """
+    if isinstance(source, Mapping):
+        if config is None:
+            raise ValueError("config must be given beside a state dict: it tells which network that is")
+        weights, told = source, config
+        name = ""
+    else:
+        weights, told = source.state_dict(), source.config if config is None else config
+        name = type(source).__name__
+    settings: Settings = told if isinstance(told, Mapping) else told.to_dict()
+    names = [name, *(settings.get("architectures") or ())]
+    for one in names:
+        if one in _READERS:
+            return _READERS[one](weights, settings)
+    found = " or ".join(brief(one) for one in names if one) or "none"
+    raise ValueError(f"config must name one of the networks {', '.join(_READERS)}, got {found}")

@@ -1,0 +1,131 @@
+"""Swin Transformer with UPerNet: attention within shifted windows, decoded by a feature pyramid.
+
+The encoder (`encoders/swin_transformer.py`) is the authors' for segmentation, each of whose stages ends in a
+layer norm; UPerNet (`upernet.py`) decodes its four maps (Sec. 4.3 and A2.3).
+
+`from_transformers_swin` reads transformers' UPerNet on Swin, and so the files openmmlab/upernet-swin-* of the
+Hugging Face hub.
+
+Departures: none known.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+
+from ..encoders import SWIN_SIZES, StemPolicy, SwinTransformer, pretrained_swin, read_transformers_swin
+from ..types import BuiltBy, Paper
+from .upernet import STAGES, TRANSFORMERS_HEAD, UPerNet, head_arguments
+
+PAPER = Paper(
+    "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows",
+    "Liu, Lin, Cao, Hu, Wei, Zhang, Lin, Guo",
+    "ICCV",
+    2021,
+    "https://arxiv.org/abs/2103.14030",
+)
+
+
+def swin_upernet(
+    num_classes: int,
+    *,
+    heads: int = 3,
+    depths: tuple[int, ...] = (2, 2, 6, 2),
+    window: int = 7,
+    in_channels: int = 3,
+    width: int = 512,
+    aux_width: int | None = 256,
+) -> UPerNet:
+    """Swin Transformer of any size with UPerNet; see `SwinTransformer` and `UPerNet`."""
+    encoder = SwinTransformer(heads, depths, window=window, in_channels=in_channels, stages=STAGES)
+    return UPerNet(encoder, num_classes, width=width, aux_width=aux_width)
+
+
+def _published(size: str, num_classes: int, in_channels: int, pretrained: bool, stem: StemPolicy) -> UPerNet:
+    heads, depths, window, _ = SWIN_SIZES[size]
+    encoder = SwinTransformer(heads, depths, window=window, in_channels=in_channels, stages=STAGES)
+    if pretrained:
+        pretrained_swin(size, encoder, stem)
+    return UPerNet(encoder, num_classes)
+
+
+def swin_tiny_upernet(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+) -> UPerNet:
+    """Swin-T with UPerNet: 60 million parameters."""
+    return _published("swin_tiny", num_classes, in_channels, pretrained, stem)
+
+
+def swin_small_upernet(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+) -> UPerNet:
+    """Swin-S with UPerNet: 81 million parameters."""
+    return _published("swin_small", num_classes, in_channels, pretrained, stem)
+
+
+def swin_base_upernet(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+) -> UPerNet:
+    """Swin-B with UPerNet: 121 million parameters."""
+    return _published("swin_base", num_classes, in_channels, pretrained, stem)
+
+
+def swin_large_upernet(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+) -> UPerNet:
+    """Swin-L with windows of 12x12 tokens and UPerNet: 234 million parameters."""
+    return _published("swin_large", num_classes, in_channels, pretrained, stem)
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+
+def from_transformers_swin(
+    state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
+) -> UPerNet:
+    """Weights of transformers' UperNetForSemanticSegmentation on a Swin backbone, in eval mode.
+
+    Args:
+        state_dict: of a model, or of a file of the hub, such as openmmlab/upernet-swin-tiny.
+        config: not needed; classes and sizes are read from the weights.
+
+    Raises:
+        ValueError: if it is not a state dict of that network.
+    """
+    arguments = head_arguments(state_dict)
+    encoder, heads, depths, window = read_transformers_swin(state_dict, "backbone.")
+    arguments |= {"heads": heads, "depths": depths, "window": window}
+    arguments["in_channels"] = encoder["body.c2.downsample.proj.weight"].shape[1]
+    weights = {f"encoder.{key}": tensor for key, tensor in encoder.items()}
+    for key, tensor in state_dict.items():
+        if not key.startswith("backbone."):
+            for theirs, ours in TRANSFORMERS_HEAD:
+                key = re.sub(theirs, ours, key)
+            weights[key] = tensor
+    model = swin_upernet(**arguments)
+    normalize = {key: tensor for key, tensor in model.state_dict().items() if ".normalize." in key}
+    try:
+        model.load_state_dict({**weights, **normalize})
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"state_dict does not fit UPerNet on Swin: {reason}") from error
+    model.built_by = BuiltBy("swin_upernet", arguments)
+    return model.eval()
