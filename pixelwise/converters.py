@@ -5,7 +5,7 @@ of transformers is one line in `_READERS`.
 """
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -34,7 +34,7 @@ class PeerModel(Protocol):
 
 
 def _upernet(state_dict: Mapping[str, Tensor], config: Settings) -> Model:
-    backbone = dict(config.get("backbone_config") or {}).get("model_type")
+    backbone = str(dict(config.get("backbone_config") or {}).get("model_type"))
     if backbone not in _UPERNETS:
         raise ValueError(f"UPerNet is read on {' or '.join(_UPERNETS)}, not on {backbone}")
     return _UPERNETS[backbone](state_dict, config)
@@ -65,7 +65,7 @@ def from_transformers(
     if isinstance(source, Mapping):
         if config is None:
             raise ValueError("config must be given beside a state dict: it tells which network that is")
-        weights, told = cast(Mapping[str, Tensor], source), config
+        weights, told = source, config
         name = ""
     else:
         weights, told = source.state_dict(), source.config if config is None else config
