@@ -42,8 +42,8 @@ RATES = (0.02, 0.006, 0.003, 0.0005)
 # A decoder with a quarter of the tiny encoder's channels has one channel, and cannot tell three classes.
 ENCODERS = ("tiny", "resnet18")
 STEPS, BIG = 60, 12_000_000
-# Reflect an image of 64 pixels to 436; compare masks at 12544 points in each layer.
-COSTLY = {"dilation8", "dilation10", "mask2former"}
+# Reflect an image of 64 pixels to 436; match queries and masks in each layer, and learn slowly.
+COSTLY = {"dilation8", "dilation10", "mask2former", "maskformer"}
 SMALL: dict[str, object] = {
     "encoder": "tiny", "width": 8, "min_size": None, "stacks": 1, "modules": (1, 1, 1), "blocks": 1,
     "steps": 1, "units": 2, "num_classes": 3, "num_joints": 2, "things": (1, 2), "min_stuff_area": 1,
