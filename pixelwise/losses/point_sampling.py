@@ -64,7 +64,7 @@ def uncertain_points(
     if valid is not None:
         known = valid[None].float().expand(len(logits), -1, -1)
         unsure = torch.where(sample_points(known, candidates, mode="nearest") > 0.5, unsure, -torch.inf)
-    chosen = unsure.topk(int(importance * count), dim=1).indices
-    taken = candidates.gather(1, chosen[:, :, None].expand(-1, -1, 2))
+    chosen = unsure.topk(int(importance * count), dim=1, sorted=False).indices
+    taken = candidates[torch.arange(len(logits), device=logits.device)[:, None], chosen]
     others = torch.rand(len(logits), count - taken.shape[1], 2, device=logits.device)
     return torch.cat([taken, others], 1)

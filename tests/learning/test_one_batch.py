@@ -44,12 +44,13 @@ ENCODERS = ("tiny", "resnet18")
 STEPS, BIG = 60, 12_000_000
 COSTLY = {
     "deep_parsing_network", "dilation8", "dilation10", "fc_densenet103", "fcn32s_alexnet", "fcn32s_googlenet",
-    "frrn_a", "gridnet", "piecewise_crf", "pointrend", "segnet_basic", "smp_linknet", "unet_original",
+    "frrn_a", "gridnet", "mask2former", "maskformer", "piecewise_crf", "pointrend", "segnet_basic",
+    "smp_linknet", "unet_original",
 }  # fmt: skip
 SMALL: dict[str, object] = {
     "encoder": "tiny", "width": 8, "min_size": None, "stacks": 1, "modules": (1, 1, 1), "blocks": 1,
     "steps": 1, "units": 2, "num_classes": 3, "num_joints": 2, "things": (1, 2), "min_stuff_area": 1,
-    "window": 64,
+    "window": 64, "num_queries": 6,
 }  # fmt: skip
 
 
