@@ -112,7 +112,12 @@ from .faster_rcnn import (
     faster_rcnn_resnet50_fpn_v2 as faster_rcnn_resnet50_fpn_v2,
     from_torchvision_faster_rcnn as from_torchvision_faster_rcnn,
 )
-from .fastfcn import FastFCN as FastFCN, fastfcn as fastfcn, fastfcn_resnet50 as fastfcn_resnet50
+from .fastfcn import (
+    FastFCN as FastFCN,
+    fastfcn as fastfcn,
+    fastfcn_resnet50 as fastfcn_resnet50,
+    from_fastfcn as from_fastfcn,
+)
 from .fc_densenet import (
     FCDenseNet as FCDenseNet,
     fc_densenet56 as fc_densenet56,

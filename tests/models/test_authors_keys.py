@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelwise.models import from_danet, from_emanet, from_encnet, from_semseg_psanet
+from pixelwise.models import from_danet, from_emanet, from_encnet, from_fastfcn, from_semseg_psanet
 from pixelwise.types import DenseModel
 
 Shapes = dict[str, tuple[int, ...]]
@@ -86,9 +86,9 @@ def danet(blocks: tuple[int, ...]) -> Shapes:
     return shapes
 
 
-def encnet(blocks: tuple[int, ...]) -> Shapes:
+def encnet(blocks: tuple[int, ...], kernel: int = 3) -> Shapes:
     """zhanghang1989/PyTorch-Encoding, encoding/models/sseg/encnet.py."""
-    shapes = encoding_trunk(blocks, deep=True) | both("head.conv5", 2048, 512, 3)
+    shapes = encoding_trunk(blocks, deep=True) | both("head.conv5", 2048, 512, kernel)
     encoding = "head.encmodule.encoding"
     shapes |= both(encoding, 512, 512) | norm(f"{encoding}.4", 32)
     shapes |= {f"{encoding}.3.codewords": (32, 512), f"{encoding}.3.scale": (32,)}
@@ -96,6 +96,18 @@ def encnet(blocks: tuple[int, ...]) -> Shapes:
         shapes |= {f"head.encmodule.{name}.weight": (c, 512), f"head.encmodule.{name}.bias": (c,)}
     shapes |= conv("head.conv6.1", 512, CLASSES, bias=True)
     return shapes | both("auxlayer.conv5", 1024, 256, 3) | conv("auxlayer.conv5.4", 256, CLASSES, bias=True)
+
+
+def fastfcn(blocks: tuple[int, ...]) -> Shapes:
+    """wuhuikai/FastFCN, encoding/nn/customize.py (class JPU) and encoding/models/encnet.py."""
+    shapes = encnet(blocks, kernel=1)
+    for level in (3, 4, 5):
+        shapes |= both(f"jpu.conv{level}", 64 * 2**level, 512, 3)
+    for i in (1, 2, 3, 4):
+        key = f"jpu.dilation{i}"
+        shapes |= {f"{key}.0.conv1.weight": (1536, 1, 3, 3)} | norm(f"{key}.0.bn", 1536)
+        shapes |= conv(f"{key}.0.pointwise", 1536, 512) | norm(f"{key}.1", 512)
+    return shapes
 
 
 def emanet(blocks: tuple[int, ...]) -> Shapes:
@@ -127,15 +139,17 @@ CASES: list[tuple[Converter, Shapes, str]] = [
     (from_emanet, emanet(R152), "emanet_resnet152"),
     (from_emanet, emanet(R101), "emanet_resnet101"),
     (from_emanet, emanet(R50), "emanet_resnet50"),
+    (from_fastfcn, fastfcn(R50), "fastfcn"),
+    (from_fastfcn, fastfcn(R101), "fastfcn"),
     (from_semseg_psanet, psanet(R101), "psanet_resnet101"),
 ]
 
 
 def cases() -> list[object]:
     """The first of each by default; the others are slow."""
-    first = {convert: builder for convert, _, builder in reversed(CASES)}
+    first = {convert: shapes for convert, shapes, _ in reversed(CASES)}
     return [
-        pytest.param(*case, marks=() if first[case[0]] == case[2] else pytest.mark.slow, id=case[2])
+        pytest.param(*case, marks=() if first[case[0]] is case[1] else pytest.mark.slow, id=case[2])
         for case in CASES
     ]
 
@@ -187,6 +201,15 @@ def test_every_tensor_of_the_authors_has_a_place_and_every_place_a_tensor(
             },
         ),
         (
+            from_fastfcn,
+            fastfcn(R50),
+            {
+                "jpu.dilation3.0.bn.bias": "upsampling.branches.2.1.bias",
+                "jpu.dilation4.0.pointwise.weight": "upsampling.branches.3.2.0.weight",
+                "jpu.conv4.0.weight": "upsampling.reduce4.0.weight",
+            },
+        ),
+        (
             from_semseg_psanet,
             psanet(R101),
             {
@@ -208,7 +231,7 @@ def test_each_tensor_arrives_once(convert: Converter, shapes: Shapes, counterpar
         assert state[ours].flatten()[0] == numbers[theirs], theirs
 
 
-@pytest.mark.parametrize("convert", [from_danet, from_emanet, from_encnet, from_semseg_psanet])
+@pytest.mark.parametrize("convert", [from_danet, from_emanet, from_encnet, from_fastfcn, from_semseg_psanet])
 def test_other_weights_are_refused(convert: Converter) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match="state_dict is not that of"):
         convert(torch.nn.Linear(2, 2).state_dict())
