@@ -278,6 +278,7 @@ from .refinenet import (
     ChainedResidualPooling as ChainedResidualPooling,
     RefineNet as RefineNet,
     ResidualConvUnit as ResidualConvUnit,
+    from_drsleep as from_drsleep,
     refinenet as refinenet,
     refinenet_resnet101 as refinenet_resnet101,
     refinenet_resnet152 as refinenet_resnet152,

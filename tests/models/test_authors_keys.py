@@ -11,7 +11,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelwise.models import from_danet, from_emanet, from_encnet, from_fastfcn, from_semseg_psanet
+from pixelwise.models import (
+    from_danet,
+    from_drsleep,
+    from_emanet,
+    from_encnet,
+    from_fastfcn,
+    from_semseg_psanet,
+)
 from pixelwise.types import DenseModel
 
 Shapes = dict[str, tuple[int, ...]]
@@ -130,6 +137,25 @@ def psanet(blocks: tuple[int, ...]) -> Shapes:
     return shapes | conv("cls.4", 512, CLASSES, bias=True) | conv("aux.4", 256, CLASSES, bias=True)
 
 
+def refinenet(blocks: tuple[int, ...]) -> Shapes:
+    """DrSleep/refinenet-pytorch, models/resnet.py and utils/layer_factory.py."""
+    shapes = conv("conv1", 3, 64, 7) | norm("bn1", 64)
+    shapes |= stages(blocks, lambda stage: f"layer{stage}", 64)
+    for level, (c_in, c) in enumerate(((2048, 512), (1024, 256), (512, 256), (256, 256)), start=1):
+        shapes |= conv(f"p_ims1d2_outl{level}_dimred", c_in, c, 3)
+        for block, count in ((f"adapt_stage{level}_b", 2), (f"mflow_conv_g{level}_b", 3)):
+            for i in range(1, count + 1):
+                shapes |= conv(f"{block}.0.{i}_conv", c, c, 3, bias=True)
+                shapes |= conv(f"{block}.0.{i}_conv_relu_varout_dimred", c, c, 3)
+        for i in (1, 2, 3, 4):
+            shapes |= conv(f"mflow_conv_g{level}_pool.0.{i}_outvar_dimred", c, c, 3)
+        if level > 1:
+            shapes |= conv(f"adapt_stage{level}_b2_joint_varout_dimred", c, c, 3)
+        if level < 4:
+            shapes |= conv(f"mflow_conv_g{level}_b3_joint_varout_dimred", c, 256, 3)
+    return shapes | conv("clf_conv", 256, CLASSES, 3, bias=True)
+
+
 Converter = Callable[[dict[str, Tensor]], DenseModel]
 CASES: list[tuple[Converter, Shapes, str]] = [
     (from_danet, danet(R101), "danet_resnet101"),
@@ -142,6 +168,8 @@ CASES: list[tuple[Converter, Shapes, str]] = [
     (from_fastfcn, fastfcn(R50), "fastfcn"),
     (from_fastfcn, fastfcn(R101), "fastfcn"),
     (from_semseg_psanet, psanet(R101), "psanet_resnet101"),
+    (from_drsleep, refinenet(R101), "refinenet_resnet101"),
+    (from_drsleep, refinenet(R152), "refinenet_resnet152"),
 ]
 
 
@@ -210,6 +238,17 @@ def test_every_tensor_of_the_authors_has_a_place_and_every_place_a_tensor(
             },
         ),
         (
+            from_drsleep,
+            refinenet(R101),
+            {
+                "adapt_stage1_b.0.2_conv.bias": "lowest.adapt.2.conv1.bias",
+                "mflow_conv_g3_b.0.3_conv_relu_varout_dimred.weight": "blocks.1.out.2.conv2.weight",
+                "mflow_conv_g2_b3_joint_varout_dimred.weight": "carry.1.weight",
+                "adapt_stage4_b2_joint_varout_dimred.weight": "blocks.2.adapt.3.weight",
+                "mflow_conv_g1_pool.0.4_outvar_dimred.weight": "lowest.pool.stages.3.1.weight",
+            },
+        ),
+        (
             from_semseg_psanet,
             psanet(R101),
             {
@@ -231,7 +270,7 @@ def test_each_tensor_arrives_once(convert: Converter, shapes: Shapes, counterpar
         assert state[ours].flatten()[0] == numbers[theirs], theirs
 
 
-@pytest.mark.parametrize("convert", [from_danet, from_emanet, from_encnet, from_fastfcn, from_semseg_psanet])
+@pytest.mark.parametrize("convert", list(dict.fromkeys(case[0] for case in CASES)))
 def test_other_weights_are_refused(convert: Converter) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match="state_dict is not that of"):
         convert(torch.nn.Linear(2, 2).state_dict())
