@@ -9,7 +9,12 @@ from .bisenet import (
     bisenet_resnet101 as bisenet_resnet101,
 )
 from .ccl import CCL as CCL, ccl as ccl, ccl_resnet101 as ccl_resnet101
-from .ccnet import CCNet as CCNet, ccnet as ccnet, ccnet_resnet101 as ccnet_resnet101
+from .ccnet import (
+    CCNet as CCNet,
+    ccnet as ccnet,
+    ccnet_resnet101 as ccnet_resnet101,
+    from_ccnet as from_ccnet,
+)
 from .crf_rnn import CRFRNN as CRFRNN, crf_rnn as crf_rnn
 from .danet import (
     DANet as DANet,

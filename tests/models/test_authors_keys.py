@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pixelwise.models import (
+    from_ccnet,
     from_danet,
     from_drsleep,
     from_emanet,
@@ -156,6 +157,20 @@ def refinenet(blocks: tuple[int, ...]) -> Shapes:
     return shapes | conv("clf_conv", 256, CLASSES, 3, bias=True)
 
 
+def ccnet(blocks: tuple[int, ...]) -> Shapes:
+    """speedinghzl/CCNet, networks/ccnet.py; its in-place norms do not count batches."""
+    shapes = deep_stem(("conv1", "bn1", "conv2", "bn2", "conv3"), "bn3")
+    shapes |= stages(blocks, lambda stage: f"layer{stage}", 128)
+    shapes |= both("head.conva", 2048, 512, 3) | both("head.convb", 512, 512, 3)
+    for name, c in (("query", 64), ("key", 64), ("value", 512)):
+        shapes |= conv(f"head.cca.{name}_conv", 512, c, bias=True)
+    shapes |= {"head.cca.gamma": (1,)} | both("head.bottleneck", 2560, 512, 3)
+    shapes |= conv("head.bottleneck.3", 512, CLASSES, bias=True)
+    shapes |= conv("dsn.0", 1024, 512, 3, bias=True) | norm("dsn.1", 512)
+    shapes |= conv("dsn.3", 512, CLASSES, bias=True)
+    return {key: shape for key, shape in shapes.items() if not key.endswith("num_batches_tracked")}
+
+
 Converter = Callable[[dict[str, Tensor]], DenseModel]
 CASES: list[tuple[Converter, Shapes, str]] = [
     (from_danet, danet(R101), "danet_resnet101"),
@@ -168,6 +183,7 @@ CASES: list[tuple[Converter, Shapes, str]] = [
     (from_fastfcn, fastfcn(R50), "fastfcn"),
     (from_fastfcn, fastfcn(R101), "fastfcn"),
     (from_semseg_psanet, psanet(R101), "psanet_resnet101"),
+    (from_ccnet, ccnet(R101), "ccnet_resnet101"),
     (from_drsleep, refinenet(R101), "refinenet_resnet101"),
     (from_drsleep, refinenet(R152), "refinenet_resnet152"),
 ]
@@ -274,3 +290,17 @@ def test_each_tensor_arrives_once(convert: Converter, shapes: Shapes, counterpar
 def test_other_weights_are_refused(convert: Converter) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match="state_dict is not that of"):
         convert(torch.nn.Linear(2, 2).state_dict())
+
+
+@pytest.mark.slow
+def test_ccnet_turns_colours_round_and_scales_as_in_place_norms_do() -> None:
+    weights = {key: torch.full((), -2.0).expand(shape) for key, shape in ccnet(R101).items()}
+    weights["conv1.weight"] = torch.arange(3.0).view(1, 3, 1, 1).expand(64, 3, 3, 3)
+    state = from_ccnet(weights).state_dict()
+    assert (state["encoder.body.conv1.0.weight"][0, :, 0, 0] == torch.tensor([2.0, 1.0, 0.0])).all()
+    for key in ("encoder.body.conv1.1", "encoder.body.bn1", "encoder.body.layer4.2.bn3", "aux_head.0.1"):
+        torch.testing.assert_close(state[f"{key}.weight"].unique(), torch.tensor([2.0 + 1e-5]))
+        assert (state[f"{key}.bias"] == -2).all()
+    # A colour that equals the mean becomes 0, in BGR as in RGB.
+    mean = state["encoder.normalize.mean"].flatten() * 255
+    torch.testing.assert_close(mean, torch.tensor([122.67891434, 116.66876762, 104.00698793]))
