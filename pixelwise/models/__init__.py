@@ -7,6 +7,7 @@ from .bisenet import (
     bisenet as bisenet,
     bisenet_resnet18 as bisenet_resnet18,
     bisenet_resnet101 as bisenet_resnet101,
+    from_torchseg_bisenet as from_torchseg_bisenet,
 )
 from .ccl import CCL as CCL, ccl as ccl, ccl_resnet101 as ccl_resnet101
 from .ccnet import (

@@ -19,6 +19,7 @@ from pixelwise.models import (
     from_encnet,
     from_fastfcn,
     from_semseg_psanet,
+    from_torchseg_bisenet,
 )
 from pixelwise.types import DenseModel
 
@@ -171,6 +172,41 @@ def ccnet(blocks: tuple[int, ...]) -> Shapes:
     return {key: shape for key, shape in shapes.items() if not key.endswith("num_batches_tracked")}
 
 
+def bisenet(blocks: tuple[int, ...]) -> Shapes:
+    """ycszen/TorchSeg, model/bisenet/cityscapes.bisenet.R18/network.py."""
+    layers = ("conv", "bn")
+    shapes = conv("context_path.conv1", 3, 64, 7) | norm("context_path.bn1", 64)
+    c_in = 64
+    for stage, count in enumerate(blocks, start=1):
+        c = 32 * 2**stage
+        for i in range(count):
+            key = f"context_path.layer{stage}.{i}"
+            shapes |= conv(f"{key}.conv1", c_in, c, 3) | norm(f"{key}.bn1", c)
+            shapes |= conv(f"{key}.conv2", c, c, 3) | norm(f"{key}.bn2", c)
+            if c_in != c:
+                shapes |= both(f"{key}.downsample", c_in, c)
+            c_in = c
+    sizes = {
+        "conv_7x7": (3, 64, 7),
+        "conv_3x3_1": (64, 64, 3),
+        "conv_3x3_2": (64, 64, 3),
+        "conv_1x1": (64, 128, 1),
+    }
+    for name, size in sizes.items():
+        shapes |= both(f"spatial_path.{name}", *size, layers)
+    shapes |= both("global_context.1", 512, 128, 1, layers) | both("ffm.conv_1x1", 256, 256, 1, layers)
+    for i, c in enumerate((512, 256)):
+        shapes |= both(f"arms.{i}.conv_3x3", c, 128, 3, layers)
+        shapes |= both(f"arms.{i}.channel_attention.1", 128, 128, 1, layers)
+        shapes |= both(f"refines.{i}", 128, 128, 3, layers)
+    for i, (c, c_inner) in enumerate(((128, 256), (128, 256), (256, 64))):
+        shapes |= both(f"heads.{i}.conv_3x3", c, c_inner, 3, layers)
+        shapes |= conv(f"heads.{i}.conv_1x1", c_inner, CLASSES, bias=True)
+    for i in (1, 2):
+        shapes |= conv(f"ffm.channel_attention.{i}.conv", 256, 256)
+    return shapes
+
+
 Converter = Callable[[dict[str, Tensor]], DenseModel]
 CASES: list[tuple[Converter, Shapes, str]] = [
     (from_danet, danet(R101), "danet_resnet101"),
@@ -183,6 +219,7 @@ CASES: list[tuple[Converter, Shapes, str]] = [
     (from_fastfcn, fastfcn(R50), "fastfcn"),
     (from_fastfcn, fastfcn(R101), "fastfcn"),
     (from_semseg_psanet, psanet(R101), "psanet_resnet101"),
+    (from_torchseg_bisenet, bisenet((2, 2, 2, 2)), "bisenet_resnet18"),
     (from_ccnet, ccnet(R101), "ccnet_resnet101"),
     (from_drsleep, refinenet(R101), "refinenet_resnet101"),
     (from_drsleep, refinenet(R152), "refinenet_resnet152"),
@@ -251,6 +288,16 @@ def test_every_tensor_of_the_authors_has_a_place_and_every_place_a_tensor(
                 "jpu.dilation3.0.bn.bias": "upsampling.branches.2.1.bias",
                 "jpu.dilation4.0.pointwise.weight": "upsampling.branches.3.2.0.weight",
                 "jpu.conv4.0.weight": "upsampling.reduce4.0.weight",
+            },
+        ),
+        (
+            from_torchseg_bisenet,
+            bisenet((2, 2, 2, 2)),
+            {
+                "arms.0.conv_3x3.bn.bias": "arm32.conv.1.bias",
+                "refines.1.conv.weight": "refine8.0.weight",
+                "heads.0.conv_1x1.bias": "aux_heads.1.1.bias",
+                "ffm.channel_attention.2.conv.weight": "fusion.gate.3.weight",
             },
         ),
         (
