@@ -50,6 +50,8 @@ and from measurements (`docs/models_measured.json`, `bench/`). Every name below 
 - **proof**: what the tests compare the network with.
 - **recipe**: the paper's training, for `pixelwise train --recipe NAME`.
 
+BoxSup (75.1 on VOC 2012) is a way to train, not a network: `python recipes/boxsup.py FOLDER`.
+
 What these pages and the code correct in the lectures: [lectures.md](lectures.md).
 """
 

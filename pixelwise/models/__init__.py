@@ -7,9 +7,15 @@ from .bisenet import (
     bisenet as bisenet,
     bisenet_resnet18 as bisenet_resnet18,
     bisenet_resnet101 as bisenet_resnet101,
+    from_torchseg_bisenet as from_torchseg_bisenet,
 )
 from .ccl import CCL as CCL, ccl as ccl, ccl_resnet101 as ccl_resnet101
-from .ccnet import CCNet as CCNet, ccnet as ccnet, ccnet_resnet101 as ccnet_resnet101
+from .ccnet import (
+    CCNet as CCNet,
+    ccnet as ccnet,
+    ccnet_resnet101 as ccnet_resnet101,
+    from_ccnet as from_ccnet,
+)
 from .convnext import (
     convnext_base_upernet as convnext_base_upernet,
     convnext_large_upernet as convnext_large_upernet,
@@ -121,7 +127,12 @@ from .faster_rcnn import (
     faster_rcnn_resnet50_fpn_v2 as faster_rcnn_resnet50_fpn_v2,
     from_torchvision_faster_rcnn as from_torchvision_faster_rcnn,
 )
-from .fastfcn import FastFCN as FastFCN, fastfcn as fastfcn, fastfcn_resnet50 as fastfcn_resnet50
+from .fastfcn import (
+    FastFCN as FastFCN,
+    fastfcn as fastfcn,
+    fastfcn_resnet50 as fastfcn_resnet50,
+    from_fastfcn as from_fastfcn,
+)
 from .fc_densenet import (
     FCDenseNet as FCDenseNet,
     fc_densenet56 as fc_densenet56,
@@ -327,6 +338,7 @@ from .refinenet import (
     ChainedResidualPooling as ChainedResidualPooling,
     RefineNet as RefineNet,
     ResidualConvUnit as ResidualConvUnit,
+    from_drsleep as from_drsleep,
     refinenet as refinenet,
     refinenet_resnet101 as refinenet_resnet101,
     refinenet_resnet152 as refinenet_resnet152,

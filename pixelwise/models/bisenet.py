@@ -11,13 +11,16 @@ whose parameters are counted in our tests; the paper's table counts others (49.0
 Departures: maps are resized to the size of their partner, so that any image size works.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import BatchNorm2d, ConvNormAct, resize_like, size_of
-from ..types import DenseLogits, DenseModel, Paper
+from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 
 PAPER = Paper(
     "BiSeNet: Bilateral Segmentation Network for Real-time Semantic Segmentation",
@@ -181,3 +184,65 @@ def bisenet_resnet101(
         stem=stem,
         c_head=256,
     )
+
+
+_KEYS = {
+    "context_path": "encoder.body",
+    "spatial_path.conv_7x7": "spatial_path.0",
+    "spatial_path.conv_3x3_1": "spatial_path.1",
+    "spatial_path.conv_3x3_2": "spatial_path.2",
+    "spatial_path.conv_1x1": "spatial_path.3",
+    "global_context.1": "image.1",
+    "arms.0.conv_3x3": "arm32.conv",
+    "arms.0.channel_attention.1.conv": "arm32.gate.1",
+    "arms.0.channel_attention.1.bn": "arm32.gate.2",
+    "arms.1.conv_3x3": "arm16.conv",
+    "arms.1.channel_attention.1.conv": "arm16.gate.1",
+    "arms.1.channel_attention.1.bn": "arm16.gate.2",
+    "refines.0": "refine16",
+    "refines.1": "refine8",
+    "heads.0.conv_3x3": "aux_heads.1.0",
+    "heads.0.conv_1x1": "aux_heads.1.1",
+    "heads.1.conv_3x3": "aux_heads.0.0",
+    "heads.1.conv_1x1": "aux_heads.0.1",
+    "heads.2.conv_3x3": "head.0",
+    "heads.2.conv_1x1": "head.1",
+    "ffm.conv_1x1": "fusion.conv",
+    "ffm.channel_attention.1.conv": "fusion.gate.1",
+    "ffm.channel_attention.2.conv": "fusion.gate.3",
+}  # beginnings of theirs -> ours
+_LAYERS = {"conv.": "0.", "bn.": "1."}  # of a convolution with batch norm
+
+
+def from_torchseg_bisenet(state_dict: Mapping[str, Tensor]) -> BiSeNet:
+    """Weights of the author's BiSeNet on ResNet-18 (github.com/ycszen/TorchSeg) in our model, in eval mode.
+
+    Args:
+        state_dict: as `torch.load(path, weights_only=True)["model"]` gives it, with or without `module.`
+            before each key.
+
+    Raises:
+        ValueError: if it is not a state dict of a BiSeNet on ResNet-18.
+    """
+    weights = {}
+    for key, tensor in state_dict.items():
+        key = key.removeprefix("module.")
+        part = next((part for part in _KEYS if key.startswith(f"{part}.")), "")
+        rest = key.removeprefix(f"{part}.")
+        layer = next((layer for layer in _LAYERS if rest.startswith(layer)), "")
+        rest = _LAYERS.get(layer, "") + rest.removeprefix(layer)
+        weights[f"{_KEYS.get(part, part)}.{rest}"] = tensor
+    try:
+        arguments: dict[str, Any] = {
+            "num_classes": len(weights["head.1.weight"]),
+            "in_channels": weights["encoder.body.conv1.weight"].shape[1],
+        }
+        model = bisenet_resnet18(**arguments)
+        own = {key: x for key, x in model.state_dict().items() if key.startswith("encoder.normalize.")}
+        model.load_state_dict(weights | own)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(
+            f"state_dict is not that of a BiSeNet on ResNet-18 from TorchSeg: {error}"
+        ) from error
+    model.built_by = BuiltBy("bisenet_resnet18", arguments)
+    return model.eval()

@@ -11,13 +11,16 @@ Departures: pooling in the stem rounds down, where the authors round up, which m
 of 8n + 1 pixels; batch norm and leaky ReLU are two layers, where the authors fuse them.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from ..encoders import Encoder, StemPolicy, dilate, make_encoder
 from ..layers import BatchNorm2d, size_of
-from ..types import DenseLogits, DenseModel, Paper
+from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 
 PAPER = Paper(
     "CCNet: Criss-Cross Attention for Semantic Segmentation",
@@ -82,7 +85,6 @@ class CrissCrossAttention(nn.Module):
         sum_column = column.logsumexp(2).unflatten(0, (w, b)).permute(1, 2, 0)  # b y x
         sum_row = row.logsumexp(2).unflatten(0, (h, b)).transpose(0, 1)  # b y x
         share = (sum_column.contiguous() - sum_row.contiguous()).sigmoid()[:, None]
-        found = share * from_column.contiguous() + (1 - share) * from_row.contiguous()
         found = share * from_column + (1 - share) * from_row
         return self.gamma * found + x
 
@@ -191,3 +193,71 @@ def ccnet_resnet101(
     dilate(model.encoder, "c4", 2)
     dilate(model.encoder, "c5", 4)
     return model
+
+
+CAFFE_MEAN = (122.67891434, 116.66876762, 104.00698793)  # red, green, blue
+ABN_EPSILON = 1e-5
+_STEM = {
+    "conv1": "conv1.0",
+    "bn1": "conv1.1",
+    "conv2": "conv1.3",
+    "bn2": "conv1.4",
+    "conv3": "conv1.6",
+    "bn3": "bn1",
+}
+_KEYS = {
+    **{f"{theirs}.": f"encoder.body.{ours}." for theirs, ours in _STEM.items()},
+    "layer": "encoder.body.layer",
+    "head.conva.": "context.reduce.",
+    "head.cca.query_conv.": "context.attention.query.",
+    "head.cca.key_conv.": "context.attention.key.",
+    "head.cca.value_conv.": "context.attention.value.",
+    "head.cca.": "context.attention.",
+    "head.convb.": "context.out.",
+    "head.bottleneck.3.": "head.2.",
+    "head.bottleneck.": "head.0.",
+    "dsn.3.": "aux_head.2.",
+    "dsn.": "aux_head.0.",
+}  # beginnings of theirs -> ours, the longer of two first
+
+
+def from_ccnet(state_dict: Mapping[str, Tensor], *, recurrence: int = 2) -> CCNet:
+    """Weights of the authors' CCNet (github.com/speedinghzl/CCNet) in our model, in eval mode.
+
+    Their images are BGR in 0..255 less a mean colour: the first filters are turned round, and mean and scale
+    become those of the model. Their in-place norms scale by the absolute value of the weight plus epsilon,
+    which is written into the weights.
+
+    Args:
+        state_dict: as `torch.load(path, weights_only=True)` gives it, with or without `module.` before each
+            key.
+        recurrence: with which it was trained.
+
+    Raises:
+        ValueError: if it is not a state dict of a CCNet on ResNet-101.
+    """
+    weights = {}
+    for key, tensor in state_dict.items():
+        key = key.removeprefix("module.")
+        part = next((part for part in _KEYS if key.startswith(part)), "")
+        weights[_KEYS.get(part, "") + key.removeprefix(part)] = tensor
+    for key in [key for key in weights if key.endswith(".running_mean")]:
+        scale = key.replace(".running_mean", ".weight")
+        if scale in weights:
+            weights[scale] = weights[scale].abs() + ABN_EPSILON
+    try:
+        arguments: dict[str, Any] = {
+            "num_classes": len(weights["head.2.weight"]),
+            "recurrence": recurrence,
+            "aux": "aux_head.0.0.weight" in weights,
+        }
+        weights["encoder.body.conv1.0.weight"] = weights["encoder.body.conv1.0.weight"].flip(1)
+        weights["encoder.normalize.mean"] = torch.tensor(CAFFE_MEAN).view(1, 3, 1, 1) / 255
+        weights["encoder.normalize.std"] = torch.full((1, 3, 1, 1), 1 / 255)
+        model = ccnet_resnet101(**arguments)
+        counts = {k: x for k, x in model.state_dict().items() if k.endswith(".num_batches_tracked")}
+        model.load_state_dict(counts | weights)  # in-place norms do not count
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"state_dict is not that of the authors' CCNet: {error}") from error
+    model.built_by = BuiltBy("ccnet_resnet101", arguments)
+    return model.eval()

@@ -224,7 +224,7 @@ def encnet_resnet101(
     )
 
 
-_PARTS = {
+ENCODING_KEYS = {
     "pretrained.": "encoder.body.",
     "head.conv5.": "head.reduce.",
     "head.encmodule.encoding.0.": "head.context.reduce.0.",
@@ -235,7 +235,18 @@ _PARTS = {
     "head.encmodule.selayer.": "head.context.presence.",
     "head.conv6.": "head.classify.",
     "auxlayer.conv5.": "aux_head.",
-}  # theirs -> ours
+}  # beginnings of keys of PyTorch-Encoding -> ours
+
+
+def renamed(state_dict: Mapping[str, Tensor], parts: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors under new beginnings of their keys, without the classifier of ImageNet."""
+    weights = {}
+    for key, tensor in state_dict.items():
+        key = key.removeprefix("module.")
+        if not key.startswith("pretrained.fc."):
+            part = next((part for part in parts if key.startswith(part)), "")
+            weights[parts.get(part, "") + key.removeprefix(part)] = tensor
+    return weights
 
 
 def from_encnet(state_dict: Mapping[str, Tensor]) -> EncNet:
@@ -248,12 +259,7 @@ def from_encnet(state_dict: Mapping[str, Tensor]) -> EncNet:
     Raises:
         ValueError: if it is not a state dict of an EncNet without lateral connections on ResNet-50s or 101s.
     """
-    weights = {}
-    for key, tensor in state_dict.items():
-        key = key.removeprefix("module.")
-        if not key.startswith("pretrained.fc."):
-            part = next((part for part in _PARTS if key.startswith(part)), "")
-            weights[_PARTS.get(part, "") + key.removeprefix(part)] = tensor
+    weights = renamed(state_dict, ENCODING_KEYS)
     builder = encnet_resnet101 if "encoder.body.layer3.22.conv1.weight" in weights else encnet_resnet50
     try:
         arguments: dict[str, Any] = {

@@ -11,7 +11,8 @@ starts with three 3x3 convolutions. `fastfcn` takes any encoder as it is. With E
 encoding loss comes with the output in training. A second loss on c4 eases training.
 """
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -19,9 +20,9 @@ from torch import Tensor, nn
 
 from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import BatchNorm2d, ConvNormAct, resize_like, size_of
-from ..types import DenseLogits, DenseModel, Paper
+from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .deeplabv3 import ASPP
-from .encnet import EncHead, EncNetLogits, Encoded
+from .encnet import ENCODING_KEYS, EncHead, EncNetLogits, Encoded, renamed
 from .fcn import FCNHead
 from .pspnet import PyramidPooling
 
@@ -193,3 +194,40 @@ def fastfcn_resnet50(
         head=head,
         aux=aux,
     )
+
+
+_KEYS = {f"jpu.conv{level}.": f"upsampling.reduce{level}." for level in (3, 4, 5)}
+for _i in range(len(DILATIONS)):
+    _KEYS |= {
+        f"jpu.dilation{_i + 1}.0.conv1.": f"upsampling.branches.{_i}.0.",
+        f"jpu.dilation{_i + 1}.0.bn.": f"upsampling.branches.{_i}.1.",
+        f"jpu.dilation{_i + 1}.0.pointwise.": f"upsampling.branches.{_i}.2.0.",
+        f"jpu.dilation{_i + 1}.1.": f"upsampling.branches.{_i}.2.1.",
+    }
+
+
+def from_fastfcn(state_dict: Mapping[str, Tensor]) -> FastFCN:
+    """Weights of the authors' FastFCN with EncNet's head (github.com/wuhuikai/FastFCN), in eval mode.
+
+    Args:
+        state_dict: as `torch.load(path, weights_only=True)["state_dict"]` gives it, with or without
+            `module.` before each key; the classifier of ImageNet, which they keep, is left out.
+
+    Raises:
+        ValueError: if it is not a state dict of that network on ResNet-50 or ResNet-101.
+    """
+    weights = renamed(state_dict, ENCODING_KEYS | _KEYS)
+    try:
+        arguments: dict[str, Any] = {
+            "num_classes": len(weights["head.classify.1.weight"]),
+            "encoder": "resnet101s" if "encoder.body.layer3.22.conv1.weight" in weights else "resnet50s",
+            "in_channels": weights["encoder.body.conv1.0.weight"].shape[1],
+            "aux": "aux_head.0.weight" in weights,
+        }
+        model = fastfcn(**arguments)
+        own = {key: x for key, x in model.state_dict().items() if key.startswith("encoder.normalize.")}
+        model.load_state_dict(weights | own)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"state_dict is not that of the authors' FastFCN: {error}") from error
+    model.built_by = BuiltBy("fastfcn", arguments)
+    return model.eval()

@@ -366,7 +366,7 @@ def load_transformers(
     renames: Sequence[tuple[str, str]],
     layers_per_block: int = 1,
 ) -> Any:
-    """A network of mask classification with weights of transformers.
+    """A network of mask classification with weights of transformers; raises a ValueError for others.
 
     Args:
         builder: of the network.
@@ -374,9 +374,6 @@ def load_transformers(
         renames: patterns of their names, and ours, in the order in which they are applied; <n> is turned into
             2 - n (levels from the finest on), {n} into 2 n (linear layers of a perceptron).
         layers_per_block: of the transformer decoder.
-
-    Raises:
-        ValueError: if the weights are not those of such a network.
     """
     encoder = "model.pixel_level_module.encoder."
     try:

@@ -13,13 +13,16 @@ outside of the encoder.
 Departures: the resize of a lower path has its own gradient, where the authors' code shrinks the gradient.
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import resize_like, size_of
-from ..types import DenseLogits, DenseModel, Paper
+from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 
 PAPER = Paper(
     "RefineNet: Multi-Path Refinement Networks for High-Resolution Semantic Segmentation",
@@ -168,3 +171,52 @@ def refinenet_resnet152(
     return refinenet(
         num_classes, encoder="resnet152", in_channels=in_channels, pretrained=pretrained, stem=stem
     )
+
+
+def _keys_of_the_port() -> dict[str, str]:
+    """Names of the layers behind the encoder in DrSleep's port, and ours."""
+    keys = {"clf_conv": "head"}
+    for level in (1, 2, 3, 4):
+        block = "lowest" if level == 1 else f"blocks.{level - 2}"
+        keys[f"p_ims1d2_outl{level}_dimred"] = f"{block}.adapt.0"
+        keys[f"adapt_stage{level}_b2_joint_varout_dimred"] = f"{block}.adapt.3"
+        keys[f"mflow_conv_g{level}_b3_joint_varout_dimred"] = f"carry.{level - 1}"
+        for i in (1, 2, 3, 4):
+            keys[f"mflow_conv_g{level}_pool.0.{i}_outvar_dimred"] = f"{block}.pool.stages.{i - 1}.1"
+        for i in (1, 2, 3):
+            for theirs, ours in (
+                (f"adapt_stage{level}_b.0", f"{block}.adapt.{i}"),
+                (f"mflow_conv_g{level}_b.0", f"{block}.out.{i - 1}"),
+            ):
+                keys[f"{theirs}.{i}_conv"] = f"{ours}.conv1"
+                keys[f"{theirs}.{i}_conv_relu_varout_dimred"] = f"{ours}.conv2"
+    return keys
+
+
+def from_drsleep(state_dict: Mapping[str, Tensor]) -> RefineNet:
+    """Weights of the released layout (github.com/DrSleep/refinenet-pytorch) in our model, in eval mode.
+
+    Args:
+        state_dict: as `torch.load(path, weights_only=True)` gives it, with or without `module.` before each
+            key.
+
+    Raises:
+        ValueError: if it is not a state dict of a RefineNet on ResNet-101 or ResNet-152.
+    """
+    renamed, weights = _keys_of_the_port(), {}
+    for key, tensor in state_dict.items():
+        layer, _, kind = key.removeprefix("module.").rpartition(".")
+        weights[f"{renamed.get(layer, f'encoder.body.{layer}')}.{kind}"] = tensor
+    builder = refinenet_resnet152 if "encoder.body.layer3.35.conv1.weight" in weights else refinenet_resnet101
+    try:
+        arguments: dict[str, Any] = {
+            "num_classes": len(weights["head.weight"]),
+            "in_channels": weights["encoder.body.conv1.weight"].shape[1],
+        }
+        model = builder(**arguments)
+        own = {key: x for key, x in model.state_dict().items() if key.startswith("encoder.normalize.")}
+        model.load_state_dict(weights | own)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"state_dict is not that of a RefineNet of DrSleep's port: {error}") from error
+    model.built_by = BuiltBy(builder.__name__, arguments)
+    return model.eval()

@@ -11,7 +11,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelwise.models import from_danet, from_emanet, from_encnet, from_semseg_psanet
+from pixelwise.models import (
+    from_ccnet,
+    from_danet,
+    from_drsleep,
+    from_emanet,
+    from_encnet,
+    from_fastfcn,
+    from_semseg_psanet,
+    from_torchseg_bisenet,
+)
 from pixelwise.types import DenseModel
 
 Shapes = dict[str, tuple[int, ...]]
@@ -86,9 +95,9 @@ def danet(blocks: tuple[int, ...]) -> Shapes:
     return shapes
 
 
-def encnet(blocks: tuple[int, ...]) -> Shapes:
+def encnet(blocks: tuple[int, ...], kernel: int = 3) -> Shapes:
     """zhanghang1989/PyTorch-Encoding, encoding/models/sseg/encnet.py."""
-    shapes = encoding_trunk(blocks, deep=True) | both("head.conv5", 2048, 512, 3)
+    shapes = encoding_trunk(blocks, deep=True) | both("head.conv5", 2048, 512, kernel)
     encoding = "head.encmodule.encoding"
     shapes |= both(encoding, 512, 512) | norm(f"{encoding}.4", 32)
     shapes |= {f"{encoding}.3.codewords": (32, 512), f"{encoding}.3.scale": (32,)}
@@ -96,6 +105,18 @@ def encnet(blocks: tuple[int, ...]) -> Shapes:
         shapes |= {f"head.encmodule.{name}.weight": (c, 512), f"head.encmodule.{name}.bias": (c,)}
     shapes |= conv("head.conv6.1", 512, CLASSES, bias=True)
     return shapes | both("auxlayer.conv5", 1024, 256, 3) | conv("auxlayer.conv5.4", 256, CLASSES, bias=True)
+
+
+def fastfcn(blocks: tuple[int, ...]) -> Shapes:
+    """wuhuikai/FastFCN, encoding/nn/customize.py (class JPU) and encoding/models/encnet.py."""
+    shapes = encnet(blocks, kernel=1)
+    for level in (3, 4, 5):
+        shapes |= both(f"jpu.conv{level}", 64 * 2**level, 512, 3)
+    for i in (1, 2, 3, 4):
+        key = f"jpu.dilation{i}"
+        shapes |= {f"{key}.0.conv1.weight": (1536, 1, 3, 3)} | norm(f"{key}.0.bn", 1536)
+        shapes |= conv(f"{key}.0.pointwise", 1536, 512) | norm(f"{key}.1", 512)
+    return shapes
 
 
 def emanet(blocks: tuple[int, ...]) -> Shapes:
@@ -118,6 +139,74 @@ def psanet(blocks: tuple[int, ...]) -> Shapes:
     return shapes | conv("cls.4", 512, CLASSES, bias=True) | conv("aux.4", 256, CLASSES, bias=True)
 
 
+def refinenet(blocks: tuple[int, ...]) -> Shapes:
+    """DrSleep/refinenet-pytorch, models/resnet.py and utils/layer_factory.py."""
+    shapes = conv("conv1", 3, 64, 7) | norm("bn1", 64)
+    shapes |= stages(blocks, lambda stage: f"layer{stage}", 64)
+    for level, (c_in, c) in enumerate(((2048, 512), (1024, 256), (512, 256), (256, 256)), start=1):
+        shapes |= conv(f"p_ims1d2_outl{level}_dimred", c_in, c, 3)
+        for block, count in ((f"adapt_stage{level}_b", 2), (f"mflow_conv_g{level}_b", 3)):
+            for i in range(1, count + 1):
+                shapes |= conv(f"{block}.0.{i}_conv", c, c, 3, bias=True)
+                shapes |= conv(f"{block}.0.{i}_conv_relu_varout_dimred", c, c, 3)
+        for i in (1, 2, 3, 4):
+            shapes |= conv(f"mflow_conv_g{level}_pool.0.{i}_outvar_dimred", c, c, 3)
+        if level > 1:
+            shapes |= conv(f"adapt_stage{level}_b2_joint_varout_dimred", c, c, 3)
+        if level < 4:
+            shapes |= conv(f"mflow_conv_g{level}_b3_joint_varout_dimred", c, 256, 3)
+    return shapes | conv("clf_conv", 256, CLASSES, 3, bias=True)
+
+
+def ccnet(blocks: tuple[int, ...]) -> Shapes:
+    """speedinghzl/CCNet, networks/ccnet.py; its in-place norms do not count batches."""
+    shapes = deep_stem(("conv1", "bn1", "conv2", "bn2", "conv3"), "bn3")
+    shapes |= stages(blocks, lambda stage: f"layer{stage}", 128)
+    shapes |= both("head.conva", 2048, 512, 3) | both("head.convb", 512, 512, 3)
+    for name, c in (("query", 64), ("key", 64), ("value", 512)):
+        shapes |= conv(f"head.cca.{name}_conv", 512, c, bias=True)
+    shapes |= {"head.cca.gamma": (1,)} | both("head.bottleneck", 2560, 512, 3)
+    shapes |= conv("head.bottleneck.3", 512, CLASSES, bias=True)
+    shapes |= conv("dsn.0", 1024, 512, 3, bias=True) | norm("dsn.1", 512)
+    shapes |= conv("dsn.3", 512, CLASSES, bias=True)
+    return {key: shape for key, shape in shapes.items() if not key.endswith("num_batches_tracked")}
+
+
+def bisenet(blocks: tuple[int, ...]) -> Shapes:
+    """ycszen/TorchSeg, model/bisenet/cityscapes.bisenet.R18/network.py."""
+    layers = ("conv", "bn")
+    shapes = conv("context_path.conv1", 3, 64, 7) | norm("context_path.bn1", 64)
+    c_in = 64
+    for stage, count in enumerate(blocks, start=1):
+        c = 32 * 2**stage
+        for i in range(count):
+            key = f"context_path.layer{stage}.{i}"
+            shapes |= conv(f"{key}.conv1", c_in, c, 3) | norm(f"{key}.bn1", c)
+            shapes |= conv(f"{key}.conv2", c, c, 3) | norm(f"{key}.bn2", c)
+            if c_in != c:
+                shapes |= both(f"{key}.downsample", c_in, c)
+            c_in = c
+    sizes = {
+        "conv_7x7": (3, 64, 7),
+        "conv_3x3_1": (64, 64, 3),
+        "conv_3x3_2": (64, 64, 3),
+        "conv_1x1": (64, 128, 1),
+    }
+    for name, size in sizes.items():
+        shapes |= both(f"spatial_path.{name}", *size, layers)
+    shapes |= both("global_context.1", 512, 128, 1, layers) | both("ffm.conv_1x1", 256, 256, 1, layers)
+    for i, c in enumerate((512, 256)):
+        shapes |= both(f"arms.{i}.conv_3x3", c, 128, 3, layers)
+        shapes |= both(f"arms.{i}.channel_attention.1", 128, 128, 1, layers)
+        shapes |= both(f"refines.{i}", 128, 128, 3, layers)
+    for i, (c, c_inner) in enumerate(((128, 256), (128, 256), (256, 64))):
+        shapes |= both(f"heads.{i}.conv_3x3", c, c_inner, 3, layers)
+        shapes |= conv(f"heads.{i}.conv_1x1", c_inner, CLASSES, bias=True)
+    for i in (1, 2):
+        shapes |= conv(f"ffm.channel_attention.{i}.conv", 256, 256)
+    return shapes
+
+
 Converter = Callable[[dict[str, Tensor]], DenseModel]
 CASES: list[tuple[Converter, Shapes, str]] = [
     (from_danet, danet(R101), "danet_resnet101"),
@@ -127,15 +216,21 @@ CASES: list[tuple[Converter, Shapes, str]] = [
     (from_emanet, emanet(R152), "emanet_resnet152"),
     (from_emanet, emanet(R101), "emanet_resnet101"),
     (from_emanet, emanet(R50), "emanet_resnet50"),
+    (from_fastfcn, fastfcn(R50), "fastfcn"),
+    (from_fastfcn, fastfcn(R101), "fastfcn"),
     (from_semseg_psanet, psanet(R101), "psanet_resnet101"),
+    (from_torchseg_bisenet, bisenet((2, 2, 2, 2)), "bisenet_resnet18"),
+    (from_ccnet, ccnet(R101), "ccnet_resnet101"),
+    (from_drsleep, refinenet(R101), "refinenet_resnet101"),
+    (from_drsleep, refinenet(R152), "refinenet_resnet152"),
 ]
 
 
 def cases() -> list[object]:
     """The first of each by default; the others are slow."""
-    first = {convert: builder for convert, _, builder in reversed(CASES)}
+    first = {convert: shapes for convert, shapes, _ in reversed(CASES)}
     return [
-        pytest.param(*case, marks=() if first[case[0]] == case[2] else pytest.mark.slow, id=case[2])
+        pytest.param(*case, marks=() if first[case[0]] is case[1] else pytest.mark.slow, id=case[2])
         for case in CASES
     ]
 
@@ -187,6 +282,36 @@ def test_every_tensor_of_the_authors_has_a_place_and_every_place_a_tensor(
             },
         ),
         (
+            from_fastfcn,
+            fastfcn(R50),
+            {
+                "jpu.dilation3.0.bn.bias": "upsampling.branches.2.1.bias",
+                "jpu.dilation4.0.pointwise.weight": "upsampling.branches.3.2.0.weight",
+                "jpu.conv4.0.weight": "upsampling.reduce4.0.weight",
+            },
+        ),
+        (
+            from_torchseg_bisenet,
+            bisenet((2, 2, 2, 2)),
+            {
+                "arms.0.conv_3x3.bn.bias": "arm32.conv.1.bias",
+                "refines.1.conv.weight": "refine8.0.weight",
+                "heads.0.conv_1x1.bias": "aux_heads.1.1.bias",
+                "ffm.channel_attention.2.conv.weight": "fusion.gate.3.weight",
+            },
+        ),
+        (
+            from_drsleep,
+            refinenet(R101),
+            {
+                "adapt_stage1_b.0.2_conv.bias": "lowest.adapt.2.conv1.bias",
+                "mflow_conv_g3_b.0.3_conv_relu_varout_dimred.weight": "blocks.1.out.2.conv2.weight",
+                "mflow_conv_g2_b3_joint_varout_dimred.weight": "carry.1.weight",
+                "adapt_stage4_b2_joint_varout_dimred.weight": "blocks.2.adapt.3.weight",
+                "mflow_conv_g1_pool.0.4_outvar_dimred.weight": "lowest.pool.stages.3.1.weight",
+            },
+        ),
+        (
             from_semseg_psanet,
             psanet(R101),
             {
@@ -208,7 +333,21 @@ def test_each_tensor_arrives_once(convert: Converter, shapes: Shapes, counterpar
         assert state[ours].flatten()[0] == numbers[theirs], theirs
 
 
-@pytest.mark.parametrize("convert", [from_danet, from_emanet, from_encnet, from_semseg_psanet])
+@pytest.mark.parametrize("convert", list(dict.fromkeys(case[0] for case in CASES)))
 def test_other_weights_are_refused(convert: Converter) -> None:
     with torch.device("meta"), pytest.raises(ValueError, match="state_dict is not that of"):
         convert(torch.nn.Linear(2, 2).state_dict())
+
+
+@pytest.mark.slow
+def test_ccnet_turns_colours_round_and_scales_as_in_place_norms_do() -> None:
+    weights = {key: torch.full((), -2.0).expand(shape) for key, shape in ccnet(R101).items()}
+    weights["conv1.weight"] = torch.arange(3.0).view(1, 3, 1, 1).expand(64, 3, 3, 3)
+    state = from_ccnet(weights).state_dict()
+    assert (state["encoder.body.conv1.0.weight"][0, :, 0, 0] == torch.tensor([2.0, 1.0, 0.0])).all()
+    for key in ("encoder.body.conv1.1", "encoder.body.bn1", "encoder.body.layer4.2.bn3", "aux_head.0.1"):
+        torch.testing.assert_close(state[f"{key}.weight"].unique(), torch.tensor([2.0 + 1e-5]))
+        assert (state[f"{key}.bias"] == -2).all()
+    # A colour that equals the mean becomes 0, in BGR as in RGB.
+    mean = state["encoder.normalize.mean"].flatten() * 255
+    torch.testing.assert_close(mean, torch.tensor([122.67891434, 116.66876762, 104.00698793]))

@@ -11,10 +11,10 @@ from PIL import Image
 
 import pixelwise as pw
 from pixelwise import models
-from pixelwise.losses import make_criterion
 from pixelwise.paper_recipes import list_recipes, paper_recipe
 from pixelwise.recipe import SETTINGS, Recipe
 from pixelwise.registry import describe, taken_by
+from pixelwise.tasks import get_task
 from pixelwise.training import make_experiment
 from pixelwise.training.samplers import train_loader
 from pixelwise.types import ClassTable
@@ -65,7 +65,9 @@ def test_a_recipe_names_its_source_and_fits_its_network(name: str) -> None:
     assert set(told.uncertain) <= set(SETTINGS)
     if recipe.epochs is recipe.steps is None:
         assert "epochs" in told.uncertain or recipe.early_stopping
-    criterion = make_criterion(recipe.loss, CLASSES, aux_weight=recipe.aux_weight)
+    task = get_task(describe(recipe.model).tasks[0])  # refuses what it cannot do
+    assert callable(task.transform(CLASSES, vars(recipe)))
+    criterion = task.criterion(CLASSES, vars(recipe) | {"class_weights": "none"})
     assert criterion.aux_weight == recipe.aux_weight
 
 
