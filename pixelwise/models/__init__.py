@@ -62,6 +62,13 @@ from .dilation import (
 )
 from .dis import DIS as DIS, dis as dis, dis_resnet101 as dis_resnet101
 from .dmnet import DMNet as DMNet, dmnet as dmnet, dmnet_resnet101 as dmnet_resnet101
+from .dpt import (
+    DPT as DPT,
+    dpt as dpt,
+    dpt_hybrid as dpt_hybrid,
+    dpt_large as dpt_large,
+    from_transformers_dpt as from_transformers_dpt,
+)
 from .dsspn import DSSPN as DSSPN, dsspn as dsspn, dsspn_resnet101 as dsspn_resnet101
 from .duc_hdc import DUC as DUC, DUCHDC as DUCHDC, duc_hdc as duc_hdc, duc_hdc_resnet101 as duc_hdc_resnet101
 from .efficientfcn import (
@@ -270,11 +277,27 @@ from .refinenet import (
     refinenet_resnet152 as refinenet_resnet152,
 )
 from .sdn import SDN as SDN, sdn as sdn, sdn_densenet161 as sdn_densenet161
+from .segmenter import (
+    MaskTransformer as MaskTransformer,
+    Segmenter as Segmenter,
+    segmenter as segmenter,
+    segmenter_vit_base as segmenter_vit_base,
+    segmenter_vit_large as segmenter_vit_large,
+    segmenter_vit_small as segmenter_vit_small,
+    segmenter_vit_tiny as segmenter_vit_tiny,
+)
 from .segnet import (
     SegNet as SegNet,
     SegNetBasic as SegNetBasic,
     segnet as segnet,
     segnet_basic as segnet_basic,
+)
+from .setr import (
+    SETR as SETR,
+    SETRMLA as SETRMLA,
+    setr_mla as setr_mla,
+    setr_naive as setr_naive,
+    setr_pup as setr_pup,
 )
 from .sgr import SGR as SGR, sgr as sgr, sgr_resnet101 as sgr_resnet101
 from .simplebaseline import (
@@ -297,6 +320,7 @@ from .smp_deeplabv3 import (
     smp_deeplabv3 as smp_deeplabv3,
     smp_deeplabv3plus as smp_deeplabv3plus,
 )
+from .smp_dpt import SMPDPT as SMPDPT, from_smp_dpt as from_smp_dpt, smp_dpt as smp_dpt
 from .smp_pspnet import SMPPSPNet as SMPPSPNet, smp_pspnet as smp_pspnet
 from .spgnet import (
     PredictionGuidance as PredictionGuidance,
