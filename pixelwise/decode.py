@@ -5,6 +5,7 @@
 beside its network.
 """
 
+from collections.abc import Iterator
 from functools import singledispatch
 from math import prod
 from typing import NamedTuple
@@ -34,6 +35,7 @@ from .types import (
 
 # On an accelerator many small kernels cost more than memory, up to this many numbers (1 GiB of float32).
 _AT_ONCE = 2**28
+_BAND = 1 << 22  # numbers of a band of rows on a CPU (16 MiB of float32)
 _CHUNK = 1 << 15  # pixels that are compared together on a CPU
 _SURE = 0.2  # confidence above which a joint has a say in that of its object
 _FEW = 1 << 16  # pixels below which a second thread costs more than it saves
@@ -254,13 +256,17 @@ def _(output: Heatmaps, refine: Refine = quarter_offset) -> tuple[Keypoints, ...
 def semantic_of_masks(output: MaskLogits) -> LabelMap:
     """The class with the largest sum over queries of its probability times that of the mask.
 
-    "No object" is no class (MaskFormer, Cheng et al. 2021, Sec. 3.4).
+    "No object" is no class (MaskFormer, Cheng et al. 2021, Sec. 3.4). The masks are at the size of the image
+    in some rows at a time only.
     """
     found = []
     for class_logits, mask_logits in zip(output.class_logits, output.mask_logits, strict=True):
-        probabilities = class_logits.detach().float().softmax(-1)[:, :-1]
-        masks = _full_size(mask_logits, output.size).sigmoid()
-        found.append(torch.einsum("qk,qhw->khw", probabilities, masks).argmax(0))
+        probabilities = class_logits.detach().float().softmax(-1)[:, :-1].T
+        parts = [
+            (probabilities @ rows.sigmoid().flatten(1)).argmax(0).view(rows.shape[1:])
+            for _, rows in _in_rows(mask_logits, output.size)
+        ]
+        found.append(torch.cat(parts))
     return LabelMap(torch.stack(found))
 
 
@@ -280,13 +286,18 @@ def instances_of_masks(output: MaskLogits, count: int = 100) -> tuple[MaskSet, .
         probabilities = class_logits.detach().float().softmax(-1)[:, :-1]
         best, place = probabilities.flatten().topk(min(count, probabilities.numel()))
         query, label = place // probabilities.shape[1], place % probabilities.shape[1]
-        logits = _full_size(mask_logits[query], output.size)
-        masks = logits > 0
-        area = masks.flatten(1).sum(1)
-        sure = (logits.sigmoid() * masks).flatten(1).sum(1) / area.clamp_min(1)
-        scores, order = (best * sure).sort(descending=True, stable=True)
-        whole = MaskSet.of(masks[order], label[order], scores)
-        found.append(whole.take(area[order] > 0))
+        used, number = query.unique(return_inverse=True)
+        masks = torch.empty(len(used), *output.size, dtype=torch.bool, device=mask_logits.device)
+        sums = mask_logits.new_zeros(len(used), dtype=torch.float32)
+        for first, rows in _in_rows(mask_logits[used], output.size):
+            inside = rows > 0
+            masks[:, first : first + rows.shape[1]] = inside
+            sums += (rows.sigmoid() * inside).sum((1, 2))
+        area = masks.sum((1, 2))
+        sure = sums / area.clamp_min(1)
+        scores, order = (best * sure[number]).sort(descending=True, stable=True)
+        order = order[area[number[order]] > 0]
+        found.append(MaskSet.of(masks[number[order]], label[order], scores[: len(order)]))
     return tuple(found)
 
 
@@ -310,47 +321,99 @@ def panoptic_of_masks(
     for class_logits, mask_logits in zip(output.class_logits, output.mask_logits, strict=True):
         scores, label = class_logits.detach().float().softmax(-1).max(-1)
         sure = (label < class_logits.shape[-1] - 1) & (scores > limits.min_score)
-        masks = _full_size(mask_logits[sure], output.size).sigmoid()
-        found.append(_segments_of_masks(masks, scores[sure], label[sure].tolist(), classes, limits))
+        contest = _contest(mask_logits[sure], scores[sure], output.size)
+        found.append(_segments_of_masks(contest, label[sure].tolist(), classes, limits))
     return tuple(found)
 
 
+class _Contest(NamedTuple):
+    """Which of q queries wins each pixel.
+
+    Attributes:
+        owner: number of the query, or q where its own mask is not there either.
+        own: number of pixels that each query keeps.
+        won: that it wins, in its mask or not.
+        whole: of its mask, won or not.
+    """
+
+    owner: Int64[Tensor, "H W"]
+    own: list[int]
+    won: list[int]
+    whole: list[int]
+
+
+def _contest(
+    mask_logits: Float[Tensor, "q h w"], scores: Float[Tensor, " q"], size: tuple[int, int]
+) -> _Contest:
+    q = len(mask_logits)
+    owner = torch.full(size, q, dtype=torch.int64, device=mask_logits.device)
+    if not q:
+        return _Contest(owner, [], [], [])
+    counts = torch.zeros(3, q, dtype=torch.int64, device=mask_logits.device)
+    for first, rows in _in_rows(mask_logits, size):
+        inside = rows >= 0  # a probability of a half
+        best = (scores[:, None, None] * rows.sigmoid()).argmax(0)
+        kept = torch.where(inside.gather(0, best[None])[0], best, q)
+        owner[first : first + rows.shape[1]] = kept
+        counts += torch.stack(
+            [
+                kept.flatten().bincount(minlength=q + 1)[:q],
+                best.flatten().bincount(minlength=q),
+                inside.sum((1, 2)),
+            ]
+        )
+    own, won, whole = counts.tolist()
+    return _Contest(owner, own, won, whole)
+
+
 def _segments_of_masks(
-    masks: Float[Tensor, "q H W"],
-    scores: Float[Tensor, " q"],
-    labels: list[int],
-    classes: ClassTable,
-    limits: Thresholds,
+    contest: _Contest, labels: list[int], classes: ClassTable, limits: Thresholds
 ) -> PanopticMap:
-    id_map = torch.zeros(masks.shape[1:], dtype=torch.int64, device=masks.device)
-    kept: list[int] = []
+    ids, kept, areas = [VOID] * (len(labels) + 1), [], []
     id_of_stuff: dict[int, int] = {}
-    owner = (scores[:, None, None] * masks).argmax(0) if len(masks) else id_map
     for query, label in enumerate(labels):
-        whole = masks[query] >= 0.5
-        won = owner == query
-        own = whole & won
-        if not own.any() or int(won.sum()) < (1 - limits.max_overlap) * int(whole.sum()):
+        own, won, whole = contest.own[query], contest.won[query], contest.whole[query]
+        if not own or won < (1 - limits.max_overlap) * whole:
             continue
         number = id_of_stuff.get(label)
         if number is None:
             kept.append(label)
+            areas.append(0)
             number = len(kept)
             if label not in classes.things:
                 id_of_stuff[label] = number
-        id_map[own] = number
-    ids = torch.arange(1, len(kept) + 1, device=masks.device)
-    for number in id_of_stuff.values():
-        if (id_map == number).sum() < limits.min_stuff_area:
-            id_map[id_map == number] = VOID
-            ids = ids[ids != number]
-    table = torch.tensor(kept, dtype=torch.int64, device=masks.device)
-    return PanopticMap(id_map, ids, table[ids - 1], torch.zeros_like(ids, dtype=torch.bool))
+        ids[query] = number
+        areas[number - 1] += own
+    small = {number for number in id_of_stuff.values() if areas[number - 1] < limits.min_stuff_area}
+    device = contest.owner.device
+    id_of_query = torch.tensor([VOID if number in small else number for number in ids], device=device)
+    left = [number for number in range(1, len(kept) + 1) if number not in small]
+    return PanopticMap(
+        id_of_query[contest.owner],
+        torch.tensor(left, dtype=torch.int64, device=device),
+        torch.tensor([kept[number - 1] for number in left], dtype=torch.int64, device=device),
+        torch.zeros(len(left), dtype=torch.bool, device=device),
+    )
 
 
-def _full_size(mask_logits: Float[Tensor, "q h w"], size: tuple[int, int]) -> Float[Tensor, "q H W"]:
-    """Scores at the size of the image, bilinear."""
-    return resize(mask_logits.detach().float()[None], size)[0]
+def _in_rows(
+    mask_logits: Float[Tensor, "q h w"], size: tuple[int, int]
+) -> Iterator[tuple[int, Float[Tensor, "q _ W"]]]:
+    """Scores at the size of the image, bilinear, in bands of rows: the first row of each, and the band."""
+    logits = mask_logits.detach().float()
+    (q, h, _), (height, width) = logits.shape, size
+    most = _BAND if logits.device.type == "cpu" else _AT_ONCE
+    rows = height if torch.compiler.is_compiling() else max(1, most // max(q * width, 1))
+    if rows >= height:
+        yield 0, resize(logits[None], size)[0]
+        return
+    for first in range(0, height, rows):
+        y = torch.arange(first, min(first + rows, height), device=logits.device)
+        place = ((y + 0.5) * (h / height) - 0.5).clamp_min(0)
+        upper = place.long().clamp(max=h - 1)
+        lower = (upper + 1).clamp(max=h - 1)
+        band = torch.lerp(logits[:, upper], logits[:, lower], (place - upper)[:, None])
+        yield first, resize(band[None], (len(y), width))[0]
 
 
 def _confidence(logits: Float[Tensor, "b k *grid"]) -> Confidence:

@@ -1075,7 +1075,8 @@ class ParameterRole(NamedTuple):
     Attributes:
         of_encoder: whether it belongs to the part that may start from pretrained weights.
         decays: whether weight decay applies: to the weights of convolutions and linear layers, not to norms,
-            biases, position embeddings, tables of relative biases, class tokens and learned temperatures.
+            biases, position embeddings, tables of relative biases, class tokens, queries and learned
+            temperatures.
     """
 
     of_encoder: bool
@@ -1086,7 +1087,7 @@ _NORMS = (nn.modules.batchnorm._NormBase, nn.LayerNorm, nn.GroupNorm)
 # Names of parameters with several axes that are no weights of a layer, as timm and the papers have them.
 _UNDECAYED = re.compile(
     r"pos_?embed\w*$|position_embedding\w*$|rel_pos|relative_position|attention_bias|cpb_mlp|"
-    r"(cls|class|dist|mask|reg)_token$|logit_scale$|temperature$"
+    r"(cls|class|dist|mask|reg)_token$|queries$|level_embed$|logit_scale$|temperature$"
 )
 
 
@@ -1148,6 +1149,25 @@ class DenseModel(Model):
     @abstractmethod
     def forward(self, image: Float[Tensor, "b c *grid"]) -> DenseLogits:
         """Score every pixel.
+
+        Raises:
+            ValueError: if the image is smaller than `minimum_size`.
+        """
+
+
+class MaskModel(Model):
+    """A network that classifies masks: image -> MaskLogits with `num_classes` classes and "no object".
+
+    The same weights serve every task of masks; the task decides how they are learned and decoded.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("semantic", "instance", "panoptic")
+    output = MaskLogits
+    num_classes: int
+
+    @abstractmethod
+    def forward(self, image: Float[Tensor, "b c H W"]) -> MaskLogits:
+        """Masks and their classes.
 
         Raises:
             ValueError: if the image is smaller than `minimum_size`.

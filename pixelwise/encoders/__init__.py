@@ -6,7 +6,9 @@ from typing import NamedTuple
 
 from ..types import STAGES
 from .base import Encoder as Encoder
+from .dense_swin import SWIN_SIZES, DenseSwin as DenseSwin, SwinSize as SwinSize
 from .dilated_densenet import DilatedDenseNet as DilatedDenseNet
+from .from_transformers import rename_transformers_encoder as rename_transformers_encoder
 from .hrnet import BRANCHES, HRNet as HRNet, fit_hrnet_weights as fit_hrnet_weights
 from .published import (
     WeightsUnavailable as WeightsUnavailable,
@@ -133,9 +135,29 @@ def _aligned_xception(
     )
 
 
+def _dense_swin(
+    size: str,
+    *,
+    in_channels: int,
+    pretrained: bool,
+    output_stride: int,
+    stages: Sequence[str] | None,
+    stem: StemPolicy,
+) -> Encoder:
+    if output_stride != 32:
+        raise ValueError(f"backbone 'swin_{size}' cannot be dilated to stride {output_stride}")
+    return DenseSwin(
+        SWIN_SIZES[size],
+        in_channels=in_channels,
+        pretrained=pretrained,
+        stages=stages or STAGES[1:],
+        stem=stem,
+    )
+
+
 # The encoders that are not timm's, by name; every other name is one of timm's backbones. timm's `hrnet_w18`
 # adds convolutions behind the branches of HRNet; `hrnet18` gives the branches themselves. `vgg16_dilated`
-# pools 2x2 squares, `vgg16_atrous` 3x3 squares.
+# pools 2x2 squares, `vgg16_atrous` 3x3 squares. `swin_tiny` and so on are those of dense prediction.
 ENCODERS: Mapping[str, Named] = {
     "tiny": Named(_tiny, has_weights=False),
     "mobilenet_v3_large": Named(_mobilenet_v3_large),
@@ -143,6 +165,7 @@ ENCODERS: Mapping[str, Named] = {
     "densenet161_dilated": Named(_dilated_densenet),
     "vgg16_dilated": Named(partial(_vgg16, 2)),
     "vgg16_atrous": Named(partial(_vgg16, 3)),
+    **{f"swin_{size}": Named(partial(_dense_swin, size)) for size in SWIN_SIZES},
     **{f"aligned_xception{depth}": Named(partial(_aligned_xception, depth)) for depth in (65, 71)},
 }
 

@@ -37,6 +37,7 @@ from .mask_set import (
     class_loss as class_loss,
     mask_losses as mask_losses,
     mask_set_of as mask_set_of,
+    mask_set_parts as mask_set_parts,
 )
 from .matching import assign as assign, matching_cost as matching_cost
 from .ohem import Ohem as Ohem, ohem_loss as ohem_loss

@@ -87,8 +87,9 @@ class MaskSetLoss(nn.Module):
     Mask2Former compares masks at points: for the matching at random ones, for the loss at `points` of which
     most are chosen where the network is unsure (PointRend), so the memory does not grow with the image. With
     `points=None` masks are compared at all pixels of the true ones, to which the predicted ones are resized
-    bilinearly: MaskFormer is `MaskSetLoss(class_weight=1, mask_weight=20, dice_weight=1, pixel_loss="focal",
-    points=None)`, DETR's masks have the weights 1 and 1.
+    bilinearly; for the matching the true ones are made as small as the predicted ones. MaskFormer is
+    `MaskSetLoss(class_weight=1, mask_weight=20, dice_weight=1, pixel_loss="focal", points=None)`, DETR's
+    masks have the weights 1 and 1.
 
     Crowds (`is_crowd`) are neither matched nor learned, as DETR leaves them out of its data. Sums over masks
     are divided by the number of true masks per process.
@@ -214,7 +215,7 @@ class MaskSetLoss(nn.Module):
         """Cost of every pair; that of a crowd is the same with every query, and higher than any other."""
         masks = target.dense.float()
         if self.points is None:
-            x, g, known = _at_pixels(mask_logits, masks, valid)
+            x, g, known = _at_coarse_pixels(mask_logits, masks, valid)
         else:
             where = torch.rand(1, self.points, 2, device=mask_logits.device)
             x, g, known = _at_points(mask_logits, masks, valid, where)
@@ -252,15 +253,21 @@ class MaskSetLoss(nn.Module):
 
 @loss_parts.register
 def mask_logits_parts(output: MaskLogits, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-    """`MaskSetLoss` with Mask2Former's settings; the losses of earlier decoder layers are summed up as "aux".
+    """`MaskSetLoss` with Mask2Former's settings, see `mask_set_parts`.
 
     A paper with other settings derives its own output from `MaskLogits` and registers its own loss.
+    """
+    return mask_set_parts(output, batch, MaskSetLoss())
+
+
+def mask_set_parts(output: MaskLogits, batch: Batch, loss: MaskSetLoss) -> dict[str, Float[Tensor, ""]]:
+    """The parts of a loss; those of earlier decoder layers are summed up as "aux".
 
     Args:
         output: of a network that classifies masks.
         batch: with targets of any task, see `mask_set_of`.
+        loss: of the last and of each earlier layer.
     """
-    loss = MaskSetLoss()
     num_classes = output.class_logits.shape[-1] - 1
     sets, known = zip(
         *(mask_set_of(target, num_classes, output.size) for target in batch.annotations), strict=True
@@ -323,6 +330,15 @@ def _at_pixels(
     x = F.interpolate(mask_logits[None], size, mode="bilinear", align_corners=False)[0]
     known = None if valid is None else valid.flatten().expand(len(x), -1)
     return x.flatten(1), masks.flatten(1), known
+
+
+def _at_coarse_pixels(
+    mask_logits: Float[Tensor, "q h w"], masks: Float[Tensor, "n H W"], valid: Bool[Tensor, "H W"] | None
+) -> tuple[Float[Tensor, "q p"], Float[Tensor, "n p"], Bool[Tensor, "1 p"] | None]:
+    size = (mask_logits.shape[1], mask_logits.shape[2])
+    g = F.interpolate(masks[None], size)[0]
+    known = None if valid is None else F.interpolate(valid[None, None].float(), size).flatten(2)[0] > 0.5
+    return mask_logits.flatten(1), g.flatten(1), known
 
 
 def _at_points(

@@ -211,6 +211,17 @@ from .ladder_densenet import (
 from .linknet import LinkNet as LinkNet, linknet as linknet
 from .lraspp import LRASPP as LRASPP, from_torchvision_lraspp as from_torchvision_lraspp, lraspp as lraspp
 from .manet import MANet as MANet, from_smp_manet as from_smp_manet, manet as manet
+from .mask2former import (
+    Mask2Former as Mask2Former,
+    from_transformers_mask2former as from_transformers_mask2former,
+    mask2former as mask2former,
+    mask2former_resnet50 as mask2former_resnet50,
+    mask2former_resnet101 as mask2former_resnet101,
+    mask2former_swin_base as mask2former_swin_base,
+    mask2former_swin_large as mask2former_swin_large,
+    mask2former_swin_small as mask2former_swin_small,
+    mask2former_swin_tiny as mask2former_swin_tiny,
+)
 from .mask_rcnn import (
     MaskHead as MaskHead,
     MaskRCNN as MaskRCNN,
@@ -220,6 +231,18 @@ from .mask_rcnn import (
     mask_rcnn_resnet50_fpn as mask_rcnn_resnet50_fpn,
     mask_rcnn_resnet50_fpn_v2 as mask_rcnn_resnet50_fpn_v2,
     mask_rcnn_resnet101_fpn as mask_rcnn_resnet101_fpn,
+)
+from .maskformer import (
+    MaskFormer as MaskFormer,
+    MaskFormerLogits as MaskFormerLogits,
+    from_transformers_maskformer as from_transformers_maskformer,
+    maskformer as maskformer,
+    maskformer_resnet50 as maskformer_resnet50,
+    maskformer_resnet101 as maskformer_resnet101,
+    maskformer_swin_base as maskformer_swin_base,
+    maskformer_swin_large as maskformer_swin_large,
+    maskformer_swin_small as maskformer_swin_small,
+    maskformer_swin_tiny as maskformer_swin_tiny,
 )
 from .msci import MSCI as MSCI, msci as msci, msci_resnet152 as msci_resnet152
 from .nasfpn import (

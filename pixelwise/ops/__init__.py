@@ -24,6 +24,7 @@ from .convolution import (
     resize_convolution as resize_convolution,
     transposed_convolution_size as transposed_convolution_size,
 )
+from .deformable_attention import deformable_attention as deformable_attention
 from .pooling import (
     Pooled as Pooled,
     max_pool_with_indices as max_pool_with_indices,

@@ -428,7 +428,8 @@ def task_of(model: Model, name: str | None, classes: ClassTable) -> Task:
     """The task called `name`, or the first of the model's that fits the classes.
 
     Raises:
-        ValueError: if the model does not serve it, or has another number of classes than the table.
+        ValueError: if the model does not serve it, or has another number of classes than the table, or the
+            table does not suit the task.
     """
     if name is None:
         several = [one for one in model.tasks if get_task(one).annotation is ClassMasks]
@@ -444,6 +445,7 @@ def task_of(model: Model, name: str | None, classes: ClassTable) -> Task:
         raise ValueError(
             f"the task {name} needs exclusive classes (one per pixel), this table has exclusive=False"
         )
+    task.check(classes)
     return task
 
 

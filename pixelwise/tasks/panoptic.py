@@ -92,6 +92,19 @@ def decoded(output: Any, classes: ClassTable, settings: Settings) -> tuple[Panop
     return decode.panoptic(output, classes, decode.Merging(**settings))
 
 
+def check(classes: ClassTable) -> None:
+    """Refuse a table that knows no things.
+
+    Raises:
+        ValueError: if no class is a thing.
+    """
+    if not classes.things:
+        shown = ", ".join(classes.names)
+        raise ValueError(
+            f"the task panoptic needs classes that are things, but of the classes {shown:.80} none is"
+        )
+
+
 def model_arguments(classes: ClassTable) -> Settings:
     """Numbers of classes, and which of them are things."""
     return {"num_classes": len(classes), "things": list(classes.things)}
@@ -199,6 +212,7 @@ PANOPTIC = Task(
     formats={"coco_panoptic": coco_panoptic},
     criterion=instance.criterion,
     decode=decoded,
+    check=check,
     metrics=SegmentMetrics,
     monitor="pq",
     transform=instance.transform,  # what comes from outside the image has the id 0, void

@@ -91,6 +91,10 @@ def _number_of_classes(classes: ClassTable) -> Settings:
     return {"num_classes": len(classes)}
 
 
+def _any_classes(classes: ClassTable) -> None:
+    pass
+
+
 def _nothing(settings: Settings) -> Settings:
     return {}
 
@@ -134,6 +138,7 @@ class Task:
         scoring: settings of `metrics` with their defaults.
         tune: the report on validation data -> better settings of `decode`, kept with the best weights; None
             where there is nothing to tune.
+        check: raises a ValueError for classes that do not suit the task.
         model_arguments: classes -> the arguments of a builder that follow from them.
         defaults: settings of a recipe that suit the task better than the recipe's own.
     """
@@ -164,6 +169,7 @@ class Task:
     decoding_of: Callable[[Settings], Settings] = _nothing
     scoring: Settings = field(default_factory=dict)
     tune: Callable[[Report], Settings] | None = None
+    check: Callable[[ClassTable], None] = _any_classes
     model_arguments: Callable[[ClassTable], Settings] = _number_of_classes
     defaults: Settings = field(default_factory=dict)
 

@@ -246,6 +246,7 @@ def make_experiment(
     if recipe.precision == "16" and not torch.cuda.is_available():
         raise ValueError("precision 16 needs a GPU: take bf16, or 32")
     train_data, val_data, classes, task = _open(recipe, data)
+    task.check(classes)
     model, recipe = _make_model(recipe, task.model_arguments(classes), continued=continued)
     taken = None
     if recipe.init_from is not None and not continued:

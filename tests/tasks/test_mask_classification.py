@@ -4,6 +4,7 @@ import pytest
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import pixelwise as pw
 from pixelwise import decode
@@ -17,8 +18,8 @@ from pixelwise.types import (
     ClassTable,
     LabelMap,
     MaskLogits,
+    MaskModel,
     MaskSet,
-    Model,
     PanopticMap,
     Sample,
 )
@@ -27,11 +28,9 @@ HEIGHT, WIDTH = 24, 40
 TABLE = ClassTable(("sky", "car", "dog"), ((90, 150, 230), (200, 0, 0), (120, 80, 0)), things=(1, 2))
 
 
-class QueryNet(Model):
+class QueryNet(MaskModel):
     """A few queries over features of pixels and of their places, with one earlier layer."""
 
-    tasks = ("semantic", "instance", "panoptic")
-    output = MaskLogits
     minimum_size = 8
 
     def __init__(self, num_classes: int, queries: int = 6, width: int = 32) -> None:
@@ -121,6 +120,54 @@ def test_instances_are_pairs_of_query_and_class_scored_by_both() -> None:
     assert found.scores[0] == pytest.approx(float(best * torch.tensor(8.0).sigmoid()))
     (two,) = decode.instances(output, 2)
     assert len(two) <= 2
+
+
+class Largest(TorchDispatchMode):
+    """Counts the numbers in the largest tensor of floats that is made."""
+
+    numbers = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for one in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(one, Tensor) and one.is_floating_point():
+                self.numbers = max(self.numbers, one.numel())
+        return made
+
+
+@pytest.mark.parametrize("size", [(97, 65), (20, 27), (7, 9), (1, 40)])
+def test_decoding_in_bands_of_rows_is_that_of_the_whole(
+    monkeypatch: pytest.MonkeyPatch, size: tuple[int, int]
+) -> None:
+    output = MaskLogits(2 * torch.randn(2, 12, 4), 4 * torch.randn(2, 12, 11, 13), size)
+    limits = decode.Merging(min_score=0.2, max_overlap=0.9, min_stuff_area=3)
+
+    def decoded() -> tuple[LabelMap, tuple[MaskSet, ...], tuple[PanopticMap, ...]]:
+        return decode.labels(output), decode.instances(output), decode.panoptic(output, TABLE, limits)
+
+    whole = decoded()
+    assert any(len(one.ids) for one in whole[2])
+    monkeypatch.setattr(decode, "_BAND", 5 * 12 * size[1])
+    with Largest() as largest:
+        bands = decoded()
+    assert largest.numbers <= max(5 * 12 * size[1], 12 * 11 * 13)
+    assert (bands[0].labels == whole[0].labels).float().mean() > 0.999
+    for part, all_of_it in zip(bands[1], whole[1], strict=True):
+        torch.testing.assert_close(part.scores, all_of_it.scores)
+        assert (part.masks == all_of_it.masks).float().mean() > 0.999
+    for part, all_of_it in zip(bands[2], whole[2], strict=True):
+        assert part.ids.tolist() == all_of_it.ids.tolist()
+        assert part.classes.tolist() == all_of_it.classes.tolist()
+        assert (part.id_map == all_of_it.id_map).float().mean() > 0.999
+
+
+def test_a_table_without_things_is_refused_before_anything_is_segmented() -> None:
+    stuff = ClassTable.of("sky", "road", "tree")
+    with pytest.raises(
+        ValueError, match=r"panoptic needs classes that are things, .* sky, road, tree none is"
+    ):
+        pw.Predictor(QueryNet(3), stuff, task="panoptic")
+    assert pw.Predictor(QueryNet(3), stuff, task="semantic").task.name == "semantic"
 
 
 def test_segments_of_stuff_are_one_and_those_of_things_are_not() -> None:
