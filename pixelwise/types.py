@@ -1138,6 +1138,14 @@ class Model(nn.Module, ABC):
         """
         return (batch.image,)
 
+    def progress(self, share: float) -> None:
+        """Learn before each step of a training what share of its steps is done; most models do nothing.
+
+        Args:
+            share: from 0 to 1.
+        """
+        del share
+
 
 class DenseModel(Model):
     """A network that scores every pixel: image -> DenseLogits with `num_classes` channels."""

@@ -46,6 +46,7 @@ class TokenEncoder(nn.Module):
     Attributes:
         channels: d of the tokens.
         num_heads: of the attention.
+        num_blocks: that are left.
         patch_size: height and width of a patch in pixels.
         map_channels: of the maps of convolutional stages before the first block.
         last: number of the block behind each given layer, from 0.
@@ -85,6 +86,8 @@ class TokenEncoder(nn.Module):
 
         self.last = tuple(max(round(depth * len(vit.blocks)), 1) - 1 for depth in depths)
         del vit.blocks[max(self.last) + 1 :]
+        self.num_blocks = len(vit.blocks)
+        vit.reset_classifier(0)
         norms = [part for part in (vit.norm, vit.fc_norm) if not isinstance(part, nn.Identity)]
         vit.norm = norms[0] if norm and norms else nn.Identity()
         vit.fc_norm = nn.Identity()
@@ -93,7 +96,6 @@ class TokenEncoder(nn.Module):
             vit.norm_pre = nn.Identity()
 
         self.relative_positions = nn.ParameterList(_take_tables(vit) if isinstance(vit, Beit) else [])
-        self.rotations: Any = vit.rope if isinstance(vit, Eva) else None
         if self._stages():
             _pad_by_fixed_amounts(vit.patch_embed.backbone)
         if not prefix:
@@ -111,7 +113,7 @@ class TokenEncoder(nn.Module):
         x, grid, maps = self.start(image)
         places = self.places(grid)
         behind = []
-        for i in range(len(self.body.blocks)):
+        for i in range(self.num_blocks):
             x = self.block(i, x, places)
             behind.append(x)
         behind[-1] = self.body.norm(x)
@@ -165,17 +167,16 @@ class TokenEncoder(nn.Module):
             grid: height and width in patches.
             more: number of tokens behind those of `start` that lie nowhere.
         """
-        blocks = len(self.body.blocks)
-        if self.rotations is not None:
+        if self._rotations() is not None:
             turns = self._turns(grid)
             half = turns.shape[-1] // 2
             none = torch.cat([turns.new_zeros(half), turns.new_ones(half)])  # sine and cosine of no angle
             turns = torch.cat([turns, none.expand(*turns.shape[:-2], more, -1)], dim=-2)
-            return list(turns) if self.body.rope_mixed else [turns] * blocks
+            return list(turns) if self.body.rope_mixed else [turns] * self.num_blocks
         if len(self.relative_positions):
             biases = [self._biases(table, grid) for table in self.relative_positions]
             return [F.pad(bias, (0, more, 0, more)) for bias in biases]
-        return [None] * blocks
+        return [None] * self.num_blocks
 
     def block(
         self,
@@ -206,6 +207,10 @@ class TokenEncoder(nn.Module):
         backbone = dict(self.body.patch_embed.named_children()).get("backbone")
         return [] if backbone is None else list(backbone.stages)
 
+    def _rotations(self) -> Any:
+        """What computes the angles of EVA-02 and DINOv3, None in other networks."""
+        return dict(self.body.named_children()).get("rope")
+
     def _positions(self, grid: tuple[int, int]) -> tuple[Float[Tensor, "1 _ d"], Float[Tensor, "1 p d"]]:
         """Position embeddings of the prefix, where it has them, and of patches."""
         rows, columns = self.old_grid
@@ -222,7 +227,7 @@ class TokenEncoder(nn.Module):
         """Sine and cosine of the angles by which the features of each patch are turned."""
         from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 
-        rope = self.rotations
+        rope = self._rotations()
         if not (torch.compiler.is_exporting() and isinstance(rope, RotaryEmbeddingDinoV3)):
             turns: Tensor = rope.get_embed(shape=list(grid))
             return turns
@@ -261,7 +266,7 @@ class TokenEncoder(nn.Module):
         for name in ("cls_token", "dist_token", "reg_token"):
             if _tokens(self.body, name):
                 setattr(self.body, name, None)
-        if self.rotations is not None:
+        if self._rotations() is not None:
             for block in self.body.blocks:
                 block.attn.num_prefix_tokens = 0
 

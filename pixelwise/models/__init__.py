@@ -90,6 +90,14 @@ from .encnet import (
     encnet_resnet50 as encnet_resnet50,
     encnet_resnet101 as encnet_resnet101,
 )
+from .eomt import (
+    EoMT as EoMT,
+    eomt as eomt,
+    eomt_base as eomt_base,
+    eomt_large as eomt_large,
+    eomt_small as eomt_small,
+    from_transformers_eomt as from_transformers_eomt,
+)
 from .espnetv2 import (
     ESPNetv2 as ESPNetv2,
     espnetv2_s_0_5 as espnetv2_s_0_5,

@@ -11,6 +11,8 @@ Departures: position embeddings are stored for the images of the backbone and re
 the authors resize them once to the crop (`image_size`); no bias before a batch norm.
 """
 
+from itertools import accumulate
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -144,10 +146,8 @@ class SETRMLA(DenseModel):
         size = size_of(image, self.minimum_size)
         padded = self.encoder.padded(size)
         tokens = self.encoder(image)
-        maps, total = [], 0
-        for lateral, merge in zip(reversed(self.laterals), reversed(self.merges), strict=True):
-            total = total + lateral(tokens)
-            maps.append(merge(total))  # the deepest first
+        totals = accumulate((lateral(tokens) for lateral in reversed(self.laterals)), torch.add)
+        maps = [merge(total) for merge, total in zip(reversed(self.merges), totals, strict=True)]
         levels = [level(map) for level, map in zip(reversed(self.levels), maps, strict=True)]
         coarse = without_padding(self.head(torch.cat(levels, dim=1)), size, padded)  # b k H/4 W/4
         aux = zip(self.aux_heads, maps, strict=True) if self.training and len(self.aux_heads) else ()
