@@ -52,7 +52,7 @@ class TokenEncoder(nn.Module):
         last: number of the block behind each given layer, from 0.
 
     Raises:
-        ValueError: if the body is no plain ViT, or its patches are not square.
+        ValueError: if the body is no plain ViT, its patches are not square, or larger than its images.
     """
 
     def __init__(
@@ -83,6 +83,8 @@ class TokenEncoder(nn.Module):
         self.normalize = Normalize(mean, std)
         self.interpolation = interpolation
         self.old_grid: tuple[int, int] = tuple(vit.patch_embed.grid_size)
+        if min(self.old_grid) < 1:
+            raise ValueError(f"image_size must be at least a patch of {height} pixels")
 
         self.last = tuple(max(round(depth * len(vit.blocks)), 1) - 1 for depth in depths)
         del vit.blocks[max(self.last) + 1 :]

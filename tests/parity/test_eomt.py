@@ -13,25 +13,21 @@ def theirs() -> nn.Module:
     torch.manual_seed(3)
     config = EomtConfig(
         hidden_size=384, num_hidden_layers=12, num_attention_heads=6, image_size=96, num_blocks=3,
-        num_queries=7, id2label=dict.fromkeys(range(5), "")
+        num_queries=7, num_labels=5, drop_path_rate=0.0,
     )  # fmt: skip
     network = EomtForUniversalSegmentation(config)
     for key, parameter in network.named_parameters():
         if "norm" in key or "scale" in key:
             nn.init.normal_(parameter, float("bias" not in key), 0.1)
-        elif "token" in key or "embeddings" in key or "query" in key:
+        elif "token" in key or "position" in key or "query" in key:
             nn.init.normal_(parameter, std=0.5)
     return network
 
 
 @pytest.mark.parametrize("masked", [False, True])
 def test_classes_and_masks_are_those_of_transformers(theirs: nn.Module, masked: bool) -> None:
-    ours = from_transformers_eomt(theirs.state_dict(), theirs.config.to_dict())
-    if masked:  # as at the start of training
-        theirs.eval().attn_mask_probs.fill_(1)
-        ours.train()
-    else:
-        theirs.eval().attn_mask_probs.fill_(0)
+    theirs.eval().attn_mask_probs.fill_(masked)  # as at the start and at the end of training
+    ours = from_transformers_eomt(theirs.state_dict(), theirs.config.to_dict()).train(masked)
     image = torch.rand(2, 3, 96, 96)
     with torch.no_grad():
         wanted, found = theirs(ours.encoder.normalize(image)), ours(image)

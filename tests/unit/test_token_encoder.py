@@ -231,6 +231,8 @@ def test_what_does_not_fit_is_told_in_a_sentence() -> None:
         make_token_encoder("swin_tiny_patch4_window7_224")
     with pytest.raises(ValueError, match="no backbone 'vit_tiny_patch16': did you mean"):
         make_token_encoder("vit_tiny_patch16")
+    with pytest.raises(ValueError, match="image_size must be at least a patch of 16 pixels"):
+        make_token_encoder("tiny", image_size=15)
     with pytest.raises(ValueError, match="takes 3 channels, not 4"):
         make_token_encoder(encoder, in_channels=4)
     with pytest.raises(ValueError, match="must give 2 layers, it gives 1"):
