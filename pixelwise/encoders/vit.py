@@ -196,17 +196,16 @@ class TokenEncoder(nn.Module):
             seen: which tokens each token attends to; None for all.
         """
         block, place = self.body.blocks[i], places[i]
-        if len(self.relative_positions):
+        arguments: dict[str, Tensor | None] = {"attn_mask": seen, "rope": place}
+        if place is not None and len(self.relative_positions):
             bias = place if seen is None else torch.where(seen, place, -torch.inf)
-            return block(x, shared_rel_pos_bias=bias)
-        arguments: dict[str, Tensor] = {} if seen is None else {"attn_mask": seen}
-        if place is not None:
-            arguments["rope"] = place
-        return block(x, **arguments)
+            arguments = {"shared_rel_pos_bias": bias}
+        behind: Tensor = block(x, **{key: given for key, given in arguments.items() if given is not None})
+        return behind
 
     def _stages(self) -> list[Any]:
         """The convolutional stages of a hybrid."""
-        backbone = dict(self.body.patch_embed.named_children()).get("backbone")
+        backbone: Any = dict(self.body.patch_embed.named_children()).get("backbone")
         return [] if backbone is None else list(backbone.stages)
 
     def _rotations(self) -> Any:

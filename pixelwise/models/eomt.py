@@ -39,10 +39,9 @@ PAPER = Paper(
 class ChannelNorm(nn.LayerNorm):
     """Layer norm over the channels of each place of a map."""
 
-    def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
+    def forward(self, input: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Normalise."""
-        normed: Tensor = super().forward(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-        return normed
+        return super().forward(input.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
 
 
 class Upscale(nn.Sequential):
