@@ -828,7 +828,7 @@ class Tokens:
 
     def map(self, layer: int = -1) -> Float[Tensor, "b d h w"]:
         """The tokens of patches at their places."""
-        return self.patches(layer).transpose(1, 2).unflatten(2, self.grid)
+        return self.patches(layer).transpose(1, 2).contiguous().unflatten(2, self.grid)
 
     def class_tokens(self, layer: int = -1) -> Float[Tensor, "b c d"]:
         """The class token, and the one for distillation where there is one."""

@@ -72,12 +72,12 @@ class TokenEncoder(nn.Module):
         from timm.models.vision_transformer import VisionTransformer
 
         vit: Any = body
-        if not isinstance(vit, VisionTransformer | Eva | Beit) or not _is_plain(vit):
+        if not isinstance(body, VisionTransformer | Eva | Beit) or not _is_plain(vit):
             raise ValueError(f"the encoder must be a plain ViT, got {type(body).__name__}")
         height, width = vit.patch_embed.feat_ratio(as_scalar=False)
         if height != width:
             raise ValueError(f"patches must be square, got {height} x {width} pixels")
-        self.body = vit
+        self.body: Any = vit
         self.patch_size, self.channels = int(height), int(vit.embed_dim)
         self.in_channels, self.num_heads = len(mean), int(vit.blocks[0].attn.num_heads)
         self.normalize = Normalize(mean, std)
@@ -94,10 +94,10 @@ class TokenEncoder(nn.Module):
         vit.norm = norms[0] if norm and norms else nn.Identity()
         vit.fc_norm = nn.Identity()
         vit.attn_pool = None
-        if isinstance(vit, Beit):
+        if isinstance(body, Beit):
             vit.norm_pre = nn.Identity()
 
-        self.relative_positions = nn.ParameterList(_take_tables(vit) if isinstance(vit, Beit) else [])
+        self.relative_positions = nn.ParameterList(_take_tables(vit) if isinstance(body, Beit) else [])
         if self._stages():
             _pad_by_fixed_amounts(vit.patch_embed.backbone)
         if not prefix:
@@ -228,12 +228,12 @@ class TokenEncoder(nn.Module):
         """Sine and cosine of the angles by which the features of each patch are turned."""
         from timm.layers.pos_embed_sincos import RotaryEmbeddingDinoV3
 
-        rope = self._rotations()
+        rope: Any = self._rotations()
         if not (torch.compiler.is_exporting() and isinstance(rope, RotaryEmbeddingDinoV3)):
             turns: Tensor = rope.get_embed(shape=list(grid))
             return turns
         # timm computes with the lengths as numbers, which would hold for the traced size only.
-        axes = [2 * (torch.arange(n, device=rope.periods.device) + 0.5) / n - 1 for n in grid]
+        axes = [2 * (torch.arange(n, device=self.normalize.mean.device) + 0.5) / n - 1 for n in grid]
         places = torch.stack(torch.meshgrid(*axes, indexing="ij"), dim=-1).flatten(0, 1)
         return torch.cat(rope._get_pos_embed_from_coords(places), dim=-1)
 
@@ -373,7 +373,8 @@ def _tiny(in_channels: int, img_size: int = 64, patch_size: int = 16) -> nn.Modu
 
 def _is_plain(body: Any) -> bool:
     """Whether a transformer of timm has nothing that `TokenEncoder` would leave out."""
-    from timm.layers import HybridEmbed, PatchEmbed
+    from timm.layers.hybrid_embed import HybridEmbed
+    from timm.layers.patch_embed import PatchEmbed
     from timm.models.resnetv2 import ResNetV2
 
     embed, children = body.patch_embed, dict(body.named_children())

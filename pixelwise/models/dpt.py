@@ -62,8 +62,8 @@ class Reassemble(nn.Module):
         """The map."""
         patches = tokens.patches(self.layer)
         whole = tokens.class_tokens(self.layer)[:, :1].expand_as(patches)
-        x = self.readout(torch.cat([patches, whole], dim=2))
-        map: Tensor = self.resample(self.project(x.transpose(1, 2).unflatten(2, tokens.grid)))
+        x = self.readout(torch.cat([patches, whole], dim=2)).transpose(1, 2).contiguous()
+        map: Tensor = self.resample(self.project(x.unflatten(2, tokens.grid)))
         return map
 
 
@@ -319,7 +319,7 @@ def from_transformers_dpt(state_dict: Mapping[str, Tensor], config: Mapping[str,
         problem = " ".join(str(error).split())
         raise ValueError(f"state_dict is not that of a DPT of transformers: {problem}") from error
     wanted = {
-        "num_attention_heads": model.encoder.body.blocks[0].attn.num_heads,
+        "num_attention_heads": model.encoder.num_heads,
         "readout_type": "project",
         "hidden_act": "gelu",
     }

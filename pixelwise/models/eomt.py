@@ -121,7 +121,7 @@ class EoMT(MaskModel):
         x = self.encoder.body.norm(x)
         count = len(self.queries)
         queries, patches = x[:, -count:], x[:, self._prefix : -count]
-        maps = self.upscale(patches.transpose(1, 2).unflatten(2, grid))
+        maps = self.upscale(patches.transpose(1, 2).contiguous().unflatten(2, grid))
         masks = torch.einsum("bqc,bchw->bqhw", self.mask_head(queries), maps)
         return self.class_head(queries), masks
 

@@ -48,8 +48,8 @@ class Map(nn.Module):
 
     def forward(self, tokens: Tokens) -> Float[Tensor, "b d h w"]:
         """The map of the layer."""
-        map: Tensor = self.norm(tokens.patches(self.layer)).transpose(1, 2).unflatten(2, tokens.grid)
-        return map
+        x = self.norm(tokens.patches(self.layer)).transpose(1, 2).contiguous()
+        return x.unflatten(2, tokens.grid)
 
 
 class Enlarge(nn.Module):
