@@ -98,6 +98,14 @@ def resize_like(
     return resize(x, (like.shape[-2], like.shape[-1]), align_corners=align_corners)
 
 
+def enlarge(
+    x: Float[Tensor, "b c h w"], factor: int, *, align_corners: bool = False
+) -> Float[Tensor, "b c _ _"]:
+    """Bilinear resize of `x` to `factor` times its height and width."""
+    size = (factor * x.shape[-2], factor * x.shape[-1])
+    return F.interpolate(x, size, mode="bilinear", align_corners=align_corners)
+
+
 def fit(x: Float[Tensor, "b c _ _"], size: tuple[int, int], *, offset: int = 0) -> Float[Tensor, "b c _ _"]:
     """The part of `x` that has `size`; rows and columns beyond the end of `x` repeat its last.
 
@@ -115,6 +123,44 @@ def fit(x: Float[Tensor, "b c _ _"], size: tuple[int, int], *, offset: int = 0) 
     if tuple(x.shape[-2:]) == tuple(size):
         return x
     return F.pad(x, (0, size[1] - x.shape[-1], 0, size[0] - x.shape[-2]), mode="replicate")
+
+
+def without_padding(
+    x: Float[Tensor, "b c h w"],
+    size: tuple[int, int],
+    padded: tuple[int, int],
+    *,
+    align_corners: bool = False,
+) -> Float[Tensor, "b c h w"]:
+    """A coarse map of an image that was padded at its end, drawn out to cover the image alone.
+
+    Resized to `size`, the result shows what `x`, resized to `padded`, shows of the image, smoothed by at
+    most one interpolation. Nothing changes where nothing was padded.
+
+    Args:
+        x: the map.
+        size: height and width of the image in pixels.
+        padded: height and width with the padding.
+        align_corners: how the map is going to be resized.
+
+    >>> without_padding(torch.tensor([[[[0.0, 1.0, 2.0, 3.0]]]]), (4, 12), (4, 16))[0, 0]
+    tensor([[0.0000, 0.6250, 1.3750, 2.1250]])
+    """
+    if not torch.compiler.is_exporting() and tuple(size) == tuple(padded):
+        return x
+    for axis, length, whole in ((2, size[0], padded[0]), (3, size[1], padded[1])):
+        count = x.shape[axis]
+        cells = torch.arange(count, device=x.device, dtype=x.dtype)
+        if align_corners:
+            at = cells * (length - 1) / (whole - 1)
+        else:
+            at = ((cells + 0.5) * length / whole - 0.5).clamp(min=0)
+        before = at.floor()
+        share = (at - before).view(-1, *(1,) * (3 - axis))
+        first = before.long().clamp(max=count - 1)
+        second = (first + 1).clamp(max=count - 1)
+        x = torch.lerp(x.index_select(axis, first), x.index_select(axis, second), share)
+    return x
 
 
 def at_least(size: int, least: int) -> int:

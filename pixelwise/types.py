@@ -803,6 +803,42 @@ class Features:
         return self["c5"]
 
 
+@dataclass(frozen=True)
+class Tokens:
+    """What a `TokenEncoder` returns: one vector per patch of the image and a few more, at several depths.
+
+    Attributes:
+        layers: tokens behind each of the blocks that were asked for: class tokens first, then registers, then
+            the patches row by row.
+        grid: height and width in patches.
+        num_class_tokens: 1, 2 with a token for distillation, 0 in networks without.
+        num_registers: tokens that belong to no place and mean nothing outside of the network.
+        maps: of the convolutional stages before the first block, finest first; empty in plain ViTs.
+    """
+
+    layers: tuple[Float[Tensor, "b n d"], ...]
+    grid: tuple[int, int]
+    num_class_tokens: int
+    num_registers: int
+    maps: tuple[Float[Tensor, "b _ _ _"], ...] = ()
+
+    def patches(self, layer: int = -1) -> Float[Tensor, "b p d"]:
+        """The tokens of patches."""
+        return self.layers[layer][:, self.num_class_tokens + self.num_registers :]
+
+    def map(self, layer: int = -1) -> Float[Tensor, "b d h w"]:
+        """The tokens of patches at their places."""
+        return self.patches(layer).transpose(1, 2).contiguous().unflatten(2, self.grid)
+
+    def class_tokens(self, layer: int = -1) -> Float[Tensor, "b c d"]:
+        """The class token, and the one for distillation where there is one."""
+        return self.layers[layer][:, : self.num_class_tokens]
+
+    def registers(self, layer: int = -1) -> Float[Tensor, "b r d"]:
+        """The registers."""
+        return self.layers[layer][:, self.num_class_tokens :][:, : self.num_registers]
+
+
 # --- outputs --------------------------------------------------------------------------------------
 
 
@@ -1101,6 +1137,14 @@ class Model(nn.Module, ABC):
         `criterion(model(*model.inputs(batch)), batch)` is the loss of any model.
         """
         return (batch.image,)
+
+    def progress(self, share: float) -> None:
+        """Learn before each step of a training what share of its steps is done; most models do nothing.
+
+        Args:
+            share: from 0 to 1.
+        """
+        del share
 
 
 class DenseModel(Model):

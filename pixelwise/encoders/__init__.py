@@ -42,6 +42,11 @@ from .torchvision import (
     fold_frozen_norms as fold_frozen_norms,
 )
 from .vgg import VGG16 as VGG16
+from .vit import (
+    Interpolation as Interpolation,
+    TokenEncoder as TokenEncoder,
+    make_token_encoder as make_token_encoder,
+)
 from .wide_resnet import WideResNet38 as WideResNet38
 from .xception import AlignedXception as AlignedXception
 

@@ -78,6 +78,13 @@ from .dilation import (
 )
 from .dis import DIS as DIS, dis as dis, dis_resnet101 as dis_resnet101
 from .dmnet import DMNet as DMNet, dmnet as dmnet, dmnet_resnet101 as dmnet_resnet101
+from .dpt import (
+    DPT as DPT,
+    dpt as dpt,
+    dpt_hybrid as dpt_hybrid,
+    dpt_large as dpt_large,
+    from_transformers_dpt as from_transformers_dpt,
+)
 from .dsspn import DSSPN as DSSPN, dsspn as dsspn, dsspn_resnet101 as dsspn_resnet101
 from .duc_hdc import DUC as DUC, DUCHDC as DUCHDC, duc_hdc as duc_hdc, duc_hdc_resnet101 as duc_hdc_resnet101
 from .efficientfcn import (
@@ -100,6 +107,14 @@ from .encnet import (
     encnet_resnet50 as encnet_resnet50,
     encnet_resnet101 as encnet_resnet101,
     from_encnet as from_encnet,
+)
+from .eomt import (
+    EoMT as EoMT,
+    eomt as eomt,
+    eomt_base as eomt_base,
+    eomt_large as eomt_large,
+    eomt_small as eomt_small,
+    from_transformers_eomt as from_transformers_eomt,
 )
 from .espnetv2 import (
     ESPNetv2 as ESPNetv2,
@@ -356,11 +371,27 @@ from .segformer import (
     segformer_b4 as segformer_b4,
     segformer_b5 as segformer_b5,
 )
+from .segmenter import (
+    MaskTransformer as MaskTransformer,
+    Segmenter as Segmenter,
+    segmenter as segmenter,
+    segmenter_vit_base as segmenter_vit_base,
+    segmenter_vit_large as segmenter_vit_large,
+    segmenter_vit_small as segmenter_vit_small,
+    segmenter_vit_tiny as segmenter_vit_tiny,
+)
 from .segnet import (
     SegNet as SegNet,
     SegNetBasic as SegNetBasic,
     segnet as segnet,
     segnet_basic as segnet_basic,
+)
+from .setr import (
+    SETR as SETR,
+    SETRMLA as SETRMLA,
+    setr_mla as setr_mla,
+    setr_naive as setr_naive,
+    setr_pup as setr_pup,
 )
 from .sgr import SGR as SGR, sgr as sgr, sgr_resnet101 as sgr_resnet101
 from .simplebaseline import (
@@ -384,6 +415,7 @@ from .smp_deeplabv3 import (
     smp_deeplabv3 as smp_deeplabv3,
     smp_deeplabv3plus as smp_deeplabv3plus,
 )
+from .smp_dpt import SMPDPT as SMPDPT, from_smp_dpt as from_smp_dpt, smp_dpt as smp_dpt
 from .smp_pspnet import SMPPSPNet as SMPPSPNet, smp_pspnet as smp_pspnet
 from .smp_segformer import (
     from_smp_segformer as from_smp_segformer,

@@ -129,6 +129,7 @@ class TrainingModule(lightning.LightningModule):
         Raises:
             NonFiniteLoss: if it is nan or infinite; says where.
         """
+        self.model.progress(min(self.global_step / self.optimization.total_steps, 1.0))
         parts = self.criterion.parts(self(batch), batch)
         loss = torch.stack(list(parts.values())).sum()
         self.last_parts = self.train_means.update(parts, len(batch.ids))

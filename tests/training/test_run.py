@@ -351,6 +351,8 @@ def test_a_training_module_works_under_any_trainer(boxes: Path) -> None:
     batch = pw.Batch.collate(samples)
     classes = splits.classes
     model = pw.build("pspnet", 2, encoder="tiny")
+    told: list[float] = []
+    model.progress = told.append
     criterion = pw.make_criterion("cross_entropy+dice", classes)
     module = TrainingModule(model, criterion, get_task("semantic"), classes, Optimization(2))
     loaders = (torch.utils.data.DataLoader([batch, batch], batch_size=None) for _ in range(2))
@@ -365,6 +367,7 @@ def test_a_training_module_works_under_any_trainer(boxes: Path) -> None:
     )
     trainer.fit(module, *loaders)
     logged = trainer.callback_metrics
+    assert told == [0.0, 0.5], "a model is told how much of the training is done"
     assert float(logged["val_mean_iou"]) == pytest.approx(module.report["mean_iou"], abs=1e-6)
     assert {"train_loss", "val_loss", "val_pixel_accuracy", "val_mean_dice"} <= set(logged)
 

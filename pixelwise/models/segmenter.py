@@ -1,0 +1,200 @@
+"""Segmenter: a ViT encodes patches, a point-wise linear map or a mask transformer decodes them.
+
+The linear decoder scores the tokens of patches (Sec. 3.2). The mask transformer appends one learned
+embedding per class, lets patches and classes attend to each other through two blocks, and takes as score of a
+class at a patch the product of their normalised vectors (Fig. 2, Eq. 4).
+
+Numbers that the paper leaves open are those of the authors' code (github.com/rstrudel/segmenter): dropout of
+0.1 in the decoder, a norm over the classes behind the products.
+
+Departures: images are padded by repeating their border, where the authors pad with zeros.
+"""
+
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from ..encoders import StemPolicy, TokenEncoder, make_token_encoder
+from ..layers import size_of, without_padding
+from ..types import DenseLogits, DenseModel, Paper
+
+PAPER = Paper(
+    "Segmenter: Transformer for Semantic Segmentation",
+    "Strudel, Garcia, Laptev, Schmid",
+    "ICCV",
+    2021,
+    "https://arxiv.org/abs/2105.05633",
+)
+
+Decoder = Literal["mask", "linear"]
+
+
+class MaskTransformer(nn.Module):
+    """Patches and class embeddings -> scores of classes at patches (Sec. 3.2.2).
+
+    Args:
+        d: channels of the tokens.
+        num_classes: number of classes k.
+        num_heads: of the attention.
+        num_blocks: of the transformer.
+    """
+
+    def __init__(self, d: int, num_classes: int, num_heads: int, num_blocks: int = 2) -> None:
+        super().__init__()
+        from timm.models.vision_transformer import Block
+
+        self.num_classes = num_classes
+        self.project = nn.Linear(d, d)
+        self.class_token = nn.Parameter(torch.empty(1, num_classes, d))
+        self.blocks = nn.Sequential(
+            *(
+                Block(d, num_heads, qkv_bias=True, proj_drop=0.1, attn_drop=0.1, norm_layer=nn.LayerNorm)
+                for _ in range(num_blocks)
+            )
+        )
+        self.norm = nn.LayerNorm(d)
+        self.project_patches = nn.Linear(d, d, bias=False)
+        self.project_classes = nn.Linear(d, d, bias=False)
+        self.mask_norm = nn.LayerNorm(num_classes)
+        nn.init.trunc_normal_(self.class_token, std=0.02)
+        nn.init.normal_(self.project_patches.weight, std=d**-0.5)
+        nn.init.normal_(self.project_classes.weight, std=d**-0.5)
+
+    def forward(self, patches: Float[Tensor, "b p d"]) -> Float[Tensor, "b p k"]:
+        """Scores of the classes."""
+        classes = self.class_token.expand(len(patches), -1, -1)
+        x = self.norm(self.blocks(torch.cat([self.project(patches), classes], dim=1)))
+        count = patches.shape[1]
+        patches = F.normalize(self.project_patches(x[:, :count]), dim=2)
+        classes = F.normalize(self.project_classes(x[:, count:]), dim=2)
+        scores: Tensor = self.mask_norm(patches @ classes.transpose(1, 2))  # Eq. 4
+        return scores
+
+
+class Segmenter(DenseModel):
+    """Plain ViT and a decoder of its tokens.
+
+    Args:
+        encoder: its last layer is decoded.
+        decoder: tokens of patches -> scores of the classes.
+        num_classes: number of channels k of the logits.
+    """
+
+    def __init__(self, encoder: TokenEncoder, decoder: nn.Module, num_classes: int) -> None:
+        super().__init__()
+        self.num_classes, self.in_channels = num_classes, encoder.in_channels
+        self.minimum_size = max(self.minimum_size, encoder.patch_size)
+        self.encoder, self.decoder = encoder, decoder
+
+    def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:
+        """Score every pixel; see `DenseModel`."""
+        size = size_of(image, self.minimum_size)
+        tokens = self.encoder(image)
+        coarse = self.decoder(tokens.patches()).transpose(1, 2).unflatten(2, tokens.grid)  # b k H/16 W/16
+        return DenseLogits(without_padding(coarse, size, self.encoder.padded(size)), size)
+
+
+def segmenter(
+    num_classes: int,
+    *,
+    encoder: str | TokenEncoder = "vit_base_patch16_384",
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    image_size: int | None = None,
+    decoder: Decoder = "mask",
+) -> Segmenter:
+    """Segmenter on any plain ViT, with a mask transformer or a linear decoder."""
+    made = make_token_encoder(
+        encoder,
+        in_channels=in_channels,
+        pretrained=pretrained,
+        stem=stem,
+        interpolation="bilinear",
+        image_size=image_size,
+    )
+    head: nn.Module = (
+        MaskTransformer(made.channels, num_classes, made.num_heads)
+        if decoder == "mask"
+        else nn.Linear(made.channels, num_classes)
+    )
+    return Segmenter(made, head, num_classes)
+
+
+def segmenter_vit_tiny(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    decoder: Decoder = "mask",
+) -> Segmenter:
+    """Seg-Ti/16, with a mask transformer or a linear decoder."""
+    return segmenter(
+        num_classes,
+        encoder="vit_tiny_patch16_384",
+        in_channels=in_channels,
+        pretrained=pretrained,
+        stem=stem,
+        decoder=decoder,
+    )
+
+
+def segmenter_vit_small(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    decoder: Decoder = "mask",
+) -> Segmenter:
+    """Seg-S/16, with a mask transformer or a linear decoder."""
+    return segmenter(
+        num_classes,
+        encoder="vit_small_patch16_384",
+        in_channels=in_channels,
+        pretrained=pretrained,
+        stem=stem,
+        decoder=decoder,
+    )
+
+
+def segmenter_vit_base(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    decoder: Decoder = "mask",
+) -> Segmenter:
+    """Seg-B/16, with a mask transformer or a linear decoder."""
+    return segmenter(
+        num_classes,
+        encoder="vit_base_patch16_384",
+        in_channels=in_channels,
+        pretrained=pretrained,
+        stem=stem,
+        decoder=decoder,
+    )
+
+
+def segmenter_vit_large(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    decoder: Decoder = "mask",
+) -> Segmenter:
+    """Seg-L/16, with a mask transformer or a linear decoder."""
+    return segmenter(
+        num_classes,
+        encoder="vit_large_patch16_384",
+        in_channels=in_channels,
+        pretrained=pretrained,
+        stem=stem,
+        decoder=decoder,
+    )
