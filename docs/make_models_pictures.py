@@ -22,7 +22,7 @@ TABLE = tomllib.loads((DOCS / "models.toml").read_text())
 COLORS = dict(
     zip(
         TABLE["families"],
-        ("#4C72B0", "#C44E52", "#55A868", "#DD8452", "#8172B3", "#937860", "#2A9D8F", "#8C8C8C", "#B5548E"),
+        ("#4C72B0", "#C44E52", "#55A868", "#DD8452", "#8172B3", "#937860", "#2A9D8F", "#8C8C8C", "#3A6B35", "#B5548E"),
         strict=True,
     )
 )
@@ -252,6 +252,41 @@ def small() -> None:
     axes.text(9.6, 0.6, "1x1 of all", ha="center", va="top")
 
 
+def transformers() -> None:
+    """Patches as tokens, and queries that give masks."""
+    axes = canvas(12, 6.2)
+    grid(axes, 0.3, 3.9, 4, 0.45, {(i, i): BLUE for i in range(4)})
+    axes.text(1.2, 3.75, "patches", ha="center", va="top")
+    arrow(axes, (2.2, 4.8), (2.9, 4.8))
+    for i in range(9):
+        box(axes, 3.0, 3.6 + 0.27 * i, 0.3, 0.22, BLUE)
+    axes.text(3.15, 3.5, "tokens", ha="center", va="top")
+    for i in range(3):
+        arrow(axes, (3.4 + 1.5 * i, 4.8), (3.9 + 1.5 * i, 4.8))
+        box(axes, 3.9 + 1.5 * i, 4.0, 1.0, 1.6, ORANGE, "attend")
+    arrow(axes, (7.9, 4.8), (8.5, 4.8))
+    grid(axes, 8.6, 3.9, 4, 0.45, {(i, j): BLUE for i in range(4) for j in range(4)})
+    axes.text(9.5, 3.75, "map of 1/16", ha="center", va="top")
+    arrow(axes, (10.5, 4.8), (11.0, 4.8))
+    axes.text(11.5, 4.8, "scores", ha="center", va="center")
+    for i in range(4):
+        box(axes, 0.5, 0.55 + 0.5 * i, 1.0, 0.35, RED)
+    axes.text(1.0, 0.4, "queries", ha="center", va="top")
+    arrow(axes, (1.6, 1.5), (2.3, 1.5))
+    box(axes, 2.3, 0.7, 1.9, 1.6, ORANGE, "attend to\nthe image")
+    arrow(axes, (4.2, 2.0), (5.0, 2.0))
+    axes.text(5.1, 2.0, "a class for each, or none", va="center")
+    arrow(axes, (4.2, 1.0), (5.3, 1.0))
+    plus(axes, 5.6, 1.0, "x")
+    grid(axes, 6.6, 0.4, 4, 0.32, {(i, j): BLUE for i in range(4) for j in range(4)})
+    axes.text(7.25, 0.3, "pixels", ha="center", va="top")
+    arrow(axes, (6.5, 1.0), (5.9, 1.0))
+    axes.plot([5.6, 5.6, 8.4], [0.75, -0.0, 0.0], color="black", lw=1.3, clip_on=False)
+    for k, cells in enumerate(({(0, 0), (0, 1), (1, 0)}, {(2, 1), (2, 2), (3, 1), (3, 2)}, {(1, 3), (2, 3)})):
+        grid(axes, 8.6 + 1.15 * k, 0.2, 4, 0.25, {cell: (GREEN, RED, BLUE)[k] for cell in cells})
+    axes.text(10.2, 1.4, "a mask for each", ha="center")
+
+
 def objects() -> None:
     """Mask R-CNN."""
     axes = canvas(12, 4.6)
@@ -338,7 +373,7 @@ def wrapped(words: list[str], width: int) -> str:
 FAMILIES: dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
-        convolutional, encoder_decoder, top_down, dilation, attention, fields, streams, small, objects
+        convolutional, encoder_decoder, top_down, dilation, attention, fields, streams, small, transformers, objects
     )
 }  # fmt: skip
 

@@ -11,6 +11,8 @@ from torch import Tensor
 
 from .models import (
     from_transformers_convnext,
+    from_transformers_dpt,
+    from_transformers_eomt,
     from_transformers_mask2former,
     from_transformers_maskformer,
     from_transformers_segformer,
@@ -50,8 +52,10 @@ _UPERNETS: Mapping[str, Reader] = {"swin": from_transformers_swin, "convnext": f
 _READERS: Mapping[str, Reader] = {
     "SegformerForSemanticSegmentation": from_transformers_segformer,
     "UperNetForSemanticSegmentation": _upernet,
+    "DPTForSemanticSegmentation": from_transformers_dpt,
     "MaskFormerForInstanceSegmentation": from_transformers_maskformer,
     "Mask2FormerForUniversalSegmentation": from_transformers_mask2former,
+    "EomtForUniversalSegmentation": from_transformers_eomt,
 }
 
 
