@@ -47,6 +47,8 @@ FAMILIES: dict[str, tuple[type[nn.Module] | Any, dict[str, Any]]] = {
     ),
     "hybrid": (hybrid, {}),
 }  # fmt: skip
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("beit", "eva02", "hybrid")]
+EXPORTED = ["deit", "dinov3", *SLOW]
 PREFIX = {"deit": (2, 0), "dinov2": (1, 4), "dinov3": (1, 4)}
 
 
@@ -127,7 +129,7 @@ def test_every_parameter_gets_a_gradient_with_and_without_prefix(family: str) ->
 
 
 @pytest.mark.compile
-@pytest.mark.parametrize("family", ["deit", "beit", "eva02", "dinov3", "hybrid"])
+@pytest.mark.parametrize("family", EXPORTED)
 def test_one_exported_program_serves_all_sizes(family: str) -> None:
     encoder = Patches(TokenEncoder(body(family)).eval())
     dims = {2: torch.export.Dim("H", min=48, max=512), 3: torch.export.Dim("W", min=48, max=512)}
@@ -139,7 +141,7 @@ def test_one_exported_program_serves_all_sizes(family: str) -> None:
 
 
 @pytest.mark.compile
-@pytest.mark.parametrize("family", ["deit", "beit", "eva02", "dinov3", "hybrid"])
+@pytest.mark.parametrize("family", EXPORTED)
 def test_compiles_in_one_graph(family: str) -> None:
     encoder = Patches(TokenEncoder(body(family)).eval())
     torch._dynamo.reset()
