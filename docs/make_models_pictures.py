@@ -22,10 +22,13 @@ TABLE = tomllib.loads((DOCS / "models.toml").read_text())
 COLORS = dict(
     zip(
         TABLE["families"],
-        ("#4C72B0", "#C44E52", "#55A868", "#DD8452", "#8172B3", "#937860", "#2A9D8F", "#8C8C8C", "#3A6B35", "#B5548E"),
+        (
+            "#4C72B0", "#C44E52", "#55A868", "#DD8452", "#8172B3", "#937860", "#2A9D8F", "#8C8C8C", "#3A6B35",
+            "#B5548E",
+        ),
         strict=True,
     )
-)
+)  # fmt: skip
 BLUE, RED, GREEN, ORANGE, GREY = "#4C72B0", "#C44E52", "#55A868", "#DD8452", "#9A9A9A"
 Point = tuple[float, float]
 
@@ -283,7 +286,7 @@ def transformers() -> None:
     arrow(axes, (6.5, 1.0), (5.9, 1.0))
     axes.plot([5.6, 5.6, 8.4], [0.75, -0.0, 0.0], color="black", lw=1.3, clip_on=False)
     for k, cells in enumerate(({(0, 0), (0, 1), (1, 0)}, {(2, 1), (2, 2), (3, 1), (3, 2)}, {(1, 3), (2, 3)})):
-        grid(axes, 8.6 + 1.15 * k, 0.2, 4, 0.25, {cell: (GREEN, RED, BLUE)[k] for cell in cells})
+        grid(axes, 8.6 + 1.15 * k, 0.2, 4, 0.25, dict.fromkeys(cells, (GREEN, RED, BLUE)[k]))
     axes.text(10.2, 1.4, "a mask for each", ha="center")
 
 
@@ -373,7 +376,8 @@ def wrapped(words: list[str], width: int) -> str:
 FAMILIES: dict[str, Callable[[], None]] = {
     function.__name__: function
     for function in (
-        convolutional, encoder_decoder, top_down, dilation, attention, fields, streams, small, transformers, objects
+        convolutional, encoder_decoder, top_down, dilation, attention, fields, streams, small, transformers,
+        objects,
     )
 }  # fmt: skip
 
