@@ -30,6 +30,7 @@ COLORS = dict(
     )
 )  # fmt: skip
 BLUE, RED, GREEN, ORANGE, GREY = "#4C72B0", "#C44E52", "#55A868", "#DD8452", "#9A9A9A"
+FIRST = 2013  # earlier papers stand in this year
 Point = tuple[float, float]
 
 
@@ -257,7 +258,8 @@ def small() -> None:
 
 def transformers() -> None:
     """Patches as tokens, and queries that give masks."""
-    axes = canvas(12, 6.2)
+    axes = canvas(12, 6.4)
+    axes.set_ylim(-0.3, 6.1)
     grid(axes, 0.3, 3.9, 4, 0.45, {(i, i): BLUE for i in range(4)})
     axes.text(1.2, 3.75, "patches", ha="center", va="top")
     arrow(axes, (2.2, 4.8), (2.9, 4.8))
@@ -284,7 +286,8 @@ def transformers() -> None:
     grid(axes, 6.6, 0.4, 4, 0.32, {(i, j): BLUE for i in range(4) for j in range(4)})
     axes.text(7.25, 0.3, "pixels", ha="center", va="top")
     arrow(axes, (6.5, 1.0), (5.9, 1.0))
-    axes.plot([5.6, 5.6, 8.4], [0.75, -0.0, 0.0], color="black", lw=1.3, clip_on=False)
+    axes.plot([5.6, 5.6, 8.2, 8.2], [0.75, -0.15, -0.15, 0.7], color="black", lw=1.3)
+    arrow(axes, (8.15, 0.7), (8.6, 0.7))
     for k, cells in enumerate(({(0, 0), (0, 1), (1, 0)}, {(2, 1), (2, 2), (3, 1), (3, 2)}, {(1, 3), (2, 3)})):
         grid(axes, 8.6 + 1.15 * k, 0.2, 4, 0.25, dict.fromkeys(cells, (GREEN, RED, BLUE)[k]))
     axes.text(10.2, 1.4, "a mask for each", ha="center")
@@ -315,22 +318,22 @@ def timeline() -> None:
     """Networks by year of their first publication and by family."""
     entries: dict[tuple[str, int], list[str]] = {}
     for file, paper in TABLE["papers"].items():
-        year = max(import_module(f"pixelwise.models.{file}").PAPER.year, 2013)
-        if paper["short"] != "SMP":
+        year = max(import_module(f"pixelwise.models.{file}").PAPER.year, FIRST)
+        if not paper["short"].startswith("SMP"):
             entries.setdefault((paper["family"], year), []).append(paper["short"])
-    years = range(2013, 2021)
+    years = sorted({year for _, year in entries})
     heights = {
         family: max(len(entries.get((family, year), [])) for year in years) for family in TABLE["families"]
     }
-    line, column, left = 0.36, 1.22, 2.2
-    total = sum(heights.values()) * line + 0.25 * len(heights) + 0.6
+    line, column, left = 0.4, 1.32, 2.7
+    total = sum(max(count, 2) for count in heights.values()) * line + 0.25 * len(heights) + 0.6
     axes = canvas(left + column * len(years), total)
     for i, year in enumerate(years):
-        told = f"{year}" if i else "to 2013"
+        told = f"{year}" if i else f"to {FIRST}"
         axes.text(left + column * (i + 0.5), total - 0.35, told, ha="center", weight="bold")
     top = total - 0.55
     for family, count in heights.items():
-        bottom = top - count * line - 0.25
+        bottom = top - max(count, 2) * line - 0.25
         axes.add_patch(
             Rectangle(
                 (0, bottom),
@@ -346,7 +349,7 @@ def timeline() -> None:
             (top + bottom) / 2,
             wrapped(words, 20),
             va="center",
-            size=9,
+            size=8,
             weight="bold",
             color=COLORS[family],
         )
@@ -358,7 +361,7 @@ def timeline() -> None:
                     short,
                     ha="center",
                     va="center",
-                    size=9,
+                    size=7.5,
                 )
         top = bottom
 
