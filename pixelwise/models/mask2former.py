@@ -382,14 +382,11 @@ _RENAMES = (
 def from_transformers_mask2former(
     state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None
 ) -> Mask2Former:
-    """Weights of transformers' `Mask2FormerForUniversalSegmentation` in our model, in eval mode.
+    """Weights of transformers' `Mask2FormerForUniversalSegmentation`; raises a ValueError for others.
 
     Args:
         state_dict: on a Swin Transformer or a ResNet, as published or trained further.
         config: not needed; all sizes are read from the weights.
-
-    Raises:
-        ValueError: if it is none of these.
     """
     parts = {}
     for key, tensor in state_dict.items():

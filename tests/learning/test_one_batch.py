@@ -44,14 +44,15 @@ ENCODERS = ("tiny", "resnet18")
 STEPS, BIG = 60, 12_000_000
 COSTLY = {
     "deep_parsing_network", "dilation8", "dilation10", "fc_densenet103", "fcn32s_alexnet", "fcn32s_googlenet",
-    "frrn_a", "gridnet", "mask2former", "maskformer", "piecewise_crf", "pointrend", "segnet_basic",
-    "smp_linknet", "unet_original",
+    "frrn_a", "gridnet", "hrformer", "mask2former", "maskformer", "piecewise_crf", "pointrend", "segnet_basic",
+    "smp_dpt", "smp_linknet", "unet_original",
 }  # fmt: skip
 SMALL: dict[str, object] = {
     "encoder": "tiny", "width": 8, "min_size": None, "stacks": 1, "modules": (1, 1, 1), "blocks": 1,
     "steps": 1, "units": 2, "num_classes": 3, "num_joints": 2, "things": (1, 2), "min_stuff_area": 1,
-    "window": 64, "num_queries": 6,
+    "num_queries": 6,
 }  # fmt: skip
+WINDOW = {"deconvnet": 64, "swin_upernet": 4, "hrformer": 4}  # of the image, or of a map
 
 
 def scene() -> Batch:
@@ -144,7 +145,12 @@ def models_and_tasks() -> list[object]:
 def parameters(name: str) -> int:
     """Their number, of a model without storage."""
     with torch.device("meta"):
-        return sum(p.numel() for p in build(name, **taken_by(name, SMALL)).parameters())
+        return sum(p.numel() for p in build(name, **taken_by(name, small(name))).parameters())
+
+
+def small(name: str) -> dict[str, object]:
+    """`SMALL` with what differs for a model."""
+    return SMALL | ({"window": WINDOW[name]} if name in WINDOW else {})
 
 
 @pytest.mark.parametrize("name, task", models_and_tasks())
@@ -173,7 +179,7 @@ def learn(name: str, task: Task, data: Batch, encoder: str, rate: float) -> tupl
     """First and last loss of a short training, and the score of what the model then says of the batch."""
     torch.manual_seed(0)
     classes = replace(CLASSES, exclusive=task.annotation is not ClassMasks)
-    arguments = SMALL | {"encoder": encoder, "in_channels": data.image.shape[1]}
+    arguments = small(name) | {"encoder": encoder, "in_channels": data.image.shape[1]}
     model = build(name, **taken_by(name, arguments))
     settings = Recipe("").as_dict() | dict(task.defaults)
     start, end, _ = fit(model, task.criterion(classes, settings), data, rate)
