@@ -156,7 +156,7 @@ class SETRMLA(DenseModel):
 
 def _encoder(
     encoder: str | TokenEncoder,
-    depths: tuple[float, ...],
+    depths: tuple[float | int, ...],
     in_channels: int,
     pretrained: bool,
     stem: StemPolicy,

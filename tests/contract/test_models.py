@@ -21,7 +21,7 @@ from pixelwise.types import Batch, ClassTable, DenseLogits, DenseModel
 
 CLASSES = 5
 BIG = 12_000_000
-MANY_MODULES = 200  # so many take long to trace
+MANY_MODULES = 150  # so many take long to trace
 
 
 def signature(name: str) -> inspect.Signature:
@@ -71,19 +71,14 @@ def sizes() -> dict[str, tuple[object, float, float]]:
     return found
 
 
-def in_turn(most_modules: float = inf, *, one_of_a_class: bool = False) -> list[object]:
-    """All names; slow are the big ones, and further sizes of a class that a smaller one stands for.
-
-    So are those of more than `most_modules` modules, and with `one_of_a_class` all further ones of a class.
+def in_turn(most_modules: float = inf) -> list[object]:
+    """All names; slow are the big ones, those of more than `most_modules` modules, and those for which a
+    smaller one of the same class stands.
     """
     all_sizes, parameters = sizes(), []
     for name, (kind, count, modules) in all_sizes.items():
         smaller = [n for n, (k, c, _) in all_sizes.items() if k is kind and (c, n) < (count, name)]
-        slow = (
-            count > BIG
-            or modules > most_modules
-            or (bool(smaller) and (one_of_a_class or not small_arguments(name)))
-        )
+        slow = count > BIG or modules > most_modules or bool(smaller)
         parameters.append(pytest.param(name, marks=pytest.mark.slow if slow else ()))
     return parameters
 
@@ -200,7 +195,7 @@ def test_other_image_channels_are_taken(name: str) -> None:
 
 
 @pytest.mark.compile
-@pytest.mark.parametrize("name", in_turn(MANY_MODULES, one_of_a_class=True), indirect=True, scope="module")
+@pytest.mark.parametrize("name", in_turn(MANY_MODULES), indirect=True, scope="module")
 def test_a_program_exported_once_equals_eager_at_every_size(model: DenseModel) -> None:
     """Traced at a size that is none of those it is held against, for any from 64 on."""
     sizes = {2: torch.export.Dim("H", min=64, max=4096), 3: torch.export.Dim("W", min=64, max=4096)}
@@ -223,7 +218,7 @@ def test_the_parts_of_the_encoder_exist_and_leave_a_rest(model: DenseModel) -> N
 
 
 @pytest.mark.compile
-@pytest.mark.parametrize("name", in_turn(MANY_MODULES, one_of_a_class=True), indirect=True, scope="module")
+@pytest.mark.parametrize("name", in_turn(MANY_MODULES), indirect=True, scope="module")
 def test_compiles_in_one_graph(model: DenseModel) -> None:
     image = picture(model, 64, 96)
     torch._dynamo.reset()
