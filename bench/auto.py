@@ -83,7 +83,7 @@ def hippocampus(root: Path) -> Pairs:
     """Every fourth slice through the hippocampus, 3 classes: every fifth patient is held out."""
     for i, path in enumerate(sorted((root / "hippocampus_mri" / "images").iterdir())):
         label = next((root / "hippocampus_mri" / "labels").glob(f"{path.name.split('.')[0]}*"))
-        volume, mask = (np.asarray(nibabel.load(one).dataobj) for one in (path, label))
+        volume, mask = (np.asarray(nibabel.Nifti1Image.from_filename(one).dataobj) for one in (path, label))
         scaled = np.clip(volume / np.percentile(volume, 99.5), 0, 1) * 255
         for z in range(2, volume.shape[2], 4):
             slices = (Image.fromarray(one[..., z].astype(np.uint8)) for one in (scaled, mask))
