@@ -55,7 +55,7 @@ class Named(NamedTuple):
     """An encoder that is not timm's.
 
     Attributes:
-        build: takes the arguments of `make_encoder` by name, after the encoder.
+        build: takes the arguments of `make_encoder` by name, after the encoder; `stages` only if given.
         has_weights: whether pretrained weights are published.
     """
 
@@ -64,23 +64,16 @@ class Named(NamedTuple):
 
 
 def _tiny(
-    *, in_channels: int, pretrained: bool, output_stride: int, stages: Sequence[str] | None, stem: StemPolicy
+    *,
+    in_channels: int,
+    pretrained: bool,
+    output_stride: int,
+    stages: Sequence[str] = STAGES,
+    stem: StemPolicy,
 ) -> Encoder:
     if pretrained:
         raise WeightsUnavailable("no pretrained weights are published for 'tiny'")
-    return Tiny(in_channels=in_channels, output_stride=output_stride, stages=stages or STAGES)
-
-
-def _mobilenet_v3_large(
-    *, in_channels: int, pretrained: bool, output_stride: int, stages: Sequence[str] | None, stem: StemPolicy
-) -> Encoder:
-    return MobileNetV3Large(
-        in_channels=in_channels,
-        pretrained=pretrained,
-        output_stride=output_stride,
-        stages=stages or STAGES,
-        stem=stem,
-    )
+    return Tiny(in_channels=in_channels, output_stride=output_stride, stages=stages)
 
 
 def _hrnet(
@@ -89,63 +82,12 @@ def _hrnet(
     in_channels: int,
     pretrained: bool,
     output_stride: int,
-    stages: Sequence[str] | None,
+    stages: Sequence[str] = BRANCHES,
     stem: StemPolicy,
 ) -> Encoder:
     if output_stride != 32:
         raise ValueError(f"backbone 'hrnet{width}' cannot be dilated to stride {output_stride}")
-    return HRNet(width, in_channels=in_channels, stages=stages or BRANCHES, pretrained=pretrained, stem=stem)
-
-
-def _vgg16(
-    window: int,
-    *,
-    in_channels: int,
-    pretrained: bool,
-    output_stride: int,
-    stages: Sequence[str] | None,
-    stem: StemPolicy,
-) -> Encoder:
-    return VGG16(
-        window,
-        in_channels=in_channels,
-        pretrained=pretrained,
-        output_stride=output_stride,
-        stages=stages or STAGES,
-        stem=stem,
-    )
-
-
-def _dilated_densenet(
-    *, in_channels: int, pretrained: bool, output_stride: int, stages: Sequence[str] | None, stem: StemPolicy
-) -> Encoder:
-    return DilatedDenseNet(
-        "densenet161",
-        in_channels=in_channels,
-        pretrained=pretrained,
-        output_stride=output_stride,
-        stages=stages or STAGES,
-        stem=stem,
-    )
-
-
-def _aligned_xception(
-    depth: int,
-    *,
-    in_channels: int,
-    pretrained: bool,
-    output_stride: int,
-    stages: Sequence[str] | None,
-    stem: StemPolicy,
-) -> Encoder:
-    return AlignedXception(
-        depth,
-        in_channels=in_channels,
-        pretrained=pretrained,
-        output_stride=output_stride,
-        stages=stages or STAGES,
-        stem=stem,
-    )
+    return HRNet(width, in_channels=in_channels, stages=stages, pretrained=pretrained, stem=stem)
 
 
 def pyramid_transformer(
@@ -154,7 +96,7 @@ def pyramid_transformer(
     in_channels: int = 3,
     pretrained: bool = False,
     output_stride: int = 32,
-    stages: Sequence[str] | None = None,
+    stages: Sequence[str] = LEVELS,
     stem: StemPolicy = "repeat",
 ) -> Encoder:
     """MiT, PVT, Swin Transformer or HRFormer by its name in `ENCODERS`; see `make_encoder`.
@@ -167,20 +109,19 @@ def pyramid_transformer(
     if pretrained and not ENCODERS[name].has_weights:
         raise WeightsUnavailable(f"no pretrained weights of {name!r} are published under terms of free use")
     family, _, size = name.partition("_")
-    wanted = stages or LEVELS
     if family == "mit":
         width, depths = MIT_SIZES[name]
-        return MiT(width, depths, in_channels=in_channels, stages=wanted)
+        return MiT(width, depths, in_channels=in_channels, stages=stages)
     if family == "hrformer":
         width, heads = HRFORMER_SIZES[name]
-        return HRFormer(width, heads, in_channels=in_channels, stages=wanted)
+        return HRFormer(width, heads, in_channels=in_channels, stages=stages)
     if family == "pvt":
-        pvt = PVT(PVT_DEPTHS[size], in_channels=in_channels, stages=wanted)
+        pvt = PVT(PVT_DEPTHS[size], in_channels=in_channels, stages=stages)
         if pretrained:
             pretrained_pvt(size, pvt, stem)
         return pvt
     heads, depths, window, _ = SWIN_SIZES[name]
-    swin = SwinTransformer(heads, depths, window=window, in_channels=in_channels, stages=wanted)
+    swin = SwinTransformer(heads, depths, window=window, in_channels=in_channels, stages=stages)
     if pretrained:
         pretrained_swin(name, swin, stem)
     return swin
@@ -191,12 +132,12 @@ def pyramid_transformer(
 # pools 2x2 squares, `vgg16_atrous` 3x3 squares.
 ENCODERS: Mapping[str, Named] = {
     "tiny": Named(_tiny, has_weights=False),
-    "mobilenet_v3_large": Named(_mobilenet_v3_large),
+    "mobilenet_v3_large": Named(MobileNetV3Large),
     **{f"hrnet{width}": Named(partial(_hrnet, width)) for width in (18, 32, 48)},
-    "densenet161_dilated": Named(_dilated_densenet),
-    "vgg16_dilated": Named(partial(_vgg16, 2)),
-    "vgg16_atrous": Named(partial(_vgg16, 3)),
-    **{f"aligned_xception{depth}": Named(partial(_aligned_xception, depth)) for depth in (65, 71)},
+    "densenet161_dilated": Named(partial(DilatedDenseNet, "densenet161")),
+    "vgg16_dilated": Named(partial(VGG16, 2)),
+    "vgg16_atrous": Named(partial(VGG16, 3)),
+    **{f"aligned_xception{depth}": Named(partial(AlignedXception, depth)) for depth in (65, 71)},
     **{name: Named(partial(pyramid_transformer, name)) for name in SWIN_SIZES},
     **{f"pvt_{size}": Named(partial(pyramid_transformer, f"pvt_{size}")) for size in PVT_DEPTHS},
     # MiT's weights are for research only, HRFormer's behind a link that no program can follow.
@@ -241,10 +182,7 @@ def make_encoder(
             raise ValueError(f"the encoder takes {encoder.in_channels} channels, not {in_channels}")
         return encoder
     build = ENCODERS[encoder].build if encoder in ENCODERS else partial(TimmEncoder, encoder)
+    asked = {"stages": stages} if stages else {}  # each has stages of its own
     return build(
-        in_channels=in_channels,
-        pretrained=pretrained,
-        output_stride=output_stride,
-        stages=stages,
-        stem=stem,
+        in_channels=in_channels, pretrained=pretrained, output_stride=output_stride, stem=stem, **asked
     )

@@ -18,6 +18,7 @@ Departures: SMP's network has the last head only; those of the other levels are 
 the paper. Where a side is odd, pooling leaves out its last pixel and the doubled map is extended again.
 """
 
+from abc import abstractmethod
 from collections.abc import Sequence
 
 import torch
@@ -63,9 +64,9 @@ class NestedUNet(DenseModel):
         super().__init__()
         self.num_classes, self.in_channels = num_classes, in_channels
 
+    @abstractmethod
     def column(self, image: Float[Tensor, "b c H W"]) -> list[Tensor]:
         """The encoder's nodes X^{i,0}, the finest first."""
-        raise NotImplementedError
 
     def levels(self, image: Float[Tensor, "b c H W"]) -> tuple[Float[Tensor, "b k _ _"], ...]:
         """Scores of every level that has a head, the shallowest first."""

@@ -181,13 +181,8 @@ def run(
     if resume:
         if recipe.out is None:
             raise ValueError("to resume, the recipe must name its run directory: out")
-        if recipe.folds is not None and recipe.fold is None:
-            return _run_folds(recipe, Path(recipe.out), data, progress=progress, report=report)
         return _run(recipe, Path(recipe.out), data, resumed=True, progress=progress, report=report)
     path = Path(recipe.out) if recipe.out is not None else _free_place(recipe)
-    if recipe.folds is not None and recipe.fold is None:
-        _check_free(path)
-        return _run_folds(recipe, path, data, progress=progress, report=report, plan=plan, clock=clock)
     return _run(recipe, path, data, resumed=False, progress=progress, report=report, plan=plan, clock=clock)
 
 
@@ -224,10 +219,6 @@ def resume(
         raise ValueError(f"{path} is no run directory: it holds no {RECIPE}")
     recipe = Recipe.read(path / RECIPE)
     clock = _clock_of(path, time.monotonic() if started is None else started)
-    if recipe.folds is not None and recipe.fold is None:
-        if epochs is not None:
-            raise ValueError(f"{path} holds several folds: resume one with epochs, such as {path}/fold_1")
-        return _run_folds(recipe, path, data, progress=progress, report=report, clock=clock)
     return _run(
         recipe, path, data, resumed=True, progress=progress, report=report, epochs=epochs, clock=clock
     )
@@ -477,6 +468,13 @@ def _run(
     plan: Plan | None = None,
     clock: Clock | None = None,
 ) -> TrainResult:
+    """Train in `path`, one model or those of all folds."""
+    if recipe.folds is not None and recipe.fold is None:
+        if epochs is not None:
+            raise ValueError(f"{path} holds several folds: resume one with epochs, such as {path}/fold_1")
+        if not resumed:
+            _check_free(path)
+        return _run_folds(recipe, path, data, progress=progress, report=report, plan=plan, clock=clock)
     with torch.random.fork_rng(devices=range(torch.cuda.device_count())), terminable():
         if epochs is not None:
             recipe = _of_other_length(recipe, path, epochs)
