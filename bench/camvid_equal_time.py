@@ -1,7 +1,7 @@
 """Networks on CamVid from random weights, each for the same processor time on one thread.
 
-Images have a quarter of CamVid's pixels (240 x 180) and 11 classes. Every network learns from the same
-batches of 4, scaled by 0.75 to 1.33, cut to 160 x 224, mirrored or not, with AdamW, cross-entropy and the
+Images have a quarter of CamVid's pixels (240 x 180) and 11 classes. Every network learns from batches of 4
+in the same order, scaled by 0.75 to 1.33, cut to 160 x 224, mirrored or not, with AdamW, cross-entropy and the
 same learning rate (a tenth of it for FCN on VGG16, which has no batch normalisation), which falls to zero
 over the time. The clock is the processor's, so that other programs on the machine change little; reading
 batches and steps count, the scoring at the end does not: the last weights on the validation part, other
@@ -176,6 +176,7 @@ def score(model: DenseModel, pictures: list[Sample]) -> Report:
     model.eval()
     with torch.inference_mode():
         for picture in pictures:
+            assert picture.target is not None
             labels = model(picture.image[None]).logits.argmax(1)[0]
             metrics.update([LabelMap(labels)], [picture.target], [""])
     return metrics.compute()
