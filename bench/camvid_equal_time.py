@@ -1,8 +1,8 @@
 """Networks on CamVid from random weights, each for the same processor time on one thread.
 
 Images have a quarter of CamVid's pixels (240 x 180) and 11 classes. Every network learns from batches of 4
-in the same order, scaled by 0.75 to 1.33, cut to 160 x 224, mirrored or not, with AdamW, cross-entropy and the
-same learning rate (a tenth of it for FCN on VGG16, which has no batch normalisation), which falls to zero
+in the same order, scaled by 0.75 to 1.33, cut to 160 x 224, mirrored or not, with AdamW, cross-entropy and
+the same learning rate (a tenth of it for FCN on VGG16, which has no batch normalisation), which falls to zero
 over the time. The clock is the processor's, so that other programs on the machine change little; reading
 batches and steps count, the scoring at the end does not: the last weights on the validation part, other
 sequences.
