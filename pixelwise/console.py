@@ -1,7 +1,7 @@
 """Tables for the terminal."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -45,6 +45,17 @@ def report_table(report: Report, title: str, remarks: Sequence[str] = ()) -> Tab
             *remarks,
         ]
     )
+    return table
+
+
+def plain_table(rows: Mapping[str, Mapping[str, float]], title: str) -> Table:
+    """One line per row, with a number per column."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for column in next(iter(rows.values()), {}):
+        table.add_column(column, justify="right")
+    for name, row in rows.items():
+        table.add_row(name, *map(_number, row.values()))
     return table
 
 

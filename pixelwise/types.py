@@ -19,7 +19,7 @@ import re
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, dataclass_transform, runtime_checkable
 
@@ -711,8 +711,10 @@ class Report:
         values: the scores over everything by name, the most telling first; nan where nothing counts.
         per_class: by the name of each class, a number per column.
         confusion: number of pixels by class of the target (rows) and of the prediction (columns), for tasks
-            with one class per pixel.
+            with one class per pixel; or of objects, with a last column for missed, a last row for false ones.
         note: the rules behind the numbers, in one sentence.
+        tables: further tables by title; each has rows by name, with a number per column.
+        curves: values over recalls from 0 to 1 in even steps, by title and name of the line.
 
     >>> Report({"mean_iou": 0.5}, {"sky": {"IoU": 0.5}})["mean_iou"]
     0.5
@@ -722,6 +724,8 @@ class Report:
     per_class: Mapping[str, Mapping[str, float]]
     confusion: Int64[Tensor, "k k"] | None = None
     note: str = ""
+    tables: Mapping[str, Mapping[str, Mapping[str, float]]] = field(default_factory=dict)
+    curves: Mapping[str, Mapping[str, Sequence[float]]] = field(default_factory=dict)
 
     def __getitem__(self, name: str) -> float:
         """The score called `name`.
@@ -1106,7 +1110,7 @@ class Model(nn.Module, ABC):
         built_by: builder and arguments where they are known; `save` needs them.
         read_arguments: those of the arguments that named files, as what the files hold: `built_by` tells
             these, so that a checkpoint needs no file beside it.
-        encoder_parts: names of the modules that make up the encoder.
+        encoder_parts: names of the modules that make up the encoder, as `get_submodule` takes them.
     """
 
     tasks: ClassVar[tuple[str, ...]]
@@ -1125,7 +1129,7 @@ class Model(nn.Module, ABC):
         }
         return {
             name: ParameterRole(
-                of_encoder=name.partition(".")[0] in self.encoder_parts,
+                of_encoder=any(f"{name}.".startswith(f"{part}.") for part in self.encoder_parts),
                 decays=p.ndim > 1 and id(p) not in of_norms and not _UNDECAYED.search(name),
             )
             for name, p in self.named_parameters()

@@ -83,7 +83,7 @@ def evaluate(
 
     Example: [bold]pixelwise evaluate runs/street-unet street --split test[/bold]
     """
-    from ..console import console, report_table
+    from ..console import console, plain_table, report_table
     from ..data.formats import find_class_file
     from ..files import check_targets, record
     from ..predict import Predictor, evaluate_images
@@ -164,9 +164,13 @@ def evaluate(
         )
         record(report, report.parent)
     if as_json:
-        print_json({**evaluation.report.values, **beside.as_dict(), "classes": evaluation.report.per_class})
+        found = evaluation.report
+        tables = {title.lower(): rows for title, rows in found.tables.items()}
+        print_json({**found.values, **beside.as_dict(), "classes": found.per_class, **tables})
         return
     console().print(report_table(evaluation.report, title, beside.sentences))
+    for name, rows in evaluation.report.tables.items():
+        console().print(plain_table(rows, name))
     if report is not None:
         typer.echo(f"report: {report}")
     if csv is not None:

@@ -452,6 +452,7 @@ from .unet import (
     unet_wide as unet_wide,
 )
 from .unet3d import UNet3D as UNet3D, unet3d as unet3d
+from .unet_watershed import UNetWatershed as UNetWatershed, unet_watershed as unet_watershed
 from .unetplusplus import (
     EncoderUNetPlusPlus as EncoderUNetPlusPlus,
     UNetPlusPlus as UNetPlusPlus,

@@ -73,6 +73,7 @@ def class_curves(history: History) -> Figure:
 def confusion(matrix: Int64[Tensor, "k k"], classes: ClassTable) -> Figure:
     """The confusion matrix, each row divided by its sum; numbers where they fit."""
     names = [name.replace("$", r"\$") for name in classes.names]
+    names += ["none"] * (len(matrix) - len(names))  # objects may be missed, and found where none is
     k = len(names)
     side = min(11.0, 2.5 + 0.42 * k)
     figure = Figure(figsize=(side, side * 0.88), dpi=120, layout="constrained")
@@ -96,6 +97,26 @@ def confusion(matrix: Int64[Tensor, "k k"], classes: ClassTable) -> Figure:
                     axes.text(
                         j, i, f"{100 * shares[i, j]:.0f}", ha="center", va="center", fontsize=7, color=ink
                     )
+    return figure
+
+
+def precision_curves(lines: Mapping[str, Sequence[float]], title: str) -> Figure:
+    """A line per class over recall; of many classes, the ten with the smallest area below."""
+    figure = Figure(figsize=(11, 3.4), dpi=120, layout="constrained")
+    axes = figure.subplots()
+    _plain(axes)
+    axes.set_title(title, color=_INK, fontsize=10)
+    axes.set_xlabel("recall", color=_INK)
+    axes.set_ylabel("precision", color=_INK)
+    colors = colormaps["tab10"].colors  # type: ignore[attr-defined]
+    ordered = sorted(lines.items(), key=lambda item: float(np.mean(item[1])), reverse=True)
+    for (name, values), color in zip(ordered[-MOST_LINES:], colors, strict=False):
+        label = f"{name}  {np.mean(values):.3f}".replace("$", r"\$")
+        axes.plot(np.linspace(0, 1, len(values)), values, color=color, label=label)
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1.02)
+    if ordered:
+        axes.legend(frameon=False, fontsize=8, labelcolor=_INK, loc="center left", bbox_to_anchor=(1.01, 0.5))
     return figure
 
 

@@ -19,7 +19,16 @@ from ..tasks import Task
 from ..types import ClassTable, Color, LabelMap, Report
 from ..wording import score_name
 from .examples import Example
-from .figures import MOST_LINES, History, class_curves, classes_over_epochs, confusion, curves, png
+from .figures import (
+    MOST_LINES,
+    History,
+    class_curves,
+    classes_over_epochs,
+    confusion,
+    curves,
+    png,
+    precision_curves,
+)
 from .pictures import embedded
 from .style import SCRIPT, STYLE
 
@@ -78,8 +87,15 @@ def write_report(
         body.append(_section("Classes", _class_table(report, classes)))
     if report.confusion is not None:
         figure = _figure(confusion(report.confusion, classes), "confusion")
-        told = "Row by row: of the pixels of a class, the share that was predicted as each class, in percent."
+        what = "pixels" if len(report.confusion) == len(classes) else "objects"
+        told = (
+            f"Row by row: of the {what} of a class, the share that was predicted as each class, in percent."
+        )
         body.append(_section("Confusion", f"<p>{told}</p>{figure}"))
+    for title, rows in report.tables.items():
+        body.append(_section(html.escape(title), _plain_table(rows)))
+    for title, lines in report.curves.items():
+        body.append(_section(html.escape(title), _figure(precision_curves(lines, title), "curves")))
     for name, examples in (("Best predictions", best), ("Worst predictions", worst)):
         if examples:
             shown = "".join(_example(example, classes, monitor) for example in examples)
@@ -135,6 +151,16 @@ def _training(history: History, monitor: str) -> str:
         if count > MOST_LINES:
             shown += f"<p>The {MOST_LINES} classes of {count} that end lowest.</p>"
     return shown
+
+
+def _plain_table(rows: Mapping[str, Mapping[str, float]]) -> str:
+    columns = next(iter(rows.values()), {})
+    head = "".join(f"<th>{html.escape(name)}</th>" for name in columns)
+    lines = ""
+    for name, row in rows.items():
+        cells = "".join(f"<td>{_number(value)}</td>" for value in row.values())
+        lines += f"<tr><td>{html.escape(name)}</td>{cells}</tr>"
+    return f"<table><thead><tr><th></th>{head}</tr></thead><tbody>{lines}</tbody></table>"
 
 
 def _class_table(report: Report, classes: ClassTable) -> str:

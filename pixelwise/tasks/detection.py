@@ -40,7 +40,12 @@ class DetectionMetrics(TaskMetrics):
         """AP over IoU thresholds from 0.50 to 0.95, and at 0.50 and 0.75."""
         scores = self.boxes.compute()
         note = "COCO's AP: mean over IoU 0.50:0.05:0.95 and classes; sizes are those of the boxes."
-        return Report(instance.precisions(scores, "box"), instance.of_classes(scores), note=note)
+        return Report(
+            instance.precisions(scores, "box"),
+            instance.of_classes(scores),
+            note=note,
+            **instance.told_of_errors(scores),
+        )
 
 
 def decoded(output: Any, classes: ClassTable, settings: Settings) -> tuple[Boxes, ...]:

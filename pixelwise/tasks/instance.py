@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import decode, draw, draw_objects
 from ..data import training_transform
-from ..data.datasets import coco_instances
+from ..data.datasets import coco_instances, instance_maps
 from ..files import atomic_write
 from ..losses import PaperCriterion
 from ..metrics import CocoScores, InstanceMetrics
@@ -48,11 +48,8 @@ class MaskAndBoxMetrics(TaskMetrics):
         """AP over IoU thresholds from 0.50 to 0.95, and at 0.50 and 0.75."""
         masks, boxes = self.masks.compute(), self.boxes.compute()
         note = "COCO's AP: mean over IoU 0.50:0.05:0.95 and classes; boxes are those around the masks."
-        return Report(
-            {**precisions(masks, "mask"), **precisions(boxes, "box", with_sizes=False)},
-            of_classes(masks),
-            note=note,
-        )
+        values = {**precisions(masks, "mask"), **precisions(boxes, "box", with_sizes=False)}
+        return Report(values, of_classes(masks), note=note, **told_of_errors(masks))
 
 
 def precisions(scores: CocoScores, kind: str, *, with_sizes: bool = True) -> dict[str, float]:
@@ -68,6 +65,24 @@ def of_classes(scores: CocoScores) -> dict[str, dict[str, float]]:
     return {
         name: {"AP": float(ap), "AP50": float(ap50), "objects": float(count)}
         for name, ap, ap50, count in zip(scores.class_names, *columns, strict=True)
+    }
+
+
+def told_of_errors(scores: CocoScores) -> dict[str, Any]:
+    """Confusions, errors by kind and curves of precision, as arguments of a `Report`."""
+    assert scores.errors is not None
+    rows = {
+        kind: {"count": scores.errors.counts[kind], "AP50 lost": cost}
+        for kind, cost in scores.errors.costs.items()
+    }
+    precision = scores.precision[0, :, :, 0, -1].T  # at an IoU of 0.5, of all areas: k recalls
+    lines = {
+        name: line.tolist() for name, line in zip(scores.class_names, precision, strict=True) if line[0] > -1
+    }
+    return {
+        "confusion": torch.from_numpy(scores.errors.confusion),
+        "tables": {"Errors": rows},
+        "curves": {"Precision over recall at an IoU of 0.5": lines},
     }
 
 
@@ -323,7 +338,7 @@ RULES = (
 INSTANCE = Task(
     name="instance",
     annotation=MaskSet,
-    formats={"coco": coco_instances},
+    formats={"coco": coco_instances, "instance_maps": instance_maps},
     criterion=criterion,
     decode=decoded,
     metrics=MaskAndBoxMetrics,

@@ -5,6 +5,7 @@ import math
 import os
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -224,13 +225,14 @@ class Keeper(Checkpoint):
         better = (-1.0 if math.isnan(row[key]) else row[key]) > before
         if better:
             progress.best_epoch = len(progress.history)
-            plain = {name: dict(columns) for name, columns in report.per_class.items()}
             matrix = None if report.confusion is None else report.confusion.tolist()
             progress.best_report = {
                 "values": dict(report.values),
-                "per_class": plain,
+                "per_class": _plain(report.per_class),
                 "confusion": matrix,
                 "note": report.note,
+                "tables": _plain(report.tables),
+                "curves": _plain(report.curves),
             }
         return better
 
@@ -273,3 +275,10 @@ def write_history(path: Path, history: list[dict[str, float]]) -> None:
         writer.writeheader()
         for row in history:
             writer.writerow({name: f"{value:.8g}" for name, value in row.items()})
+
+
+def _plain(tree: Any) -> Any:
+    """Mappings and sequences as JSON knows them."""
+    if isinstance(tree, Mapping):
+        return {name: _plain(value) for name, value in tree.items()}
+    return list(tree) if isinstance(tree, Sequence) and not isinstance(tree, str) else tree

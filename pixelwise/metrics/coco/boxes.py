@@ -8,6 +8,7 @@ from torch import Tensor
 from ...types import Boxes, ClassTable
 from ..rows import RowMetric
 from .curves import Detections, Targets, evaluate
+from .errors import detection_errors
 from .evaluate import AREA_RANGES
 from .instance import order_of_images
 from .scores import CocoScores
@@ -99,6 +100,13 @@ class BoxMetrics(RowMetric):
         ranges = tuple(AREA_RANGES.values())
         curves = evaluate(targets, detections, len(self.classes), self.max_detections, ranges)
         wanted = np.bincount(label[t][~is_crowd[t]], minlength=len(self.classes))
+        errors = detection_errors(targets, detections, len(self.classes), self.max_detections[-1])
         return CocoScores(
-            "box", self.classes.names, curves, self.max_detections, AREA_RANGES, tuple(wanted.tolist())
+            "box",
+            self.classes.names,
+            curves,
+            self.max_detections,
+            AREA_RANGES,
+            tuple(wanted.tolist()),
+            errors,
         )

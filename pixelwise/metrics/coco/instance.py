@@ -12,6 +12,7 @@ from ...rle import RleMasks
 from ...types import ClassTable, MaskSet
 from ..rows import RowMetric
 from .curves import Detections, Targets, evaluate
+from .errors import detection_errors
 from .evaluate import AREA_RANGES
 from .scores import CocoScores
 from .shapes import Boxes, Masks, Shapes
@@ -131,8 +132,12 @@ class InstanceMetrics(RowMetric):
         ranges = tuple(AREA_RANGES.values())
         curves = evaluate(targets, detections, len(self.classes), self.max_detections, ranges)
         wanted = np.bincount(label[t][~is_crowd[t]], minlength=len(self.classes))
+        errors = None
+        if self.kind != "boundary":
+            errors = detection_errors(targets, detections, len(self.classes), self.max_detections[-1])
+        counts = tuple(wanted.tolist())
         return CocoScores(
-            self.kind, self.classes.names, curves, self.max_detections, AREA_RANGES, tuple(wanted.tolist())
+            self.kind, self.classes.names, curves, self.max_detections, AREA_RANGES, counts, errors
         )
 
     def _shapes(

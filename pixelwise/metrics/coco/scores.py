@@ -7,6 +7,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from .curves import IOU_THRESHOLDS, Curves
+from .errors import DetectionErrors
 from .shapes import Kind
 
 
@@ -39,6 +40,7 @@ class CocoScores:
         max_detections: how many detections of an image and class count; the last axis of the curves.
         area_ranges: lowest and highest area by name, the range of all first; the axis before.
         num_targets: how many targets of each class are to be found; none where nobody counted.
+        errors: what kinds of errors cost how much; None where nobody asked.
     """
 
     kind: Kind
@@ -47,6 +49,7 @@ class CocoScores:
     max_detections: tuple[int, ...]
     area_ranges: Mapping[str, tuple[float, float]]
     num_targets: tuple[int, ...]
+    errors: DetectionErrors | None
 
     def __init__(
         self,
@@ -56,6 +59,7 @@ class CocoScores:
         max_detections: tuple[int, ...],
         area_ranges: Mapping[str, tuple[float, float]],
         num_targets: tuple[int, ...] = (),
+        errors: DetectionErrors | None = None,
     ) -> None:
         self.__dict__.update(
             kind=kind,
@@ -64,6 +68,7 @@ class CocoScores:
             max_detections=max_detections,
             area_ranges=area_ranges,
             num_targets=num_targets,
+            errors=errors,
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
