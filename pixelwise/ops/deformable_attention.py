@@ -29,12 +29,48 @@ def deformable_attention(
     >>> deformable_attention([one], places, torch.full((1, 1, 1, 1, 2), 0.5)).item()
     1.5
     """
-    b, n, heads = weights.shape[:3]
-    grid = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # b·heads n levels points 2
-    shares = weights.transpose(1, 2).flatten(0, 1)  # b·heads n levels points
-    levels = []
-    for level, value in enumerate(values):
-        read = F.grid_sample(value.flatten(0, 1), grid[:, :, level], mode="bilinear", align_corners=False)
-        levels.append((read * shares[:, None, :, level]).sum(-1))  # b·heads c n
-    summed = torch.stack(levels).sum(0) if len(levels) > 1 else levels[0]
-    return summed.view(b, heads, -1, n).permute(0, 3, 1, 2)
+    # ONNX knows the reading of maps, but not the sums of rows, which take a fifth of the time.
+    read = read_maps if torch.compiler.is_exporting() else read_rows
+    found = read(values[0], locations[:, :, :, 0], weights[..., 0, :])
+    for level in range(1, len(values)):
+        found = found + read(values[level], locations[:, :, :, level], weights[..., level, :])
+    return found
+
+
+def read_maps(
+    value: Float[Tensor, "b heads c h w"],
+    locations: Float[Tensor, "b n heads points 2"],
+    weights: Float[Tensor, "b n heads points"],
+) -> Float[Tensor, "b n heads c"]:
+    """One level by `grid_sample`: what lies at each place, times its weight, summed up."""
+    grid = (2 * locations - 1).transpose(1, 2).flatten(0, 1)  # b·heads n points 2
+    shares = weights.transpose(1, 2).flatten(0, 1)[:, None]  # b·heads 1 n points
+    read = F.grid_sample(value.flatten(0, 1), grid, mode="bilinear", align_corners=False)
+    return (read * shares).sum(-1).unflatten(0, value.shape[:2]).permute(0, 3, 1, 2)
+
+
+def read_rows(
+    value: Float[Tensor, "b heads c h w"],
+    locations: Float[Tensor, "b n heads points 2"],
+    weights: Float[Tensor, "b n heads points"],
+) -> Float[Tensor, "b n heads c"]:
+    """The same as a weighted sum of pixels: four around each place. Places themselves are never held."""
+    b, heads, c, height, width = value.shape
+    size = locations.new_tensor([width, height])
+    place = locations * size - 0.5
+    before = place.floor()
+    part = (place - before)[..., None]
+    corner = torch.cat([before[..., None], before[..., None] + 1], -1)  # b n heads points xy 2
+    inside = (corner >= 0) & (corner < size[:, None])
+    share = torch.cat([1 - part, part], -1) * inside
+    columns, rows = corner.where(inside, 0).int().unbind(-2)  # NaN is nowhere
+    map = torch.arange(b * heads, device=value.device, dtype=torch.int32).view(b, 1, heads, 1, 1, 1)
+    pixel = (map * height + rows[..., None]) * width + columns[..., None, :]  # b n heads points 2 2
+    share = weights[..., None, None] * share[..., 1, :, None] * share[..., 0, None, :]
+    found = F.embedding_bag(
+        pixel.flatten(3).flatten(0, 2),
+        value.permute(0, 1, 3, 4, 2).reshape(-1, c),
+        mode="sum",
+        per_sample_weights=share.flatten(3).flatten(0, 2).to(value.dtype),
+    )
+    return found.view(b, -1, heads, c)
