@@ -29,7 +29,7 @@ import pixelwise as pw
 from pixelwise import decode
 from pixelwise.losses import loss_parts
 from pixelwise.training.environment import cpu_name
-from pixelwise.types import ClassTable, MaskSet, PanopticMap
+from pixelwise.types import ClassTable, MaskSet
 
 CLASSES = {"segformer": 150, "mask2former": 80}
 STAGES = ["stage1", "stage2", "stage3", "stage4"]
@@ -165,9 +165,9 @@ def steps_of(name: str, size: tuple[int, int], objects: int) -> dict[str, Way]:
         target = [MaskSet.of(masks, classes)]
     batch = pw.Batch.of(image, target)
     table = ClassTable(tuple(f"class {i}" for i in range(CLASSES[name])))
-    criterion = pw.tasks.get_task("semantic").criterion(table, vars(pw.Recipe(""))) if (
-        name == "segformer"
-    ) else None
+    criterion = (
+        pw.tasks.get_task("semantic").criterion(table, vars(pw.Recipe(""))) if (name == "segformer") else None
+    )
 
     def our_loss() -> Tensor:
         output = ours(batch.image)
@@ -204,7 +204,9 @@ def main() -> None:
         default=[(512, 512), (1024, 1024)],
     )
     parser.add_argument("--networks", nargs="+", choices=list(CLASSES), default=list(CLASSES))
-    parser.add_argument("--parts", nargs="+", choices=["time", "memory", "step"], default=["time", "memory", "step"])
+    parser.add_argument(
+        "--parts", nargs="+", choices=["time", "memory", "step"], default=["time", "memory", "step"]
+    )
     parser.add_argument("--step-size", type=lambda text: tuple(map(int, text.split("x"))), default=(512, 512))
     parser.add_argument("--objects", type=int, default=8, help="in the image of a training step")
     parser.add_argument("--rounds", type=int, default=5)

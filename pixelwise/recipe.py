@@ -288,8 +288,8 @@ class Recipe:
     gradient_checkpointing: bool = _setting(
         False,
         "Machine",
-        "Whether what blocks of a transformer compute is forgotten and computed again for the gradients: less "
-        "memory and more time, the same weights.",
+        "Whether what the blocks of a transformer compute is forgotten and computed again for the gradients: "
+        "less memory and more time, the same weights.",
         flags=("--gradient-checkpointing/--no-gradient-checkpointing",),
     )
     channels_last: bool = _setting(

@@ -335,9 +335,7 @@ def make_token_encoder(
         if not encoder.startswith("beit"):
             options["dynamic_img_size"] = True
         try:
-            body = timm.create_model(
-                encoder, in_chans=in_channels, drop_path_rate=drop_path, **options
-            )
+            body = timm.create_model(encoder, in_chans=in_channels, drop_path_rate=drop_path, **options)
         except TypeError as error:
             raise ValueError(f"backbone {encoder!r} is no plain ViT") from error
         config = timm.get_pretrained_cfg(encoder)

@@ -82,7 +82,7 @@ class SegFormer(DenseModel):
         maps = {s: F.conv2d(self.project[s](features[s]), weight) for s, weight in weights.items()}
         fused = maps.pop("c2")
         for coarser in maps.values():
-            fused = fused + resize_like(coarser, fused)
+            fused += resize_like(coarser, fused)
         coarse = self.head(activation(norm(fused)))  # b k H/4 W/4
         return DenseLogits(coarse, size, align_corners=self.align_corners)
 

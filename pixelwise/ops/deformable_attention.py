@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -54,23 +54,42 @@ def read_rows(
     locations: Float[Tensor, "b n heads points 2"],
     weights: Float[Tensor, "b n heads points"],
 ) -> Float[Tensor, "b n heads c"]:
-    """The same as a weighted sum of pixels: four around each place. Places themselves are never held."""
+    """The same as a weighted sum of pixels, four around each place, none of which is held by itself."""
     b, heads, c, height, width = value.shape
-    size = locations.new_tensor([width, height])
-    place = locations * size - 0.5
-    before = place.floor()
-    part = (place - before)[..., None]
-    corner = torch.cat([before[..., None], before[..., None] + 1], -1)  # b n heads points xy 2
-    inside = (corner >= 0) & (corner < size[:, None])
-    share = torch.cat([1 - part, part], -1) * inside
-    columns, rows = corner.where(inside, 0).int().unbind(-2)  # NaN is nowhere
-    map = torch.arange(b * heads, device=value.device, dtype=torch.int32).view(b, 1, heads, 1, 1, 1)
-    pixel = (map * height + rows[..., None]) * width + columns[..., None, :]  # b n heads points 2 2
-    share = weights[..., None, None] * share[..., 1, :, None] * share[..., 0, None, :]
+    map = torch.arange(b * heads, device=value.device, dtype=torch.int32).view(b, 1, heads, 1)
+    columns = neighbours(locations[..., 0], width)
+    pixels, shares = [], []
+    for row, of_row in neighbours(locations[..., 1], height):
+        first, weighted = (map * height + row) * width, weights * of_row
+        for column, of_column in columns:
+            pixels.append(first + column)
+            shares.append(weighted * of_column)
     found = F.embedding_bag(
-        pixel.flatten(3).flatten(0, 2),
+        torch.cat(pixels, -1).flatten(0, 2),
         value.permute(0, 1, 3, 4, 2).reshape(-1, c),
         mode="sum",
-        per_sample_weights=share.flatten(3).flatten(0, 2).to(value.dtype),
+        per_sample_weights=torch.cat(shares, -1).flatten(0, 2).to(value.dtype),
     )
     return found.view(b, -1, heads, c)
+
+
+def neighbours(
+    place: Float[Tensor, "*places"], length: int
+) -> list[tuple[Int[Tensor, "*places"], Float[Tensor, "*places"]]]:
+    """The two pixels around each place along one axis, and the share of each; that of one outside is 0.
+
+    Args:
+        place: as a fraction of the axis.
+        length: of the axis in pixels.
+
+    >>> [(pixel.tolist(), share.tolist()) for pixel, share in neighbours(torch.tensor([0.5, 1.0]), 2)]
+    [([0, 1], [0.5, 0.5]), ([1, 0], [0.5, 0.0])]
+    """
+    place = place * length - 0.5
+    before = place.floor()
+    part = place - before
+    found = []
+    for pixel, share in ((before, 1 - part), (before + 1, part)):
+        inside = (pixel >= 0) & (pixel < length)
+        found.append((pixel.where(inside, 0).int(), share * inside))  # NaN is at pixel 0 with a share of NaN
+    return found
