@@ -48,6 +48,7 @@ bench: .venv/dev
 	$(BIN)/python bench/metrics.py
 	$(BIN)/python bench/classical.py
 	$(BIN)/python bench/mask_rcnn.py
+	$(BIN)/python bench/transformer_networks.py
 	$(BIN)/python bench/patch_classifier.py
 	$(BIN)/python bench/models.py
 

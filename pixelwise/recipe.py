@@ -204,6 +204,14 @@ class Recipe:
     encoder_lr_factor: float = _setting(
         1.0, "Optimiser", "Learning rate of the encoder over that of the rest.", open=True
     )
+    layer_decay: float = _setting(
+        1.0,
+        "Optimiser",
+        "Learning rate of each block of the encoder over that of the block behind it, such as 0.8 for a "
+        "pretrained vision transformer.",
+        open=True,
+        high=1,
+    )
     weight_decay: float = _setting(
         0.01, "Optimiser", "Weight decay; norms, biases and position embeddings have none."
     )
@@ -214,8 +222,8 @@ class Recipe:
     schedule: Literal["poly", "cosine", "linear", "step", "constant"] = _setting(
         "poly",
         "Optimiser",
-        "Learning rate over the steps: poly (power 0.9), cosine or linear, all down to 0, step (to a tenth "
-        "at each of the drops), or constant.",
+        "Learning rate over the steps: poly (power 0.9), cosine or linear (poly of power 1), all down to 0, "
+        "step (to a tenth at each of the drops), or constant.",
         choices=("poly", "cosine", "linear", "step", "constant"),
     )
     drops: tuple[float, ...] = _setting(
@@ -248,6 +256,13 @@ class Recipe:
     scale: tuple[float, float] = _setting(
         (0.5, 2.0), "Augmentation", "Range of random scaling.", open=True, high=100, metavar="LOW,HIGH"
     )
+    scale_to: Literal["image", "crop"] = _setting(
+        "image",
+        "Augmentation",
+        "What a scale of 1 is: the image as it is, or crop: as large as it fits into the crop (large-scale "
+        "jitter, with --scale 0.1,2).",
+        choices=("image", "crop"),
+    )
     flip: float = _setting(0.5, "Augmentation", "Probability of mirroring.", high=1)
     flip_vertical: float = _setting(
         0.0, "Augmentation", "Probability of mirroring upside down, for images without an up.", high=1
@@ -269,6 +284,13 @@ class Recipe:
     elastic: float = _setting(0.0, "Augmentation", "Strength of elastic deformation in pixels.")
     precision: Literal["32", "bf16", "16"] = _setting(
         "32", "Machine", "32, or bf16 or 16 for mixed precision.", choices=("32", "bf16", "16")
+    )
+    gradient_checkpointing: bool = _setting(
+        False,
+        "Machine",
+        "Whether what the blocks of a transformer compute is forgotten and computed again for the gradients: "
+        "less memory and more time, the same weights.",
+        flags=("--gradient-checkpointing/--no-gradient-checkpointing",),
     )
     channels_last: bool = _setting(
         True,
@@ -347,6 +369,8 @@ class Recipe:
             isinstance(drop, int | float) and 0 < drop < 1 for drop in self.drops
         ):
             raise ValueError(f"drops must be numbers between 0 and 1, got {self.drops!r:.80}")
+        if self.scale_to == "crop" and self.crop is None:
+            raise ValueError("scale_to crop needs the size of a crop: crop is none")
         if self.scale[0] > self.scale[1]:
             raise ValueError(f"scale must be a range LOW, HIGH, got {self.scale}")
         if not isinstance(self.freeze, tuple) or not all(

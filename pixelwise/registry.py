@@ -25,6 +25,7 @@ class ModelCard:
         name: of the builder.
         paper: where the network comes from.
         tasks: names of the tasks that it serves.
+        output: the type of what it returns.
         encoder: the default one by name, None where the network has its own.
         summary: first line of the builder's docstring.
     """
@@ -32,6 +33,7 @@ class ModelCard:
     name: str
     paper: Paper
     tasks: tuple[str, ...]
+    output: type
     encoder: str | None
     summary: str
 
@@ -138,7 +140,8 @@ def describe(name: str) -> ModelCard:
     default = encoder.default if encoder is not None else None
     summary = (inspect.getdoc(builder) or "").splitlines()[0]
     paper: Paper = sys.modules[builder.__module__].PAPER
-    return ModelCard(name, paper, _model_class(builder).tasks, default, summary)
+    made = _model_class(builder)
+    return ModelCard(name, paper, made.tasks, made.output, default, summary)
 
 
 def _model_class(builder: Builder) -> type[Model]:

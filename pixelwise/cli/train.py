@@ -30,7 +30,8 @@ def _option_of(name: str) -> inspect.Parameter:
     if setting.without:
         told = setting.without
     elif isinstance(default, bool):
-        told = setting.flags[0].removeprefix("--").partition("/")[0]
+        on, _, off = setting.flags[0].partition("/")
+        told = (on if default else off).removeprefix("--")
     elif isinstance(default, tuple):
         told = ("x" if setting.metavar == "HxW" else ",").join(map(str, default))
     else:

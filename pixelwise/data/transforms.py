@@ -8,7 +8,7 @@ that leave the image are dropped. All random numbers are PyTorch's.
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Integer
@@ -28,6 +28,7 @@ def training_transform(
     crop: tuple[int, int] | None,
     *,
     scale: tuple[float, float] = (0.5, 2.0),
+    scale_to: Literal["image", "crop"] = "image",
     flip: float = 0.5,
     color: float = 0.4,
     rotation: float = 0.0,
@@ -42,6 +43,7 @@ def training_transform(
     Args:
         crop: height and width in pixels of what comes out; None keeps the size of each image.
         scale: range of the random scale (log-uniform).
+        scale_to: what a scale of 1 is, see `ScaleAndCrop`.
         flip: probability of mirroring left and right.
         color: brightness, contrast and saturation change by factors of up to 1 - color to 1 + color. 0: off.
         rotation: largest angle in degrees. 0: off.
@@ -72,8 +74,10 @@ def training_transform(
     if not 0 <= elastic < math.inf:
         raise ValueError(f"elastic must be a number of pixels, at least 0, got {elastic}")
     steps: list[v2.Transform] = []
+    if scale_to == "crop" and crop is None:
+        raise ValueError("scale_to crop needs the size of a crop, got None")
     if crop is not None or (low, high) != (1, 1):
-        steps.append(ScaleAndCrop(crop, scale, rare=rare_crops, ignore=ignore))
+        steps.append(ScaleAndCrop(crop, scale, scale_to=scale_to, rare=rare_crops, ignore=ignore))
     if flip:
         steps.append(v2.RandomHorizontalFlip(flip))
     if flip_vertical:
@@ -169,6 +173,9 @@ class ScaleAndCrop(v2.Transform):
     Args:
         crop: height and width in pixels of the window; None takes the size of the image.
         scale: range of the factor (log-uniform).
+        scale_to: what a factor of 1 is: "image", the image as it is, or "crop", as large as it fits into the
+            window. The latter with a range of 0.1 to 2 is the large-scale jitter of Ghiasi et al. (Simple
+            Copy-Paste, CVPR 2021, Sec. 3), who draw the factor evenly.
         rare: share of windows that hold a pixel of a class that is drawn first; see `drawn_pixel`.
         ignore: label of the pixels outside the image.
     """
@@ -178,11 +185,13 @@ class ScaleAndCrop(v2.Transform):
         crop: tuple[int, int] | None,
         scale: tuple[float, float] = (1.0, 1.0),
         *,
+        scale_to: Literal["image", "crop"] = "image",
         rare: float = 0.0,
         ignore: int = 255,
     ) -> None:
         super().__init__()
         self.crop, self.scale, self.rare, self.ignore = crop, scale, rare, ignore
+        self.scale_to = scale_to
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the window (called by torchvision)."""
@@ -190,6 +199,8 @@ class ScaleAndCrop(v2.Transform):
         window = self.crop or size
         low, high = (math.log(bound) for bound in self.scale)
         factor = math.exp(low + (high - low) * torch.rand(()).item())
+        if self.scale_to == "crop":
+            factor *= min(out / n for n, out in zip(size, window, strict=True))
         masks = [one for one in flat_inputs if isinstance(one, tv_tensors.Mask)]
         pixel = None
         if self.rare and masks and torch.rand(()).item() < self.rare:

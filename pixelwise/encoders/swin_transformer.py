@@ -63,16 +63,31 @@ class WindowAttention(nn.Module):
         self.register_buffer("relative_position_index", relative_positions(window), persistent=False)
 
     def forward(
-        self, x: Float[Tensor, "b windows n c"], mask: Float[Tensor, "windows n n"] | None = None
-    ) -> Float[Tensor, "b windows n c"]:
-        """Attend within every window; `mask` is added to the scores before the softmax."""
-        count, n = x.shape[1], x.shape[2]
-        # 3 b windows heads n d: heads of all windows stand side by side, so that one bias serves the batch.
-        q, k, v = self.qkv(x).unflatten(3, (3, self.heads, -1)).permute(3, 0, 1, 4, 2, 5).flatten(2, 3)
-        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)  # heads n n
-        bias = bias.expand(count, -1, -1, -1) if mask is None else bias + mask[:, None]
-        gathered = F.scaled_dot_product_attention(q, k, v, attn_mask=bias.reshape(1, -1, n, n))
-        y: Tensor = self.proj(gathered.unflatten(1, (count, self.heads)).transpose(2, 3).flatten(3))
+        self,
+        x: Float[Tensor, "b t c"],
+        tokens: Int64[Tensor, "windows n"],
+        places: Int64[Tensor, " t"],
+        mask: Float[Tensor, "windows n n"] | None = None,
+    ) -> Float[Tensor, "b t c"]:
+        """Attend within every window.
+
+        Linear layers see each token once, in the order of the map; places that are filled up see none.
+
+        Args:
+            x: the tokens of the map.
+            tokens: which of them stands at each place of each window; t where none does.
+            places: the place of each token, counted through all windows.
+            mask: added to the scores before the softmax.
+        """
+        b, n = x.shape[0], tokens.shape[1]
+        qkv = self.qkv(F.pad(x, (0, 0, 0, 1)))  # the last token is zero
+        windows = qkv.index_select(1, tokens.flatten()).unflatten(1, (-1, n)).flatten(0, 1)
+        q, k, v = windows.unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)  # b*windows heads n d
+        bias = self.relative_position_bias_table[self.relative_position_index].permute(2, 0, 1)[None]
+        if mask is not None:
+            bias = (bias + mask[:, None]).expand(b, -1, -1, -1, -1).flatten(0, 1)  # b*windows heads n n
+        gathered = F.scaled_dot_product_attention(q, k, v, attn_mask=bias).transpose(1, 2).flatten(2)
+        y: Tensor = self.proj(gathered.unflatten(0, (b, -1)).flatten(1, 2).index_select(1, places))
         return y
 
 
@@ -167,10 +182,8 @@ class ShiftedWindowAttention(nn.Module):
         mask = None
         if self.shift:
             mask = BLOCKED * (regions[:, None, :] != regions[:, :, None]).to(x.dtype)
-        padded = F.pad(x.flatten(1, 2), (0, 0, 0, 1))  # the token of number h w is zero
-        windows = padded.index_select(1, tokens.flatten()).unflatten(1, (-1, self.window**2))
-        windows = self.attention(windows, mask).flatten(1, 2)
-        return windows.index_select(1, places.flatten()).unflatten(1, (height, width))
+        y: Tensor = self.attention(x.flatten(1, 2), tokens, places.flatten(), mask)
+        return y.unflatten(1, (height, width))
 
 
 class PatchMerging(nn.Module):

@@ -284,6 +284,7 @@ def make_token_encoder(
     interpolation: Interpolation = "bicubic",
     image_size: int | None = None,
     patch_size: int | None = None,
+    drop_path: float = 0.0,
 ) -> TokenEncoder:
     """A plain ViT by name, or `encoder` itself if it fits.
 
@@ -301,6 +302,8 @@ def make_token_encoder(
         image_size: side in pixels of the images that the learned positions are stored for; None for the
             backbone's own.
         patch_size: in pixels; None for the backbone's own. Pretrained filters are resized.
+        drop_path: probability in training to drop a branch of the last block for an image; it grows from 0
+            in the first block (stochastic depth, Huang et al. 2016).
 
     Raises:
         ValueError: if there is no such plain ViT, its patches are not square, its weights cannot be had, or
@@ -322,7 +325,7 @@ def make_token_encoder(
     if encoder == "tiny":
         if pretrained:
             raise WeightsUnavailable("no pretrained weights are published for 'tiny'")
-        body = _tiny(in_channels, **options)
+        body = _tiny(in_channels, drop_path, **options)
     else:
         if not timm.is_model(encoder):
             near = get_close_matches(encoder, timm.list_models(), n=3)
@@ -332,7 +335,7 @@ def make_token_encoder(
         if not encoder.startswith("beit"):
             options["dynamic_img_size"] = True
         try:
-            body = timm.create_model(encoder, in_chans=in_channels, **options)
+            body = timm.create_model(encoder, in_chans=in_channels, drop_path_rate=drop_path, **options)
         except TypeError as error:
             raise ValueError(f"backbone {encoder!r} is no plain ViT") from error
         config = timm.get_pretrained_cfg(encoder)
@@ -353,7 +356,7 @@ def make_token_encoder(
         raise ValueError(f"backbone {encoder!r} does not fit: {error}") from error
 
 
-def _tiny(in_channels: int, img_size: int = 64, patch_size: int = 16) -> nn.Module:
+def _tiny(in_channels: int, drop_path: float, img_size: int = 64, patch_size: int = 16) -> nn.Module:
     """A ViT of four blocks for tests and documentation."""
     from timm.models.vision_transformer import VisionTransformer
 
@@ -366,6 +369,7 @@ def _tiny(in_channels: int, img_size: int = 64, patch_size: int = 16) -> nn.Modu
         depth=4,
         num_heads=2,
         mlp_ratio=2,
+        drop_path_rate=drop_path,
         dynamic_img_size=True,
     )
     return body

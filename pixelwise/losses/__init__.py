@@ -18,6 +18,7 @@ from .criterion import (
     WeightedSum as WeightedSum,
     loss_parts as loss_parts,
     make_criterion as make_criterion,
+    paper_criterion as paper_criterion,
 )
 from .cross_entropy import CrossEntropy as CrossEntropy, cross_entropy as cross_entropy
 from .deep_supervision import DeepSupervision as DeepSupervision

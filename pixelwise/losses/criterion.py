@@ -104,6 +104,35 @@ class PaperCriterion(nn.Module):
         return loss_parts(output, batch)
 
 
+# Settings of a training that choose a loss, and what they are where nothing was chosen.
+_UNCHOSEN = {
+    "loss": "cross_entropy",
+    "class_weights": "none",
+    "label_smoothing": 0.0,
+    "aux_weight": 0.4,
+}
+
+
+def paper_criterion(settings: Mapping[str, Any]) -> PaperCriterion:
+    """The loss of the network's paper, for outputs of which no other can be taken.
+
+    Args:
+        settings: of a training; those of the loss must not have been chosen.
+
+    Raises:
+        ValueError: if they have been.
+
+    >>> paper_criterion({"loss": "cross_entropy"})
+    PaperCriterion()
+    """
+    for name, unchosen in _UNCHOSEN.items():
+        if settings.get(name) not in (unchosen, None):
+            raise ValueError(
+                f"the loss is that of the network's paper: leave out {name}, got {settings[name]!r:.80}"
+            )
+    return PaperCriterion()
+
+
 class Criterion(PaperCriterion):
     """The loss of scores of every pixel, auxiliary maps included; of other outputs, that of their paper.
 

@@ -146,15 +146,15 @@ class EoMT(MaskModel):
     def progress(self, share: float) -> None:
         """Anneal the masks of attention (Sec. 3.3): one block after the other, polynomially with power 0.9.
 
-        Training is cut into as many parts as there are blocks with queries and two more. Block j falls from
-        1 to 0 in part j + 1.
+        Each block falls from 1 to 0 within a sixth of the training. The first one begins after the first
+        sixth, the last one ends before the last, and the others lie evenly between, as in the authors' code:
+        four blocks follow on each other, three have half of a sixth between them.
 
         Args:
             share: of the training steps that are done.
         """
-        parts = self.blocks + 2
-        start = torch.arange(1, self.blocks + 1) / parts
-        done = ((share - start) * parts).clamp(0, 1)
+        start = torch.linspace(1, 4, self.blocks) / 6
+        done = ((share - start) * 6).clamp(0, 1)
         self.attn_mask_probs.copy_((1 - done) ** 0.9)
 
     @property

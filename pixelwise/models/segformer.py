@@ -9,7 +9,10 @@ The decoder takes the maps of any encoder. `from_transformers_segformer`, `from_
 `from_smp` read published weights. OpenMMLab's decoder differs: each linear layer is followed by batch norm
 and ReLU (`normed`), and it has 256 channels in all sizes.
 
-Departures: none known. Layer norms within the blocks have the authors' epsilon, 1e-6.
+Departures: maps are neither resized before they are fused nor concatenated. The 1x1 convolution that fuses
+them is linear, as resizing is, so each map passes its part of it at its own size, and what comes out is
+resized and added up: the same at half of the cost and a fifth of the memory. Layer norms within the blocks
+have the authors' epsilon, 1e-6.
 """
 
 import re
@@ -19,6 +22,7 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..encoders import MIT_SIZES, Encoder, StemPolicy, make_encoder
 from ..layers import BatchNorm2d, ConvNormAct, resize_like, size_of
@@ -72,11 +76,14 @@ class SegFormer(DenseModel):
         """Score every pixel; see `DenseModel`."""
         size = size_of(image, self.minimum_size)
         features = self.encoder(image)
-        maps = [
-            resize_like(self.project[stage](features[stage]), features.c2)
-            for stage in reversed(self.encoder.stages)
-        ]
-        coarse = self.head(self.fuse(torch.cat(maps, 1)))  # b k H/4 W/4
+        convolution, norm, activation = self.fuse
+        parts = convolution.weight.chunk(len(self.project), 1)
+        weights = dict(zip(reversed(self.encoder.stages), parts, strict=True))
+        maps = {s: F.conv2d(self.project[s](features[s]), weight) for s, weight in weights.items()}
+        fused = maps.pop("c2")
+        for coarser in maps.values():
+            fused += resize_like(coarser, fused)
+        coarse = self.head(activation(norm(fused)))  # b k H/4 W/4
         return DenseLogits(coarse, size, align_corners=self.align_corners)
 
 

@@ -106,8 +106,12 @@ def segmenter(
     stem: StemPolicy = "repeat",
     image_size: int | None = None,
     decoder: Decoder = "mask",
+    drop_path: float = 0.1,
 ) -> Segmenter:
-    """Segmenter on any plain ViT, with a mask transformer or a linear decoder."""
+    """Segmenter on any plain ViT, with a mask transformer or a linear decoder.
+
+    In training the encoder drops branches, see `make_token_encoder`: up to 0.1 (Sec. 4.2).
+    """
     made = make_token_encoder(
         encoder,
         in_channels=in_channels,
@@ -115,6 +119,7 @@ def segmenter(
         stem=stem,
         interpolation="bilinear",
         image_size=image_size,
+        drop_path=drop_path,
     )
     head: nn.Module = (
         MaskTransformer(made.channels, num_classes, made.num_heads)

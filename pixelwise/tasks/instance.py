@@ -15,7 +15,7 @@ from .. import decode, draw, draw_objects
 from ..data import training_transform
 from ..data.datasets import coco_instances, instance_maps
 from ..files import atomic_write
-from ..losses import PaperCriterion
+from ..losses import PaperCriterion, paper_criterion
 from ..metrics import CocoScores, InstanceMetrics
 from ..planning import Choice, DataFacts, MachineFacts, Planning, Rule, Rung, Situation, rules
 from ..rle import RleMasks
@@ -87,18 +87,8 @@ def told_of_errors(scores: CocoScores) -> dict[str, Any]:
 
 
 def criterion(classes: ClassTable, settings: Settings) -> PaperCriterion:
-    """The loss of the network's paper.
-
-    Raises:
-        ValueError: if settings ask for another.
-    """
-    usual = {"loss": "cross_entropy", "class_weights": "none", "label_smoothing": 0.0}
-    for name, value in usual.items():
-        if settings[name] not in (value, None):
-            raise ValueError(
-                f"the loss is that of the network's paper: leave out {name}, got {settings[name]!r:.80}"
-            )
-    return PaperCriterion()
+    """The loss of the network's paper; see `paper_criterion`."""
+    return paper_criterion(settings)
 
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
@@ -112,6 +102,7 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
     return training_transform(
         settings["crop"],
         scale=settings["scale"],
+        scale_to=settings["scale_to"],
         flip=settings["flip"],
         color=settings["color"],
         rotation=settings["rotation"],

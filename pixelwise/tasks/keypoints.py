@@ -185,6 +185,8 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         raise ValueError(
             f"scale must be symmetric around 1 for key points, such as 0.65,1.35, got {low},{high}"
         )
+    if settings["scale_to"] != "image":
+        raise ValueError(f"scale_to is not for key points, got {settings['scale_to']}")
     if settings["elastic"]:
         raise ValueError("elastic deformation is not for key points")
     for name in ("flip_vertical", "rotate90", "rare_crops"):

@@ -129,6 +129,7 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
     return training_transform(
         settings["crop"],
         scale=settings["scale"],
+        scale_to=settings["scale_to"],
         flip=settings["flip"],
         color=settings["color"],
         rotation=settings["rotation"],

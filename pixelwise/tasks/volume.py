@@ -120,6 +120,7 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         raise ValueError(f"volumes need crops of a depth, a height and a width, such as 64x64x64, got {crop}")
     changes = {
         "scale": (1, 1),
+        "scale_to": "image",
         "rotation": 0,
         "elastic": 0,
         "flip_vertical": 0,

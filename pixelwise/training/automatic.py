@@ -30,6 +30,7 @@ from ..planning.plan import given_ladder
 from ..recipe import Recipe
 from ..registry import describe, taken_by
 from ..tasks import Settings, Task, get_task, open_data, task_of_folder
+from ..types import DenseLogits
 from .deadline import Clock
 from .probing import probe
 from .run import TrainResult, recipe_of, run
@@ -150,7 +151,11 @@ def _task(given: Settings) -> tuple[Task, Planning]:
     task = task_of(given)
     if task.planning is None:
         raise ValueError(f"the task {task.name} is not planned: give a model and epochs or steps")
-    return task, task.planning
+    planning = task.planning
+    if "model" in given and not issubclass(describe(given["model"]).output, DenseLogits):
+        of_pixels = (rules.LOSS, rules.CLASS_WEIGHTS)  # such a network has the loss of its paper
+        planning = replace(planning, rules=tuple(rule for rule in planning.rules if rule not in of_pixels))
+    return task, planning
 
 
 def task_of(given: Settings) -> Task:

@@ -33,12 +33,13 @@ from ..data.kinship import fold_numbers
 from ..encoders import WeightsUnavailable
 from ..files import LOCK, atomic_write, lock_folder, make_folder, remove_temporary
 from ..interruption import Terminated, terminable
+from ..losses import Criterion, PaperCriterion, paper_criterion
 from ..planning import Plan, read_plan
 from ..recipe import DEFAULT_EPOCHS, Recipe
 from ..registry import build, describe, may_be_pretrained, taken_by
 from ..report import write_evaluation_report
 from ..tasks import Settings, Task, get_task, open_data, task_of_folder
-from ..types import BuiltBy, ClassTable, Model, Report
+from ..types import BuiltBy, ClassTable, DenseLogits, Model, Report
 from .callbacks import (
     BEST_WEIGHTS,
     CLASSES,
@@ -60,6 +61,7 @@ from .distributed import launch
 from .ema import WeightAverage
 from .environment import environment
 from .folds import join
+from .gradient_checkpointing import checkpoint_blocks
 from .init_from import Taken, take_weights
 from .length import Length
 from .loggers import LogMetrics, check_logger
@@ -321,10 +323,13 @@ def make_experiment(
         recipe.warmup_steps,
         recipe.drops,
         length.replans,
+        recipe.layer_decay,
     )
+    if recipe.gradient_checkpointing:
+        checkpoint_blocks(model)
     module = TrainingModule(
         model,
-        task.criterion(classes, settings),
+        _criterion(task, model, classes, settings, recipe),
         task,
         classes,
         optimization,
@@ -338,6 +343,20 @@ def make_experiment(
     return Experiment(
         recipe, train_data, val_data, classes, task, module, batches, length, rank, taken, parts.test
     )
+
+
+def _criterion(
+    task: Task, model: Model, classes: ClassTable, settings: Settings, recipe: Recipe
+) -> PaperCriterion:
+    """The loss of the task, or that of the network's paper where its output has no scores of pixels.
+
+    Raises:
+        ValueError: if another one was chosen that would not be used.
+    """
+    made = task.criterion(classes, settings)
+    if isinstance(made, Criterion) and not issubclass(model.output, DenseLogits):
+        return paper_criterion(vars(recipe))
+    return made
 
 
 def fit(

@@ -85,6 +85,27 @@ def test_the_scale_is_that_of_the_range() -> None:
     assert 0.3 < (sides < 20).float().mean() < 0.7  # log-uniform: as often smaller as larger
 
 
+@pytest.mark.parametrize("size", [(100, 50), (400, 800)])
+def test_large_scale_jitter_is_relative_to_what_fits_into_the_crop(size) -> None:
+    height, width = size
+    sample = Sample(
+        torch.zeros(1, height, width), LabelMap(torch.zeros(height, width, dtype=torch.long)), "a"
+    )
+    fits = min(200 / height, 200 / width)
+    for scale in (0.1, 0.5, 1.0):
+        transform = training_transform((200, 200), scale=(scale, scale), scale_to="crop", flip=0.0, color=0.0)
+        inside = transform(sample).target.labels == 0
+        assert inside.any(1).sum().item() == pytest.approx(scale * fits * height, abs=1)
+        assert inside.any(0).sum().item() == pytest.approx(scale * fits * width, abs=1)
+    transform = training_transform((200, 200), scale=(0.1, 2.0), scale_to="crop", flip=0.0, color=0.0)
+    longest = [
+        max((mask := transform(sample).target.labels == 0).any(1).sum(), mask.any(0).sum()).item()
+        for _ in range(60)
+    ]
+    assert min(longest) < 30
+    assert max(longest) == 200
+
+
 @pytest.mark.parametrize("scale", [1 / 3, 3.0])
 def test_scaling_moves_image_and_labels_by_nothing(scale) -> None:
     # Where a pixel that comes out has one pixel at its centre, image and labels say the same x and y.

@@ -20,6 +20,7 @@ from pixelwise.models.mask2former import (
 )
 from pixelwise.models.maskformer import MaskFormerLogits, sine_positions
 from pixelwise.ops import deformable_attention
+from pixelwise.ops.deformable_attention import read_maps, read_rows
 from pixelwise.types import Batch, ClassTable, LabelMap
 
 # Classes without "no object", and parameters as counted in transformers 5.23.
@@ -80,6 +81,32 @@ def test_deformable_attention_is_the_sum_by_hand(sizes: tuple[tuple[int, int], .
                     for point in range(points)
                 )
                 torch.testing.assert_close(found[image, query, head], expected)
+
+
+def test_both_ways_to_read_the_maps_are_one_function_with_one_gradient() -> None:
+    """Exported programs read maps, others sum up rows."""
+    torch.manual_seed(0)
+    arguments = (
+        torch.randn(2, 3, 5, 4, 6, dtype=torch.float64),
+        1.6 * torch.rand(2, 7, 3, 4, 2, dtype=torch.float64) - 0.3,
+        torch.randn(2, 7, 3, 4, dtype=torch.float64),
+    )
+    found = []
+    for read in (read_maps, read_rows):
+        leaves = [x.clone().requires_grad_() for x in arguments]
+        output = read(*leaves)
+        output.sin().sum().backward()
+        found.append([output.detach(), *(x.grad for x in leaves)])
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_places_that_are_no_numbers_give_none() -> None:
+    value, weights = torch.randn(1, 1, 2, 3, 3), torch.ones(1, 2, 1, 1)
+    locations = torch.tensor([0.5, 0.5, torch.nan, 0.5]).view(1, 2, 1, 1, 2)
+    assert deformable_attention([value], locations[:, :, :, None], weights[..., None]).isnan().any(
+        -1
+    ).tolist() == [[[False], [True]]]
 
 
 def test_at_first_each_head_looks_one_to_four_pixels_in_its_direction() -> None:

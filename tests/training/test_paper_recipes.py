@@ -11,13 +11,14 @@ from PIL import Image
 
 import pixelwise as pw
 from pixelwise import models
+from pixelwise.losses import Criterion, paper_criterion
 from pixelwise.paper_recipes import list_recipes, paper_recipe
 from pixelwise.recipe import SETTINGS, Recipe
 from pixelwise.registry import describe, taken_by
 from pixelwise.tasks import get_task
 from pixelwise.training import make_experiment
 from pixelwise.training.samplers import train_loader
-from pixelwise.types import ClassTable
+from pixelwise.types import ClassTable, DenseLogits
 
 CLASSES = ClassTable.of("sky", "road", "car")
 # One of each family, and of each kind of optimiser, schedule and loss of its own.
@@ -25,6 +26,8 @@ TRAINED = (
     "fcn8s_voc", "unet_isbi2012", "fc_densenet56_camvid", "unetplusplus_nuclei", "dfn_cityscapes",
     "deeplabv2_voc", "denseaspp_cityscapes", "danet_cityscapes", "encnet_context", "hrnetv2_cityscapes",
     "hmsa_cityscapes", "nasfpn_b7_voc",
+    "segformer_ade20k", "swin_upernet_ade20k", "setr_ade20k", "segmenter_ade20k", "dpt_ade20k", "pvt_ade20k",
+    "hrformer_cityscapes", "maskformer_ade20k", "mask2former_ade20k", "eomt_ade20k",
 )  # fmt: skip
 SLOW = {"fcn8s_voc", "unet_isbi2012", "denseaspp_cityscapes"}  # have no small form, or large tiles
 SMALL = {"encoder": "tiny", "width": 8, "modules": (1, 1, 1), "blocks": 1, "steps": 1}
@@ -56,6 +59,10 @@ def street(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder)
 
 
+def year_of(source: str) -> int:
+    return int(re.findall(r"\b(20\d\d)\b", source)[0])
+
+
 @pytest.mark.parametrize("name", list_recipes())
 def test_a_recipe_names_its_source_and_fits_its_network(name: str) -> None:
     told = paper_recipe(name)
@@ -65,14 +72,25 @@ def test_a_recipe_names_its_source_and_fits_its_network(name: str) -> None:
     assert set(told.uncertain) <= set(SETTINGS)
     if recipe.epochs is recipe.steps is None:
         assert "epochs" in told.uncertain or recipe.early_stopping
-    task = get_task(describe(recipe.model).tasks[0])  # refuses what it cannot do
+    assert recipe.task is None or recipe.task in describe(recipe.model).tasks
+    task = get_task(recipe.task or describe(recipe.model).tasks[0])  # refuses what it cannot do
     assert callable(task.transform(CLASSES, vars(recipe)))
     criterion = task.criterion(CLASSES, vars(recipe) | {"class_weights": "none"})
-    assert criterion.aux_weight == recipe.aux_weight
+    if isinstance(criterion, Criterion):
+        assert criterion.aux_weight == recipe.aux_weight
+    if not issubclass(describe(recipe.model).output, DenseLogits):
+        paper_criterion(vars(recipe))  # refuses what it would not use
 
 
-def year_of(source: str) -> int:
-    return int(re.findall(r"\b(20\d\d)\b", source)[0])
+@pytest.mark.parametrize(
+    "name", [name for name in list_recipes() if year_of(paper_recipe(name).source) > 2020]
+)
+def test_the_network_of_a_recipe_is_built_with_its_arguments(name: str) -> None:
+    told = paper_recipe(name).settings
+    with torch.device("meta"):
+        model = pw.build(told["model"], len(CLASSES), **told.get("model_arguments", {}))
+    assert model.num_classes == len(CLASSES)
+    assert min(told["crop"]) >= model.minimum_size
 
 
 def test_networks_whose_auxiliary_maps_count_fully_get_it_from_their_recipe() -> None:

@@ -221,6 +221,17 @@ def test_published_sizes_and_other_patches() -> None:
     assert (other.patch_size, other.old_grid) == (16, (40, 40))
 
 
+def test_branches_are_dropped_more_often_the_deeper_they_lie() -> None:
+    for name in ("tiny", "vit_tiny_patch16_224", "beit_base_patch16_224", "eva02_tiny_patch14_224"):
+        with torch.device("meta"):
+            blocks = make_token_encoder(name, drop_path=0.3).body.blocks
+            plain = make_token_encoder(name).body.blocks
+        found = [getattr(block.drop_path1, "drop_prob", 0.0) for block in blocks]
+        wanted = [0.3 * i / (len(blocks) - 1) for i in range(len(blocks))]
+        assert found == pytest.approx(wanted, abs=1e-6)
+        assert not any(getattr(block.drop_path1, "drop_prob", 0.0) for block in plain)
+
+
 def test_what_does_not_fit_is_told_in_a_sentence() -> None:
     encoder = make_token_encoder("tiny")
     with pytest.raises(ValueError, match="at least as large as a patch of 16 x 16 pixels, got 15 x 40"):
