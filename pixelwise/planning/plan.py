@@ -62,6 +62,7 @@ class Plan:
             "times": dict(self.times),
             "data": self.situation.data.as_dict(),
             "machine": self.situation.machine.as_dict(),
+            "range_test": None if self.situation.range_test is None else asdict(self.situation.range_test),
             "choices": [asdict(row) for row in self.rows],
             "settings": dict(self.settings),
             "warnings": list(self.warnings),
@@ -98,6 +99,12 @@ def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
 def shape(planning: Planning, situation: Situation, given: Mapping[str, Any]) -> dict[str, Any]:
     """The settings that follow from the data alone, such as the crop: what probes of the machine need."""
     settings, _ = _decided([rule for rule in planning.rules if not rule.probed], situation, given)
+    return settings
+
+
+def all_settings(planning: Planning, situation: Situation, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What `settle` decides, without reasons; "rung" names the rung of the ladder."""
+    settings, _ = _decided(planning.rules, situation, given)
     return settings
 
 

@@ -314,6 +314,7 @@ RULES = (
     BATCH_SIZE,
     LR,
     rules.MODEL,
+    rules.RANGE_TEST,
     rules.VALIDATION,
     rules.LENGTH,
     rules.EMA,
