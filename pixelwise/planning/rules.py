@@ -22,6 +22,7 @@ BETWEEN = 3  # pieces between two validations
 VAL_SHARE, VAL_LEAST, VAL_MOST = 0.2, 3, 200
 TEST_SHARE, TEST_GROUPS = 0.15, 100  # of images for the score, where there are so many independent groups
 CLOSING = 200  # images that are scored and looked at after the training, at most
+PICTURES = 6  # predictions that the report shows
 CHOICES_TIME = 0.05  # share of the time in which test-time settings are chosen
 VAL_TIME = 0.1  # share of the time that validations and the report's predictions may take
 WARMUP = 0.08
@@ -238,11 +239,20 @@ def trainings(chosen: Chosen) -> int:
     return int(chosen.get("folds") or 1)
 
 
-def seconds_of_closing(situation: Situation, probe: Probe, chosen: Chosen) -> float:
-    """Of the scores and the report after a training: images are predicted once, and others looked at."""
-    scored = min(len(chosen.get("test_images") or _val_names(situation, chosen)), CLOSING)
-    looked_at = min(situation.data.train, CLOSING) + scored
-    return situation.report + scored * probe.validation + looked_at * probe.loading
+def _scored(situation: Situation, chosen: Chosen) -> int:
+    """Images that are scored after the training."""
+    return min(len(chosen.get("test_images") or _val_names(situation, chosen)), CLOSING)
+
+
+def seconds_of_scoring(situation: Situation, probe: Probe, chosen: Chosen) -> float:
+    """Of the scores after a training: images are predicted once."""
+    return _scored(situation, chosen) * probe.validation
+
+
+def seconds_of_report(situation: Situation, probe: Probe, chosen: Chosen) -> float:
+    """Of the report after that: charts, pictures of a few images, and a look at the training images."""
+    looked_at = min(situation.data.train, CLOSING) + _scored(situation, chosen)
+    return situation.report + PICTURES * probe.validation + looked_at * probe.loading
 
 
 def seconds_of_choices(situation: Situation, chosen: Chosen) -> float:
@@ -272,7 +282,8 @@ def steps_in(situation: Situation, probe: Probe, chosen: Chosen, batch: int | No
     validations = 2 * seconds_of_validation(situation, probe, chosen)
     validations = min(validations, VAL_TIME * (situation.budget or 0.0) / count)
     once = seconds_of_choices(situation, chosen) + seconds_of_joining(situation, chosen)
-    left = (situation.left - once) / count - seconds_of_closing(situation, probe, chosen) - validations
+    after = seconds_of_scoring(situation, probe, chosen) + seconds_of_report(situation, probe, chosen)
+    left = (situation.left - once) / count - after - validations
     return max(0, int(left / max(1e-6, seconds_per_step(situation, probe, chosen, batch))))
 
 
