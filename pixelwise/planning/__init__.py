@@ -9,9 +9,21 @@ file.
 
 from .budget import read_budget as read_budget, told_seconds as told_seconds
 from .data_facts import ClassFacts as ClassFacts, DataFacts as DataFacts
-from .machine_facts import MachineFacts as MachineFacts, Probe as Probe, machine_facts as machine_facts
+from .machine_facts import (
+    MachineFacts as MachineFacts,
+    Probe as Probe,
+    RangeTest as RangeTest,
+    machine_facts as machine_facts,
+)
 from .measure import measure_data as measure_data
-from .plan import Plan as Plan, Row as Row, read_plan as read_plan, settle as settle, shape as shape
+from .plan import (
+    Plan as Plan,
+    Row as Row,
+    all_settings as all_settings,
+    read_plan as read_plan,
+    settle as settle,
+    shape as shape,
+)
 from .rule import (
     Choice as Choice,
     Planning as Planning,

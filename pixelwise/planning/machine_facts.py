@@ -1,5 +1,6 @@
 """What a machine can do, as far as a training plan asks."""
 
+import math
 import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -31,6 +32,25 @@ class Probe:
     loading: float = 0.0
     validation: float = 0.0
     memory: int = 0
+
+
+@dataclass(frozen=True)
+class RangeTest:
+    """What some training steps at rising learning rates showed.
+
+    Attributes:
+        turn: the rate at which the loss began to rise; infinite where it fell to the end.
+        highest: rate that was tried.
+        steps: that were made.
+        seconds: that it took.
+        skipped: why there was no test; "" where there was one.
+    """
+
+    turn: float = math.inf
+    highest: float = 0.0
+    steps: int = 0
+    seconds: float = 0.0
+    skipped: str = ""
 
 
 @dataclass(frozen=True)

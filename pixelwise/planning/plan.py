@@ -16,7 +16,7 @@ from .rule import Choice, Planning, Rule, Rung, Situation
 
 GIVEN = "given by you"
 LEAST_STEPS = 10  # fewer teach nothing
-TIMES = ("report", "choices", "joining", "validation")  # what a clock keeps time for
+TIMES = ("report", "scoring", "choices", "joining", "validation")  # what a clock keeps time for
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ class Plan:
             "times": dict(self.times),
             "data": self.situation.data.as_dict(),
             "machine": self.situation.machine.as_dict(),
+            "range_test": None if self.situation.range_test is None else asdict(self.situation.range_test),
             "choices": [asdict(row) for row in self.rows],
             "settings": dict(self.settings),
             "warnings": list(self.warnings),
@@ -101,6 +102,12 @@ def shape(planning: Planning, situation: Situation, given: Mapping[str, Any]) ->
     return settings
 
 
+def all_settings(planning: Planning, situation: Situation, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What `settle` decides, without reasons; "rung" names the rung of the ladder."""
+    settings, _ = _decided(planning.rules, situation, given)
+    return settings
+
+
 def settle(planning: Planning, situation: Situation, given: Mapping[str, Any]) -> Plan:
     """Decide everything.
 
@@ -131,7 +138,8 @@ def _times(situation: Situation, chosen: Mapping[str, Any]) -> dict[str, Any]:
     if situation.budget is None or situation.left is None or probe is None:
         return {**dict.fromkeys(TIMES, 0.0), "most_steps": None}
     validation = rules.seconds_of_validation(situation, probe, chosen)
-    closing = rules.seconds_of_closing(situation, probe, chosen)
+    scoring = rules.seconds_of_scoring(situation, probe, chosen)
+    report = rules.seconds_of_report(situation, probe, chosen)
     choices, joining = (
         rules.seconds_of_choices(situation, chosen),
         rules.seconds_of_joining(situation, chosen),
@@ -139,7 +147,7 @@ def _times(situation: Situation, chosen: Mapping[str, Any]) -> dict[str, Any]:
     per_step = rules.seconds_per_step(situation, probe, chosen, int(chosen["batch_size"]))
     if rules.steps_in(situation, probe, chosen) < LEAST_STEPS:
         spent, trainings = situation.budget - situation.left, rules.trainings(chosen)
-        after = trainings * (closing + validation) + choices + joining
+        after = trainings * (report + scoring + validation) + choices + joining
         least = spent + after
         raise ValueError(
             f"a budget of {told_seconds(situation.budget)} is too small: a look at the data took "
@@ -148,7 +156,7 @@ def _times(situation: Situation, chosen: Mapping[str, Any]) -> dict[str, Any]:
             f"{told_seconds(1.2 * (least + trainings * LEAST_STEPS * per_step))}, a training "
             f"{told_seconds(1.1 * (least + trainings * rules.STEPS * per_step))}"
         )
-    times = dict(zip(TIMES, (closing, choices, joining, validation), strict=True))
+    times = dict(zip(TIMES, (report, scoring, choices, joining, validation), strict=True))
     return {**times, "most_steps": rules.most_steps(situation, chosen)}
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .data_facts import DataFacts
-from .machine_facts import MachineFacts, Probe
+from .machine_facts import MachineFacts, Probe, RangeTest
 
 Chosen = Mapping[str, Any]
 
@@ -36,6 +36,7 @@ class Situation:
         left: seconds of it that are left for training, validation and report.
         report: seconds that the report takes at the end.
         ladder: the networks to choose from, small to large.
+        range_test: of the learning rate that was planned; None before it, and where the rate is given.
     """
 
     data: DataFacts
@@ -44,6 +45,7 @@ class Situation:
     left: float | None = None
     report: float = 0.0
     ladder: tuple[Rung, ...] = ()
+    range_test: RangeTest | None = None
 
     def rung(self, chosen: Chosen) -> Rung | None:
         """The rung that was chosen."""

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ..wording import counted
+from .budget import told_seconds
 from .data_facts import DataFacts
 from .machine_facts import Probe
 from .rule import Choice, Chosen, Rule, Situation
@@ -21,9 +22,17 @@ BETWEEN = 3  # pieces between two validations
 VAL_SHARE, VAL_LEAST, VAL_MOST = 0.2, 3, 200
 TEST_SHARE, TEST_GROUPS = 0.15, 100  # of images for the score, where there are so many independent groups
 CLOSING = 200  # images that are scored and looked at after the training, at most
+PICTURES = 6  # predictions that the report shows
 CHOICES_TIME = 0.05  # share of the time in which test-time settings are chosen
 VAL_TIME = 0.1  # share of the time that validations and the report's predictions may take
 WARMUP = 0.08
+RANGE_STEPS = 60  # of the range test of the learning rate
+RANGE_SHARE, RANGE_BUDGET = 0.03, 600.0  # of the time that it may take; seconds below which there is none
+RANGE_SECONDS = 60.0  # that it may take without a deadline
+MARGIN, MOST_LOWERED = (
+    4.0,
+    10.0,
+)  # the rate stays that far below where the loss turns; is lowered at most so far
 FACTOR = 1.1  # how much faster lower precision must be to be taken
 
 
@@ -230,11 +239,20 @@ def trainings(chosen: Chosen) -> int:
     return int(chosen.get("folds") or 1)
 
 
-def seconds_of_closing(situation: Situation, probe: Probe, chosen: Chosen) -> float:
-    """Of the scores and the report after a training: images are predicted once, and others looked at."""
-    scored = min(len(chosen.get("test_images") or _val_names(situation, chosen)), CLOSING)
-    looked_at = min(situation.data.train, CLOSING) + scored
-    return situation.report + scored * probe.validation + looked_at * probe.loading
+def _scored(situation: Situation, chosen: Chosen) -> int:
+    """Images that are scored after the training."""
+    return min(len(chosen.get("test_images") or _val_names(situation, chosen)), CLOSING)
+
+
+def seconds_of_scoring(situation: Situation, probe: Probe, chosen: Chosen) -> float:
+    """Of the scores after a training: images are predicted once."""
+    return _scored(situation, chosen) * probe.validation
+
+
+def seconds_of_report(situation: Situation, probe: Probe, chosen: Chosen) -> float:
+    """Of the report after that: charts, pictures of a few images, and a look at the training images."""
+    looked_at = min(situation.data.train, CLOSING) + _scored(situation, chosen)
+    return situation.report + PICTURES * probe.validation + looked_at * probe.loading
 
 
 def seconds_of_choices(situation: Situation, chosen: Chosen) -> float:
@@ -264,7 +282,8 @@ def steps_in(situation: Situation, probe: Probe, chosen: Chosen, batch: int | No
     validations = 2 * seconds_of_validation(situation, probe, chosen)
     validations = min(validations, VAL_TIME * (situation.budget or 0.0) / count)
     once = seconds_of_choices(situation, chosen) + seconds_of_joining(situation, chosen)
-    left = (situation.left - once) / count - seconds_of_closing(situation, probe, chosen) - validations
+    after = seconds_of_scoring(situation, probe, chosen) + seconds_of_report(situation, probe, chosen)
+    left = (situation.left - once) / count - after - validations
     return max(0, int(left / max(1e-6, seconds_per_step(situation, probe, chosen, batch))))
 
 
@@ -376,6 +395,46 @@ def lr(situation: Situation, chosen: Chosen) -> Choice:
 
 def _rounded(number: float) -> float:
     return float(f"{number:.3g}")
+
+
+def seconds_of_range_test(situation: Situation, probe: Probe, chosen: Chosen) -> float:
+    """Of its steps, for which nothing is loaded beforehand."""
+    count = _batch(chosen)
+    crop = chosen.get("crop")
+    smaller = math.prod(crop) / math.prod(probe.crop) if crop and probe.crop else 1.0
+    return RANGE_STEPS * count * (probe.seconds * smaller / probe.batch + probe.loading)
+
+
+def no_range_test(situation: Situation, chosen: Chosen) -> str:
+    """Why a range test is not worth its time; "" where it is."""
+    probe, budget = situation.probe(chosen), situation.budget
+    if budget is not None and budget < RANGE_BUDGET:
+        return f"the budget is less than {told_seconds(RANGE_BUDGET)}"
+    if probe is None:
+        return "not measured"
+    seconds = seconds_of_range_test(situation, probe, chosen)
+    most = RANGE_SECONDS if budget is None else RANGE_SHARE * budget
+    if seconds > most:
+        return f"{RANGE_STEPS} steps take {told_seconds(seconds)}, at most {told_seconds(most)} wanted"
+    return ""
+
+
+def range_test(situation: Situation, chosen: Chosen) -> Choice | None:
+    """A lower learning rate where the loss turns near the planned one."""
+    test, planned = situation.range_test, float(chosen["lr"])
+    if test is None:
+        return None
+    if test.skipped:
+        return Choice({"lr": planned}, test.skipped, "skipped")
+    if math.isinf(test.turn):
+        return Choice({"lr": planned}, f"the loss falls up to {test.highest:.2g}", "the rate stays")
+    limit = test.turn / MARGIN
+    turns = f"the loss turns at {test.turn:.2g}"
+    if limit >= planned:
+        return Choice({"lr": planned}, f"{turns}, more than {MARGIN:.0f} times the rate", "the rate stays")
+    rate = _rounded(max(limit, planned / MOST_LOWERED))
+    part = "a quarter of that" if limit >= planned / MOST_LOWERED else "a tenth of the rate"
+    return Choice({"lr": rate}, f"{turns}: {part}", f"lower the rate to {rate:.3g}")
 
 
 def length(situation: Situation, chosen: Chosen) -> Choice:
@@ -596,6 +655,16 @@ LR = Rule(
     lr,
     "AdamW. From random weights 0.002 x sqrt(batch / 4), at most 0.004; from published weights "
     "0.0005, the encoder a fifth of it, less for fewer than 100 groups of images.",
+    probed=True,
+)
+RANGE_TEST = Rule(
+    "range test",
+    ("lr",),
+    range_test,
+    "Before the training, 60 steps at rates that rise from an eighth of the planned one to 16 times it: the "
+    "rate is lowered to a quarter of the one at which the running mean of the loss begins to rise, to a "
+    "tenth of the plan at most; it is never raised. Not for budgets of less than 10 minutes, nor where these "
+    "steps would take more than 3 % of the time (without a deadline, a minute), nor for a given rate.",
     probed=True,
 )
 VALIDATION = Rule(

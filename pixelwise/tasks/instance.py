@@ -320,6 +320,7 @@ RULES = (
     BATCH_SIZE,
     LR,
     rules.MODEL,
+    rules.RANGE_TEST,
     rules.VALIDATION,
     rules.LENGTH,
     rules.EMA,

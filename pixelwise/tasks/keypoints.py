@@ -528,6 +528,7 @@ PLANNING = Planning(
         Rule("batch", ("batch_size",), crops_per_step, "16 crops of single objects."),
         Rule("learning rate", ("lr",), step_size, "0.001, as in the papers."),
         rules.MODEL,
+        rules.RANGE_TEST,
         rules.VALIDATION,
         rules.LENGTH,
         rules.EMA,

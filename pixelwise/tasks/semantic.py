@@ -219,6 +219,7 @@ PLANNING = Planning(
         rules.SMALLER_CROP,
         rules.BATCH_SIZE,
         rules.LR,
+        rules.RANGE_TEST,
         rules.VALIDATION,
         rules.LENGTH,
         rules.EMA,

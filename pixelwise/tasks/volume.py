@@ -268,6 +268,7 @@ PLANNING = Planning(
         Rule("batch", ("batch_size",), two_per_step, "Two patches; a third of them hold a structure."),
         Rule("learning rate", ("lr",), step_size, "0.002."),
         rules.MODEL,
+        rules.RANGE_TEST,
         rules.VALIDATION,
         rules.LENGTH,
         rules.EMA,

@@ -18,8 +18,10 @@ from ..planning import (
     MachineFacts,
     Plan,
     Planning,
+    RangeTest,
     Rung,
     Situation,
+    all_settings,
     machine_facts,
     measure_data,
     rules,
@@ -33,6 +35,7 @@ from ..tasks import Settings, Task, get_task, open_data, task_of_folder
 from ..types import DenseLogits
 from .deadline import Clock
 from .probing import probe
+from .range_test import range_test
 from .run import TrainResult, recipe_of, run
 
 FACTS_SHARE, PROBES_SHARE = 0.03, 0.05  # of the budget
@@ -103,9 +106,10 @@ def make_plan(
     machine = _probed(planning, situation, given, data, task, budget, now)
     left = None if budget is None else budget - (now() - started)
     situation = replace(situation, machine=machine, left=left, report=_report_seconds(budget))
+    if "lr" not in given:
+        situation = _ranged(planning, situation, given, data, task, now)
     plan = settle(planning, situation, given)
-    by_rule = {"test_fraction": 0.0} if not _FRACTIONS & set(given) else {}
-    recipe = recipe_of({**by_rule, **plan.settings, "task": task.name})
+    recipe = _recipe(plan.settings, given, task)
     return Planned(plan, recipe, data, _clock(plan, started, now))
 
 
@@ -285,6 +289,38 @@ def _probed(
         ):
             break
     return machine
+
+
+def _recipe(settings: Settings, given: Settings, task: Task) -> Recipe:
+    """The recipe of what was decided; where a rule cuts the parts, no fraction does."""
+    by_rule = {} if _FRACTIONS & set(given) else {"test_fraction": 0.0}
+    known = {name: value for name, value in settings.items() if name != "rung"}
+    return recipe_of({**by_rule, **known, "task": task.name})
+
+
+def _ranged(
+    planning: Planning,
+    situation: Situation,
+    given: Settings,
+    data: DataSplits,
+    task: Task,
+    now: Callable[[], float],
+) -> Situation:
+    """The situation with what a range test of the planned learning rate showed, or why there was none.
+
+    The time that the test is expected to take is taken off before, so that what it tests is what is trained.
+    """
+    settings = all_settings(planning, situation, given)
+    if reason := rules.no_range_test(situation, settings):
+        return replace(situation, range_test=RangeTest(skipped=reason))
+    known = situation.probe(settings)
+    assert known is not None
+    seconds = rules.seconds_of_range_test(situation, known, settings)
+    if situation.left is not None:
+        situation = replace(situation, left=situation.left - seconds)
+        settings = all_settings(planning, situation, given)
+    recipe = _recipe(settings, given, task)
+    return replace(situation, range_test=range_test(recipe, data, seconds=2 * seconds, now=now))
 
 
 def _clock(plan: Plan, started: float, now: Callable[[], float]) -> Clock | None:

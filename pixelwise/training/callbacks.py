@@ -50,6 +50,7 @@ class Progress:
         replans: changes of that number by a clock, see `Length`.
         seconds: wall time that the training had used when its last epoch ended, of all commands together;
             counted where it has a budget.
+        slowdown: how much longer than planned things took when this was last measured; likewise.
     """
 
     data: str
@@ -61,6 +62,7 @@ class Progress:
     total_steps: int | None = None
     replans: list[tuple[int, int]] = field(default_factory=list)
     seconds: float = 0.0
+    slowdown: float = 1.0
 
     @property
     def best(self) -> float:

@@ -1,5 +1,6 @@
 """What follows the last step of a training: test-time choices, and the scores with what stands beside."""
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ from ..recipe import Recipe
 from .parts import Parts
 
 MOST_IMAGES = 200  # of a part that are scored and looked at for the best and worst predictions
+LEAST_IMAGES = 8  # that are scored, however little time there is
 
 
 @dataclass(frozen=True)
@@ -63,14 +65,16 @@ def choose_for(weights: Path, recipe: Recipe, val: SegmentationData, patience: f
     Raises:
         ValueError: if a file cannot be read or written.
     """
-    if not recipe.choose:
+    if not recipe.choose or (patience is not None and patience <= 0):
         return Choices({}, (), 0)
     choices = choose([(Predictor(weights, device=_device(recipe), plain=True), val)], patience=patience)
     keep(weights, choices.decoding)
     return choices
 
 
-def close(weights: Path, recipe: Recipe, parts: Parts, choices: Choices) -> Closing:
+def close(
+    weights: Path, recipe: Recipe, parts: Parts, choices: Choices, patience: float | None = None
+) -> Closing:
     """Score the weights of a finished training: on the test part, or the validation part where there is none.
 
     Args:
@@ -78,13 +82,16 @@ def close(weights: Path, recipe: Recipe, parts: Parts, choices: Choices) -> Clos
         recipe: of the training.
         parts: of the data.
         choices: what `choose_for` gave.
+        patience: seconds that the scores may take, on fewer images if need be; None for as long as they need.
 
     Raises:
         ValueError: if a file cannot be read.
     """
-    device = _device(recipe)
     part, data = scored_part(parts.val, parts.test)
-    evaluation = evaluate_images(Predictor(weights, device=device), data, progress=False)
+    predictor = Predictor(weights, device=_device(recipe))
+    if patience is not None:
+        data = scored_in(predictor, data, patience)
+    evaluation = evaluate_images(predictor, data, progress=False)
     return Closing(part, data, evaluation, standing(evaluation, data, parts.train, part=part), choices)
 
 
@@ -110,5 +117,24 @@ def scored_part(val: SegmentationData, test: SegmentationData | None) -> tuple[s
         annotated = [i for i, pair in enumerate(test.pairs) if pair.mask is not None]
         if annotated:
             name, data = "test", test.take(annotated)
-    step = -(-len(data) // MOST_IMAGES)
-    return name, data.take(range(0, len(data), step)) if step > 1 else data
+    return name, _thinned(data, MOST_IMAGES)
+
+
+def scored_in(predictor: Predictor, data: SegmentationData, seconds: float) -> SegmentationData:
+    """As many of these images, in even steps, as are scored in this time, by the time that one takes.
+
+    Mirror images and the like, which were not planned for, take their time too.
+    """
+    if len(data) <= LEAST_IMAGES:
+        return data
+    for index in (0, 1):  # the first one alone waits for kernels
+        began = time.monotonic()
+        evaluate_images(predictor, data.take([index]), progress=False)
+    each = time.monotonic() - began
+    return _thinned(data, max(LEAST_IMAGES, int(seconds / each) - 2))
+
+
+def _thinned(data: SegmentationData, most: int) -> SegmentationData:
+    """At most so many images, evenly spread."""
+    count = len(data)
+    return data if count <= most else data.take([i * count // most for i in range(most)])

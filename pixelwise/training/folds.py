@@ -19,7 +19,8 @@ from ..predict.standing import LEVEL, Standing, standing
 from ..recipe import Recipe
 from ..wording import counted
 from .callbacks import BEST_WEIGHTS, LAST_WEIGHTS
-from .closing import scored_part
+from .closing import scored_in, scored_part
+from .deadline import Clock
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ def join(
     folds: Sequence[tuple[Path, SegmentationData]],
     test: SegmentationData | None,
     *,
-    patience: float | None = None,
+    clock: Clock | None = None,
 ) -> Folded:
     """Score all images out of fold, and write the ensemble of the models to the run directory.
 
@@ -54,7 +55,7 @@ def join(
         recipe: of the training.
         folds: of each the run directory, and the images that it was trained without.
         test: images that no fold has seen, or None; the ensemble is scored on them too.
-        patience: seconds that the choices may take; None for as long as they need.
+        clock: says when all must be over; None for as long as it takes.
 
     Raises:
         ValueError: if a file cannot be read or written.
@@ -68,7 +69,9 @@ def join(
     ]
     task, classes = parts[0][0].task, parts[0][0].classes
     evaluation = scored(chain.from_iterable(predictions_of(*part, 1) for part in parts), task, classes)
-    choices = choose(parts, patience=patience) if recipe.choose else Choices({}, (), 0)
+    patience = None if clock is None else clock.patience()
+    tried = recipe.choose and (patience is None or patience > 0)
+    choices = choose(parts, patience=patience) if tried else Choices({}, (), 0)
     remarks = _out_of_fold(evaluation, [data for _, data in folds])
     remarks += [f"Kept with the weights: {trial}." for trial in choices.trials if trial.taken]
     target = path / BEST_WEIGHTS
@@ -80,7 +83,8 @@ def join(
     decoding = {**ensemble.decoding, **choices.decoding}
     checkpoint.save(ensemble.model, target, classes, task=task.name, decoding=decoding, notes=notes)
     if test is not None and scored_part(test, test)[0] == "test":
-        remarks += _on_test(Predictor(target, device=device), test, [data for _, data in folds])
+        left = None if clock is None else clock.left - clock.report
+        remarks += _on_test(Predictor(target, device=device), test, [data for _, data in folds], left)
     return Folded(evaluation, tuple(remarks), choices, target)
 
 
@@ -98,8 +102,12 @@ def _out_of_fold(evaluation: Evaluation, parts: Sequence[SegmentationData]) -> l
     return [f"Out of fold, by {models} at the end of their training, nothing chosen: {told}", *others]
 
 
-def _on_test(predictor: Predictor, test: SegmentationData, parts: Sequence[SegmentationData]) -> list[str]:
+def _on_test(
+    predictor: Predictor, test: SegmentationData, parts: Sequence[SegmentationData], patience: float | None
+) -> list[str]:
     _, data = scored_part(test, test)
+    if patience is not None:
+        data = scored_in(predictor, data, patience)
     evaluation = evaluate_images(predictor, data, progress=False)
     told, *others = standing(evaluation, data, _all(parts), part="test").sentences
     return [f"The ensemble on test images, on which nothing was chosen: {told}", *others]

@@ -51,7 +51,7 @@ def probe(
     before = _peak(device)
 
     def step() -> None:
-        with _autocast(recipe, device):
+        with autocast(recipe, device):
             parts = module.criterion.parts(module(batch), batch)
         loss = torch.stack(list(parts.values())).sum()
         optimizer.zero_grad()
@@ -102,13 +102,14 @@ def _validation(
     begun = now()
     sample = experiment.val_data[len(experiment.val_data) // 2]
     batch = Batch.collate([sample], experiment.classes.ignore).to(device)
-    with torch.no_grad(), _autocast(recipe, device):
+    with torch.no_grad(), autocast(recipe, device):
         module.validation_step(batch, 0)
     _wait(device)
     return now() - begun
 
 
-def _autocast(recipe: Recipe, device: torch.device) -> Any:
+def autocast(recipe: Recipe, device: torch.device) -> Any:
+    """The precision of a recipe, as a context."""
     kind = {"bf16": torch.bfloat16, "16": torch.float16}.get(recipe.precision, torch.float32)
     return torch.autocast(device.type, kind, enabled=recipe.precision != "32")
 

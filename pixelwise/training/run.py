@@ -579,7 +579,7 @@ def _run_folds(
             what = str(error).partition(".")[0]
             raise type(error)(f"{what}. What is done is kept: pixelwise train --resume {path}") from error
         held.append((folder, part.val))
-    folded = join(path, recipe, held, parts.test, patience=None if clock is None else clock.choices)
+    folded = join(path, recipe, held, parts.test, clock=clock)
     if report:
         write_evaluation_report(
             path / REPORT,
@@ -627,12 +627,13 @@ def _trained(
         experiment = replace(experiment, recipe=experiment.recipe.changed(replans=state.replans))
         experiment.recipe.write(path / RECIPE)
     best = path / BEST_WEIGHTS
-    patience = None if clock is None else min(clock.choices, clock.left - clock.report)
+    patience = None if clock is None else clock.patience(state.slowdown)
     choices = choose_for(best, experiment.recipe, experiment.val_data, patience)
     closing = None
     if report:
         parts = Parts(experiment.train_data, experiment.val_data, experiment.test_data)
-        closing = close(best, experiment.recipe, parts, choices)
+        left = None if clock is None else clock.left - state.slowdown * clock.report
+        closing = close(best, experiment.recipe, parts, choices, left)
     result = TrainResult(
         path,
         path / BEST_WEIGHTS,

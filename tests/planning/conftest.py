@@ -4,7 +4,17 @@ from typing import Any
 
 import pytest
 
-from pixelwise.planning import ClassFacts, DataFacts, MachineFacts, Plan, Probe, Rung, Situation, settle
+from pixelwise.planning import (
+    ClassFacts,
+    DataFacts,
+    MachineFacts,
+    Plan,
+    Probe,
+    RangeTest,
+    Rung,
+    Situation,
+    settle,
+)
 from pixelwise.planning.plan import given_ladder
 from pixelwise.tasks import get_task
 
@@ -48,6 +58,7 @@ def decided(
     budget: float | None = 1200.0,
     seconds: tuple[float, ...] = FAST,
     probes: tuple[Probe, ...] = (),
+    range_test: RangeTest | None = None,
     **of_machine: Any,
 ) -> Plan:
     """The plan for these facts, on a machine whose rungs take so many seconds per step."""
@@ -57,7 +68,8 @@ def decided(
     given = {name: value for name, value in given.items() if value != "free"}
     ladder = given_ladder(planning.ladder(data, MachineFacts()), given, {})
     known = machine(seconds, ladder=ladder, **of_machine).with_probes(*probes)
-    situation = Situation(data, known, budget, None if budget is None else 0.9 * budget, 4.0, ladder)
+    left = None if budget is None else 0.9 * budget
+    situation = Situation(data, known, budget, left, 4.0, ladder, range_test)
     return settle(planning, situation, given)
 
 

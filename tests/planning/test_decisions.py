@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from hypothesis import given as with_values, settings as how, strategies as st
 
-from pixelwise.planning import DataFacts, Probe
+from pixelwise.planning import DataFacts, Probe, RangeTest, Situation, rules
 from pixelwise.recipe import Recipe
 from pixelwise.training import recipe_of
 
-from .conftest import decided, facts, one
+from .conftest import decided, facts, machine, one
 
 FREE = {"channels": 1, "mirrored": 0.03, "told_apart": math.nan}
 THIN = (one("membrane", 0.2, thickness=6.0), one("cell", 0.8, thickness=15.0))
@@ -173,6 +173,37 @@ def test_crops_shrink_where_time_is_short() -> None:
     given = decided(facts(), {"crop": (256, 256)}, seconds=(3.0,), budget=600.0)
     assert given.settings["crop"] == (256, 256)
     assert sum(row.value == "256x256" for row in given.rows) == 1
+
+
+@pytest.mark.parametrize(
+    "found, rate, value",
+    [
+        (RangeTest(math.inf, 0.03, 60), 0.002, "the rate stays"),
+        (RangeTest(0.0081, 0.03, 60), 0.002, "the rate stays"),
+        (RangeTest(0.0079, 0.03, 60), 0.00198, "lower the rate to 0.00198"),
+        (RangeTest(0.00025, 0.03, 60), 0.0002, "lower the rate to 0.0002"),  # a tenth, not an eightieth
+        (RangeTest(skipped="the budget is less than 10 min"), 0.002, "skipped"),
+    ],
+)
+def test_a_range_test_may_lower_the_rate_and_never_raises_it(
+    found: RangeTest, rate: float, value: str
+) -> None:
+    plan = decided(facts(), range_test=found)
+    assert plan.settings["lr"] == rate
+    assert next(row.value for row in plan.rows if row.choice == "range test") == value
+
+
+def test_a_range_test_takes_three_percent_of_ten_minutes_or_more() -> None:
+    def why_not(budget: float | None, seconds: float) -> str:
+        probe = Probe("unet on resnet18", (256, 256), 4, "32", seconds, 0.0)
+        situation = Situation(facts(), machine().with_probes(probe), budget, budget)
+        return rules.no_range_test(situation, {"rung": probe.rung, "batch_size": 4, "crop": (256, 256)})
+
+    assert why_not(600.0, 0.3) == ""
+    assert why_not(599.0, 0.01) == "the budget is less than 10 min"
+    assert why_not(600.0, 0.31) == "60 steps take 19 s, at most 18 s wanted"
+    assert why_not(None, 0.9) == ""
+    assert "at most 60 s wanted" in why_not(None, 1.1)
 
 
 def test_validation_takes_a_tenth_of_the_time_at_most() -> None:

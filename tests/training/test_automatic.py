@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixelwise.planning import Probe
+from pixelwise.planning import Probe, RangeTest
 from pixelwise.recipe import Recipe
 from pixelwise.training import automatic, make_plan, run, train_by_plan
 
@@ -42,12 +42,16 @@ def folder(tmp_path: Path) -> Folder:
 
 @pytest.fixture
 def measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Probes that say 10 ms per step and validation image, so that plans do not depend on the machine."""
+    """Probes that say 10 ms per step and validation image, so that plans do not depend on the machine.
+
+    Nor do they on a range test of the learning rate.
+    """
 
     def probe(recipe: Recipe, data: Any, rung: str, **of_time: Any) -> Probe:
         return Probe(rung, tuple(recipe.crop or ()), recipe.batch_size, recipe.precision, 0.01, 0.001, 0.01)
 
     monkeypatch.setattr(automatic, "probe", probe)
+    monkeypatch.setattr(automatic, "range_test", lambda *of, **time: RangeTest(skipped="in a test"))
     monkeypatch.setattr(automatic, "_business", lambda: 1.0)
 
 

@@ -4,6 +4,7 @@ import csv
 import importlib
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,8 +12,8 @@ from PIL import Image
 
 import pixelwise as pw
 from pixelwise.data import open_data
-from pixelwise.training import Recipe, resume, run
-from pixelwise.training.closing import keep, scored_part
+from pixelwise.training import Recipe, closing, resume, run
+from pixelwise.training.closing import choose_for, keep, scored_in, scored_part
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -96,6 +97,24 @@ def test_what_is_chosen_is_kept_with_the_best_weights(tiny: MakeRecipe, many: Pa
     assert all(tensor.equal(before[name]) for name, tensor in again.model.state_dict().items())
     keep(result.best, {})
     assert pw.load(result.best).decoding == {}
+
+
+def test_fewer_images_are_scored_where_time_is_short(many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seconds = [0.0]
+
+    def two_seconds(*of: object, progress: bool) -> None:
+        seconds[0] += 2.0
+
+    monkeypatch.setattr(closing, "evaluate_images", two_seconds)
+    monkeypatch.setattr(closing, "time", SimpleNamespace(monotonic=lambda: seconds[0]))
+    val = open_data(many).val
+    assert [len(scored_in(None, val, time)) for time in (100.0, 30.0, 1.0, -5.0)] == [17, 13, 8, 8]
+    assert len(scored_in(None, val.take(range(5)), 1.0)) == 5
+
+
+def test_nothing_is_chosen_where_no_time_is_left(many: Path) -> None:
+    val = open_data(many).val
+    assert choose_for(Path("no.safetensors"), Recipe(str(many)), val, -1.0).trials == ()
 
 
 # --- folds ----------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from pixelwise.planning.plan import TIMES
 from pixelwise.training import Recipe, TrainingModule, resume, run
+from pixelwise.training.callbacks import Keeper
 from pixelwise.training.deadline import Clock
 from pixelwise.training.length import Length
 from pixelwise.training.schedule import factor
@@ -30,10 +31,18 @@ PACED = {
 
 
 class FakeClock:
-    """A clock that only training and validation move: so many seconds per step and per image."""
+    """A clock that only training and validation move: so many seconds per step and per image.
+
+    Where `busy`, an image takes as many times longer as a step takes seconds.
+    """
 
     def __init__(
-        self, monkeypatch: pytest.MonkeyPatch, step: Callable[[int], float], image: float = 0.0
+        self,
+        monkeypatch: pytest.MonkeyPatch,
+        step: Callable[[int], float],
+        image: float = 0.0,
+        *,
+        busy: bool = False,
     ) -> None:
         self.time, self.steps, self.lr = 100.0, 0, list[float]()
         train, validate = TrainingModule.training_step, TrainingModule.validation_step
@@ -45,7 +54,7 @@ class FakeClock:
             return train(module, batch, index)
 
         def validation_step(module: TrainingModule, batch: Batch, index: int) -> None:
-            self.time += image
+            self.time += image * (step(self.steps) if busy else 1.0)
             validate(module, batch, index)
 
         monkeypatch.setattr(TrainingModule, "training_step", training_step)
@@ -79,6 +88,53 @@ def test_a_training_ends_in_time_with_a_learning_rate_near_zero(
     assert clock.lr[-1] <= 0.12 * max(clock.lr)
     assert len(result.history) >= 2
     assert result.history[-1]["step"] == clock.steps
+
+
+def test_what_follows_the_last_step_has_more_time_where_the_machine_became_slower(
+    tiny: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock(monkeypatch, lambda n: 1.0 if n < 50 else 3.0, image=0.5, busy=True)
+    timed = clock.until(100.0, validation=1.5, scoring=4.0, report=6.0)
+    run(tiny(**PACED), progress=False, report=False, clock=timed)
+    assert clock.steps > 50
+    assert 27 <= timed.left <= 36  # scores and report take 30 s now
+
+
+def test_validations_that_take_longer_than_planned_leave_more_time_for_the_report(
+    tiny: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock(monkeypatch, lambda n: 1.0, image=1.0)  # 3 s each time
+    timed = clock.until(100.0, validation=1.5, scoring=4.0, report=6.0)
+    run(tiny(**PACED), progress=False, report=False, clock=timed)
+    assert 20 <= timed.left <= 24
+
+
+def test_one_stall_does_not_end_a_training(tiny: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = FakeClock(monkeypatch, lambda n: 20.0 if n == 30 else 1.0)
+    timed = clock.until(100.0, report=10.0)
+    run(tiny(**PACED), progress=False, report=False, clock=timed)
+    assert clock.steps >= 66
+    assert timed.left >= 10
+
+
+def test_files_that_take_long_are_counted(tiny: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, write = FakeClock(monkeypatch, lambda n: 1.0), Keeper.on_train_epoch_end
+
+    def slow(self: Keeper, *of_lightning: Any) -> None:
+        clock.time += 5.0
+        write(self, *of_lightning)
+
+    monkeypatch.setattr(Keeper, "on_train_epoch_end", slow)
+    timed = clock.until(60.0)
+    run(tiny(**PACED), progress=False, report=False, clock=timed)
+    assert 0 <= timed.left <= 8
+
+
+def test_choices_take_what_scores_and_report_leave() -> None:
+    clock = Clock(100.0, 0.0, report=10.0, scoring=20.0, choices=15.0, now=lambda: 50.0)
+    assert clock.patience() == 15.0
+    assert clock.patience(1.2) == pytest.approx(14.0)
+    assert clock.patience(2.0) < 0
 
 
 def test_a_replay_follows_the_clock_without_one_to_the_same_weights(
