@@ -184,6 +184,21 @@ class Recipe:
         low=1,
         without="each training image once",
     )
+    repeat_rare: float | None = _setting(
+        None,
+        "Length and batches",
+        "Images of classes that are in less than this share of the images come more often (repeat-factor "
+        "sampling), such as 0.001 for LVIS.",
+        open=True,
+        high=1,
+        without="all images equally often",
+    )
+    group_shapes: bool = _setting(
+        False,
+        "Length and batches",
+        "Whether wide images come into batches with wide ones and high ones with high ones: less is padded.",
+        flags=("--group-shapes/--no-group-shapes",),
+    )
     accumulate: int = _setting(1, "Length and batches", "Batches per optimiser step.", low=1)
     val_tile: int | None = _setting(
         None,
@@ -277,6 +292,12 @@ class Recipe:
         0.0,
         "Augmentation",
         "Share of crops that hold a pixel of a class that is drawn by 1 / sqrt(its pixels in the image).",
+        high=1,
+    )
+    copy_paste: float = _setting(
+        0.0,
+        "Augmentation",
+        "Share of images onto which objects of another image are pasted, where objects have masks.",
         high=1,
     )
     color: float = _setting(0.4, "Augmentation", "Strength of colour changes in [0, 1].", high=1)

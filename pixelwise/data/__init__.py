@@ -10,6 +10,8 @@ from .check import (
     check_data as check_data,
     class_counts as class_counts,
 )
+from .contents import classes_of_images as classes_of_images, sizes_of_images as sizes_of_images
+from .copy_paste import copy_paste as copy_paste
 from .dataset import (
     Augmented as Augmented,
     DataSplits as DataSplits,

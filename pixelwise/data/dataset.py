@@ -275,10 +275,21 @@ class Augmented(Dataset[Sample]):
         data: where the samples come from.
         transform: changes a sample; may draw from the generators of PyTorch, NumPy and Python.
         seed: of all random numbers.
+        mix: a changed sample and another one -> both in one, such as `copy_paste`.
+        mix_share: share of the samples, in [0, 1], that are mixed with a random other one.
     """
 
-    def __init__(self, data: Dataset[Sample], transform: Callable[[Sample], Sample], *, seed: int) -> None:
+    def __init__(
+        self,
+        data: Dataset[Sample],
+        transform: Callable[[Sample], Sample],
+        *,
+        seed: int,
+        mix: Callable[[Sample, Sample], Sample] | None = None,
+        mix_share: float = 0.0,
+    ) -> None:
         self.data, self.transform, self.seed = data, transform, seed
+        self.mix, self.mix_share = mix, mix_share
         # Processes that live on from epoch to epoch must see it change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -299,7 +310,11 @@ class Augmented(Dataset[Sample]):
         """One transformed sample; an index beyond the last image is another view of one of them."""
         sample = self.data[index % len(self)]
         with random_numbers_of(self.seed, self.epoch, index):
-            return self.transform(sample)
+            changed = self.transform(sample)
+            if self.mix is None or torch.rand(()) >= self.mix_share:
+                return changed
+            other = self.data[int(torch.randint(len(self), ()))]
+            return self.mix(changed, self.transform(other))
 
 
 @contextmanager

@@ -27,6 +27,9 @@ from ..data import (
     DataSplits,
     SegmentationData,
     class_counts,
+    classes_of_images,
+    copy_paste,
+    sizes_of_images,
     write_classes_file,
 )
 from ..data.kinship import fold_numbers
@@ -39,7 +42,7 @@ from ..recipe import DEFAULT_EPOCHS, Recipe
 from ..registry import build, describe, may_be_pretrained, taken_by
 from ..report import write_evaluation_report
 from ..tasks import Settings, Task, get_task, open_data, task_of_folder
-from ..types import BuiltBy, ClassTable, DenseLogits, Model, Report
+from ..types import BuiltBy, ClassTable, DenseLogits, MaskSet, Model, Report
 from .callbacks import (
     BEST_WEIGHTS,
     CLASSES,
@@ -70,7 +73,7 @@ from .optim import Optimization
 from .parts import Parts, parts_of, without_fold
 from .progress import ProgressBar
 from .run_report import command_of, report_run
-from .samplers import PartOf, TrainBatches, train_loader, val_loader
+from .samplers import PartOf, TrainBatches, repeat_factors, train_loader, val_loader
 from .schedule import factor
 
 Data = str | os.PathLike[str] | DataSplits | tuple[SegmentationData, SegmentationData] | Parts
@@ -297,13 +300,31 @@ def make_experiment(
         )
     weights = class_counts(train_data).weights if recipe.class_weights == "balanced" else recipe.class_weights
     settings = {**vars(recipe), "class_weights": weights}
+    if recipe.copy_paste and task.annotation is not MaskSet:
+        raise ValueError(f"copy_paste is for objects with masks, not for the task {task.name}")
+    augmented = Augmented(
+        task.prepare(train_data, settings),
+        task.transform(classes, settings),
+        seed=recipe.seed,
+        mix=copy_paste,
+        mix_share=recipe.copy_paste,
+    )
+    if (recipe.repeat_rare or recipe.group_shapes) and len(augmented) != len(train_data):
+        raise ValueError(f"repeat_rare and group_shapes are for whole images, not for the task {task.name}")
+    weights_of_images = shapes = None
+    if recipe.repeat_rare:
+        weights_of_images = repeat_factors(classes_of_images(train_data), recipe.repeat_rare)
+    if recipe.group_shapes:
+        shapes = [int(width > height) for height, width in sizes_of_images(train_data)]
     batches = TrainBatches(
-        Augmented(task.prepare(train_data, settings), task.transform(classes, settings), seed=recipe.seed),
+        augmented,
         recipe.batch_size,
         seed=recipe.seed,
         rank=rank,
         world=recipe.devices,
         images=recipe.images_per_epoch,
+        weights=weights_of_images,
+        shapes=shapes,
     )
     if min(len(train_data), len(val_data)) < recipe.devices or not len(batches):
         raise ValueError(
