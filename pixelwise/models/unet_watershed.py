@@ -6,14 +6,15 @@ network gives for every pixel
 
 - the scores of background and of the k classes of objects,
 - the score of a border: an object, and another one within `BORDER` pixels,
-- its distance to the border of its own object over the largest one in that object: 1 in the middle.
+- its distance to the border of its own object, 1 from `FAR` pixels on.
 
-The middles of objects, foreground where the distance is large and no border is seen, become markers, and a
-watershed floods the negative distance from them over the foreground (Meyer and Beucher 1990). The class of an
-object is that of most of its pixels, its score the mean probability of foreground in it.
+The middles of objects, foreground at some distance without a border, become markers, and a watershed floods
+the negative distance from them over the foreground (Meyer and Beucher 1990). The class of an object is that of
+most of its pixels, its score the mean probability of foreground in it.
 
 Departures: the entries differ among each other; this is what they share, with one network and no second
-classifier behind it. Objects do not overlap.
+classifier behind it. Objects do not overlap. Each image is brought to one mean and contrast, since exposures
+differ more among microscopes than nuclei do.
 """
 
 import numpy as np
@@ -41,7 +42,9 @@ PAPER = Paper(
 
 BORDER = 2  # pixels
 INSIDE = 0.5  # least probability of foreground, and largest one of a border in a marker
-MARKER = 0.5  # least distance in a marker
+FAR = 8.0  # pixels
+MARKER = 0.3  # least distance in a marker, in units of `FAR`
+MEAN, CONTRAST = 0.45, 0.225  # of the pixels that the network sees: those of photographs
 SMALLEST = 10  # pixels of an object; fewer are noise
 BORDER_WEIGHT = 2.0
 
@@ -53,7 +56,7 @@ class WatershedLogits(Value):
     Attributes:
         classes: scores of background and of the k classes of objects.
         border: score of a border between two objects.
-        distance: to the border of the own object, relative to the largest one in it.
+        distance: to the border of the own object, in units of `FAR` pixels, at most 1 in targets.
         size: height and width of the image.
     """
 
@@ -83,9 +86,16 @@ class UNetWatershed(Model):
 
     def forward(self, image: Float[Tensor, "b c H W"]) -> WatershedLogits:
         """Look at every pixel."""
-        output = self.network(image)
+        output = self.network(standardized(image))
         maps = resize(output.coarse, output.size)
         return WatershedLogits(maps[:, :-2], maps[:, -2], maps[:, -1], output.size)
+
+
+def standardized(image: Float[Tensor, "b c H W"]) -> Float[Tensor, "b c H W"]:
+    """Every channel of every image with the same mean and standard deviation."""
+    middle = image.mean((2, 3), keepdim=True)
+    spread = ((image - middle) ** 2).mean((2, 3), keepdim=True).sqrt()
+    return (image - middle) / (spread + 1e-3) * CONTRAST + MEAN
 
 
 # --- loss -----------------------------------------------------------------------------------------
@@ -110,14 +120,14 @@ def border_map(numbers: Int64[np.ndarray, "H W"], reach: int = BORDER) -> Float[
 
 
 def distance_map(numbers: Int64[np.ndarray, "H W"]) -> Float[np.ndarray, "H W"]:
-    """Distance of each pixel to the border of its object over the largest one in the object; 0 elsewhere."""
+    """Distance of each pixel to the border of its object over `FAR`, at most 1; 0 outside of objects."""
     found = np.zeros(numbers.shape, np.float32)
     for number, box in enumerate(ndimage.find_objects(np.maximum(numbers, 0)), 1):
         if box is None:
             continue
         inside = numbers[box] == number
         distance = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
-        found[box][inside] = (distance / distance.max())[inside]
+        found[box][inside] = (distance / FAR).clip(max=1)[inside]
     return found
 
 
@@ -204,7 +214,7 @@ def separated(
     Args:
         inside: True on foreground.
         border: probability of a border.
-        distance: relative distance to the border of the object.
+        distance: to the border of the object, in units of `FAR` pixels.
     """
     from skimage.segmentation import watershed
 

@@ -8,6 +8,7 @@ from pixelwise import build, decode
 from pixelwise.losses import loss_parts
 from pixelwise.models.unet_watershed import (
     BORDER,
+    FAR,
     WatershedLogits,
     border_map,
     distance_map,
@@ -69,12 +70,23 @@ def test_a_border_is_where_another_object_is_near() -> None:
     assert not border_map(apart).any()
 
 
-def test_distances_are_relative_to_each_object() -> None:
-    numbers = np.zeros((7, 9), np.int64)
-    numbers[1:6, 1:4], numbers[1:6, 4:9] = 1, 5
+def test_distances_are_to_the_border_of_the_own_object() -> None:
+    numbers = np.zeros((40, 44), np.int64)
+    numbers[1:39, 1:4], numbers[1:39, 4:43] = 1, 5
     found = distance_map(numbers)
-    assert found[3].tolist() == pytest.approx([0, 0.5, 1, 0.5, 1 / 3, 2 / 3, 1, 2 / 3, 1 / 3])
+    assert (found[20] * FAR).tolist() == pytest.approx(
+        [0, 1, 2, 1, *range(1, 9), *[8] * 23, *range(8, 0, -1), 0]
+    )
     assert found[numbers == 0].tolist() == [0] * int((numbers == 0).sum())
+
+
+def test_exposure_and_contrast_do_not_matter() -> None:
+    model = build("unet_watershed", 1, encoder="tiny", width=8).eval()
+    image = torch.rand(1, 3, 64, 80)
+    with torch.no_grad():
+        bright, dark, flat = (model(one).classes for one in (image, image * 0.3 + 0.1, image * 0))
+    torch.testing.assert_close(bright, dark, atol=0.05, rtol=0.05)
+    assert flat.isfinite().all()
 
 
 def test_small_objects_are_noise_and_parts_without_a_middle_stay() -> None:
