@@ -9,8 +9,8 @@ network gives for every pixel
 - its distance to the border of its own object, 1 from `FAR` pixels on.
 
 The middles of objects, foreground at some distance without a border, become markers, and a watershed floods
-the negative distance from them over the foreground (Meyer and Beucher 1990). The class of an object is that of
-most of its pixels, its score the mean probability of foreground in it.
+the negative distance from them over the foreground (Meyer and Beucher 1990). The class of an object is that
+of most of its pixels, its score the mean probability of foreground in it.
 
 Departures: the entries differ among each other; this is what they share, with one network and no second
 classifier behind it. Objects do not overlap. Each image is brought to one mean and contrast, since exposures
