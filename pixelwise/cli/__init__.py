@@ -15,6 +15,7 @@ from .demo import demo
 from .ensemble import ensemble
 from .errors import explain
 from .evaluate import evaluate
+from .export import export
 from .info import info
 from .models import models
 from .plan import plan
@@ -71,7 +72,7 @@ def root(
     ctx.obj = time.monotonic()  # when the command began: budgets count from here
 
 
-for command in (demo, plan, train, evaluate, predict, ensemble, segment, check, warmup, models, info):
+for command in (demo, plan, train, evaluate, predict, ensemble, export, segment, check, warmup, models, info):
     app.command()(command)
 
 

@@ -130,7 +130,8 @@ def _tile(length: int) -> int:
 def _mirrored(length: int, before: int, total: int, device: torch.device) -> Tensor:
     """`total` positions, from `before` pixels ahead of the image on, reflected into it as often as needed."""
     period = 2 * (length - 1)
-    position = (torch.arange(total, device=device) - before) % period
+    # A tensor, because ONNX knows no remainder by a number that depends on the size.
+    position = (torch.arange(total, device=device) - before) % torch.full((1,), period, device=device)
     return torch.minimum(position, period - position)
 
 

@@ -1,7 +1,8 @@
-"""Max pooling that remembers where its values came from, and the way back."""
+"""Max pooling that remembers where its values came from, and the way back; adaptive pooling of any size."""
 
 from typing import NamedTuple
 
+import torch
 from jaxtyping import Float, Integer, Shaped
 from torch import Tensor
 from torch.nn import functional as F
@@ -52,3 +53,31 @@ def max_unpool(
     """
     flat = x.new_zeros(*x.shape[:-2], size[0] * size[1])
     return flat.scatter(-1, indices.flatten(-2), x.flatten(-2)).unflatten(-1, size)
+
+
+def adaptive_average_pool(
+    x: Float[Tensor, "*b c H W"], size: tuple[int | None, int | None] | list[int | None] | int | None
+) -> Float[Tensor, "*b c h w"]:
+    """`torch.nn.functional.adaptive_avg_pool2d` as two products with matrices.
+
+    The other one is written out bin by bin when a network is exported, for the size that was traced; this
+    one is right at any size.
+
+    >>> x = torch.arange(35.0).reshape(1, 5, 7)
+    >>> torch.allclose(adaptive_average_pool(x, (2, 3)), F.adaptive_avg_pool2d(x, (2, 3)))
+    True
+    """
+    height, width = size if isinstance(size, tuple | list) else (size, size)
+    rows = bins_of(x.shape[-2], x.shape[-2] if height is None else height, x)
+    columns = bins_of(x.shape[-1], x.shape[-1] if width is None else width, x)
+    return rows @ x @ columns.T
+
+
+def bins_of(length: int, count: int, like: Tensor) -> Float[Tensor, "count length"]:
+    """The weights with which places along an axis make up each bin: adaptive pooling's, which may overlap."""
+    place = torch.arange(length, device=like.device)
+    number = torch.arange(count, device=like.device)[:, None]
+    first = number * length // count
+    behind = ((number + 1) * length + count - 1) // count
+    inside = (place >= first) & (place < behind)
+    return inside.to(like.dtype) / (behind - first).to(like.dtype)

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from .. import checkpoint, decode
+from .. import decode, exported
 from ..checkpoint import Checkpoint
 from ..data.formats.image import MAX_PIXELS, Source, to_tensor
 from ..tasks import Task, get_task
@@ -51,7 +51,8 @@ class Predictor:
     The model is put into eval mode once, here, and stays in it; several threads may share a predictor.
 
     Args:
-        model: a checkpoint's path, a run directory, a loaded checkpoint, or a model.
+        model: a checkpoint's path, a run directory, a loaded checkpoint, a model, or the path of an ONNX
+            file that `pixelwise export` wrote.
         classes: what the labels mean; needed beside a bare model only.
         task: name of the task; None for that of the checkpoint, or the first that the model serves.
         device: "cpu", "cuda", "cuda:1", ...; "auto" leaves a given model where it is and takes a loaded
@@ -107,7 +108,7 @@ class Predictor:
         if max_pixels < 1:
             raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
         if isinstance(model, str | os.PathLike):
-            model = checkpoint.load(model)
+            model = exported.load(model)
         own: Mapping[str, Any] = {}
         if isinstance(model, Checkpoint):
             if device == "auto":

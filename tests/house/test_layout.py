@@ -42,11 +42,12 @@ ALLOWED = {
     "converters": FOUNDATION | {"models"},
     "ensembles": FOUNDATION | {"decode", "registry"},
     "checkpoint": FOUNDATION | {"ensembles", "registry", "files"},
+    "exported": FOUNDATION | {"checkpoint", "files", "ops"},
     "tasks": FOUNDATION
     | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "losses", "metrics", "ops", "rle"}
     | {"planning", "tiling"},
     "predict": FOUNDATION
-    | {"algorithms", "checkpoint", "data", "decode", "files", "metrics", "tasks", "tiling"},
+    | {"algorithms", "checkpoint", "data", "decode", "exported", "files", "metrics", "tasks", "tiling"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
     "paper_recipes": {"wording"},
@@ -60,7 +61,17 @@ ALLOWED = {
     "warmup": FOUNDATION | {"algorithms", "decode", "kernels", "losses", "metrics", "rle"},
     "demo": FOUNDATION | {"console", "data", "draw", "files", "predict", "report", "training"},
     "cli": FOUNDATION
-    | {"__version__", "algorithms", "checkpoint", "console", "data", "demo", "files", "interruption"}
+    | {
+        "__version__",
+        "algorithms",
+        "checkpoint",
+        "console",
+        "data",
+        "demo",
+        "exported",
+        "files",
+        "interruption",
+    }
     | {"paper_recipes", "planning", "predict", "recipe", "registry", "report", "summary", "tasks"}
     | {"training", "warmup"}
     | {"weights"},

@@ -1,0 +1,324 @@
+"""Models as ONNX files: written, checked, and run by ONNX Runtime behind the same interface.
+
+A file takes images "b c H W" in [0, 1] of any size and batch and gives the fields of the model's output:
+scores of `DenseLogits`, queries of `MaskLogits`, and so on. Its metadata tell class table, task and settings
+of decoding, so that `Predictor("model.onnx")` needs nothing else, nor the code of the network. Resizing scores
+to the image and decoding happen outside, as for every model, in the same memory.
+
+A file that loads and computes nonsense must be impossible: before it appears, it is run on images of three
+sizes that were not traced, and compared with the model.
+"""
+
+import json
+import os
+import warnings
+from collections.abc import Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from . import checkpoint
+from .checkpoint import Checkpoint, read_classes
+from .files import atomic_write
+from .ops.pooling import adaptive_average_pool
+from .types import BuiltBy, ClassTable, Model, Value
+
+FORMAT = "pixelwise-onnx-1"
+SUFFIX = ".onnx"
+KEY = "pixelwise"  # of the metadata
+CLOSE = 1e-3  # largest difference that is allowed, relative to the largest value of an output
+_TRACED = (2, 130, 166)  # batch, height, width
+_CHECKED = ((1, 96, 64), (3, 65, 97), (1, 203, 157))
+_LARGEST = 2**31 - 2**20  # bytes of one file of protocol buffers
+
+
+class Difference(NamedTuple):
+    """What the check found.
+
+    Attributes:
+        size: batch, height and width of the image.
+        largest: difference from the model, over the largest value.
+    """
+
+    size: tuple[int, int, int]
+    largest: float
+
+
+def export_onnx(
+    model: Model,
+    path: str | os.PathLike[str],
+    classes: ClassTable,
+    *,
+    task: str | None = None,
+    decoding: Mapping[str, Any] | None = None,
+) -> list[Difference]:
+    """Write a model as an ONNX file, which appears only if it computes what the model computes.
+
+    Args:
+        model: of two-dimensional images.
+        path: of the file, ending in .onnx.
+        classes: what its labels mean.
+        task: name of the task; None for the first that the model serves.
+        decoding: settings of decoding that belong to the weights.
+
+    Returns:
+        The largest difference at each of three sizes.
+
+    Raises:
+        ValueError: if the extra `pixelwise[export]` is missing, the model cannot be exported, the file would
+            be too large, its results differ, or it cannot be written.
+    """
+    path = Path(path)
+    if path.suffix != SUFFIX:
+        raise ValueError(f"an ONNX file ends in {SUFFIX}, got {path}")
+    _installed()
+    model = model.cpu().eval()
+    names, described = _described(model)
+    about = {
+        "format": FORMAT,
+        "classes": asdict(classes),
+        "task": task or model.tasks[0],
+        "decoding": dict(decoding or {}),
+        "tasks": list(model.tasks),
+        "in_channels": model.in_channels,
+        "minimum_size": model.minimum_size,
+        "output": described,
+    }
+    image = _example(model, _TRACED)
+    dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
+    with _quiet(), torch.no_grad(), _PoolingOfAnySize():
+        try:
+            program = torch.onnx.export(
+                _Fields(model, names).eval(),
+                (image,),
+                dynamo=True,
+                dynamic_shapes=(dynamic,),
+                input_names=["image"],
+                output_names=names,
+                verbose=False,
+            )
+        except Exception as error:  # whatever the tracer, the translation and the optimiser raise
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"{type(model).__name__} cannot be exported to ONNX: {reason}") from error
+    assert program is not None
+    program.model.metadata_props[KEY] = json.dumps(about)
+    size = sum(x.numel() * x.element_size() for x in model.state_dict().values())
+    if size > _LARGEST:
+        raise ValueError(f"{type(model).__name__} has {size >> 20} MiB of weights: an ONNX file holds 2,047")
+    with atomic_write(path) as temporary:
+        program.save(temporary)
+        exported = load_onnx(temporary).model
+        found = [_compared(model, exported, size) for size in _CHECKED]
+        worst = max(found, key=lambda one: one.largest)
+        if not worst.largest <= CLOSE:
+            raise ValueError(
+                f"{type(model).__name__} exported to ONNX differs from the model by {worst.largest:.1e} at "
+                f"{worst.size[0]} x {worst.size[1]} x {worst.size[2]}: no file was written"
+            )
+    return found
+
+
+def load_onnx(path: str | os.PathLike[str]) -> Checkpoint:
+    """Read what `export_onnx` wrote; `Predictor` and `evaluate` do this for a path that ends in .onnx.
+
+    Raises:
+        ValueError: if the extra `pixelwise[export]` is missing, or the file is damaged or not ours.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    _installed()
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no common base
+        raise ValueError(
+            f"{path} cannot be read as an ONNX file: {str(error).splitlines()[0]:.200}"
+        ) from error
+    written = session.get_modelmeta().custom_metadata_map.get(KEY)
+    if written is None:
+        raise ValueError(f"{path} does not tell its classes: it was not written by `pixelwise export`")
+    try:
+        about = json.loads(written)
+        if about["format"] != FORMAT:
+            raise ValueError(f"its format is {about['format']!r:.40}, not {FORMAT}")
+        classes = read_classes(about["classes"])
+        model = OnnxModel(session, about)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+    model.num_classes = len(classes)
+    return Checkpoint(model.eval(), classes, BuiltBy("onnx", {}), {}, about["task"], about["decoding"])
+
+
+def load(path: str | os.PathLike[str]) -> Checkpoint:
+    """What a path means: an ONNX file, or whatever `checkpoint.load` reads.
+
+    Raises:
+        ValueError: as `load_onnx` and `checkpoint.load`.
+    """
+    return load_onnx(path) if Path(path).suffix == SUFFIX else checkpoint.load(path)
+
+
+class OnnxModel(Model):
+    """A network that ONNX Runtime computes, on the CPU; it cannot be trained.
+
+    Args:
+        session: of ONNX Runtime.
+        about: what the file says of itself.
+    """
+
+    encoder_parts = ()
+
+    def __init__(self, session: Any, about: Mapping[str, Any]) -> None:
+        super().__init__()
+        self.session, self.in_channels = session, int(about["in_channels"])
+        self.minimum_size = int(about["minimum_size"])
+        self.tasks = tuple(about["tasks"])  # type: ignore[misc]
+        described = about["output"]
+        self.output = _output_type(described["type"])  # type: ignore[misc]
+        self.names, self.constants = list(described["tensors"]), _as_tuples(described["constants"])
+
+    def forward(self, image: Float[Tensor, "b c H W"]) -> Any:
+        """The output of the network."""
+        if min(image.shape[2:]) < self.minimum_size:
+            raise ValueError(
+                f"the image must have at least {self.minimum_size} pixels on each side, got "
+                f"{image.shape[2]} x {image.shape[3]}"
+            )
+        given = image.detach().float().cpu().contiguous().numpy()
+        try:
+            found = self.session.run(self.names, {"image": given})
+        except Exception as error:  # the errors of ONNX Runtime have no common base
+            raise ValueError(f"ONNX Runtime cannot run the model: {error!s:.300}") from error
+        tensors = {name: torch.from_numpy(one) for name, one in zip(self.names, found, strict=True)}
+        return self.output(**tensors, **self.constants, size=(image.shape[2], image.shape[3]))
+
+
+class _PoolingOfAnySize(TorchFunctionMode):
+    """Inside, adaptive pooling is done by matrices, which are right at sizes that are not traced."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.adaptive_avg_pool2d:
+            size = args[1] if len(args) > 1 else kwargs["output_size"]
+            if size not in (1, (1, 1), [1, 1]):
+                return adaptive_average_pool(args[0], size)
+        return func(*args, **kwargs)
+
+
+class _Fields(nn.Module):
+    """A model whose output is the tuple of its tensors."""
+
+    def __init__(self, model: Model, names: list[str]) -> None:
+        super().__init__()
+        self.model, self.names = model, names
+
+    def forward(self, image: Float[Tensor, "b c H W"]) -> tuple[Tensor, ...]:
+        output = self.model(image)
+        return tuple(getattr(output, name) for name in self.names)
+
+
+def _described(model: Model) -> tuple[list[str], dict[str, Any]]:
+    """Names of the tensors of an output, and how it is put together again."""
+    with torch.no_grad():
+        output = model(_example(model, _CHECKED[1]))
+    kind = type(output)
+    tensors = [field.name for field in fields(output) if isinstance(getattr(output, field.name), Tensor)]
+    names = [field.name for field in fields(output) if field.name not in (*tensors, "size")]
+    constants = {name: getattr(output, name) for name in names}
+    plain = all(isinstance(one, bool | int | float | str | tuple | None) for one in constants.values())
+    if not isinstance(output, Value) or not tensors or not plain or "size" not in _names(kind):
+        raise ValueError(f"the output of {type(model).__name__}, {kind.__name__}, cannot be exported to ONNX")
+    try:
+        json.dumps(constants)
+    except TypeError as error:
+        raise ValueError(
+            f"the output of {type(model).__name__}, {kind.__name__}, cannot be exported to ONNX"
+        ) from error
+    place = f"{kind.__module__}:{kind.__qualname__}"
+    return tensors, {"type": place, "tensors": tensors, "constants": constants}
+
+
+def _names(kind: type[Any]) -> list[str]:
+    return [field.name for field in fields(kind)]
+
+
+def _output_type(place: str) -> type[Any]:
+    """The type of an output by module and name; only those of this package."""
+    module, _, name = place.partition(":")
+    if module.split(".")[0] != __name__.split(".")[0]:
+        raise ValueError(f"it names the output {place!r:.80}, which is not of this package")
+    found = getattr(import_module(module), name, None)
+    if not (isinstance(found, type) and issubclass(found, Value)):
+        raise ValueError(f"it names the output {place!r:.80}, which does not exist")
+    return found
+
+
+def _as_tuples(constants: Mapping[str, Any]) -> dict[str, Any]:
+    """JSON knows lists only."""
+    return {name: tuple(one) if isinstance(one, list) else one for name, one in constants.items()}
+
+
+def _example(model: Model, size: tuple[int, int, int]) -> Float[Tensor, "b c H W"]:
+    batch, height, width = size
+    generator = torch.Generator().manual_seed(height)
+    sides = [max(side, model.minimum_size) for side in (height, width)]
+    return torch.rand(batch, model.in_channels, *sides, generator=generator)
+
+
+def _compared(model: Model, exported: Model, size: tuple[int, int, int]) -> Difference:
+    image = _example(model, size)
+    with torch.no_grad():
+        expected, found = model(image), exported(image)
+    largest = 0.0
+    for field in fields(expected):
+        ours = getattr(expected, field.name)
+        if isinstance(ours, Tensor):
+            theirs = getattr(found, field.name)
+            if theirs.shape != ours.shape:
+                return Difference(size, float("inf"))
+            scale = ours.abs().max().item() or 1.0
+            largest = max(largest, (theirs - ours).abs().max().item() / scale)
+    return Difference((size[0], *image.shape[2:]), largest)
+
+
+def _installed() -> None:
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise ValueError(f"ONNX needs more packages: pip install 'pixelwise[export]' ({error})") from error
+
+
+@contextmanager
+def _quiet() -> Any:
+    """Without the remarks of the exporter."""
+    import logging
+
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
