@@ -2,8 +2,8 @@
 
 A file takes images "b c H W" in [0, 1] of any size and batch and gives the fields of the model's output:
 scores of `DenseLogits`, queries of `MaskLogits`, and so on. Its metadata tell class table, task and settings
-of decoding, so that `Predictor("model.onnx")` needs nothing else, nor the code of the network. Resizing scores
-to the image and decoding happen outside, as for every model, in the same memory.
+of decoding, so that `Predictor("model.onnx")` needs nothing else, nor the code of the network. Resizing
+scores to the image and decoding happen outside, as for every model, in the same memory.
 
 A file that loads and computes nonsense must be impossible: before it appears, it is run on images of three
 sizes that were not traced, and compared with the model.

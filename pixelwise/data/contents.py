@@ -2,7 +2,7 @@
 
 from PIL import Image
 
-from ..types import Annotation, ClassMasks, LabelMap
+from ..types import Annotation, ClassMasks, Keypoints, LabelMap
 from .dataset import SegmentationData
 
 
@@ -36,4 +36,6 @@ def _classes_in(target: Annotation, ignore: int) -> tuple[int, ...]:
         return tuple(label for label in target.labels.unique().tolist() if label != ignore)
     if isinstance(target, ClassMasks):
         return tuple((target.masks == 1).flatten(1).any(1).nonzero()[:, 0].tolist())
+    if isinstance(target, Keypoints):
+        return (0,) * bool(len(target))
     return tuple(target.classes.unique().tolist())
