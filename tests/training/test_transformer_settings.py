@@ -235,6 +235,7 @@ def test_a_network_of_masks_trains_with_the_loss_of_its_paper_where_none_is_chos
     assert not isinstance(module.criterion, pw.losses.Criterion)
 
 
+@pytest.mark.slow
 def test_a_plan_leaves_the_loss_of_a_network_of_masks_alone(boxes) -> None:
     given = {"data": str(boxes), **MASKS, "crop": (32, 32), "batch_size": 2, "workers": 0}
     planned = make_plan(given, budget=None)
