@@ -7,6 +7,12 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
+
+from pixelwise.checkpoint import save
+from pixelwise.registry import build
+from pixelwise.types import ClassTable
 
 
 def complains(outcome, *words: str) -> None:
@@ -64,6 +70,36 @@ def test_an_image_below_the_minimum_of_the_model(pixelwise, weights, tmp_path) -
     complains(shown, "small.png", "at least 32 x 32", "16 x 16")
     assert not (tmp_path / "out").exists()
     complains(pixelwise("info", "unet", "--size", "16x16"), "at least 32 x 32")
+
+
+@pytest.mark.parametrize("option", [("--loss", "dice"), ("--class-weights", "balanced")])
+def test_a_loss_that_a_network_of_masks_would_not_use(pixelwise, street, tmp_path, option) -> None:
+    network = ("--model", "maskformer", "--encoder", "tiny", "--set", "width=8", "--crop", "64x64")
+    shown = pixelwise("train", street, *network, *option, "--epochs", 1, "--out", tmp_path / "run")
+    complains(shown, "the loss is that of the network's paper", option[1])
+    assert not (tmp_path / "run").exists()
+
+
+def test_panoptic_segments_of_a_table_without_things(pixelwise, tmp_path) -> None:
+    model = build("eomt", 2, encoder="tiny", num_queries=3)
+    save(model, tmp_path / "masks.safetensors", ClassTable.of("sky", "road"), task="semantic")
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
+    asked = ("predict", tmp_path / "masks.safetensors", tmp_path / "image.png", "--out", tmp_path / "out")
+    complains(pixelwise(*asked, "--task", "panoptic"), "panoptic needs classes that are things", "sky, road")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_size(pixelwise, tmp_path) -> None:
+    """Weights of a ViT for images of 96 pixels under the name of one for 64."""
+    for side in (64, 96):
+        model = build("eomt", 2, encoder="tiny", num_queries=3, image_size=side)
+        save(model, tmp_path / f"{side}.safetensors", ClassTable.of("sky", "road"))
+    with safe_open(tmp_path / "64.safetensors", "pt") as file:
+        told = file.metadata()
+    save_file(load_file(tmp_path / "96.safetensors"), tmp_path / "mixed.safetensors", told)
+    Image.new("RGB", (64, 64)).save(tmp_path / "image.png")
+    shown = pixelwise("predict", tmp_path / "mixed.safetensors", tmp_path / "image.png")
+    complains(shown, "mixed.safetensors", "pos_embed", "37", "17")
 
 
 def test_a_truncated_jpeg(pixelwise, street, weights, tmp_path) -> None:

@@ -84,7 +84,7 @@ def test_deformable_attention_is_the_sum_by_hand(sizes: tuple[tuple[int, int], .
 
 
 def test_both_ways_to_read_the_maps_are_one_function_with_one_gradient() -> None:
-    """Exported programs read maps, others sum up rows."""
+    """GPUs and exported programs read maps, a CPU sums up rows."""
     torch.manual_seed(0)
     arguments = (
         torch.randn(2, 3, 5, 4, 6, dtype=torch.float64),

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from pixelwise.encoders import TokenEncoder
 from pixelwise.models import (
     MaskTransformer,
     segmenter,
@@ -80,3 +82,14 @@ def test_class_embeddings_do_not_decay() -> None:
     assert not roles["decoder.class_token"].decays
     assert roles["decoder.project.weight"].decays
     assert not roles["encoder.body.pos_embed"].decays
+
+
+def test_an_image_smaller_than_a_patch_is_refused_and_any_other_is_padded() -> None:
+    body = VisionTransformer(
+        img_size=128, patch_size=64, embed_dim=32, depth=1, num_heads=2, num_classes=0, dynamic_img_size=True
+    )
+    model = segmenter(4, encoder=TokenEncoder(body), decoder="linear").eval()
+    assert model.minimum_size == 64
+    with pytest.raises(ValueError, match="images of at least 64 x 64 pixels, got 63 x 80"):
+        model(torch.rand(1, 3, 63, 80))
+    assert model(torch.rand(1, 3, 64, 65)).logits.shape == (1, 4, 64, 65)

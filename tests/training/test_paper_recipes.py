@@ -29,7 +29,13 @@ TRAINED = (
     "segformer_ade20k", "swin_upernet_ade20k", "setr_ade20k", "segmenter_ade20k", "dpt_ade20k", "pvt_ade20k",
     "hrformer_cityscapes", "maskformer_ade20k", "mask2former_ade20k", "eomt_ade20k",
 )  # fmt: skip
-SLOW = {"fcn8s_voc", "unet_isbi2012", "denseaspp_cityscapes"}  # have no small form, or large tiles
+SLOW = {
+    "fcn8s_voc",
+    "unet_isbi2012",
+    "denseaspp_cityscapes",
+    "mask2former_ade20k",
+    "eomt_ade20k",
+}  # have no small form, or large tiles
 SMALL = {"encoder": "tiny", "width": 8, "modules": (1, 1, 1), "blocks": 1, "steps": 1}
 
 
@@ -82,6 +88,7 @@ def test_a_recipe_names_its_source_and_fits_its_network(name: str) -> None:
         paper_criterion(vars(recipe))  # refuses what it would not use
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "name", [name for name in list_recipes() if year_of(paper_recipe(name).source) > 2020]
 )

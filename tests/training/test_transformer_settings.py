@@ -110,9 +110,8 @@ def test_blocks_of_a_pyramid_are_counted_through_its_stages() -> None:
         for i in range(count):
             number += 1
             prefix = f"encoder.body.{stage}.blocks.{i}."
-            assert {rate for key, rate in found.items() if key.startswith(prefix)} == {
-                pytest.approx(0.9 ** (13 - number))
-            }
+            own = [rate for key, rate in found.items() if key.startswith(prefix)]
+            assert own == pytest.approx([0.9 ** (13 - number)] * len(own))
     assert found["encoder.body.c2.downsample.proj.weight"] == pytest.approx(0.9**13)
     assert found["encoder.body.c3.downsample.reduction.weight"] == pytest.approx(0.9 ** (13 - 3))
     assert found["encoder.norms.c2.weight"] == 1
@@ -142,8 +141,8 @@ def test_the_layer_decay_of_a_recipe_reaches_the_optimiser(tiny: MakeRecipe) -> 
     arguments = {"encoder": "tiny", "image_size": 32}
     recipe = tiny(model="segmenter", model_arguments=arguments, layer_decay=0.5, lr=0.1)
     optimizer, _ = (module := make_experiment(recipe).module).optimization.make(module.model)
-    found = {group["lr"] for group in optimizer.param_groups}
-    assert found == {pytest.approx(0.1 * 0.5**i) for i in range(6)}
+    found = sorted({group["lr"] for group in optimizer.param_groups})
+    assert found == pytest.approx([0.1 * 0.5**i for i in range(5, -1, -1)])
 
 
 # --- gradient checkpointing ---------------------------------------------------------------------
@@ -236,6 +235,7 @@ def test_a_network_of_masks_trains_with_the_loss_of_its_paper_where_none_is_chos
     assert not isinstance(module.criterion, pw.losses.Criterion)
 
 
+@pytest.mark.slow
 def test_a_plan_leaves_the_loss_of_a_network_of_masks_alone(boxes) -> None:
     given = {"data": str(boxes), **MASKS, "crop": (32, 32), "batch_size": 2, "workers": 0}
     planned = make_plan(given, budget=None)
