@@ -25,7 +25,7 @@ ALLOWED = {
     "kernels": set(),
     "rle": {"kernels"},
     "layers": FOUNDATION,
-    "ops": FOUNDATION | {"layers"},
+    "ops": FOUNDATION | {"layers", "rle"},
     "heatmaps": FOUNDATION,
     "tiling": FOUNDATION,
     "decode": FOUNDATION | {"layers", "kernels", "rle", "heatmaps"},
