@@ -9,6 +9,7 @@ from .boxes import (
     clip_boxes as clip_boxes,
     decode_boxes as decode_boxes,
     encode_boxes as encode_boxes,
+    generalized_box_iou as generalized_box_iou,
     make_anchors as make_anchors,
     match_boxes as match_boxes,
     non_maximum_suppression as non_maximum_suppression,

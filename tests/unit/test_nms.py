@@ -108,7 +108,7 @@ def test_fast_nms_drops_what_any_better_box_overlaps(seed: int, aware: bool) -> 
     greedy = (
         batched_nms(boxes, scores, classes, 0.3) if aware else non_maximum_suppression(boxes, scores, 0.3)
     )
-    assert set(expected) < set(greedy.tolist()), "the greedy rule keeps more"
+    assert set(expected) <= set(greedy.tolist()), "the greedy rule keeps what this one keeps"
 
 
 @pytest.mark.parametrize("seed", SEEDS)
