@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .models import (
     from_transformers_convnext,
+    from_transformers_detr,
     from_transformers_dpt,
     from_transformers_eomt,
     from_transformers_mask2former,
@@ -56,6 +57,8 @@ _READERS: Mapping[str, Reader] = {
     "MaskFormerForInstanceSegmentation": from_transformers_maskformer,
     "Mask2FormerForUniversalSegmentation": from_transformers_mask2former,
     "EomtForUniversalSegmentation": from_transformers_eomt,
+    "DetrForObjectDetection": from_transformers_detr,
+    "DetrForSegmentation": from_transformers_detr,
 }
 
 

@@ -5,7 +5,7 @@
 beside its network.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import singledispatch
 from math import log, prod
 from typing import NamedTuple
@@ -22,8 +22,8 @@ from .kernels.masks.components import label_components
 from .kernels.pixels.argmax import argmax, resized_argmax
 from .kernels.pixels.softmax import resized_confidence
 from .layers import resize
+from .merging import contest_pixels, in_rows
 from .types import (
-    VOID,
     Boxes,
     ClassTable,
     DenseLogits,
@@ -37,7 +37,6 @@ from .types import (
 
 # On an accelerator many small kernels cost more than memory, up to this many numbers (1 GiB of float32).
 _AT_ONCE = 2**28
-_BAND = 1 << 22  # numbers of a band of rows on a CPU (16 MiB of float32)
 _CHUNK = 1 << 15  # pixels that are compared together on a CPU
 _SURE = 0.2  # confidence above which a joint has a say in that of its object
 _FEW = 1 << 16  # pixels below which a second thread costs more than it saves
@@ -336,7 +335,7 @@ def semantic_of_masks(output: MaskLogits) -> LabelMap:
         probabilities = class_logits.detach().float().softmax(-1)[:, :-1].T
         parts = [
             (probabilities @ rows.sigmoid().flatten(1)).argmax(0).view(rows.shape[1:])
-            for _, rows in _in_rows(mask_logits, output.size)
+            for _, rows in in_rows(mask_logits, output.size)
         ]
         found.append(torch.cat(parts))
     return LabelMap(torch.stack(found))
@@ -361,7 +360,7 @@ def instances_of_masks(output: MaskLogits, count: int = 100) -> tuple[MaskSet, .
         used, number = query.unique(return_inverse=True)
         masks = torch.empty(len(used), *output.size, dtype=torch.bool, device=mask_logits.device)
         sums = mask_logits.new_zeros(len(used), dtype=torch.float32)
-        for first, rows in _in_rows(mask_logits[used], output.size):
+        for first, rows in in_rows(mask_logits[used], output.size):
             inside = rows > 0
             masks[:, first : first + rows.shape[1]] = inside
             sums += (rows.sigmoid() * inside).sum((1, 2))
@@ -377,11 +376,9 @@ def instances_of_masks(output: MaskLogits, count: int = 100) -> tuple[MaskSet, .
 def panoptic_of_masks(
     output: MaskLogits, classes: ClassTable, merging: Merging = PAPERS_OWN
 ) -> tuple[PanopticMap, ...]:
-    """Each pixel goes to the query with the largest product of the probabilities of its class and its mask.
+    """The rule of MaskFormer and Mask2Former, `merging.contest_pixels`.
 
-    Only queries surer than `min_score` take part; each gets the pixels that it wins and where its mask has a
-    probability of at least 0.5. One that loses more than `max_overlap` of its own mask is dropped. Queries of
-    one class of stuff make one segment (MaskFormer, Sec. 3.4 and the authors' code: 0.8 and 0.2).
+    Only queries surer than `min_score` take part: 0.8 in the authors' code, and 0.2 for `max_overlap`.
 
     Args:
         output: of a network that classifies masks.
@@ -393,99 +390,18 @@ def panoptic_of_masks(
     for class_logits, mask_logits in zip(output.class_logits, output.mask_logits, strict=True):
         scores, label = class_logits.detach().float().softmax(-1).max(-1)
         sure = (label < class_logits.shape[-1] - 1) & (scores > limits.min_score)
-        contest = _contest(mask_logits[sure], scores[sure], output.size)
-        found.append(_segments_of_masks(contest, label[sure].tolist(), classes, limits))
-    return tuple(found)
-
-
-class _Contest(NamedTuple):
-    """Which of q queries wins each pixel.
-
-    Attributes:
-        owner: number of the query, or q where its own mask is not there either.
-        own: number of pixels that each query keeps.
-        won: that it wins, in its mask or not.
-        whole: of its mask, won or not.
-    """
-
-    owner: Int64[Tensor, "H W"]
-    own: list[int]
-    won: list[int]
-    whole: list[int]
-
-
-def _contest(
-    mask_logits: Float[Tensor, "q h w"], scores: Float[Tensor, " q"], size: tuple[int, int]
-) -> _Contest:
-    q = len(mask_logits)
-    owner = torch.full(size, q, dtype=torch.int64, device=mask_logits.device)
-    if not q:
-        return _Contest(owner, [], [], [])
-    counts = torch.zeros(3, q, dtype=torch.int64, device=mask_logits.device)
-    for first, rows in _in_rows(mask_logits, size):
-        inside = rows >= 0  # a probability of a half
-        best = (scores[:, None, None] * rows.sigmoid()).argmax(0)
-        kept = torch.where(inside.gather(0, best[None])[0], best, q)
-        owner[first : first + rows.shape[1]] = kept
-        counts += torch.stack(
-            [
-                kept.flatten().bincount(minlength=q + 1)[:q],
-                best.flatten().bincount(minlength=q),
-                inside.sum((1, 2)),
-            ]
+        found.append(
+            contest_pixels(
+                mask_logits[sure],
+                scores[sure],
+                label[sure].tolist(),
+                classes.things,
+                output.size,
+                max_overlap=limits.max_overlap,
+                min_stuff_area=limits.min_stuff_area,
+            )
         )
-    own, won, whole = counts.tolist()
-    return _Contest(owner, own, won, whole)
-
-
-def _segments_of_masks(
-    contest: _Contest, labels: list[int], classes: ClassTable, limits: Thresholds
-) -> PanopticMap:
-    ids, kept, areas = [VOID] * (len(labels) + 1), [], []
-    id_of_stuff: dict[int, int] = {}
-    for query, label in enumerate(labels):
-        own, won, whole = contest.own[query], contest.won[query], contest.whole[query]
-        if not own or won < (1 - limits.max_overlap) * whole:
-            continue
-        number = id_of_stuff.get(label)
-        if number is None:
-            kept.append(label)
-            areas.append(0)
-            number = len(kept)
-            if label not in classes.things:
-                id_of_stuff[label] = number
-        ids[query] = number
-        areas[number - 1] += own
-    small = {number for number in id_of_stuff.values() if areas[number - 1] < limits.min_stuff_area}
-    device = contest.owner.device
-    id_of_query = torch.tensor([VOID if number in small else number for number in ids], device=device)
-    left = [number for number in range(1, len(kept) + 1) if number not in small]
-    return PanopticMap(
-        id_of_query[contest.owner],
-        torch.tensor(left, dtype=torch.int64, device=device),
-        torch.tensor([kept[number - 1] for number in left], dtype=torch.int64, device=device),
-        torch.zeros(len(left), dtype=torch.bool, device=device),
-    )
-
-
-def _in_rows(
-    mask_logits: Float[Tensor, "q h w"], size: tuple[int, int]
-) -> Iterator[tuple[int, Float[Tensor, "q _ W"]]]:
-    """Scores at the size of the image, bilinear, in bands of rows: the first row of each, and the band."""
-    logits = mask_logits.detach().float()
-    (q, h, _), (height, width) = logits.shape, size
-    most = _BAND if logits.device.type == "cpu" else _AT_ONCE
-    rows = height if torch.compiler.is_compiling() else max(1, most // max(q * width, 1))
-    if rows >= height:
-        yield 0, resize(logits[None], size)[0]
-        return
-    for first in range(0, height, rows):
-        y = torch.arange(first, min(first + rows, height), device=logits.device)
-        place = ((y + 0.5) * (h / height) - 0.5).clamp_min(0)
-        upper = place.long().clamp(max=h - 1)
-        lower = (upper + 1).clamp(max=h - 1)
-        band = torch.lerp(logits[:, upper], logits[:, lower], (place - upper)[:, None])
-        yield first, resize(band[None], (len(y), width))[0]
+    return tuple(found)
 
 
 def _confidence(logits: Float[Tensor, "b k *grid"]) -> Confidence:

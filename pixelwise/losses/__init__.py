@@ -39,6 +39,7 @@ from .mask_set import (
     mask_losses as mask_losses,
     mask_set_of as mask_set_of,
     mask_set_parts as mask_set_parts,
+    mean_over_processes as mean_over_processes,
 )
 from .matching import assign as assign, matching_cost as matching_cost
 from .ohem import Ohem as Ohem, ohem_loss as ohem_loss

@@ -198,7 +198,7 @@ class MaskSetLoss(nn.Module):
             pairs = self._pairs(mask_logits[image][rows], target.dense[columns], known)
             each = mask_losses(*pairs, pixel_loss=self.pixel_loss)
             pixel, dice = pixel + (each[0] * real).sum(), dice + (each[1] * real).sum()
-        count = _mean_over_processes(total).clamp_min(1)
+        count = mean_over_processes(total).clamp_min(1)
         return {
             "class": self.class_weight * class_loss(class_logits, classes, no_object=self.no_object),
             "mask": self.mask_weight * pixel / count,
@@ -366,7 +366,8 @@ def _check_classes(target: MaskSet, none: int) -> None:
         raise ValueError(f"classes of true masks must be in 0..{none - 1}, got {int(wrong[0])}")
 
 
-def _mean_over_processes(total: Float[Tensor, ""]) -> Float[Tensor, ""]:
+def mean_over_processes(total: Float[Tensor, ""]) -> Float[Tensor, ""]:
+    """The mean of a number over the processes of a training; the number itself where there is one."""
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         total = total.clone()
         torch.distributed.all_reduce(total)

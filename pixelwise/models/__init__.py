@@ -68,7 +68,21 @@ from .deeplabv3plus import (
     deeplabv3plus_xception65 as deeplabv3plus_xception65,
     deeplabv3plus_xception71 as deeplabv3plus_xception71,
 )
+from .deepmask import DeepMask as DeepMask, deepmask as deepmask
 from .denseaspp import DenseASPP as DenseASPP, denseaspp_densenet161 as denseaspp_densenet161
+from .detr import (
+    DETR as DETR,
+    DETRPanoptic as DETRPanoptic,
+    detr as detr,
+    detr_panoptic as detr_panoptic,
+    detr_panoptic_resnet50 as detr_panoptic_resnet50,
+    detr_panoptic_resnet101 as detr_panoptic_resnet101,
+    detr_resnet50 as detr_resnet50,
+    detr_resnet50_dc5 as detr_resnet50_dc5,
+    detr_resnet101 as detr_resnet101,
+    from_detr as from_detr,
+    from_transformers_detr as from_transformers_detr,
+)
 from .dfn import DFN as DFN, DFNLogits as DFNLogits, dfn as dfn, dfn_resnet101 as dfn_resnet101
 from .dilation import (
     Dilation as Dilation,
@@ -305,6 +319,11 @@ from .pan import (
     GlobalAttentionUpsample as GlobalAttentionUpsample,
     pan as pan,
 )
+from .panoptic_deeplab import (
+    PanopticDeepLab as PanopticDeepLab,
+    panoptic_deeplab as panoptic_deeplab,
+    panoptic_deeplab_resnet50 as panoptic_deeplab_resnet50,
+)
 from .panoptic_fpn import (
     PanopticFPN as PanopticFPN,
     PanopticLogits as PanopticLogits,
@@ -394,6 +413,7 @@ from .setr import (
     setr_pup as setr_pup,
 )
 from .sgr import SGR as SGR, sgr as sgr, sgr_resnet101 as sgr_resnet101
+from .sharpmask import SharpMask as SharpMask, sharpmask as sharpmask
 from .simplebaseline import (
     SimpleBaseline as SimpleBaseline,
     from_simplebaseline as from_simplebaseline,
@@ -462,5 +482,6 @@ from .upernet import (
     UPerNet as UPerNet,
     upernet as upernet,
 )
+from .upsnet import UPSNet as UPSNet, upsnet as upsnet, upsnet_resnet50 as upsnet_resnet50
 from .vnet import VNet as VNet, VNetReleased as VNetReleased, vnet as vnet, vnet_released as vnet_released
 from .wide_resnet38 import WideResNetSegmentation as WideResNetSegmentation, wide_resnet38 as wide_resnet38

@@ -24,19 +24,8 @@ from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import resize, resize_like, size_of
 from ..ops import deformable_attention
 from ..types import MaskLogits, MaskModel, Paper
-from .maskformer import (
-    HEADS,
-    HIDDEN,
-    STAGES,
-    Attention,
-    FeedForward,
-    MaskHead,
-    conv_norm,
-    load_transformers,
-    sine_positions,
-    tokens,
-    xavier,
-)
+from .detr.transformer import HEADS, HIDDEN, Attention, FeedForward, sine_positions, tokens, xavier
+from .maskformer import STAGES, MaskHead, conv_norm, load_transformers
 
 PAPER = Paper(
     "Masked-attention Mask Transformer for Universal Image Segmentation",

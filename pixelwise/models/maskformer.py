@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -24,6 +24,7 @@ from ..encoders import Encoder, StemPolicy, make_encoder, rename_transformers_en
 from ..layers import size_of
 from ..losses import MaskSetLoss, loss_parts, mask_set_parts
 from ..types import Batch, BuiltBy, MaskLogits, MaskModel, Paper, value
+from .detr.transformer import DecoderLayer, perceptron, sine_positions, tokens
 
 PAPER = Paper(
     "Per-Pixel Classification is Not All You Need for Semantic Segmentation",
@@ -34,7 +35,6 @@ PAPER = Paper(
 )
 
 STAGES = ("c2", "c3", "c4", "c5")
-HEADS, HIDDEN = 8, 2048  # of the attention, and channels within the transformer's perceptrons
 
 
 @value
@@ -47,101 +47,6 @@ def maskformer_losses(output: MaskFormerLogits, batch: Batch) -> dict[str, Float
     """Class, focal loss and Dice loss of whole masks with the authors' weights 1, 20 and 1 (Sec. 4.1)."""
     loss = MaskSetLoss(class_weight=1.0, mask_weight=20.0, dice_weight=1.0, pixel_loss="focal", points=None)
     return mask_set_parts(output, batch, loss)
-
-
-# --- the transformer of DETR (Carion et al. 2020, supplement A.3) ---------------------------------
-
-
-def sine_positions(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "1 n c"]:
-    """Sines and cosines of y, then of x, at wavelengths from 2 pi to 10000 · 2 pi; the map is 2 pi long.
-
-    Args:
-        x: tells the size of the map, whose pixels are put in a row, and c, a multiple of 4.
-    """
-    channels, height, width = x.shape[1:]
-    of_pair = torch.arange(channels // 4, device=x.device, dtype=x.dtype)
-    frequency = 10_000 ** (-4 * of_pair / channels)
-    axes = []
-    for length in (height, width):
-        place = torch.arange(1, length + 1, device=x.device, dtype=x.dtype)
-        angle = (place / (length + 1e-6) * 2 * math.pi)[:, None] * frequency
-        axes.append(torch.stack([angle.sin(), angle.cos()], 2).flatten(1))  # length channels/2
-    down, along = axes
-    both = [down[:, None].expand(-1, width, -1), along.expand(height, -1, -1)]
-    return torch.cat(both, 2).flatten(0, 1)[None]
-
-
-def tokens(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b n c"]:
-    """The pixels of a map in a row."""
-    return x.flatten(2).transpose(1, 2)
-
-
-class Attention(nn.Module):
-    """Attention of several heads, each with its part of the channels."""
-
-    def __init__(self, width: int, dropout: float = 0.0) -> None:
-        super().__init__()
-        self.heads, self.dropout = math.gcd(HEADS, width), dropout
-        self.query, self.key, self.value, self.out = (nn.Linear(width, width) for _ in range(4))
-
-    def forward(
-        self,
-        query: Float[Tensor, "b q c"],
-        key: Float[Tensor, "b n c"],
-        value: Float[Tensor, "b n c"],
-        seen: Bool[Tensor, "b q n"] | None = None,
-    ) -> Float[Tensor, "b q c"]:
-        """What each query finds; `seen` is where it may look, everywhere without it."""
-        q, k, v = (
-            layer(x).unflatten(2, (self.heads, -1)).transpose(1, 2)
-            for layer, x in ((self.query, query), (self.key, key), (self.value, value))
-        )
-        dropout = self.dropout if self.training else 0.0
-        mask = None if seen is None else seen[:, None]
-        found = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, dropout_p=dropout)
-        mixed: Tensor = self.out(found.transpose(1, 2).flatten(2))
-        return mixed
-
-
-class FeedForward(nn.Sequential):
-    """Two linear layers with a ReLU between."""
-
-    def __init__(self, width: int, hidden: int, dropout: float = 0.0) -> None:
-        super().__init__(
-            nn.Linear(width, hidden), nn.ReLU(inplace=True), nn.Dropout(dropout), nn.Linear(hidden, width)
-        )
-
-
-class DecoderLayer(nn.Module):
-    """Attention among the queries, attention to the image, perceptron; a norm behind each."""
-
-    def __init__(self, width: int, dropout: float = 0.1) -> None:
-        super().__init__()
-        self.self_attention = Attention(width, dropout)
-        self.cross_attention = Attention(width, dropout)
-        self.feed_forward = FeedForward(width, HIDDEN, dropout)
-        self.norms = nn.ModuleList(nn.LayerNorm(width) for _ in range(3))
-        self.dropout = nn.Dropout(dropout)
-        xavier(self)
-
-    def forward(
-        self,
-        x: Float[Tensor, "b q c"],
-        places: Float[Tensor, "1 q c"],
-        memory: Float[Tensor, "b n c"],
-        memory_places: Float[Tensor, "1 n c"],
-    ) -> Float[Tensor, "b q c"]:
-        """The queries `x`; positions are added to what asks and is asked, not to what is found."""
-        x = self.norms[0](x + self.dropout(self.self_attention(x + places, x + places, x)))
-        x = self.norms[1](x + self.dropout(self.cross_attention(x + places, memory + memory_places, memory)))
-        return self.norms[2](x + self.dropout(self.feed_forward(x)))
-
-
-def xavier(module: nn.Module) -> None:
-    """Initialise all matrices as DETR does."""
-    for parameter in module.parameters():
-        if parameter.ndim > 1:
-            nn.init.xavier_uniform_(parameter)
 
 
 # --- MaskFormer -----------------------------------------------------------------------------------
@@ -183,8 +88,7 @@ class MaskHead(nn.Module):
         super().__init__()
         self.norm = nn.LayerNorm(width)
         self.classes = nn.Linear(width, num_classes + 1)
-        linear = (nn.Linear(width, width) for _ in range(3))
-        self.masks = nn.Sequential(next(linear), nn.ReLU(), next(linear), nn.ReLU(), next(linear))
+        self.masks = perceptron(width, width)
 
     def forward(
         self, x: Float[Tensor, "b q c"], pixels: Float[Tensor, "b c h w"]

@@ -20,8 +20,8 @@ from .. import decode
 from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import resize
 from ..losses import loss_parts
+from ..merging import NOBODY, paste_instances
 from ..types import (
-    VOID,
     Annotation,
     Batch,
     ClassTable,
@@ -211,33 +211,12 @@ def segments(
     min_score, max_overlap, min_stuff_area = merging.over(paper)
     found = []
     for instances, scores in zip(decode.instances(output), output.semantic, strict=True):
-        semantic = decode.semantic(scores).labels[0].cpu()
+        labels = torch.tensor([NOBODY, *stuff])[decode.semantic(scores).labels[0].cpu()]
         sure = instances.take(instances.scores >= min_score)
-        found.append(_merge(sure, semantic, stuff, max_overlap, min_stuff_area))
+        found.append(
+            paste_instances(sure, labels, stuff, max_overlap=max_overlap, min_stuff_area=min_stuff_area)
+        )
     return tuple(found)
-
-
-def _merge(
-    instances: MaskSet,
-    semantic: Int64[Tensor, "H W"],
-    stuff: Sequence[int],
-    max_overlap: float,
-    min_stuff_area: int,
-) -> PanopticMap:
-    """Instances best first; then each class of stuff on what is free."""
-    id_map = torch.full_like(semantic, VOID)
-    kept = []
-    for mask, label in zip(instances.dense.cpu(), instances.classes.tolist(), strict=True):
-        area, free = int(mask.sum()), mask & (id_map == VOID)
-        if area and 1 - int(free.sum()) / area <= max_overlap:
-            kept.append(label)
-            id_map[free] = len(kept)
-    for number, label in enumerate(stuff, 1):
-        free = (semantic == number) & (id_map == VOID)
-        if int(free.sum()) >= max(min_stuff_area, 1):
-            kept.append(label)
-            id_map[free] = len(kept)
-    return PanopticMap.of(id_map, torch.arange(1, len(kept) + 1), torch.tensor(kept, dtype=torch.int64))
 
 
 # --- builders -------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from .boxes import (
     clip_boxes as clip_boxes,
     decode_boxes as decode_boxes,
     encode_boxes as encode_boxes,
+    generalized_box_iou as generalized_box_iou,
     make_anchors as make_anchors,
     match_boxes as match_boxes,
     non_maximum_suppression as non_maximum_suppression,
@@ -25,6 +26,14 @@ from .convolution import (
     transposed_convolution_size as transposed_convolution_size,
 )
 from .deformable_attention import deformable_attention as deformable_attention
+from .nms import (
+    Rescored as Rescored,
+    fast_nms as fast_nms,
+    mask_iou as mask_iou,
+    mask_nms as mask_nms,
+    matrix_nms as matrix_nms,
+    soft_nms as soft_nms,
+)
 from .pooling import (
     Pooled as Pooled,
     max_pool_with_indices as max_pool_with_indices,

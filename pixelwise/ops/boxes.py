@@ -25,6 +25,24 @@ def box_iou(first: Float[Tensor, "n 4"], second: Float[Tensor, "m 4"]) -> Float[
     return shared / (areas[0][:, None] + areas[1] - shared)
 
 
+def generalized_box_iou(first: Float[Tensor, "n 4"], second: Float[Tensor, "m 4"]) -> Float[Tensor, "n m"]:
+    """IoU, less the share of the box around both that neither covers (Rezatofighi et al. 2019, Algorithm 1).
+
+    It lies in (-1, 1] and tells how far apart boxes are that do not meet.
+
+    >>> generalized_box_iou(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.tensor([[3.0, 0.0, 4.0, 1.0]]))
+    tensor([[-0.5000]])
+    """
+    corner = torch.maximum(first[:, None, :2], second[None, :, :2])
+    opposite = torch.minimum(first[:, None, 2:], second[None, :, 2:])
+    shared = (opposite - corner).clamp(min=0).prod(2)
+    areas = [(boxes[:, 2:] - boxes[:, :2]).prod(1) for boxes in (first, second)]
+    union = areas[0][:, None] + areas[1] - shared
+    outer = torch.maximum(first[:, None, 2:], second[None, :, 2:])
+    around = (outer - torch.minimum(first[:, None, :2], second[None, :, :2])).prod(2)
+    return shared / union - (around - union) / around
+
+
 def non_maximum_suppression(
     boxes: Float[Tensor, "n 4"], scores: Float[Tensor, " n"], threshold: float
 ) -> Int64[Tensor, " kept"]:

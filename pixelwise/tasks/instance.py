@@ -13,7 +13,15 @@ from torch import Tensor
 
 from .. import decode, draw, draw_objects
 from ..data import training_transform
-from ..data.datasets import coco_instances, instance_maps
+from ..data.datasets import (
+    cityscapes_instances,
+    coco_instances,
+    instance_maps,
+    labelme_instances,
+    yolo_instances,
+)
+from ..data.formats.labelme import write_labelme
+from ..data.formats.yolo import write_yolo_classes, write_yolo_labels
 from ..files import atomic_write
 from ..losses import PaperCriterion, paper_criterion
 from ..metrics import CocoScores, InstanceMetrics
@@ -255,6 +263,55 @@ def collected_files(folder: Path, names: Sequence[str]) -> list[Path]:
     return [folder / RESULTS, folder / IMAGES]
 
 
+def yolo_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """`data.yaml`, and a text file per image below `labels/`.
+
+    Raises:
+        ValueError: if two images differ in their suffix only.
+    """
+    return [folder / "data.yaml", *_one_each(folder / "labels", names, ".txt")]
+
+
+def write_yolo(folder: Path, found: Sequence[Named], classes: ClassTable) -> list[Path]:
+    """Outlines of the instances with a score from 0.5 on; the format has no scores."""
+    files = yolo_files(folder, [name for name, _ in found])
+    for (_, annotation), file in zip(found, files[1:], strict=True):
+        assert isinstance(annotation, MaskSet)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_yolo_labels(file, annotation.take(annotation.scores >= SHOWN))
+    write_yolo_classes(files[0], classes, {"train": "images"})
+    return files
+
+
+def labelme_files(folder: Path, names: Sequence[str]) -> list[Path]:
+    """A json file per image.
+
+    Raises:
+        ValueError: if two images differ in their suffix only.
+    """
+    return _one_each(folder, names, ".json")
+
+
+def write_labelme_files(folder: Path, found: Sequence[Named], classes: ClassTable) -> list[Path]:
+    """The instances with a score from 0.5 on, to be looked at and corrected in labelme."""
+    files = labelme_files(folder, [name for name, _ in found])
+    for (name, annotation), file in zip(found, files, strict=True):
+        assert isinstance(annotation, MaskSet)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        write_labelme(file, annotation.take(annotation.scores >= SHOWN), classes, PurePosixPath(name).name)
+    return files
+
+
+def _one_each(folder: Path, names: Sequence[str], suffix: str) -> list[Path]:
+    files: dict[Path, str] = {}
+    for name in names:
+        file = folder / PurePosixPath(name).with_suffix(suffix)
+        if file in files:
+            raise ValueError(f"{files[file]} and {name} would both be written to {file}")
+        files[file] = name
+    return list(files)
+
+
 LEGEND = (
     (draw.WRONG, "filled: missed; outlined: false or not where it is (IoU below a half)"),
     (draw.UNKNOWN, "crowd: does not count"),
@@ -330,7 +387,13 @@ RULES = (
 INSTANCE = Task(
     name="instance",
     annotation=MaskSet,
-    formats={"coco": coco_instances, "instance_maps": instance_maps},
+    formats={
+        "coco": coco_instances,
+        "cityscapes": cityscapes_instances,
+        "yolo": yolo_instances,
+        "labelme": labelme_instances,
+        "instance_maps": instance_maps,
+    },
     criterion=criterion,
     decode=decoded,
     metrics=MaskAndBoxMetrics,
@@ -340,7 +403,11 @@ INSTANCE = Task(
     errors=errors,
     legend=LEGEND,
     writers={".json": Writer(write_json), ".png": Writer(write_png)},
-    collectors=COCO,
+    collectors={
+        **COCO,
+        "yolo": Collector(write_yolo, yolo_files),
+        "labelme": Collector(write_labelme_files, labelme_files),
+    },
     decoding={"min_score": 0.0},
     defaults=DEFAULTS,
     planning=Planning(ladder, LADDER.format("Mask R-CNN"), RULES),

@@ -50,7 +50,7 @@ COSTLY = {
 SMALL: dict[str, object] = {
     "encoder": "tiny", "width": 8, "min_size": None, "stacks": 1, "modules": (1, 1, 1), "blocks": 1,
     "steps": 1, "units": 2, "num_classes": 3, "num_joints": 2, "things": (1, 2), "min_stuff_area": 1,
-    "num_queries": 6,
+    "num_queries": 6, "patch": 64,
 }  # fmt: skip
 WINDOW = {"deconvnet": 64, "swin_upernet": 4, "hrformer": 4}  # of the image, or of a map
 

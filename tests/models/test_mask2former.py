@@ -11,6 +11,7 @@ import pixelwise as pw
 from pixelwise.encoders import SwinTransformer
 from pixelwise.losses import loss_parts, mask_set_of
 from pixelwise.losses.mask_set import MaskSetLoss
+from pixelwise.models.detr.transformer import sine_positions
 from pixelwise.models.mask2former import (
     DeformableAttention,
     MaskedDecoderLayer,
@@ -18,7 +19,7 @@ from pixelwise.models.mask2former import (
     maps_of,
     seen_by,
 )
-from pixelwise.models.maskformer import MaskFormerLogits, sine_positions
+from pixelwise.models.maskformer import MaskFormerLogits
 from pixelwise.ops import deformable_attention
 from pixelwise.ops.deformable_attention import read_maps, read_rows
 from pixelwise.types import Batch, ClassTable, LabelMap

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import pixelwise as pw
-from pixelwise import decode
+from pixelwise import decode, merging
 from pixelwise.losses import PaperCriterion, loss_parts, mask_set_of
 from pixelwise.tasks import get_task
 from pixelwise.types import (
@@ -147,7 +147,7 @@ def test_decoding_in_bands_of_rows_is_that_of_the_whole(
 
     whole = decoded()
     assert any(len(one.ids) for one in whole[2])
-    monkeypatch.setattr(decode, "_BAND", 5 * 12 * size[1])
+    monkeypatch.setattr(merging, "_BAND", 5 * 12 * size[1])
     with Largest() as largest:
         bands = decoded()
     assert largest.numbers <= max(5 * 12 * size[1], 12 * 11 * 13)

@@ -78,7 +78,11 @@ EXPORTS = (
         f"the task volume (--model unet3d) reads its NIfTI files; of others {_AS_MASKS}",
         _has("imagesTr", "labelsTr"),
     ),
-    Export("a YOLO-seg export", _AS_MASKS, _yolo),
+    Export(
+        "a YOLO-seg export",
+        f"with its data.yaml the task instance (--model mask_rcnn) reads it; of others {_AS_MASKS}",
+        _yolo,
+    ),
     Export("a Supervisely project", _AS_MASKS, _holds("*.json", b'"classTitle"')),
     Export(
         "a VIA (VGG Image Annotator) project",
@@ -87,7 +91,7 @@ EXPORTS = (
     ),
     Export(
         "LabelMe json files",
-        "convert them to PNG masks (label masks) or to COCO json",
+        "the task instance (--model mask_rcnn) reads them; for others convert them to PNG masks",
         _holds("*.json", b'"shapes"'),
     ),
     Export(

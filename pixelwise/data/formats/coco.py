@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
 
+from ...files import atomic_write
 from ...rle import RleMasks
 from ...types import Boxes, ClassTable, MaskSet, voc_palette
 from ...wording import brief, some_of
@@ -173,7 +174,7 @@ def _images_of(images: Any) -> tuple[dict[int, tuple[str, int, int]], list[str]]
     taken = []
     for entry in images:
         number = _whole(entry["id"], "the id of an image")
-        name = str(entry["file_name"]).replace("\\", "/")
+        name = str(entry.get("file_name") or _of_url(entry["coco_url"])).replace("\\", "/")
         if not PurePosixPath(name).name or "\0" in name:
             raise ValueError(f"the file_name of image {number} must name a file, got {brief(name)}")
         height = _whole(entry["height"], f"the height of {brief(name)}", 1)
@@ -185,6 +186,11 @@ def _images_of(images: Any) -> tuple[dict[int, tuple[str, int, int]], list[str]]
             continue
         entries[number] = name, height, width
     return entries, taken
+
+
+def _of_url(url: Any) -> str:
+    """Folder and name at the end of a URL: LVIS names its images so, as those of COCO's parts."""
+    return "/".join(str(url).split("/")[-2:])
 
 
 def _sorted_annotations(
@@ -383,3 +389,100 @@ def _counts(counts: Any) -> Any:
     if not isinstance(counts, str) or not counts.isascii():
         raise ValueError(f"counts must be a list of numbers or COCO's string, got {brief(counts)}")
     return counts
+
+
+# --- writing --------------------------------------------------------------------------------------
+
+_RARE, _COMMON = 10, 100  # images with a class, up to which LVIS calls it so
+
+
+def write_coco(
+    path: Path, named: Sequence[tuple[str, MaskSet]], classes: ClassTable, *, polygons: bool = False
+) -> None:
+    """Write an annotation file of instances, crowds among them; reading it gives all masks back exactly.
+
+    Args:
+        path: of the json file.
+        named: file name and instances of each image.
+        classes: their names, and ids where they have some.
+        polygons: whether masks are written as polygons where these say the same: not those with holes, which
+            COCO's rule fills, and not crowds. Run lengths without it.
+    """
+    _write(path, _content(named, classes, polygons))
+
+
+def write_lvis(
+    path: Path,
+    named: Sequence[tuple[str, MaskSet]],
+    classes: ClassTable,
+    *,
+    absent: Mapping[str, Sequence[int]] | None = None,
+    incomplete: Mapping[str, Sequence[int]] | None = None,
+) -> None:
+    """Write an annotation file of LVIS: COCO's, and of which classes each image is known to have none.
+
+    Args:
+        path: of the json file.
+        named: file name and instances of each image; no crowds.
+        classes: their names, and ids where they have some.
+        absent: by file name, the labels that the image was searched for in vain; without it, all that it does
+            not show.
+        incomplete: by file name, the labels of which not all instances are annotated; none without it.
+
+    Raises:
+        ValueError: if there is a crowd, which LVIS does not know.
+    """
+    if crowded := [name for name, instances in named if instances.is_crowd.any()]:
+        raise ValueError(f"LVIS knows no crowds, {crowded[0]} has one")
+    content = _content(named, classes, polygons=False)
+    ids, seen = classes.category_ids, Counter[int]()
+    for entry, (name, instances) in zip(content["images"], named, strict=True):
+        shown = set(instances.classes.tolist())
+        seen.update(shown)
+        missing = (absent or {}).get(name, [label for label in range(len(classes)) if label not in shown])
+        entry["neg_category_ids"] = [ids[label] for label in missing]
+        entry["not_exhaustive_category_ids"] = [ids[label] for label in (incomplete or {}).get(name, ())]
+    for label, category in enumerate(content["categories"]):
+        count = seen[label]
+        category["image_count"] = count
+        category["frequency"] = "r" if count <= _RARE else "c" if count <= _COMMON else "f"
+    _write(path, content)
+
+
+def _content(named: Sequence[tuple[str, MaskSet]], classes: ClassTable, polygons: bool) -> dict[str, Any]:
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    for number, (name, found) in enumerate(named, 1):
+        height, width = found.size
+        images.append({"id": number, "file_name": name, "height": height, "width": width})
+        masks = found.masks if isinstance(found.masks, RleMasks) else RleMasks.encode(found.dense)
+        columns = (masks.area.tolist(), masks.boxes.tolist(), found.classes.tolist(), found.is_crowd.tolist())
+        for mask, area, box, label, crowd in zip(masks, *columns, strict=True):
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": number,
+                    "category_id": classes.category_ids[label],
+                    "segmentation": _outline(mask, polygons and not crowd),
+                    "area": area,
+                    "bbox": box,
+                    "iscrowd": int(crowd),
+                }
+            )
+    named_classes = zip(classes.category_ids, classes.names, strict=True)
+    categories = [{"id": number, "name": name, "supercategory": name} for number, name in named_classes]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def _outline(mask: RleMasks, as_polygons: bool) -> Any:
+    """Rings where they are asked for and COCO's rule draws the same mask of them; run lengths otherwise."""
+    if as_polygons:
+        rings = [ring for polygon in mask.polygons()[0] for ring in polygon.rings]
+        if rings and RleMasks.from_polygons([rings], mask.height, mask.width) == mask:
+            return [ring.tolist() for ring in rings]
+    return mask.to_coco()[0]
+
+
+def _write(path: Path, content: dict[str, Any]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(content))

@@ -1,0 +1,128 @@
+"""YOLO-seg: a text file of outlines per image, and `data.yaml` with the names of the classes.
+
+A line is `class x1 y1 x2 y2 ...` in shares of width and height, from the corner of the image. A line has one
+ring: parts of an instance, and holes, are joined to it by bridges of no width, as the format's converters do.
+A line of four numbers is a box. An image without a file, or with an empty one, shows nothing.
+"""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from jaxtyping import Float, Integer
+
+from ...files import atomic_write
+from ...rle import RleMasks
+from ...types import ClassTable, MaskSet, voc_palette
+from ...wording import brief
+
+_FARTHEST = 16.0  # a share of an image; outlines may reach a little beyond it
+
+
+def read_yolo_classes(path: Path) -> ClassTable:
+    """The classes of a `data.yaml`, whose `names` are a list, or a table of numbers and names.
+
+    Raises:
+        ValueError: if the file cannot be read or names no classes.
+    """
+    try:
+        names = yaml.safe_load(path.read_text(encoding="utf-8-sig"))["names"]
+        numbered = (
+            dict(enumerate(names)) if isinstance(names, list) else {int(k): v for k, v in names.items()}
+        )
+    except FileNotFoundError as error:
+        raise ValueError(f"there is no file {path}") from error
+    except (
+        OSError,
+        UnicodeDecodeError,
+        yaml.YAMLError,
+        KeyError,
+        TypeError,
+        ValueError,
+        AttributeError,
+    ) as error:
+        raise ValueError(f"{path} names no classes: expected names: [a, b] or {{0: a, 1: b}}") from error
+    numbers = tuple(sorted(numbered))
+    if not numbers or numbers[0] < 0:
+        raise ValueError(f"{path} must number its classes from 0 on, got {brief(numbered)}")
+    named = tuple(str(numbered[number]) for number in numbers)
+    return ClassTable(named, voc_palette(len(named) + 1)[1:], things=tuple(range(len(named))), ids=numbers)
+
+
+def write_yolo_classes(path: Path, classes: ClassTable, parts: Mapping[str, str]) -> None:
+    """Write a `data.yaml`; `parts` are the folders of images of train, val and test."""
+    content: dict[str, Any] = {**parts, "names": dict(enumerate(classes.names))}
+    with atomic_write(path) as temporary:
+        temporary.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+
+
+def read_yolo_labels(path: Path, height: int, width: int, label_of: Mapping[int, int]) -> MaskSet:
+    """The instances of one image; none where there is no file.
+
+    Args:
+        path: of the text file.
+        height: of the image in pixels.
+        width: of the image in pixels.
+        label_of: the label of each number in the file.
+
+    Raises:
+        ValueError: if a line is no outline, or has an unknown class; names file and line.
+    """
+    polygons, classes = [], []
+    try:
+        text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"cannot read {path}: {error}") from error
+    for number, line in enumerate(text.splitlines(), 1):
+        words = line.split()
+        if not words:
+            continue
+        try:
+            label, shares = int(words[0]), np.array([float(word) for word in words[1:]])
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: expected numbers, got {brief(line)}") from error
+        if label not in label_of:
+            raise ValueError(f"{path}, line {number}: there is no class {label}")
+        if len(shares) == 4:
+            x, y, w, h = shares
+            left, top, right, bottom = x - w / 2, y - h / 2, x + w / 2, y + h / 2
+            shares = np.array([left, top, left, bottom, right, bottom, right, top])
+        if len(shares) < 6 or len(shares) % 2 or not (np.abs(shares) <= _FARTHEST).all():
+            raise ValueError(
+                f"{path}, line {number}: expected a class and at least three points x y in 0..1, "
+                f"got {len(shares)} numbers"
+            )
+        polygons.append([(shares.reshape(-1, 2) * [width, height]).ravel()])
+        classes.append(label_of[label])
+    return MaskSet.of(RleMasks.from_polygons(polygons, height, width), torch.tensor(classes).long())
+
+
+def write_yolo_labels(path: Path, instances: MaskSet) -> None:
+    """Write the outlines of an image; reading them gives masks and classes back, pixel by pixel.
+
+    The format has neither scores nor crowds: crowds are left out, as what they show is not one object.
+    """
+    height, width = instances.size
+    kept = instances.take(~instances.is_crowd)
+    masks = kept.masks if isinstance(kept.masks, RleMasks) else RleMasks.encode(kept.dense)
+    lines = []
+    for polygons, label in zip(masks.polygons(), kept.classes.tolist(), strict=True):
+        rings = [ring for polygon in polygons for ring in (polygon.outer, *polygon.holes)]
+        if rings:
+            shares = _joined(rings) / [width, height]
+            lines.append(" ".join([str(label), *(f"{share:.8g}" for share in shares.ravel())]))
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+def _joined(rings: Sequence[Integer[np.ndarray, "_ 2"]]) -> Float[np.ndarray, "n 2"]:
+    """One ring of several: from the first corner of the first to each other one, around it, and back."""
+    start = rings[0][:1]
+    parts = [rings[0]]
+    for ring in rings[1:]:
+        parts += [start, ring, ring[:1]]
+    joined = np.concatenate([*parts, start] if len(rings) > 1 else parts)
+    return joined.astype(np.float64)
