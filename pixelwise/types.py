@@ -1125,7 +1125,7 @@ class Model(nn.Module, ABC):
         }
         return {
             name: ParameterRole(
-                of_encoder=name.partition(".")[0] in self.encoder_parts,
+                of_encoder=any(name.startswith(f"{part}.") for part in self.encoder_parts),
                 decays=p.ndim > 1 and id(p) not in of_norms and not _UNDECAYED.search(name),
             )
             for name, p in self.named_parameters()
