@@ -16,6 +16,18 @@ from .ccnet import (
     ccnet_resnet101 as ccnet_resnet101,
     from_ccnet as from_ccnet,
 )
+from .centermask import (
+    CenterMask as CenterMask,
+    centermask as centermask,
+    centermask_resnet50 as centermask_resnet50,
+    centermask_resnet101 as centermask_resnet101,
+    centermask_vovnet39 as centermask_vovnet39,
+)
+from .condinst import (
+    CondInst as CondInst,
+    condinst as condinst,
+    condinst_resnet50 as condinst_resnet50,
+)
 from .convnext import (
     convnext_base_upernet as convnext_base_upernet,
     convnext_large_upernet as convnext_large_upernet,
@@ -189,6 +201,7 @@ from .fcn32s import (
     fcn32s_alexnet as fcn32s_alexnet,
     fcn32s_googlenet as fcn32s_googlenet,
 )
+from .fcos import FCOS as FCOS, fcos as fcos, fcos_resnet50_fpn as fcos_resnet50_fpn
 from .feature_pyramid import FeaturePyramid as FeaturePyramid
 from .foveanet import FoveaNet as FoveaNet, foveanet as foveanet, foveanet_resnet101 as foveanet_resnet101
 from .fpn import FPN as FPN, fpn as fpn
@@ -337,6 +350,11 @@ from .piecewise_crf import (
     piecewise_crf as piecewise_crf,
 )
 from .pointrend import PointLogits as PointLogits, PointRend as PointRend, pointrend as pointrend
+from .polarmask import (
+    PolarMask as PolarMask,
+    polarmask as polarmask,
+    polarmask_resnet50 as polarmask_resnet50,
+)
 from .psanet import (
     PSANet as PSANet,
     from_semseg_psanet as from_semseg_psanet,
@@ -441,6 +459,7 @@ from .smp_segformer import (
     from_smp_segformer as from_smp_segformer,
     smp_segformer as smp_segformer,
 )
+from .solov2 import SOLOv2 as SOLOv2, solov2 as solov2, solov2_resnet50 as solov2_resnet50
 from .spgnet import (
     PredictionGuidance as PredictionGuidance,
     SPGNet as SPGNet,
@@ -454,6 +473,12 @@ from .swin import (
     swin_small_upernet as swin_small_upernet,
     swin_tiny_upernet as swin_tiny_upernet,
     swin_upernet as swin_upernet,
+)
+from .tensormask import (
+    TensorMask as TensorMask,
+    tensormask as tensormask,
+    tensormask_resnet50 as tensormask_resnet50,
+    tensormask_resnet101 as tensormask_resnet101,
 )
 from .ternausnet import (
     TernausNet as TernausNet,
@@ -485,3 +510,10 @@ from .upernet import (
 from .upsnet import UPSNet as UPSNet, upsnet as upsnet, upsnet_resnet50 as upsnet_resnet50
 from .vnet import VNet as VNet, VNetReleased as VNetReleased, vnet as vnet, vnet_released as vnet_released
 from .wide_resnet38 import WideResNetSegmentation as WideResNetSegmentation, wide_resnet38 as wide_resnet38
+from .yolact import (
+    YOLACT as YOLACT,
+    from_yolact as from_yolact,
+    yolact as yolact,
+    yolact_resnet50 as yolact_resnet50,
+    yolact_resnet101 as yolact_resnet101,
+)

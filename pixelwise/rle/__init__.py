@@ -1,5 +1,5 @@
 """Masks as run lengths."""
 
 from .masks import RleMasks as RleMasks
-from .paste import paste_masks as paste_masks
+from .paste import paste_masks as paste_masks, resize_masks as resize_masks
 from .polygons import Polygon as Polygon

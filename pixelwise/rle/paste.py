@@ -49,6 +49,40 @@ def paste_masks(
     return RleMasks(*runs, height, width)
 
 
+def resize_masks(
+    scores: Float[np.ndarray, "n h w"] | Float[Tensor, "n h w"],
+    extent: tuple[int, int],
+    height: int,
+    width: int,
+    threshold: float = 0.5,
+) -> RleMasks:
+    """Masks of an image from coarse scores of all of it, set where the resized score is above the threshold.
+
+    Equal to `F.interpolate(scores, extent, mode="bilinear")[:, :height, :width] > threshold` in float32, but
+    in run lengths and without ever making an image; see `paste_masks`.
+
+    Args:
+        scores: most often in [0, 1].
+        extent: height and width in pixels of what the scores cover, which may be more than the image.
+        height: of the image in pixels.
+        width: of the image in pixels.
+        threshold: above which a pixel is set.
+
+    Raises:
+        ValueError: if there are no rows or columns of scores.
+
+    >>> resize_masks(np.array([[[0.0, 1.0]]]), (1, 4), 1, 4).decode().tolist()
+    [[[False, False, True, True]]]
+    """
+    found = np.ascontiguousarray(_array(scores), np.float32)
+    if found.ndim != 3 or 0 in found.shape[1:]:
+        raise ValueError(f"scores must be n h w, got {found.shape}")
+    boxes = np.tile(np.array([0, 0, extent[1] - 1, extent[0] - 1], np.int64), (len(found), 1))
+    largest = np.abs(found).max((1, 2), initial=np.float32(abs(threshold)))
+    runs = kernels.paste(found, boxes, height, width, np.float32(threshold), largest)
+    return RleMasks(*runs, height, width)
+
+
 def _array(values: Float[np.ndarray, "..."] | Float[Tensor, "..."]) -> Float[np.ndarray, "..."]:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
 

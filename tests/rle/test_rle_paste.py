@@ -6,7 +6,7 @@ import torch
 from torch.nn import functional as F
 from torchvision.models.detection.roi_heads import paste_masks_in_image
 
-from pixelwise.rle import RleMasks, paste_masks
+from pixelwise.rle import RleMasks, paste_masks, resize_masks
 
 
 def some_scores(random: np.random.Generator, n: int, side: int) -> np.ndarray:
@@ -111,3 +111,20 @@ def test_boxes_that_do_not_fit_the_masks_are_refused() -> None:
 def test_there_is_one_box_per_mask() -> None:
     with pytest.raises(ValueError, match="n m m with boxes n 4"):
         paste_masks(np.ones((2, 5, 5), np.float32), np.zeros((1, 4)), 9, 9)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_coarse_scores_of_an_image_are_resized_as_torch_does(seed) -> None:
+    random = np.random.default_rng(seed)
+    rows, columns = random.integers(1, 40, 2).tolist()
+    scores = random.random((3, rows, columns)).astype(np.float32)
+    extent = random.integers(60, 300, 2).tolist()
+    height, width = extent[0] - int(random.integers(9)), extent[1] - int(random.integers(9))
+    images = F.interpolate(torch.from_numpy(scores)[None], extent, mode="bilinear")[0, :, :height, :width]
+    assert resize_masks(scores, (extent[0], extent[1]), height, width) == RleMasks.encode(images > 0.5)
+
+
+def test_scores_without_rows_are_refused_and_no_masks_are_none() -> None:
+    assert len(resize_masks(np.zeros((0, 4, 4)), (9, 9), 9, 9)) == 0
+    with pytest.raises(ValueError, match="scores must be n h w"):
+        resize_masks(np.zeros((2, 0, 4)), (9, 9), 9, 9)
