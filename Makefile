@@ -47,7 +47,7 @@ bench: .venv/dev
 	$(BIN)/python bench/losses.py
 	$(BIN)/python bench/metrics.py
 	$(BIN)/python bench/classical.py
-	$(BIN)/python bench/mask_rcnn.py
+	$(BIN)/python bench/instance.py
 	$(BIN)/python bench/patch_classifier.py
 	$(BIN)/python bench/models.py
 

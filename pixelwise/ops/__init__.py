@@ -25,6 +25,17 @@ from .convolution import (
     transposed_convolution_size as transposed_convolution_size,
 )
 from .deformable_attention import deformable_attention as deformable_attention
+from .detections import DetectionLimits as DetectionLimits, detections_of as detections_of
+from .objects import (
+    Sizes as Sizes,
+    assigned as assigned,
+    boxes_in as boxes_in,
+    objects_in as objects_in,
+    objects_of as objects_of,
+    rescaled as rescaled,
+    sample_regions as sample_regions,
+    sides_reach as sides_reach,
+)
 from .pooling import (
     Pooled as Pooled,
     max_pool_with_indices as max_pool_with_indices,
@@ -42,6 +53,7 @@ from .resampling import (
     pixel_shuffle as pixel_shuffle,
 )
 from .roi import (
+    position_sensitive_roi_align as position_sensitive_roi_align,
     roi_align as roi_align,
     roi_pool as roi_pool,
     sample_bilinear as sample_bilinear,
