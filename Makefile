@@ -47,7 +47,8 @@ bench: .venv/dev
 	$(BIN)/python bench/losses.py
 	$(BIN)/python bench/metrics.py
 	$(BIN)/python bench/classical.py
-	$(BIN)/python bench/mask_rcnn.py
+	$(BIN)/python bench/instance.py
+	$(BIN)/python bench/instance_decode.py
 	$(BIN)/python bench/transformer_networks.py
 	$(BIN)/python bench/patch_classifier.py
 	$(BIN)/python bench/models.py

@@ -103,6 +103,14 @@ class Recipe:
         without="published weights, or random ones",
         is_path=True,
     )
+    reset_head: bool = _setting(
+        False,
+        "Model",
+        "With init_from, begin the layers anew whose size follows from the number of classes: needed where "
+        "the run knows another number of classes.",
+        flags=("--reset-head/--keep-head",),
+        without="keep-head",
+    )
     format: str = _setting(
         "auto",
         "Data",

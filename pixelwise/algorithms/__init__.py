@@ -71,6 +71,7 @@ from .segmentation import (
     Segmentation as Segmentation,
     SoftSegmentation as SoftSegmentation,
 )
+from .selective_search import selective_search as selective_search
 from .solve import SOLVERS as SOLVERS, solve as solve
 from .superpixels import (
     felzenszwalb as felzenszwalb,

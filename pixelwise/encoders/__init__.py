@@ -35,6 +35,7 @@ from .timm import (
     blocks_of as blocks_of,
     dilate as dilate,
     maps_of_blocks as maps_of_blocks,
+    stride_in_first as stride_in_first,
 )
 from .tiny import Tiny as Tiny
 from .torchvision import (

@@ -195,6 +195,21 @@ def dilate(encoder: Encoder, stage: str, *rates: int) -> None:
                 convolution.dilation = convolution.padding = (rate, rate)
 
 
+def stride_in_first(encoder: Encoder) -> None:
+    """Let the first convolution of a block stride, not the 3x3, in a ResNet of bottlenecks, in place.
+
+    As in the ResNets that their authors published, which Caffe and Detectron2 use.
+
+    Raises:
+        ValueError: if the encoder is no ResNet of timm with bottlenecks.
+    """
+    blocks: list[Any] = [block for stage in blocks_of(encoder).values() for block in stage]
+    if not blocks or not all("conv3" in dict(block.named_children()) for block in blocks):
+        raise ValueError("the encoder must be a ResNet of timm with bottlenecks")
+    for block in blocks:
+        block.conv1.stride, block.conv2.stride = block.conv2.stride, block.conv1.stride
+
+
 def blocks_of(encoder: Encoder) -> dict[str, list[nn.Module]]:
     """The blocks of each stage of a timm ResNet by stage; of other encoders none.
 

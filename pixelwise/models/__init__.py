@@ -82,6 +82,12 @@ from .deeplabv3plus import (
 )
 from .deepmask import DeepMask as DeepMask, deepmask as deepmask
 from .denseaspp import DenseASPP as DenseASPP, denseaspp_densenet161 as denseaspp_densenet161
+from .detectron2 import (
+    detectron2_mask_rcnn as detectron2_mask_rcnn,
+    detectron2_panoptic_fpn as detectron2_panoptic_fpn,
+    from_detectron2_mask_rcnn as from_detectron2_mask_rcnn,
+    from_detectron2_panoptic_fpn as from_detectron2_panoptic_fpn,
+)
 from .detr import (
     DETR as DETR,
     DETRPanoptic as DETRPanoptic,
@@ -159,7 +165,12 @@ from .exfuse import (
     exfuse_resnext101 as exfuse_resnext101,
     exfuse_resnext131 as exfuse_resnext131,
 )
-from .fast_rcnn import BoxHead as BoxHead
+from .fast_rcnn import (
+    BoxHead as BoxHead,
+    FastRCNN as FastRCNN,
+    fast_rcnn as fast_rcnn,
+    fast_rcnn_vgg16 as fast_rcnn_vgg16,
+)
 from .faster_rcnn import (
     FasterRCNN as FasterRCNN,
     RegionProposalNetwork as RegionProposalNetwork,
@@ -180,6 +191,7 @@ from .fc_densenet import (
     fc_densenet67 as fc_densenet67,
     fc_densenet103 as fc_densenet103,
 )
+from .fcis import FCIS as FCIS, FCISLogits as FCISLogits, fcis as fcis, fcis_resnet101 as fcis_resnet101
 from .fcn import (
     DilatedFCN as DilatedFCN,
     FCN8s as FCN8s,
@@ -263,6 +275,14 @@ from .hrnet_pose import (
     hrnet_pose_w32 as hrnet_pose_w32,
     hrnet_pose_w48 as hrnet_pose_w48,
 )
+from .keypoint_rcnn import (
+    KeypointHead as KeypointHead,
+    KeypointRCNN as KeypointRCNN,
+    KeypointRegionLogits as KeypointRegionLogits,
+    from_torchvision_keypoint_rcnn as from_torchvision_keypoint_rcnn,
+    keypoint_rcnn as keypoint_rcnn,
+    keypoint_rcnn_resnet50_fpn as keypoint_rcnn_resnet50_fpn,
+)
 from .ladder_densenet import (
     LadderDenseNet as LadderDenseNet,
     LadderLogits as LadderLogits,
@@ -332,6 +352,7 @@ from .pan import (
     GlobalAttentionUpsample as GlobalAttentionUpsample,
     pan as pan,
 )
+from .panet import PANet as PANet, panet as panet, panet_resnet50 as panet_resnet50
 from .panoptic_deeplab import (
     PanopticDeepLab as PanopticDeepLab,
     panoptic_deeplab as panoptic_deeplab,
@@ -386,6 +407,7 @@ from .pvtv2 import (
     pvtv2_b4 as pvtv2_b4,
     pvtv2_b5 as pvtv2_b5,
 )
+from .rcnn import RCNN as RCNN, ProposedRegionLogits as ProposedRegionLogits, rcnn as rcnn
 from .refinenet import (
     ChainedResidualPooling as ChainedResidualPooling,
     RefineNet as RefineNet,
@@ -394,6 +416,21 @@ from .refinenet import (
     refinenet as refinenet,
     refinenet_resnet101 as refinenet_resnet101,
     refinenet_resnet152 as refinenet_resnet152,
+)
+from .retinamask import (
+    RetinaMask as RetinaMask,
+    RetinaMaskLogits as RetinaMaskLogits,
+    retinamask as retinamask,
+    retinamask_resnet50 as retinamask_resnet50,
+    retinamask_resnet101 as retinamask_resnet101,
+)
+from .retinanet import (
+    AnchorLogits as AnchorLogits,
+    RetinaNet as RetinaNet,
+    from_torchvision_retinanet as from_torchvision_retinanet,
+    retinanet as retinanet,
+    retinanet_resnet50_fpn as retinanet_resnet50_fpn,
+    retinanet_resnet50_fpn_v2 as retinanet_resnet50_fpn_v2,
 )
 from .sdn import SDN as SDN, sdn as sdn, sdn_densenet161 as sdn_densenet161
 from .segformer import (

@@ -23,9 +23,9 @@ from .. import decode
 from ..encoders import Encoder, StemPolicy, make_encoder
 from ..losses import NoLoss, loss_parts
 from ..ops import match_boxes
+from ..ops.objects import assigned, objects_of, rescaled, sides_reach
 from ..rle import paste_masks
 from ..types import Annotation, AssignedBoxes, Batch, Boxes, MaskSet, Model, Paper, Value, value
-from .fast_rcnn import assigned, objects_of, rescaled, sides_reach
 from .fcos import (
     FCOS,
     STAGES,

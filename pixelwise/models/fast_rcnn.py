@@ -1,27 +1,42 @@
 """Fast R-CNN: the features of each region, pooled to one size, are named, and the box is corrected (Fig. 1).
 
-Part of Faster R-CNN and Mask R-CNN, which add where regions come from and what else is asked of them.
 Each region has a score for background and for every class, and for every class a correction of its box
 (Sec. 2.1). Both are learned together from regions that are sampled around the objects (Sec. 2.3).
 
-Departures, as in all later work: RoIAlign on a feature pyramid, a quarter of 512 regions per image with an
-object, the others anywhere, smooth L1 with its corner at 1/9.
+`fast_rcnn_vgg16` is the paper's network: regions of selective search, as in R-CNN, are pooled from the last
+map of VGG16, which looks at the image once, and go through its fully connected layers. The head is also part
+of Faster R-CNN and Mask R-CNN, which add where regions come from and what else is asked of them.
+
+Departures: in the head, as in all later work, a quarter of 512 regions per image with an object, the others
+anywhere, smooth L1 with its corner at 1/9. In `fast_rcnn_vgg16`, background is every region that is no
+object, where the paper leaves out those that overlap no object by a tenth.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers import ConvNormAct
-from ..ops import clip_boxes, decode_boxes, encode_boxes, match_boxes, rescale_boxes, sample_matched
-from ..types import Annotation, AssignedBoxes, Boxes, MaskSet, Paper, RegionLogits
+from ..encoders import Encoder, StemPolicy, make_encoder
+from ..layers import ConvNormAct, fit_images, size_of
+from ..ops import (
+    DetectionLimits,
+    assigned,
+    boxes_in,
+    detections_of,
+    encode_boxes,
+    objects_in,
+    objects_of,
+    rescale_boxes,
+    sample_regions,
+)
+from ..types import Annotation, AssignedBoxes, Batch, Boxes, Model, Paper, RegionLogits
+from .rcnn import ProposedRegionLogits, proposals_of
 
 PAPER = Paper("Fast R-CNN", "Girshick", "ICCV", 2015, "https://arxiv.org/abs/1504.08083")
-
-Sizes = Sequence[tuple[int, int]]
 
 BOX_UNITS = (0.1, 0.1, 0.2, 0.2)  # of corrections: about their standard deviations
 
@@ -33,6 +48,7 @@ class BoxHead(nn.Module):
         width: channels of the maps; the hidden layers have four times as many.
         num_classes: number of classes k of objects.
         improved: four convolutions with batch norm and one hidden layer instead of two (torchvision's v2).
+        hidden: channels of the hidden layers, if they are others.
 
     Attributes:
         positive_iou: from it on a region belongs to an object; below it, the region is background.
@@ -45,12 +61,14 @@ class BoxHead(nn.Module):
 
     SIZE = 7
 
-    def __init__(self, width: int, num_classes: int, *, improved: bool = False) -> None:
+    def __init__(
+        self, width: int, num_classes: int, *, improved: bool = False, hidden: int | None = None
+    ) -> None:
         super().__init__()
         self.num_classes = num_classes
         self.positive_iou, self.num_sampled, self.positive_share = 0.5, 512, 0.25
         self.score_threshold, self.max_iou, self.max_detections = 0.05, 0.5, 100
-        flat, hidden = width * self.SIZE**2, 4 * width
+        flat, hidden = width * self.SIZE**2, hidden or 4 * width
         if improved:
             convolutions = [ConvNormAct(width, width) for _ in range(4)]
             self.features = nn.Sequential(*convolutions, nn.Flatten(), nn.Linear(flat, hidden), nn.ReLU())
@@ -69,19 +87,10 @@ class BoxHead(nn.Module):
         x = self.features(x)
         return self.classes(x), self.boxes(x).view(len(x), self.num_classes + 1, 4)
 
-    @torch.no_grad()
     def sample(self, proposed: Sequence[Float[Tensor, "_ 4"]], objects: Sequence[Boxes]) -> AssignedBoxes:
-        """Regions of all images to learn from; the objects' own boxes are among them (see `objects_in`)."""
-        boxes, matched = [], []
-        for one, own in zip(proposed, objects, strict=True):
-            regions = torch.cat([one, own.boxes[sides_reach(own.boxes, 1e-3)]])
-            number = match_boxes(regions, own.boxes, self.positive_iou, self.positive_iou)
-            index = sample_matched(number, self.num_sampled, self.positive_share)
-            boxes.append(regions[index])
-            matched.append(number[index])
-        return assigned(boxes, matched)
+        """Regions of all images to learn from; the objects' own boxes are among them."""
+        return sample_regions(proposed, objects, self.positive_iou, self.num_sampled, self.positive_share)
 
-    @torch.no_grad()
     def detect(
         self,
         class_logits: Float[Tensor, "r k1"],
@@ -89,16 +98,9 @@ class BoxHead(nn.Module):
         regions: Float[Tensor, "r 4"],
         size: tuple[int, int],
     ) -> Boxes:
-        """The objects of one image of that size, best first: each class of each region is a candidate."""
-        from torchvision.ops import batched_nms
-
-        scores = class_logits.float().softmax(1)[:, 1:]
-        region, label = (scores > self.score_threshold).nonzero(as_tuple=True)
-        boxes = decode_boxes(box_deltas[region, label + 1], regions[region], BOX_UNITS)
-        found = Boxes.of(clip_boxes(boxes, size), label, scores[region, label])
-        found = found.take(sides_reach(found.boxes, 1e-2))
-        kept = batched_nms(found.boxes, found.scores, found.classes, self.max_iou)
-        return found.take(kept[: self.max_detections])
+        """The objects of one image of that size, best first."""
+        limits = DetectionLimits(self.score_threshold, self.max_iou, self.max_detections)
+        return detections_of(class_logits, box_deltas, regions, size, limits, BOX_UNITS)
 
 
 def fast_rcnn_losses(output: RegionLogits, targets: Sequence[Boxes]) -> dict[str, Float[Tensor, ""]]:
@@ -124,60 +126,122 @@ def smooth_l1(deltas: Float[Tensor, "n 4"], wanted: Float[Tensor, "n 4"]) -> Flo
     return F.smooth_l1_loss(deltas.float(), wanted, beta=1 / 9, reduction="sum")
 
 
-# --- regions and objects --------------------------------------------------------------------------
+# --- the paper's network --------------------------------------------------------------------------
 
 
-def boxes_in(targets: Sequence[Annotation] | None, sizes: Sizes, seen: Sizes) -> list[Boxes]:
-    """The targets of each image, with boxes as the network sees them.
+class FastRCNN(Model):
+    """Encoder, RoI pooling, and the head on proposed regions.
 
     Args:
-        targets: of each image.
-        sizes: height and width of each image.
-        seen: the same as the network sees it.
-
-    Raises:
-        ValueError: without targets, or if they have no boxes.
+        encoder: gives c4, of stride 16.
+        num_classes: number of classes k of objects.
+        hidden: channels of the two hidden layers.
+        min_size: the shorter side of images is resized to it, in pixels; None to take images as they are.
+        max_size: of the longer side, which holds if both cannot be met.
     """
-    if targets is None:
-        raise ValueError("training needs targets: call model(*model.inputs(batch))")
-    found = []
-    for target, old, new in zip(targets, sizes, seen, strict=True):
-        boxes = target.boxes if isinstance(target, MaskSet) else target
-        if not isinstance(boxes, Boxes):
-            raise ValueError(f"the targets must be Boxes or a MaskSet, got {type(target).__name__}")
-        found.append(rescaled(boxes, old, new))
-    return found
+
+    tasks = ("detection",)
+    output = ProposedRegionLogits
+    num_classes: int
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        *,
+        hidden: int = 4096,
+        min_size: int | None = 600,
+        max_size: int = 1000,
+    ) -> None:
+        super().__init__()
+        self.num_classes, self.in_channels = num_classes, encoder.in_channels
+        self.min_size, self.max_size = min_size, max_size
+        self.encoder = encoder
+        self.head = BoxHead(encoder.channels.c4, num_classes, hidden=hidden)
+        self.head.num_sampled = 64  # of each image (Sec. 2.3)
+        flatten, first, act, second, _ = self.head.features
+        drop = nn.Dropout()
+        self.head.features = nn.Sequential(flatten, first, act, drop, second, nn.ReLU(), drop)
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """Images, targets, and the size of each image."""
+        return batch.image, batch.target, batch.sizes
+
+    def forward(
+        self,
+        image: Float[Tensor, "b c H W"],
+        targets: Sequence[Annotation] | None = None,
+        sizes: Sequence[tuple[int, int]] | None = None,
+        proposals: Sequence[Float[Tensor, "_ 4"]] | None = None,
+    ) -> ProposedRegionLogits:
+        """Look for objects; the arguments are those of `RCNN.forward`."""
+        from torchvision.ops import roi_pool
+
+        sizes = sizes or [size_of(image, self.minimum_size)] * len(image)
+        mean = self.encoder.normalize.mean
+        seen = fit_images(image, sizes, mean, min_size=self.min_size, max_size=self.max_size)
+        old, new = seen.image_sizes, seen.seen_sizes
+        if proposals is None:
+            proposed = proposals_of(image, old, new)
+        else:
+            proposed = [rescale_boxes(*one) for one in zip(proposals, old, new, strict=True)]
+        if self.training:
+            regions = self.head.sample(proposed, objects_in(boxes_in(targets, old, new)))
+        else:
+            regions = assigned(proposed, [torch.full_like(one[:, 0], -1).long() for one in proposed])
+        rois = torch.cat([regions.image[:, None], regions.boxes], 1)
+        features = self.encoder(seen.images).c4.float()
+        logits, deltas = self.head(roi_pool(features, rois, BoxHead.SIZE, 1 / 16))
+        if self.training:
+            return ProposedRegionLogits(regions, logits, deltas, old, new)
+        counts = [len(one) for one in proposed]
+        each = zip(logits.split(counts), deltas.split(counts), proposed, new, strict=True)
+        found = tuple(self.head.detect(*one) for one in each)
+        return ProposedRegionLogits(regions, logits, deltas, old, new, detections=found)
 
 
-def rescaled(boxes: Boxes, old: tuple[int, int], new: tuple[int, int]) -> Boxes:
-    """The objects of an image after it was resized from `old` to `new` height and width."""
-    # Boxes of masks in run lengths are on the CPU, wherever the classes are.
-    corners = rescale_boxes(boxes.boxes.float(), old, new).to(boxes.classes.device)
-    return Boxes(corners, boxes.classes.long(), boxes.scores, boxes.is_crowd)
+def fast_rcnn(
+    num_classes: int,
+    *,
+    encoder: str | Encoder = "vgg16",
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    width: int = 4096,
+    min_size: int | None = 600,
+    max_size: int = 1000,
+) -> FastRCNN:
+    """Fast R-CNN on any encoder.
+
+    Args:
+        num_classes: number of classes k of objects, background not among them.
+        encoder: name of a backbone, or an encoder.
+        in_channels: of the image.
+        pretrained: whether the encoder starts from pretrained weights.
+        stem: how pretrained filters take an image that is not RGB, see `TimmEncoder`.
+        width: channels of the hidden layers.
+        min_size: see `FastRCNN`.
+        max_size: see `FastRCNN`.
+    """
+    made = make_encoder(encoder, in_channels=in_channels, pretrained=pretrained, stem=stem, stages=("c4",))
+    return FastRCNN(made, num_classes, hidden=width, min_size=min_size, max_size=max_size)
 
 
-def objects_in(targets: Sequence[Boxes]) -> list[Boxes]:
-    """What is to be found: the same targets, but crowds have no area, so that nothing belongs to them."""
-    return [
-        Boxes(one.boxes * ~one.is_crowd[:, None], one.classes, one.scores, one.is_crowd) for one in targets
-    ]
-
-
-def assigned(boxes: Sequence[Float[Tensor, "_ 4"]], matched: Sequence[Int64[Tensor, " _"]]) -> AssignedBoxes:
-    """The boxes of all images with the numbers of their objects."""
-    image = [torch.full_like(one, number) for number, one in enumerate(matched)]
-    return AssignedBoxes(torch.cat(list(boxes)), torch.cat(image), torch.cat(list(matched)))
-
-
-def objects_of(boxes: AssignedBoxes, targets: Sequence[Boxes]) -> Boxes:
-    """The objects of those boxes that have one, in their order."""
-    positive = boxes.target >= 0
-    first = torch.tensor([0, *(len(one) for one in targets)], device=positive.device).cumsum(0)
-    index = first[boxes.image[positive]] + boxes.target[positive]
-    parts = ((one.boxes, one.classes, one.scores, one.is_crowd) for one in targets)
-    return Boxes(*(torch.cat(same) for same in zip(*parts, strict=True))).take(index)
-
-
-def sides_reach(boxes: Float[Tensor, "n 4"], least: float) -> Tensor:
-    """Whether both sides of each box are at least that long."""
-    return ((boxes[:, 2:] - boxes[:, :2]) >= least).all(1)
+def fast_rcnn_vgg16(
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    min_size: int | None = 600,
+    max_size: int = 1000,
+) -> FastRCNN:
+    """The paper's Fast R-CNN on VGG16."""
+    return fast_rcnn(
+        num_classes,
+        in_channels=in_channels,
+        pretrained=pretrained,
+        stem=stem,
+        min_size=min_size,
+        max_size=max_size,
+    )

@@ -26,26 +26,22 @@ from ..encoders import Encoder, StemPolicy, fold_frozen_norms, make_encoder
 from ..layers import FittedImages, fit_images, size_of
 from ..losses import NoLoss, loss_parts
 from ..ops import (
+    assigned,
+    boxes_in,
     clip_boxes,
     decode_boxes,
     encode_boxes,
     make_anchors,
     match_boxes,
-    sample_matched,
-)
-from ..types import Annotation, AssignedBoxes, Batch, Boxes, BuiltBy, Model, Paper, RegionLogits
-from .fast_rcnn import (
-    BoxHead,
-    assigned,
-    boxes_in,
-    fast_rcnn_losses,
     objects_in,
     objects_of,
     rescaled,
+    sample_matched,
     sides_reach,
-    smooth_l1,
 )
-from .feature_pyramid import FeaturePyramid, pool_regions, subsampled
+from ..types import Annotation, AssignedBoxes, Batch, Boxes, BuiltBy, Model, Paper, RegionLogits
+from .fast_rcnn import BoxHead, fast_rcnn_losses, smooth_l1
+from .feature_pyramid import FeaturePyramid, RegionPooling, subsampled
 
 PAPER = Paper(
     "Faster R-CNN: Towards Real-Time Object Detection with Region Proposal Networks",
@@ -64,8 +60,10 @@ class RegionProposalNetwork(nn.Module):
     """Scores and corrections of anchors at every place of every level (Sec. 3.1).
 
     Args:
-        width: channels of the levels.
+        width: of the convolutions.
+        c_in: channels of the levels; as many without it.
         num_convolutions: before the two heads; 1 in the paper, 2 in torchvision's v2.
+        num_anchors: at each place.
 
     Attributes:
         positive_iou: from it on an anchor belongs to an object.
@@ -77,18 +75,20 @@ class RegionProposalNetwork(nn.Module):
         max_iou: of two regions of a level.
     """
 
-    def __init__(self, width: int, *, num_convolutions: int = 1) -> None:
+    def __init__(
+        self, width: int, *, c_in: int | None = None, num_convolutions: int = 1, num_anchors: int = 3
+    ) -> None:
         super().__init__()
-        self.positive_iou, self.negative_iou = 0.7, 0.3
+        self.positive_iou, self.negative_iou, self.max_iou = 0.7, 0.3, 0.7
         self.num_sampled, self.positive_share = 256, 0.5
         self.num_candidates, self.num_regions = (2000, 1000), (2000, 1000)
-        self.max_iou = 0.7
         layers = (
-            nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU()) for _ in range(num_convolutions)
+            nn.Sequential(nn.Conv2d(width if i else c_in or width, width, 3, padding=1), nn.ReLU())
+            for i in range(num_convolutions)
         )
         self.convolutions = nn.Sequential(*layers)
-        self.objectness = nn.Conv2d(width, len(ANCHOR_RATIOS), 1)
-        self.deltas = nn.Conv2d(width, 4 * len(ANCHOR_RATIOS), 1)
+        self.objectness = nn.Conv2d(width, num_anchors, 1)
+        self.deltas = nn.Conv2d(width, 4 * num_anchors, 1)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
                 nn.init.normal_(module.weight, std=0.01)
@@ -110,9 +110,8 @@ class RegionProposalNetwork(nn.Module):
         everywhere, low, high = torch.cat(anchors), self.negative_iou, self.positive_iou
         matched = [match_boxes(everywhere, own.boxes, low, high, keep_best=True) for own in objects]
         chosen = [sample_matched(one, self.num_sampled, self.positive_share) for one in matched]
-        boxes = [everywhere[index] for index in chosen]
         numbers = [one[index] for one, index in zip(matched, chosen, strict=True)]
-        sampled, index = assigned(boxes, numbers), torch.cat(chosen)
+        sampled, index = assigned([everywhere[index] for index in chosen], numbers), torch.cat(chosen)
         score, delta = torch.cat(scores, 1), torch.cat(deltas, 1)
         return sampled, score[sampled.image, index], delta[sampled.image, index]
 
@@ -164,6 +163,8 @@ class FasterRCNN(Model):
         self.num_classes, self.in_channels = head.num_classes, encoder.in_channels
         self.min_size, self.max_size = min_size, max_size
         self.encoder, self.pyramid, self.proposals, self.head = encoder, pyramid, proposals, head
+        self.pooling = RegionPooling(BoxHead.SIZE)
+        self.make_anchors = partial(make_anchors, box_sizes=ANCHOR_SIZES, ratios=ANCHOR_RATIOS)
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
         """Images, targets, and the size of each image."""
@@ -205,22 +206,21 @@ class FasterRCNN(Model):
         all_levels = [*levels, subsampled(levels[-1])]
         scores, deltas = self.proposals(all_levels)
         level_sizes = [(level.shape[-2], level.shape[-1]) for level in all_levels]
-        height, width = seen.images.shape[-2:]
-        anchors = make_anchors(level_sizes, (height, width), ANCHOR_SIZES, ANCHOR_RATIOS, scores[0].float())
+        size = seen.images.shape[-2], seen.images.shape[-1]
+        anchors = self.make_anchors(level_sizes, size, like=scores[0].float())
         proposed = [
             self.proposals.propose([x[i] for x in scores], [x[i] for x in deltas], anchors, size)
             for i, size in enumerate(seen.seen_sizes)
         ]
-        pooled = partial(pool_regions, levels, size=BoxHead.SIZE)
         old, new = seen.image_sizes, seen.seen_sizes
         if self.training:
             objects = objects_in(boxes_in(targets, old, new))
             learned = self.proposals.sample(scores, deltas, anchors, objects)
             regions = self.head.sample(proposed, objects)
-            logits, corrections = self.head(pooled(regions))
+            logits, corrections = self.head(self.pooling(levels, regions))
             return levels, RegionLogits(regions, logits, corrections, old, new, *learned)
         regions = assigned(proposed, [torch.full_like(boxes[:, 0], -1).long() for boxes in proposed])
-        logits, corrections = self.head(pooled(regions))
+        logits, corrections = self.head(self.pooling(levels, regions))
         counts = [len(boxes) for boxes in proposed]
         each = zip(logits.split(counts), corrections.split(counts), proposed, new, strict=True)
         detections = tuple(self.head.detect(*one) for one in each)
@@ -237,7 +237,13 @@ def region_losses(output: RegionLogits, batch: Batch) -> dict[str, Float[Tensor,
 
 
 def detection_losses(output: RegionLogits, annotations: Sequence[Annotation]) -> dict[str, Float[Tensor, ""]]:
-    """The same for annotations that are not those of a batch.
+    """The same for annotations that are not those of a batch."""
+    targets = boxes_in(annotations, output.image_sizes, output.seen_sizes)
+    return {**proposal_losses(output, targets), **fast_rcnn_losses(output, targets)}
+
+
+def proposal_losses(output: RegionLogits, targets: Sequence[Boxes]) -> dict[str, Float[Tensor, ""]]:
+    """Of the sampled anchors: "rpn_objectness" and "rpn_box".
 
     Raises:
         NoLoss: if the output is one of evaluation.
@@ -245,15 +251,10 @@ def detection_losses(output: RegionLogits, annotations: Sequence[Annotation]) ->
     anchors, objectness, deltas = output.anchors, output.objectness, output.anchor_deltas
     if anchors is None or objectness is None or deltas is None:
         raise NoLoss("an output of evaluation has no loss: call model.train() and give it the targets")
-    targets = boxes_in(annotations, output.image_sizes, output.seen_sizes)
     positive, count = anchors.target >= 0, max(len(anchors), 1)
     wanted = encode_boxes(objects_of(anchors, targets).boxes, anchors.boxes[positive])
     entropy = F.binary_cross_entropy_with_logits(objectness.float(), positive.float(), reduction="sum")
-    return {
-        "rpn_objectness": entropy / count,
-        "rpn_box": smooth_l1(deltas[positive], wanted) / count,
-        **fast_rcnn_losses(output, targets),
-    }
+    return {"rpn_objectness": entropy / count, "rpn_box": smooth_l1(deltas[positive], wanted) / count}
 
 
 @decode.boxes.register
@@ -370,7 +371,6 @@ def from_torchvision_faster_rcnn(state_dict: dict[str, Tensor], *, frozen_epsilo
     return model.eval()
 
 
-# torchvision's names on the left, those of its first release in parentheses.
 _RENAMES = (
     (r"backbone\.body\.", "encoder.body."),
     (r"backbone\.fpn\.inner_blocks\.", "pyramid.lateral."),

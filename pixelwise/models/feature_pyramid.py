@@ -88,36 +88,61 @@ def subsampled(level: Float[Tensor, "b c _ _"]) -> Float[Tensor, "b c _ _"]:
     return level[..., ::2, ::2]
 
 
-def level_of(boxes: Float[Tensor, "r 4"], num_levels: int) -> Int64[Tensor, " r"]:
+def level_of(boxes: Float[Tensor, "r 4"], num_levels: int, *, finest: int = 2) -> Int64[Tensor, " r"]:
     """The level a region is pooled from, 0 being P2: k = floor(4 + log2(sqrt(w h) / 224)) (Eq. 1).
+
+    Args:
+        boxes: in pixels.
+        num_levels: how many there are.
+        finest: which of the paper's levels the first one is, 2 being P2.
 
     >>> level_of(torch.tensor([[0.0, 0.0, 224.0, 224.0], [0.0, 0.0, 100.0, 50.0]]), 4)
     tensor([2, 0])
     """
     size = ((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])).sqrt()
     level = (CANONICAL_LEVEL + (size / CANONICAL_SIZE).log2() + 1e-6).floor()
-    return level.clamp(2, num_levels + 1).long() - 2
+    return level.clamp(finest, finest + num_levels - 1).long() - finest
 
 
-def pool_regions(
-    levels: Sequence[Tensor], regions: AssignedBoxes, size: int, *, stride: int = 4
-) -> Float[Tensor, "r c size size"]:
+class RegionPooling(nn.Module):
     """RoIAlign of each region in its level.
 
     Args:
-        levels: finest first, each of half the resolution of the one before.
-        regions: where to look.
         size: side of the result.
-        stride: of the finest level.
-    """
-    from torchvision.ops import roi_align
+        finest: which of the paper's levels the first one is, 2 being P2, of stride 4.
 
-    first = levels[0]
-    rois = torch.cat([regions.image[:, None], regions.boxes], 1)
-    level = level_of(regions.boxes, len(levels))
-    pooled = first.new_zeros(len(rois), first.shape[1], size, size)
-    for number, map in enumerate(levels):
-        here = (level == number).nonzero()[:, 0]
-        scale = 1 / (stride * 2**number)
-        pooled[here] = roi_align(map.float(), rois[here], size, scale, SAMPLES).to(pooled.dtype)
-    return pooled
+    Attributes:
+        samples: of RoIAlign along each axis of a bin; 0 for about one per pixel of the level.
+        aligned: see `ops.roi_align`; weights of torchvision want False.
+    """
+
+    def __init__(self, size: int, *, finest: int = 2) -> None:
+        super().__init__()
+        self.size, self.finest = size, finest
+        self.samples, self.aligned = SAMPLES, False
+
+    def forward(self, levels: Sequence[Tensor], regions: AssignedBoxes) -> Float[Tensor, "r c size size"]:
+        """Pool.
+
+        Args:
+            levels: finest first, each of half the resolution of the one before.
+            regions: where to look.
+        """
+        first, size = levels[0], self.size
+        rois = torch.cat([regions.image[:, None], regions.boxes], 1)
+        level = level_of(regions.boxes, len(levels), finest=self.finest)
+        pooled = first.new_zeros(len(rois), first.shape[1], size, size)
+        for number, map in enumerate(levels):
+            here = (level == number).nonzero()[:, 0]
+            pooled[here] = self.pool(map, number, rois[here])
+        return pooled
+
+    def pool(
+        self, level: Float[Tensor, "b c _ _"], number: int, rois: Float[Tensor, "r 5"]
+    ) -> Float[Tensor, "r c size size"]:
+        """RoIAlign in one level; regions have the number of their image in front."""
+        from torchvision.ops import roi_align
+
+        scale = 0.5 ** (self.finest + number)
+        pooled = roi_align(level.float(), rois, self.size, scale, self.samples, self.aligned)
+        return pooled.to(level.dtype)

@@ -39,7 +39,7 @@ from ..types import (
     value,
 )
 from .faster_rcnn import STAGES, FasterRCNN, assemble, detection_losses, rename_torchvision
-from .feature_pyramid import pool_regions
+from .feature_pyramid import RegionPooling
 
 PAPER = Paper(
     "Mask R-CNN", "He, Gkioxari, Dollár, Girshick", "ICCV", 2017, "https://arxiv.org/abs/1703.06870"
@@ -111,6 +111,7 @@ class MaskRCNN(Model):
         super().__init__()
         self.num_classes, self.in_channels = detector.num_classes, detector.in_channels
         self.detector, self.mask_head = detector, mask_head
+        self.pooling = RegionPooling(MaskHead.SIZE)
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
         """Images, targets, and the size of each image."""
@@ -131,7 +132,7 @@ class MaskRCNN(Model):
         """The levels P2 to P5 of the pyramid, for further heads, and what was found in them."""
         levels, regions = self.detector.look(seen, targets)
         places = with_object(regions.regions) if self.training else final_places(regions)
-        return levels, MaskRegionLogits(regions, self.mask_head(pool_regions(levels, places, MaskHead.SIZE)))
+        return levels, MaskRegionLogits(regions, self.mask_head(self.pooling(levels, places)))
 
 
 def with_object(regions: AssignedBoxes) -> AssignedBoxes:
@@ -161,23 +162,34 @@ def instance_losses(
     output: MaskRegionLogits, annotations: Sequence[Annotation]
 ) -> dict[str, Float[Tensor, ""]]:
     """The same for annotations that are not those of a batch."""
-    parts = detection_losses(output.regions, annotations)
-    return parts | {"mask": mask_loss(output, annotations)}
+    parts, regions = detection_losses(output.regions, annotations), output.regions
+    places = with_object(regions.regions)
+    return parts | {"mask": mask_loss(output.mask_logits, places, annotations, regions.seen_sizes)}
 
 
-def mask_loss(output: MaskRegionLogits, annotations: Sequence[Annotation]) -> Float[Tensor, ""]:
+def mask_loss(
+    logits: Float[Tensor, "m k1 s s"],
+    places: AssignedBoxes,
+    annotations: Sequence[Annotation],
+    seen_sizes: Sequence[tuple[int, int]],
+) -> Float[Tensor, ""]:
     """Mean binary cross-entropy of the mask of the true class, in regions that belong to objects.
+
+    Args:
+        logits: of background, which is not used, and of each class.
+        places: the regions.
+        annotations: of each image.
+        seen_sizes: of each image as the network sees it.
 
     Raises:
         ValueError: if targets have no masks.
     """
-    places, logits = with_object(output.regions.regions), output.mask_logits
     if not len(places):
         return 0.0 * logits.sum()
     wanted, classes = [], []
-    for number, (target, size) in enumerate(zip(annotations, output.regions.seen_sizes, strict=True)):
+    for number, (target, size) in enumerate(zip(annotations, seen_sizes, strict=True)):
         if not isinstance(target, MaskSet):
-            raise ValueError(f"Mask R-CNN learns from MaskSet, got {type(target).__name__}")
+            raise ValueError(f"masks are learned from MaskSet, got {type(target).__name__}")
         here = places.image == number
         wanted.append(masks_in_boxes(target, places.boxes[here], places.target[here], size, logits.shape[-1]))
         classes.append(target.classes[places.target[here]])
@@ -215,14 +227,23 @@ def boxes_of_instances(output: MaskRegionLogits) -> tuple[Boxes, ...]:
 @decode.instances.register
 def instances_of(output: MaskRegionLogits) -> tuple[MaskSet, ...]:
     """The mask of the class of each detection, pasted into its box."""
-    detections = decode.boxes(output)
+    return pasted(decode.boxes(output), output.mask_logits, output.regions.image_sizes)
+
+
+def pasted(
+    detections: Sequence[Boxes],
+    mask_logits: Float[Tensor, "m k1 s s"],
+    image_sizes: Sequence[tuple[int, int]],
+    inside: float = INSIDE,
+) -> tuple[MaskSet, ...]:
+    """The mask of the class of each detection of all images, in pixels of the image."""
     label = torch.cat([one.classes for one in detections]) + 1
-    masks = output.mask_logits[torch.arange(len(label), device=label.device), label].float().sigmoid()
+    masks = mask_logits[torch.arange(len(label), device=label.device), label].float().sigmoid()
     parts = masks.split([len(one) for one in detections])
     found = []
-    for one, drawn, (height, width) in zip(detections, parts, output.regions.image_sizes, strict=True):
-        pasted = paste_masks(drawn, one.boxes, height, width, INSIDE)
-        found.append(MaskSet(pasted, one.classes, one.scores, one.is_crowd))
+    for one, drawn, (height, width) in zip(detections, parts, image_sizes, strict=True):
+        masks_found = paste_masks(drawn, one.boxes, height, width, inside)
+        found.append(MaskSet(masks_found, one.classes, one.scores, one.is_crowd))
     return tuple(found)
 
 

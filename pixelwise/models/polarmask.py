@@ -25,9 +25,9 @@ from torch.nn import functional as F
 from .. import decode
 from ..encoders import Encoder, StemPolicy, make_encoder
 from ..losses import loss_parts
+from ..ops.objects import objects_of, rescaled
 from ..rle import RleMasks
 from ..types import Annotation, Batch, Boxes, MaskSet, Model, Paper, Value, value
-from .fast_rcnn import objects_of, rescaled
 from .fcos import (
     STAGES,
     STRIDES,

@@ -26,6 +26,7 @@ from .convolution import (
     transposed_convolution_size as transposed_convolution_size,
 )
 from .deformable_attention import deformable_attention as deformable_attention
+from .detections import DetectionLimits as DetectionLimits, detections_of as detections_of
 from .nms import (
     Rescored as Rescored,
     fast_nms as fast_nms,
@@ -33,6 +34,16 @@ from .nms import (
     mask_nms as mask_nms,
     matrix_nms as matrix_nms,
     soft_nms as soft_nms,
+)
+from .objects import (
+    Sizes as Sizes,
+    assigned as assigned,
+    boxes_in as boxes_in,
+    objects_in as objects_in,
+    objects_of as objects_of,
+    rescaled as rescaled,
+    sample_regions as sample_regions,
+    sides_reach as sides_reach,
 )
 from .pooling import (
     Pooled as Pooled,
@@ -51,6 +62,7 @@ from .resampling import (
     pixel_shuffle as pixel_shuffle,
 )
 from .roi import (
+    position_sensitive_roi_align as position_sensitive_roi_align,
     roi_align as roi_align,
     roi_pool as roi_pool,
     sample_bilinear as sample_bilinear,

@@ -86,28 +86,34 @@ def decode_boxes(
 def make_anchors(
     level_sizes: Sequence[tuple[int, int]],
     image_size: tuple[int, int],
-    box_sizes: Sequence[float],
+    box_sizes: Sequence[float | Sequence[float]],
     ratios: Sequence[float],
     like: Tensor,
+    *,
+    rounded: bool = True,
 ) -> list[Float[Tensor, "_ 4"]]:
     """Boxes of fixed size and shape around every place of every level, row by row, in pixels of the image.
 
     Args:
         level_sizes: height and width of each level.
         image_size: height and width of the image.
-        box_sizes: of each level, the root of the area of its boxes in pixels.
+        box_sizes: of each level, the root of the area of its boxes in pixels; several for more boxes at each
+            place, in the order of the ratios.
         ratios: height over width of the boxes of a place.
         like: tells type and device.
+        rounded: whether half the width and half the height are whole pixels (torchvision).
 
     >>> make_anchors([(1, 2)], (8, 16), [4], [1.0], torch.zeros(()))
     [tensor([[-2., -2.,  2.,  2.],
             [ 6., -2., 10.,  2.]])]
     """
-    roots = like.new_tensor(ratios).sqrt()
+    roots = like.new_tensor(ratios).sqrt()[:, None]
     anchors = []
     for size, (height, width) in zip(box_sizes, level_sizes, strict=True):
-        half_width, half_height = size / roots / 2, size * roots / 2
-        shapes = torch.stack([-half_width, -half_height, half_width, half_height], 1).round()
+        sizes = like.new_tensor(size).view(1, -1)
+        half_width, half_height = (sizes / roots).flatten() / 2, (sizes * roots).flatten() / 2
+        shapes = torch.stack([-half_width, -half_height, half_width, half_height], 1)
+        shapes = shapes.round() if rounded else shapes
         # Not the stride of the level: what torchvision's weights were trained with where it does not divide.
         down = torch.arange(height, device=like.device) * (image_size[0] // height)
         along = torch.arange(width, device=like.device) * (image_size[1] // width)

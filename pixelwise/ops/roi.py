@@ -89,6 +89,31 @@ def roi_align(
     return pooled / points**2
 
 
+def position_sensitive_roi_align(
+    x: Float[Tensor, "c h w"], box: Sequence[float], size: tuple[int, int], *, points: int = 2
+) -> Float[Tensor, "c_out out_h out_w"]:
+    """RoIAlign of which each bin has channels of its own (Li et al. 2017, FCIS; Dai et al. 2016, R-FCN).
+
+    Args:
+        x: the map, c = c_out * out_h * out_w: for each result, the channels of its bins row by row.
+        box: x1 y1 x2 y2 in pixels of the map, from its corner.
+        size: number of bins along each axis.
+        points: samples of a bin along each axis.
+
+    >>> import torch
+    >>> x = torch.tensor([1.0, 2.0, 3.0, 4.0]).view(4, 1, 1).expand(4, 5, 5)
+    >>> position_sensitive_roi_align(x, (1.0, 1.0, 4.0, 4.0), (2, 2))
+    tensor([[[1., 2.],
+             [3., 4.]]])
+    """
+    of_bins = x.unflatten(0, (-1, *size))
+    pooled = x.new_zeros(of_bins.shape[0], *size)
+    for i in range(size[0]):
+        for j in range(size[1]):
+            pooled[:, i, j] = roi_align(of_bins[:, i, j], box, size, points=points)[:, i, j]
+    return pooled
+
+
 def sample_bilinear(x: Float[Tensor, "c h w"], along: float, down: float) -> Float[Tensor, " c"]:
     """The value of a map at a place between the centres of its pixels, which are at 0.5, 1.5, ...
 

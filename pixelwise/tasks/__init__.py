@@ -9,6 +9,7 @@ from .. import data
 from ..data import DataSplits
 from .detection import DETECTION
 from .instance import INSTANCE
+from .keypoint_detection import KEYPOINT_DETECTION
 from .keypoints import KEYPOINTS
 from .multilabel import MULTILABEL
 from .panoptic import PANOPTIC
@@ -33,6 +34,7 @@ TASKS: dict[str, Task] = {
         DETECTION,
         PANOPTIC,
         KEYPOINTS,
+        KEYPOINT_DETECTION,
         VOLUME,
         PROMPTABLE,
     )

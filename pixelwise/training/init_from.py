@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..checkpoint import load
+from ..registry import build
 from ..types import Model
 
 _NAMED = 6  # so many names are told, of many more the number
@@ -43,20 +44,32 @@ class Taken:
         return f"{told} The classes of the run are others." if self.other_classes else told
 
 
-def take_weights(model: Model, source: str | os.PathLike[str], classes: Sequence[str]) -> Taken:
+def take_weights(
+    model: Model, source: str | os.PathLike[str], classes: Sequence[str], *, reset_head: bool = False
+) -> Taken:
     """Copy the weights and statistics that have the same name and shape into `model`, in place.
 
     Args:
         model: to be trained.
         source: run directory, whose best weights are read, or a file of weights.
         classes: names of those that the model learns.
+        reset_head: whether the tensors whose shape follows from the number of classes begin anew in any case.
 
     Raises:
-        ValueError: if there are no weights, they are not ours, or none of them fits.
+        ValueError: if there are no weights, they are not ours, none of them fits, or the run has another
+            number of classes and `reset_head` is not set.
     """
     checkpoint = load(source)
     given, own = checkpoint.model.state_dict(), model.state_dict()
-    taken = tuple(key for key in own if key in given and given[key].shape == own[key].shape)
+    fitting = {key for key in own if key in given and given[key].shape == own[key].shape}
+    others = [key for key in own if key in given and key not in fitting]
+    head = _of_classes(model) if reset_head or others else frozenset()
+    if not reset_head and (clashing := [key for key in others if key in head]):
+        raise ValueError(
+            f"{os.fspath(source)} knows {checkpoint.model.num_classes} classes, the model to be trained "
+            f"{model.num_classes}: with reset_head (--reset-head), {_list(tuple(clashing))} begin anew"
+        )
+    taken = tuple(key for key in own if key in fitting and not (reset_head and key in head))
     if not {key for key, _ in model.named_parameters()} & set(taken):
         raise ValueError(
             f"no weight of {os.fspath(source)}, a {checkpoint.built_by.builder}, fits the model to be trained"
@@ -70,6 +83,20 @@ def take_weights(model: Model, source: str | os.PathLike[str], classes: Sequence
         tuple(key for key in own if key not in taken),
         tuple(key for key in given if key not in taken),
         tuple(classes) != checkpoint.classes.names,
+    )
+
+
+def _of_classes(model: Model) -> frozenset[str]:
+    """Names of the tensors whose shape follows from the number of classes."""
+    built = model.built_by
+    if built is None or "num_classes" not in built.arguments:
+        return frozenset()
+    plain = {"pretrained": False} if "pretrained" in built.arguments else {}
+    more = {**built.arguments, **plain, "num_classes": built.arguments["num_classes"] + 1}
+    with torch.device("meta"):
+        other = build(built.builder, **more).state_dict()
+    return frozenset(
+        key for key, x in model.state_dict().items() if key not in other or other[key].shape != x.shape
     )
 
 

@@ -290,7 +290,7 @@ def make_experiment(
     model, recipe = _make_model(recipe, task.model_arguments(classes), continued=continued)
     taken = None
     if recipe.init_from is not None and not continued:
-        taken = take_weights(model, recipe.init_from, classes.names)
+        taken = take_weights(model, recipe.init_from, classes.names, reset_head=recipe.reset_head)
     train_data, val_data = (part.with_channels(model.in_channels) for part in parts[:2])
     if recipe.crop is not None and min(recipe.crop) < model.minimum_size:
         least, given = ([model.minimum_size] * len(recipe.crop), recipe.crop)

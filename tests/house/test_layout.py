@@ -38,7 +38,9 @@ ALLOWED = {
     "draw": FOUNDATION | {"files"},
     "draw_objects": FOUNDATION | {"draw"},
     "encoders": FOUNDATION | {"layers", "ops"},
-    "models": FOUNDATION | {"layers", "ops", "encoders", "losses", "decode", "merging", "rle", "algorithms"},
+    "models": FOUNDATION
+    | {"layers", "ops", "encoders", "losses", "decode", "heatmaps", "merging", "rle", "algorithms"},
+    "export": FOUNDATION | {"models", "ops"},
     "registry": FOUNDATION | {"models", "encoders"},
     "converters": FOUNDATION | {"models"},
     "ensembles": FOUNDATION | {"decode", "registry"},
@@ -82,12 +84,21 @@ ALLOWED = {
 }
 TASK_NAMES = {
     "semantic", "multilabel", "detection", "instance", "panoptic", "keypoints", "volume", "promptable",
+    "keypoint_detection",
 }  # fmt: skip
 # Metrics and data have kinds of their own ("keypoints" in COCO files); a model declares its `tasks`.
 MAY_NAME_TASKS = {"tasks", "metrics", "data"}
 MODEL_LINES, CLOSURE_FILES, CLOSURE_LINES = 400, 4, 600
 # Networks in two stages stand on the papers of their parts: files and lines.
-LARGER = {"mask_rcnn": (4, 760), "panoptic_fpn": (6, 900), "upsnet": (6, 900)}
+LARGER = {
+    "mask_rcnn": (4, 760),
+    "panoptic_fpn": (6, 900),
+    "upsnet": (6, 900),
+    "keypoint_rcnn": (5, 760),
+    "retinamask": (5, 760),
+    "panet": (5, 900),
+    "fcis": (5, 760),
+}
 
 
 def part(path: Path) -> str:

@@ -19,6 +19,7 @@ PUBLISHED = {
     "faster_rcnn_resnet50_fpn_v2": 43_712_278,
     "mask_rcnn_resnet50_fpn": 44_454_513,
     "mask_rcnn_resnet50_fpn_v2": 46_359_409,
+    "keypoint_rcnn_resnet50_fpn": 59_190_378,
 }
 
 
@@ -53,7 +54,7 @@ def detector(model: Model) -> nn.Module:
 @pytest.mark.parametrize("name, count", PUBLISHED.items())
 def test_parameters_are_those_of_torchvision(name: str, count: int) -> None:
     with torch.device("meta"):
-        model = build(name, 90)
+        model = build(name, *(() if name.startswith("keypoint") else (90,)))
     assert sum(p.numel() for p in model.parameters()) == count
 
 
@@ -121,7 +122,7 @@ def test_training_needs_targets_with_boxes() -> None:
     with pytest.raises(ValueError, match="must be Boxes or a MaskSet, got LabelMap"):
         model(image, (LabelMap(torch.zeros(64, 64)),))
     boxes = Batch.collate([as_boxes(scene())])
-    with pytest.raises(ValueError, match="learns from MaskSet, got Boxes"):
+    with pytest.raises(ValueError, match="learned from MaskSet, got Boxes"):
         loss_parts(model(*model.inputs(boxes)), boxes)
     with pytest.raises(ValueError, match="has no detections"):
         decode.boxes(model(*model.inputs(boxes)))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import detection
 from torchvision.models.detection.faster_rcnn import FastRCNNConvFCHead, FastRCNNPredictor, TwoMLPHead
+from torchvision.models.detection.keypoint_rcnn import KeypointRCNNHeads, KeypointRCNNPredictor
 from torchvision.models.detection.mask_rcnn import MaskRCNNHeads, MaskRCNNPredictor
 from torchvision.models.detection.rpn import AnchorGenerator, RPNHead
 from torchvision.ops import FeaturePyramidNetwork, FrozenBatchNorm2d
@@ -16,10 +17,15 @@ from torchvision.ops.feature_pyramid_network import LastLevelMaxPool
 from pixelwise import build, decode
 from pixelwise.encoders import Tiny, fold_frozen_norms
 from pixelwise.losses import loss_parts
-from pixelwise.models import from_torchvision_faster_rcnn, from_torchvision_mask_rcnn
+from pixelwise.models import (
+    from_torchvision_faster_rcnn,
+    from_torchvision_keypoint_rcnn,
+    from_torchvision_mask_rcnn,
+)
 from pixelwise.models.faster_rcnn import STAGES, FasterRCNN, assemble, rename_torchvision
+from pixelwise.models.keypoint_rcnn import KeypointHead, KeypointRCNN, rename_keypoint_rcnn
 from pixelwise.models.mask_rcnn import MaskHead, MaskRCNN, rename_mask_rcnn
-from pixelwise.types import Batch, Boxes, MaskSet, Sample
+from pixelwise.types import Batch, Boxes, Keypoints, MaskSet, Sample
 
 WIDTH, CLASSES = 16, 5
 SIZES = [(65, 97), (120, 88)]
@@ -270,19 +276,100 @@ def test_the_loss_of_the_masks_equals_that_of_torchvision(improved: bool) -> Non
         assert abs(found[LOSSES.get(name, "mask")] - value) <= 1e-4 * max(1, value), name
 
 
+# --- Keypoint R-CNN -------------------------------------------------------------------------------
+
+JOINTS = 4
+
+
+def keypoint_pair() -> tuple[nn.Module, KeypointRCNN]:
+    theirs = detection.KeypointRCNN(
+        **parts(
+            False,
+            box_predictor=FastRCNNPredictor(4 * WIDTH, 2),
+            keypoint_head=KeypointRCNNHeads(WIDTH, (2 * WIDTH,) * 8),
+            keypoint_predictor=KeypointRCNNPredictor(2 * WIDTH, JOINTS),
+            box_score_thresh=0.01,
+        )
+    )
+    stir(theirs)
+    detector = assemble(Tiny(stages=STAGES), 1, width=WIDTH, min_size=80, max_size=150)
+    detector.head.score_threshold = 0.01
+    ours = KeypointRCNN(detector, KeypointHead(WIDTH, JOINTS, width=2 * WIDTH), JOINTS)
+    own = {key: x for key, x in ours.state_dict().items() if "normalize" in key}
+    ours.load_state_dict(rename_keypoint_rcnn(theirs.state_dict(), 1e-5) | own)
+    return theirs, ours
+
+
+def keypoint_batch() -> Batch:
+    """Joints in the boxes of `samples` and a little around them; some are not annotated, some at the edge."""
+    found = []
+    for sample in samples():
+        boxes = sample.target.boxes
+        points = boxes[:, None, :2] + (boxes[:, 2:] - boxes[:, :2])[:, None] * (
+            1.2 * torch.rand(4, JOINTS, 2) - 0.1
+        )
+        points[0, 0], points[1, 1] = boxes[0, 2:], boxes[1, :2]
+        visible = torch.randint(0, 3, (4, JOINTS)).float()
+        visible[0, 0] = visible[1, 1] = 2
+        areas = (boxes[:, 2:] - boxes[:, :2]).prod(1)
+        target = Keypoints(points, visible, torch.ones(4), areas, boxes, torch.zeros(4, dtype=torch.bool))
+        found.append(Sample(sample.image, target, sample.id))
+    return Batch.collate(found)
+
+
+def test_joints_equal_those_of_torchvision() -> None:
+    theirs, ours = keypoint_pair()
+    batch = keypoint_batch()
+    with torch.no_grad():
+        expected = theirs.eval()([one.image for one in samples_again(batch)])
+        output = ours.eval()(batch.image, sizes=batch.sizes)
+    for found, theirs_found in zip(decode.keypoints(output), expected, strict=True):
+        assert len(found) > 20
+        # Rounding may swap detections of equal scores.
+        order = torch.cdist(theirs_found["boxes"], found.boxes).argmin(1)
+        assert differ(found.boxes, theirs_found["boxes"]) <= 1e-4
+        moved = (found.points[order] - theirs_found["keypoints"][..., :2]).norm(dim=-1) > 1e-2
+        assert moved.float().mean() < 0.01
+        assert found.points.std() > 5
+        assert ((found.visible > 0) & (found.visible <= 1)).all()
+
+
+def test_the_loss_of_the_joints_equals_that_of_torchvision() -> None:
+    theirs, ours = keypoint_pair()
+    batch = keypoint_batch()
+    targets = [
+        {
+            "boxes": one.boxes,
+            "labels": torch.ones(len(one), dtype=torch.int64),
+            "keypoints": torch.cat([one.points, one.visible[..., None]], -1),
+        }
+        for one in batch.annotations
+    ]
+    theirs.rpn.register_forward_pre_hook(lambda _module, _given: torch.manual_seed(3) and None)
+    expected = theirs.train()([one.image for one in samples_again(batch)], targets)
+    torch.manual_seed(3)
+    found = loss_parts(ours.train()(*ours.inputs(batch)), batch)
+    assert set(found) == {*LOSSES.values(), "keypoint"}
+    for name, value in expected.items():
+        assert value > 1e-3
+        assert abs(found[LOSSES.get(name, "keypoint")] - value) <= 1e-4 * max(1, value), name
+
+
 # --- whole networks -------------------------------------------------------------------------------
 
 CONVERTERS = {
     "fasterrcnn_resnet50_fpn": from_torchvision_faster_rcnn,
     "fasterrcnn_resnet50_fpn_v2": from_torchvision_faster_rcnn,
+    "keypointrcnn_resnet50_fpn": from_torchvision_keypoint_rcnn,
     "maskrcnn_resnet50_fpn": from_torchvision_mask_rcnn,
     "maskrcnn_resnet50_fpn_v2": from_torchvision_mask_rcnn,
 }
 
 
 def whole(name: str) -> nn.Module:
+    classes = 2 if name.startswith("keypoint") else CLASSES + 1
     return getattr(detection, name)(
-        weights=None, weights_backbone=None, num_classes=CLASSES + 1, min_size=160, max_size=240
+        weights=None, weights_backbone=None, num_classes=classes, min_size=160, max_size=240
     )
 
 
@@ -303,7 +390,7 @@ def test_every_weight_of_torchvision_finds_its_place(name: str) -> None:
             assert old.keys() != weights.keys()
             assert CONVERTERS[name](old).state_dict().keys() == model.state_dict().keys()
         again = build(model.built_by.builder, **model.built_by.arguments)
-    assert model.num_classes == CLASSES
+    assert model.num_classes == (None if name.startswith("keypoint") else CLASSES)
     assert again.state_dict().keys() == model.state_dict().keys()
     other = from_torchvision_mask_rcnn if name.startswith("faster") else from_torchvision_faster_rcnn
     with pytest.raises(ValueError, match="state_dict is not that of a"):

@@ -21,6 +21,10 @@ from pixelwise.tasks import get_task, open_data, task_of_folder
 from pixelwise.training import recipe_of, run as run_recipe
 from pixelwise.types import Keypoints, Sample
 
+WHOLE = {
+    "crop": None, "scale": (1.5, 1.5), "flip": 1.0, "color": 0.0, "rotation": 0.0, "elastic": 0.0,
+    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.0,
+}  # fmt: skip
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 STICK = ("head", "left_hand", "right_hand", "left_foot", "right_foot")
 STICK_EDGES = ((1, 2), (1, 3), (4, 1), (5, 1))
@@ -296,3 +300,40 @@ def test_landmarks_of_faces_are_the_same_task(tmp_path: Path) -> None:
     predictor = Predictor(result.best)
     assert predictor.decoding["refine"] == "dark"
     assert predictor.classes.skeleton.flip_pairs == ((0, 1), (3, 4))
+
+
+def test_whole_images_are_scaled_and_mirrored_with_their_joints(tmp_path: Path) -> None:
+    data = open_data(write_folder(tmp_path / "data", STICK), task="keypoint_detection").train
+    sample = data[0]
+    changed = get_task("keypoint_detection").transform(data.classes, WHOLE)(sample)
+    assert changed.image.shape == (3, 150, 240)
+    found, given = changed.target, sample.target
+    # The left hand is where the right one was, seen in a mirror.
+    left, right = STICK.index("left_hand"), STICK.index("right_hand")
+    mirrored = torch.stack([240 - 1.5 * given.points[:, right, 0], 1.5 * given.points[:, right, 1]], 1)
+    torch.testing.assert_close(found.points[:, left], mirrored)
+    torch.testing.assert_close(found.areas, 2.25 * given.areas)
+    x, y = (int(coordinate) for coordinate in found.points[0, 0])
+    assert changed.image[:, y, x].tolist() == pytest.approx([1, 0, 0], abs=0.1)  # the head is red
+    wide = found.boxes[:, 2:] - found.boxes[:, :2]
+    torch.testing.assert_close(wide, 1.5 * (given.boxes[:, 2:] - given.boxes[:, :2]))
+    with pytest.raises(ValueError, match="rotation is not for key points in whole images"):
+        get_task("keypoint_detection").transform(data.classes, {**WHOLE, "rotation": 5.0})
+
+
+@pytest.mark.slow
+def test_keypoint_rcnn_goes_through_the_door(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "data", STICK)
+    recipe = {
+        "data": str(root),
+        "model": "keypoint_rcnn",
+        "model_arguments": {"encoder": "tiny", "width": 16, "min_size": None},
+        "epochs": 2,
+        "workers": 0,
+        "out": str(tmp_path / "run"),
+    }
+    result = run_recipe(recipe_of(recipe), progress=False)
+    assert "oks_ap" in result.scores.values
+    found = Predictor(result.best)(root / "images" / "000000000001.png").annotation
+    assert isinstance(found, Keypoints)
+    assert found.points.shape[1:] == (5, 2)

@@ -62,10 +62,34 @@ def test_of_another_network_what_fits_is_taken_and_the_rest_is_told(tmp_path: Pa
 def test_weights_of_another_shape_begin_anew_and_other_classes_are_told(tmp_path: Path) -> None:
     saved(tmp_path / "three.safetensors", "pspnet", ClassTable.of(*"abc"))
     model = pw.build("pspnet", 2, encoder="tiny")
-    taken = take_weights(model, tmp_path / "three.safetensors", CLASSES.names)
+    with pytest.raises(
+        ValueError, match=r"knows 3 classes, .* trained 2: with reset_head \(--reset-head\), h"
+    ):
+        take_weights(model, tmp_path / "three.safetensors", CLASSES.names)
+    taken = take_weights(model, tmp_path / "three.safetensors", CLASSES.names, reset_head=True)
     assert {"head.2.weight", "head.2.bias"} <= set(taken.new) & set(taken.unused)
     assert "head.0.0.weight" in taken.taken
     assert str(taken).endswith("The classes of the run are others.")
+
+
+def test_the_head_begins_anew_where_that_is_asked_for_though_it_would_fit(tmp_path: Path) -> None:
+    saved(tmp_path / "two.safetensors", "pspnet")
+    model = pw.build("pspnet", 2, encoder="tiny")
+    taken = take_weights(model, tmp_path / "two.safetensors", ("sky", "ground"), reset_head=True)
+    head = {key for key in taken.new if not key.startswith("aux")}
+    assert head == {"head.2.weight", "head.2.bias"}
+    assert take_weights(model, tmp_path / "two.safetensors", ("sky", "ground")).new == ()
+
+
+def test_a_mask_rcnn_of_other_classes_begins_with_all_but_its_last_layers(tmp_path: Path) -> None:
+    made = pw.build("mask_rcnn", 3, encoder="tiny", width=8)
+    save(made, tmp_path / "three.safetensors", ClassTable.of(*"abc"))
+    model = pw.build("mask_rcnn", 2, encoder="tiny", width=8)
+    with pytest.raises(ValueError, match="knows 3 classes"):
+        take_weights(model, tmp_path / "three.safetensors", "ab")
+    taken = take_weights(model, tmp_path / "three.safetensors", "ab", reset_head=True)
+    layers = {key.rpartition(".")[0] for key in taken.new}
+    assert layers == {"detector.head.classes", "detector.head.boxes", "mask_head.logits"}
 
 
 def test_a_network_of_which_nothing_fits_is_refused(tmp_path: Path) -> None:

@@ -4,7 +4,14 @@ import pytest
 import torch
 from torchvision import ops as compiled
 
-from pixelwise.ops import box_iou, non_maximum_suppression, roi_align, roi_pool, sample_bilinear
+from pixelwise.ops import (
+    box_iou,
+    non_maximum_suppression,
+    position_sensitive_roi_align,
+    roi_align,
+    roi_pool,
+    sample_bilinear,
+)
 
 # In the middle, across every border, smaller than a pixel, and outside.
 BOXES = torch.tensor(
@@ -41,6 +48,15 @@ def test_roi_align_equals_torchvision(box: torch.Tensor, points: int, aligned: b
     x = maps()
     expected = compiled.roi_align(x, with_image(box), (3, 2), 1.0, points, aligned)[0]
     found = roi_align(x[0], box.tolist(), (3, 2), points=points, aligned=aligned)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("box", BOXES, ids=str)
+@pytest.mark.parametrize("points", [1, 2])
+def test_position_sensitive_roi_align_equals_torchvision(box: torch.Tensor, points: int) -> None:
+    x = torch.randn(1, 2 * 9, 9, 13)
+    expected = compiled.ps_roi_align(x, with_image(box), 3, 1.0, points)[0]
+    found = position_sensitive_roi_align(x[0], box.tolist(), (3, 3), points=points)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
 
 

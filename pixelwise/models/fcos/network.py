@@ -13,8 +13,8 @@ from ... import decode
 from ...encoders import Encoder, StemPolicy, make_encoder
 from ...losses import loss_parts
 from ...ops import clip_boxes
+from ...ops.objects import assigned, boxes_in, objects_in, objects_of, rescaled
 from ...types import Annotation, AssignedBoxes, Batch, Boxes, Model, Paper, Value, value
-from ..fast_rcnn import assigned, boxes_in, objects_in, objects_of, rescaled
 from ..feature_pyramid import P6P7, FeaturePyramid
 from .places import (
     Places,

@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from ...layers import fit_images, size_of
+from ...ops.objects import Sizes
 from ...types import Boxes, MaskSet, Value, value
-from ..fast_rcnn import Sizes
 
 RADIUS = 1.5  # strides from the middle of an object within which a place belongs to it
 REACH = 8  # strides to the farthest side of the largest object of a level: 64 pixels on P3 (Sec. 3.2)

@@ -12,9 +12,9 @@ from torch.nn import functional as F
 from ... import decode
 from ...losses import loss_parts
 from ...ops import clip_boxes, decode_boxes, encode_boxes
+from ...ops.objects import assigned, objects_of, rescaled, sides_reach
 from ...rle import RleMasks, paste_masks
 from ...types import AssignedBoxes, Batch, Boxes, MaskSet
-from ..fast_rcnn import assigned, objects_of, rescaled, sides_reach
 from ..fcos import seen_objects
 from .network import BOX_UNITS, SIDES, STRIDE, WindowLogits, Windows
 

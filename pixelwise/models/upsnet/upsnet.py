@@ -10,10 +10,9 @@ from torch.nn import functional as F
 
 from ...encoders import Encoder, StemPolicy, make_encoder
 from ...layers import resize
+from ...ops.objects import assigned, boxes_in, sides_reach
 from ...types import Annotation, AssignedBoxes, Batch, Boxes, Model, Paper, Value, value
-from ..fast_rcnn import assigned, boxes_in, sides_reach
 from ..faster_rcnn import STAGES, assemble
-from ..feature_pyramid import pool_regions
 from ..mask_rcnn import MaskHead, MaskRCNN, MaskRegionLogits
 from ..panoptic_fpn import things_of
 
@@ -131,7 +130,7 @@ class UPSNet(Model):
         things = [things_of(target, self.things) for target in targets]
         levels, instances = self.instances.look(seen, things)
         shown = _shown(boxes_in(things, seen.image_sizes, seen.seen_sizes))
-        drawn = self.instances.mask_head(pool_regions(levels, shown, MaskHead.SIZE))
+        drawn = self.instances.mask_head(self.instances.pooling(levels, shown))
         return UnifiedLogits(instances, self.semantic(levels), self.things, shown, drawn)
 
 

@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ... import decode
 from ...ops import clip_boxes, decode_boxes, fast_nms, rescale_boxes
+from ...ops.objects import rescaled
 from ...rle import resize_masks
 from ...types import Boxes, MaskSet
-from ..fast_rcnn import rescaled
 from ..fcos import extent_of
 from .network import BOX_UNITS, PrototypeLogits
 

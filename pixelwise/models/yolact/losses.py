@@ -10,8 +10,8 @@ from torch.nn import functional as F
 
 from ...losses import loss_parts
 from ...ops import encode_boxes, match_boxes, rescale_boxes
+from ...ops.objects import assigned, boxes_in, objects_in, objects_of
 from ...types import AssignedBoxes, Batch, Boxes, MaskSet
-from ..fast_rcnn import assigned, boxes_in, objects_in, objects_of
 from ..fcos import masks_at_cells
 from .decoding import assembled, in_boxes
 from .network import BOX_UNITS, PrototypeLogits

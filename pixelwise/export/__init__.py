@@ -1,0 +1,3 @@
+"""Networks as programs for other runtimes."""
+
+from .regions import RegionProgram as RegionProgram
