@@ -24,7 +24,7 @@ def export(
     Example: [bold]pixelwise export runs/first --out first.onnx[/bold]
     """
     from ..checkpoint import load
-    from ..exported import export_onnx
+    from ..export import export_onnx
     from ..files import check_targets, record
 
     check_targets([out], out.parent, overwrite=overwrite)

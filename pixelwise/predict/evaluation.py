@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
-from .. import checkpoint, exported
+from .. import checkpoint, export
 from ..checkpoint import Checkpoint
 from ..data import DataSplits, LabelEncoding, SegmentationData
 from ..data.dataset import MaskFiles
@@ -241,7 +241,7 @@ def _opened(model: Evaluated) -> Model | Predictor | Checkpoint | Path:
     if not isinstance(model, str | os.PathLike):
         return model
     path = Path(model)
-    return exported.load(path) if is_model(path) else path
+    return export.load(path) if is_model(path) else path
 
 
 def is_model(path: Path) -> bool:

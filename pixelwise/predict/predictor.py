@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from .. import decode, exported
+from .. import decode, export
 from ..checkpoint import Checkpoint
 from ..data.formats.image import MAX_PIXELS, Source, to_tensor
 from ..tasks import Task, get_task
@@ -108,7 +108,7 @@ class Predictor:
         if max_pixels < 1:
             raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
         if isinstance(model, str | os.PathLike):
-            model = exported.load(model)
+            model = export.load(model)
         own: Mapping[str, Any] = {}
         if isinstance(model, Checkpoint):
             if device == "auto":

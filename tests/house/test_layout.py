@@ -40,17 +40,16 @@ ALLOWED = {
     "encoders": FOUNDATION | {"layers", "ops"},
     "models": FOUNDATION
     | {"layers", "ops", "encoders", "losses", "decode", "heatmaps", "merging", "rle", "algorithms"},
-    "export": FOUNDATION | {"models", "ops"},
     "registry": FOUNDATION | {"models", "encoders"},
     "converters": FOUNDATION | {"models"},
     "ensembles": FOUNDATION | {"decode", "registry"},
     "checkpoint": FOUNDATION | {"ensembles", "registry", "files"},
-    "exported": FOUNDATION | {"checkpoint", "files", "ops"},
+    "export": FOUNDATION | {"checkpoint", "files", "models", "ops"},
     "tasks": FOUNDATION
     | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "losses", "metrics", "ops", "rle"}
     | {"planning", "tiling"},
     "predict": FOUNDATION
-    | {"algorithms", "checkpoint", "data", "decode", "exported", "files", "metrics", "tasks", "tiling"},
+    | {"algorithms", "checkpoint", "data", "decode", "export", "files", "metrics", "tasks", "tiling"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
     "paper_recipes": {"wording"},
@@ -71,7 +70,7 @@ ALLOWED = {
         "console",
         "data",
         "demo",
-        "exported",
+        "export",
         "files",
         "interruption",
     }

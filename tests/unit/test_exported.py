@@ -10,9 +10,8 @@ import torch
 from torch.nn import functional as F
 
 import pixelwise as pw
-from pixelwise import exported
 from pixelwise.checkpoint import save
-from pixelwise.exported import export_onnx, load_onnx
+from pixelwise.export import export_onnx, load_onnx, onnx_model
 from pixelwise.ops.pooling import adaptive_average_pool
 from pixelwise.types import ClassTable, LabelMap, MaskSet
 
@@ -82,14 +81,14 @@ def test_objects_are_those_of_the_model(tmp_path: Path) -> None:
 
 
 def test_a_file_that_computes_something_else_does_not_appear(tmp_path: Path, monkeypatch) -> None:
-    run = exported.OnnxModel.forward
+    run = onnx_model.OnnxModel.forward
 
     def wrong(self, image):
         output = run(self, image)
         output.coarse[..., -1] += 1.0
         return output
 
-    monkeypatch.setattr(exported.OnnxModel, "forward", wrong)
+    monkeypatch.setattr(onnx_model.OnnxModel, "forward", wrong)
     with pytest.raises(ValueError, match=r"differs from the model by .* no file was written"):
         export_onnx(small("fpn"), tmp_path / "wrong.onnx", CLASSES)
     assert not list(tmp_path.iterdir())
@@ -109,7 +108,7 @@ def test_files_that_cannot_be_used_are_told(tmp_path: Path, written) -> None:
     with pytest.raises(ValueError, match="was not written by `pixelwise export`"):
         load_onnx(tmp_path / "other.onnx")
     strange = onnx.load(path)
-    text = next(one for one in strange.metadata_props if one.key == exported.KEY)
+    text = next(one for one in strange.metadata_props if one.key == onnx_model.KEY)
     text.value = text.value.replace("pixelwise.types:DenseLogits", "subprocess:Popen")
     onnx.save(strange, tmp_path / "strange.onnx")
     with pytest.raises(ValueError, match="not of this package"):

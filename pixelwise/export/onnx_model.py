@@ -25,11 +25,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from . import checkpoint
-from .checkpoint import Checkpoint, read_classes
-from .files import atomic_write
-from .ops.pooling import adaptive_average_pool
-from .types import BuiltBy, ClassTable, Model, Value
+from .. import checkpoint
+from ..checkpoint import Checkpoint, read_classes
+from ..files import atomic_write
+from ..ops.pooling import adaptive_average_pool
+from ..types import BuiltBy, ClassTable, Model, Value
 
 FORMAT = "pixelwise-onnx-1"
 SUFFIX = ".onnx"
