@@ -80,8 +80,8 @@ Made by `make docs`; [models.md](../models.md) says how to read the tables.
 
 
 def file_of(name: str) -> str:
-    """The file of `pixelwise/models` that a builder is in, without its suffix."""
-    return vars(models)[name].__module__.rpartition(".")[2]
+    """The file or folder of `pixelwise/models` that a builder is in, without a suffix."""
+    return vars(models)[name].__module__.partition(".models.")[2].partition(".")[0]
 
 
 def family_of(name: str) -> str:

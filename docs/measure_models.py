@@ -84,7 +84,7 @@ def receptive_field(name: str) -> int:
 def paper_of(name: str) -> dict[str, Any]:
     """What docs/models.toml says of the file of a model."""
     papers = tomllib.loads(TABLE.read_text())["papers"]
-    return papers[vars(pw.models)[name].__module__.rpartition(".")[2]]
+    return papers[vars(pw.models)[name].__module__.partition(".models.")[2].partition(".")[0]]
 
 
 def main() -> None:

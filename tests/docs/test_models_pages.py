@@ -24,7 +24,7 @@ CHECKED = ("bisenet_resnet18", "fc_densenet103", "hrnetv2_w18", "pspnet_resnet50
 
 
 def file_of(name: str) -> str:
-    return vars(models)[name].__module__.rpartition(".")[2]
+    return vars(models)[name].__module__.partition(".models.")[2].partition(".")[0]
 
 
 def test_every_model_has_one_row_and_every_row_is_a_model() -> None:
