@@ -10,7 +10,6 @@ from collections.abc import Sequence
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from ..models import FasterRCNN, MaskRCNN
 from ..models.fast_rcnn import BOX_UNITS
@@ -25,7 +24,8 @@ MULTIPLE = 32
 class RegionProgram(nn.Module):
     """A Faster or Mask R-CNN for `torch.export` and `torch.onnx.export`, with sizes that are not fixed.
 
-    Images are not resized: the program sees them as they are given. The result is, best first over all
+    Images are not resized: the program sees them as they are given, which must be more than 64 pixels a side
+    where sizes are not fixed (below, the coarsest map is a single place). The result is, best first over all
     images, for each of n detections: its box x1 y1 x2 y2 in pixels, its class, its score, the number of its
     image, and for Mask R-CNN the probabilities of its mask within the box (`rle.paste_masks` draws them).
 
@@ -38,7 +38,7 @@ class RegionProgram(nn.Module):
     >>> from pixelwise import build
     >>> from torch.export import Dim
     >>> program = RegionProgram(build("mask_rcnn", 2, encoder="tiny", width=8).eval())
-    >>> sides = {2: Dim("H", min=64, max=2048), 3: Dim("W", min=64, max=2048)}
+    >>> sides = {2: Dim("H", min=65, max=2048), 3: Dim("W", min=65, max=2048)}
     >>> onnx = torch.onnx.export(program, (torch.rand(2, 3, 97, 131),), dynamo=True,
     ...     dynamic_shapes=({0: Dim("b", max=64), **sides},))  # doctest: +SKIP
     """
@@ -63,9 +63,7 @@ class RegionProgram(nn.Module):
 
     def levels(self, image: Float[Tensor, "b c H W"]) -> list[Tensor]:
         """P2 to P5."""
-        mean = self.detector.encoder.normalize.mean
-        below, beside = -image.shape[-2] % MULTIPLE, -image.shape[-1] % MULTIPLE
-        features = self.detector.encoder(F.pad(image - mean, (0, beside, 0, below)) + mean)
+        features = self.detector.encoder(padded(image, self.detector.encoder.normalize.mean))
         levels: list[Tensor] = self.detector.pyramid([features[stage] for stage in STAGES])
         return levels
 
@@ -74,9 +72,9 @@ class RegionProgram(nn.Module):
         network = self.detector.proposals
         all_levels = [*levels, subsampled(levels[-1])]
         scores, deltas = network(all_levels)
-        padded = 4 * levels[0].shape[-2], 4 * levels[0].shape[-1]
+        whole = 4 * levels[0].shape[-2], 4 * levels[0].shape[-1]
         level_sizes = [(level.shape[-2], level.shape[-1]) for level in all_levels]
-        anchors = self.detector.make_anchors(level_sizes, padded, like=scores[0])
+        anchors = self.detector.make_anchors(level_sizes, whole, like=scores[0])
         first = torch.arange(count, device=scores[0].device)[:, None]
         boxes, chances, images, groups = [], [], [], []
         for number, (score, delta, anchor) in enumerate(zip(scores, deltas, anchors, strict=True)):
@@ -110,6 +108,18 @@ class RegionProgram(nn.Module):
         kept = kept[first_of_each(own[kept], head.max_detections, count)]
         found = AssignedBoxes(boxes[kept], own[kept], torch.full_like(own[kept], -1))
         return found, label[kept], chance[kept]
+
+
+def padded(image: Float[Tensor, "b c H W"], fill: Float[Tensor, "1 c 1 1"]) -> Float[Tensor, "b c _ _"]:
+    """Images with a border at the right and at the bottom, so that height and width are multiples of 32."""
+    height, width = image.shape[-2], image.shape[-1]
+    # Not `F.pad`, with which a program would hold for those sizes only that need a border.
+    y, x = (
+        torch.arange((side + MULTIPLE - 1) // MULTIPLE * MULTIPLE, device=image.device)
+        for side in (height, width)
+    )
+    repeated = image[:, :, y.clamp(max=height - 1)][..., x.clamp(max=width - 1)]
+    return torch.where((y < height)[:, None] & (x < width), repeated, fill)
 
 
 def suppressed(

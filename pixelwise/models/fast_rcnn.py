@@ -85,7 +85,7 @@ class BoxHead(nn.Module):
     def forward(self, x: Float[Tensor, "r c 7 7"]) -> tuple[Float[Tensor, "r k1"], Float[Tensor, "r k1 4"]]:
         """Scores of background and classes, and the correction of the box for each."""
         x = self.features(x)
-        return self.classes(x), self.boxes(x).view(len(x), self.num_classes + 1, 4)
+        return self.classes(x), self.boxes(x).unflatten(1, (self.num_classes + 1, 4))
 
     def sample(self, proposed: Sequence[Float[Tensor, "_ 4"]], objects: Sequence[Boxes]) -> AssignedBoxes:
         """Regions of all images to learn from; the objects' own boxes are among them."""

@@ -100,7 +100,7 @@ class RegionProposalNetwork(nn.Module):
         for level in levels:
             x = self.convolutions(level)
             scores.append(self.objectness(x).permute(0, 2, 3, 1).flatten(1))
-            deltas.append(self.deltas(x).permute(0, 2, 3, 1).reshape(len(x), -1, 4))
+            deltas.append(self.deltas(x).permute(0, 2, 3, 1).flatten(1).unflatten(1, (-1, 4)))
         return scores, deltas
 
     def sample(

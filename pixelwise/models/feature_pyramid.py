@@ -131,7 +131,7 @@ class RegionPooling(nn.Module):
         first, size = levels[0], self.size
         rois = torch.cat([regions.image[:, None], regions.boxes], 1)
         level = level_of(regions.boxes, len(levels), finest=self.finest)
-        pooled = first.new_zeros(len(rois), first.shape[1], size, size)
+        pooled = first.new_zeros(rois.shape[0], first.shape[1], size, size)
         for number, map in enumerate(levels):
             here = (level == number).nonzero()[:, 0]
             pooled[here] = self.pool(map, number, rois[here])
