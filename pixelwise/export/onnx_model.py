@@ -22,21 +22,26 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.export import Dim
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .. import checkpoint
+from .. import checkpoint, decode
 from ..checkpoint import Checkpoint, read_classes
 from ..files import atomic_write
+from ..models import FasterRCNN, MaskRCNN
 from ..ops.pooling import adaptive_average_pool
 from ..types import BuiltBy, ClassTable, Model, Value
+from . import onnx_regions
+from .onnx_regions import OnnxRegions
+from .regions import RegionProgram
 
 FORMAT = "pixelwise-onnx-1"
 SUFFIX = ".onnx"
 KEY = "pixelwise"  # of the metadata
 CLOSE = 1e-3  # largest difference that is allowed, relative to the largest value of an output
 _TRACED = (2, 130, 166)  # batch, height, width
-_CHECKED = ((1, 96, 64), (3, 65, 97), (1, 203, 157))
+_CHECKED = ((1, 96, 66), (3, 67, 97), (1, 203, 157))
 _LARGEST = 2**31 - 2**20  # bytes of one file of protocol buffers
 
 
@@ -81,7 +86,7 @@ def export_onnx(
         raise ValueError(f"an ONNX file ends in {SUFFIX}, got {path}")
     _installed()
     model = model.cpu().eval()
-    names, described = _described(model)
+    form = _form_of(model)
     about = {
         "format": FORMAT,
         "classes": asdict(classes),
@@ -90,19 +95,18 @@ def export_onnx(
         "tasks": list(model.tasks),
         "in_channels": model.in_channels,
         "minimum_size": model.minimum_size,
-        "output": described,
+        "output": form.described,
     }
     image = _example(model, _TRACED)
-    dynamic = {0: torch.export.Dim.DYNAMIC, 2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     with _quiet(), torch.no_grad(), _PoolingOfAnySize():
         try:
             program = torch.onnx.export(
-                _Fields(model, names).eval(),
+                form.program.eval(),
                 (image,),
                 dynamo=True,
-                dynamic_shapes=(dynamic,),
+                dynamic_shapes=(form.sizes,),
                 input_names=["image"],
-                output_names=names,
+                output_names=form.names,
                 verbose=False,
             )
         except Exception as error:  # whatever the tracer, the translation and the optimiser raise
@@ -156,7 +160,8 @@ def load_onnx(path: str | os.PathLike[str]) -> Checkpoint:
         if about["format"] != FORMAT:
             raise ValueError(f"its format is {about['format']!r:.40}, not {FORMAT}")
         classes = read_classes(about["classes"])
-        model = OnnxModel(session, about)
+        regions = about["output"]["type"] == onnx_regions.TYPE
+        model: Model = (OnnxRegions if regions else OnnxModel)(session, about)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
     model.num_classes = len(classes)
@@ -219,6 +224,35 @@ class _PoolingOfAnySize(TorchFunctionMode):
             if size not in (1, (1, 1), [1, 1]):
                 return adaptive_average_pool(args[0], size)
         return func(*args, **kwargs)
+
+
+class _Form(NamedTuple):
+    """How a model is written: as a program with named results.
+
+    Attributes:
+        program: takes images, gives a tuple of tensors.
+        sizes: which axes of the images are not fixed.
+        names: of the tensors.
+        described: how they are put together again, as JSON knows it.
+    """
+
+    program: nn.Module
+    sizes: dict[int, Any]
+    names: list[str]
+    described: dict[str, Any]
+
+
+def _form_of(model: Model) -> _Form:
+    if type(model) in (FasterRCNN, MaskRCNN):
+        import torchvision.ops  # noqa: F401  (the exporter knows its operators if they are there before)
+
+        sides = {2: Dim("H", min=65, max=2048), 3: Dim("W", min=65, max=2048)}
+        names = ["boxes", "classes", "scores", "images", "masks"][: 5 if isinstance(model, MaskRCNN) else 4]
+        program = RegionProgram(model)  # type: ignore[arg-type]
+        described = onnx_regions.described(model)  # type: ignore[arg-type]
+        return _Form(program, {0: Dim("b", min=1, max=64), **sides}, names, described)
+    names, described = _described(model)
+    return _Form(_Fields(model, names), dict.fromkeys((0, 2, 3), Dim.DYNAMIC), names, described)
 
 
 class _Fields(nn.Module):
@@ -285,16 +319,20 @@ def _compared(model: Model, exported: Model, size: tuple[int, int, int]) -> Diff
     image = _example(model, size)
     with torch.no_grad():
         expected, found = model(image), exported(image)
+    whole = (size[0], image.shape[2], image.shape[3])
+    if isinstance(found, onnx_regions.Found):
+        boxes = decode.boxes(expected), decode.boxes(found)
+        return Difference(whole, onnx_regions.largest_difference(*boxes))
     largest = 0.0
     for field in fields(expected):
         ours = getattr(expected, field.name)
         if isinstance(ours, Tensor):
             theirs = getattr(found, field.name)
             if theirs.shape != ours.shape:
-                return Difference(size, float("inf"))
+                return Difference(whole, float("inf"))
             scale = ours.abs().max().item() or 1.0
             largest = max(largest, (theirs - ours).abs().max().item() / scale)
-    return Difference((size[0], *image.shape[2:]), largest)
+    return Difference(whole, largest)
 
 
 def _installed() -> None:

@@ -19,6 +19,7 @@ from ..ops import clip_boxes, decode_boxes, sides_reach
 from ..types import AssignedBoxes
 
 MULTIPLE = 32
+_MOST = 2**24  # regions of all images together
 
 
 class RegionProgram(nn.Module):
@@ -90,6 +91,7 @@ class RegionProgram(nn.Module):
         places, chance, own, group = (part[large] for part in chosen)
         kept = suppressed(places, chance, group, network.max_iou, size)
         kept = kept[first_of_each(own[kept], network.num_regions[1], count)]
+        torch._check(kept.shape[0] <= _MOST)  # else the program asks for a number that ONNX cannot hold
         return AssignedBoxes(places[kept], own[kept], torch.full_like(own[kept], -1))
 
     def detect(

@@ -78,7 +78,7 @@ def test_one_onnx_file_serves_every_batch_and_size_and_empty_images(name: str, t
         detector(model).head.score_threshold = threshold
         path = tmp_path / f"{threshold}.onnx"
         program = torch.onnx.export(
-            RegionProgram(model),
+            RegionProgram(model).eval(),
             (torch.rand(2, 3, 97, 131),),
             dynamo=True,
             dynamic_shapes=({0: Dim("b", min=1, max=64), **sides},),

@@ -120,9 +120,29 @@ def test_files_that_cannot_be_used_are_told(tmp_path: Path, written) -> None:
 
 
 def test_what_has_no_fixed_fields_is_refused(tmp_path: Path) -> None:
-    model = pw.build("mask_rcnn", 3, encoder="tiny", width=8, min_size=None)
+    model = pw.build("panet", 3, encoder="tiny", width=16, min_size=None)
     with pytest.raises(ValueError, match="MaskRegionLogits, cannot be exported to ONNX"):
         export_onnx(model, tmp_path / "regions.onnx", CLASSES)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("min_size", [None, 110])
+def test_regions_are_those_of_the_model(tmp_path: Path, min_size: int | None) -> None:
+    torch.manual_seed(0)
+    model = pw.build("mask_rcnn", 3, encoder="tiny", width=16, min_size=min_size, max_size=200).eval()
+    for key, module in model.named_modules():
+        if isinstance(module, torch.nn.Conv2d | torch.nn.Linear) and ("proposals" in key or "head." in key):
+            gain = 12.0 if "classes" in key else 1.4
+            torch.nn.init.normal_(module.weight, std=gain / module.weight[0].numel() ** 0.5)
+    model.detector.head.score_threshold = 0.3
+    export_onnx(model, tmp_path / "regions.onnx", CLASSES)
+    image = torch.rand(3, 90, 140)
+    expected = pw.Predictor(model, CLASSES)(image).annotation
+    found = pw.Predictor(tmp_path / "regions.onnx")(image).annotation
+    assert len(found) == len(expected) > 5
+    torch.testing.assert_close(found.scores, expected.scores, atol=1e-3, rtol=0)
+    assert found.classes.equal(expected.classes)
+    assert (found.dense ^ expected.dense).float().mean() < 1e-3
 
 
 @pytest.mark.slow
