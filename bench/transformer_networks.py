@@ -157,7 +157,7 @@ def steps_of(name: str, size: tuple[int, int], objects: int) -> dict[str, Way]:
         blocks = torch.randint(0, CLASSES[name], (1, 1, 8, 8)).float()
         target: Any = F.interpolate(blocks, size, mode="nearest")[:, 0].long()
         arguments: dict[str, Any] = {"labels": target}
-        table = ClassTable(tuple(f"class {i}" for i in range(CLASSES[name])))
+        table = ClassTable.of(*(f"class {i}" for i in range(CLASSES[name])))
         criterion: PaperCriterion = make_criterion("cross_entropy", table)
     else:
         rows, columns = torch.arange(size[0])[:, None], torch.arange(size[1])

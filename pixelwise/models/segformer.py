@@ -77,6 +77,7 @@ class SegFormer(DenseModel):
         size = size_of(image, self.minimum_size)
         features = self.encoder(image)
         convolution, norm, activation = self.fuse
+        assert isinstance(convolution, nn.Conv2d)
         parts = convolution.weight.chunk(len(self.project), 1)
         weights = dict(zip(reversed(self.encoder.stages), parts, strict=True))
         maps = {s: F.conv2d(self.project[s](features[s]), weight) for s, weight in weights.items()}

@@ -42,7 +42,7 @@ def checkpoint_blocks(model: nn.Module) -> int:
     inner = {id(part) for block in blocks for part in block.modules() if part is not block}
     outermost = [block for block in blocks if id(block) not in inner]
     for block in outermost:
-        block.forward = partial(_forgetting, block, block.forward)  # type: ignore[method-assign]
+        block.forward = partial(_forgetting, block, block.forward)
     return len(outermost)
 
 

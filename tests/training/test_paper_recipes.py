@@ -35,7 +35,7 @@ SLOW = {
     "denseaspp_cityscapes",
     "mask2former_ade20k",
     "eomt_ade20k",
-}  # have no small form, or large tiles
+}  # without a small form, or with large tiles or many masks
 SMALL = {"encoder": "tiny", "width": 8, "modules": (1, 1, 1), "blocks": 1, "steps": 1}
 
 
