@@ -19,7 +19,7 @@ from .types import (
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint as Checkpoint, ensemble as ensemble, load as load, save as save
-    from .converters import from_transformers as from_transformers
+    from .converters import from_mmseg as from_mmseg, from_transformers as from_transformers
     from .data import DataSplits as DataSplits, check_data as check_data
     from .losses import Criterion as Criterion, make_criterion as make_criterion
     from .predict import Predictor as Predictor, evaluate as evaluate
@@ -39,6 +39,7 @@ _LAZY = {
     "ensemble": "checkpoint",
     "load": "checkpoint",
     "save": "checkpoint",
+    "from_mmseg": "converters",
     "from_transformers": "converters",
     "DataSplits": "data",
     "check_data": "data",

@@ -1,7 +1,7 @@
 """Networks of other libraries, by the name that they give themselves.
 
 Each paper's file in `models/` reads its own weights; this file only tells which one does. A further network
-of transformers is one line in `_READERS`.
+of transformers is one line in `_READERS`, one of OpenMMLab a line in `_MMSEG`.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,6 +10,11 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from .models import (
+    from_mmseg_segformer,
+    from_mmseg_segmenter,
+    from_mmseg_setr,
+    from_mmseg_swin,
+    from_nvlabs,
     from_transformers_convnext,
     from_transformers_detr,
     from_transformers_dpt,
@@ -18,6 +23,7 @@ from .models import (
     from_transformers_maskformer,
     from_transformers_segformer,
     from_transformers_swin,
+    from_whai362_pvt,
 )
 from .types import Model
 from .wording import brief
@@ -60,6 +66,16 @@ _READERS: Mapping[str, Reader] = {
     "DetrForObjectDetection": from_transformers_detr,
     "DetrForSegmentation": from_transformers_detr,
 }
+# A name that only this network has, and who reads it. The first that is there decides.
+_MMSEG: Mapping[str, Callable[[Mapping[str, Tensor]], Model]] = {
+    "backbone.layers.0.0.projection.weight": from_mmseg_segformer,
+    "decode_head.linear_c1.proj.weight": from_nvlabs,
+    "backbone.pos_embed1": from_whai362_pvt,
+    "backbone.stages.0.blocks.0.attn.w_msa.qkv.weight": from_mmseg_swin,
+    "backbone.layers.0.blocks.0.attn.qkv.weight": from_mmseg_swin,
+    "decode_head.up_convs.0.0.conv.weight": from_mmseg_setr,
+    "backbone.layers.0.attn.attn.in_proj_weight": from_mmseg_segmenter,
+}
 
 
 def from_transformers(
@@ -92,3 +108,22 @@ def from_transformers(
             return _READERS[one](weights, settings)
     found = " or ".join(brief(one) for one in names if one) or "none"
     raise ValueError(f"config must name one of the networks {', '.join(_READERS)}, got {found}")
+
+
+def from_mmseg(state_dict: Mapping[str, Tensor]) -> Model:
+    """The network of OpenMMLab's mmsegmentation with equal outputs, in eval mode.
+
+    mmsegmentation itself is not needed. Reads SETR, Segmenter, SegFormer and UPerNet on Swin, and what
+    authors built upon it: NVlabs' SegFormer, Swin's UPerNet, PVT's semantic FPN.
+
+    Args:
+        state_dict: what a file of theirs holds under `state_dict`.
+
+    Raises:
+        ValueError: if it is that of another network, or does not fit.
+    """
+    for name, reader in _MMSEG.items():
+        if name in state_dict:
+            return reader(state_dict)
+    first = ", ".join(map(brief, list(state_dict)[:3])) or "nothing"
+    raise ValueError(f"state_dict is that of no network of mmsegmentation that can be read: it holds {first}")

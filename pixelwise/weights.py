@@ -13,7 +13,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache as cached
 from pathlib import Path
@@ -25,7 +25,7 @@ from torch import Tensor
 
 from .checkpoint import Checkpoint
 from .files import atomic_write
-from .types import BuiltBy, ClassTable, DenseModel
+from .types import BuiltBy, ClassTable, Model
 from .wording import brief
 
 _TIMEOUT = 30.0  # seconds without a byte
@@ -148,7 +148,7 @@ def load_weights(
     return Checkpoint(model.eval(), entry.classes, model.built_by, notes)
 
 
-def find_converter(entry: PublishedWeights) -> Callable[[dict[str, Tensor]], DenseModel]:
+def find_converter(entry: PublishedWeights) -> Callable[[dict[str, Tensor]], Model]:
     """The function that makes a model of the published state dict.
 
     Raises:
@@ -156,7 +156,7 @@ def find_converter(entry: PublishedWeights) -> Callable[[dict[str, Tensor]], Den
     """
     module, _, function = entry.converter.rpartition(".")
     try:
-        converter: Callable[[dict[str, Tensor]], DenseModel] = getattr(
+        converter: Callable[[dict[str, Tensor]], Model] = getattr(
             importlib.import_module(f".models.{module}", __package__), function
         )
     except (ImportError, AttributeError) as error:
@@ -201,7 +201,8 @@ def read_catalogue(text: str) -> dict[str, PublishedWeights]:
         table = ClassTable.of(*fields["names"])
         if "colors" in fields:
             table = ClassTable(table.names, tuple((r, g, b) for r, g, b in fields["colors"]))
-        tables[name] = table
+        ids, things = tuple(fields.get("ids", ())), tuple(range(fields.get("num_things", 0)))
+        tables[name] = replace(table, ids=ids, things=things)
     entries = {}
     for name, fields in data["weights"].items():
         height, width = fields["input_size"]

@@ -7,6 +7,12 @@ from typing import NamedTuple
 from ..types import STAGES
 from .base import Encoder as Encoder
 from .dilated_densenet import DilatedDenseNet as DilatedDenseNet
+from .from_mmseg import (
+    imagenet_normalize as imagenet_normalize,
+    read_mmseg_swin as read_mmseg_swin,
+    read_mmseg_vit as read_mmseg_vit,
+    rename_vit as rename_vit,
+)
 from .from_transformers import (
     read_transformers_swin as read_transformers_swin,
     rename_transformers_encoder as rename_transformers_encoder,
@@ -22,7 +28,13 @@ from .published import (
     timm_has_weights,
     timm_weights_at_hand,
 )
-from .pvt import LEVELS, PVT as PVT, PVT_DEPTHS, pretrained_pvt
+from .pvt import (
+    LEVELS,
+    PVT as PVT,
+    PVT_DEPTHS as PVT_DEPTHS,
+    fit_pvt_weights as fit_pvt_weights,
+    pretrained_pvt,
+)
 from .swin_transformer import (
     SWIN_SIZES as SWIN_SIZES,
     SwinTransformer as SwinTransformer,

@@ -99,11 +99,20 @@ def read_transformers_swin(
     for key in [key for key in weights if ".attention.attention.q." in key]:
         parts = [weights.pop(key.replace(".q.", f".{one}.")) for one in "qkv"]
         weights[key.replace(".q.", ".qkv.")] = cat(parts)
+    return weights, *swin_sizes(weights)
+
+
+def swin_sizes(weights: Mapping[str, Tensor]) -> tuple[int, tuple[int, ...], int]:
+    """Heads of the first stage, blocks of each stage, and window of a `SwinTransformer` with these weights.
+
+    Raises:
+        ValueError: if they are those of another network.
+    """
     table = weights.get("body.c2.blocks.0.attention.attention.relative_position_bias_table")
     if table is None:
         raise ValueError("the backbone of the state dict is neither a Swin Transformer nor a ResNet")
     depths = _depths(weights, r"body\.c(\d)\.blocks\.(\d+)\.")
-    return weights, table.shape[1], depths, (isqrt(len(table)) + 1) // 2
+    return table.shape[1], depths, (isqrt(len(table)) + 1) // 2
 
 
 def _renamed(key: str, renames: tuple[tuple[str, object], ...]) -> str:
@@ -112,7 +121,7 @@ def _renamed(key: str, renames: tuple[tuple[str, object], ...]) -> str:
     return key
 
 
-def _depths(weights: dict[str, Tensor], pattern: str) -> tuple[int, ...]:
+def _depths(weights: Mapping[str, Tensor], pattern: str) -> tuple[int, ...]:
     """Number of blocks of each stage."""
     blocks = {found.groups() for key in weights if (found := re.match(pattern, key))}
     stages = sorted({stage for stage, _ in blocks})

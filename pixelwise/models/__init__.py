@@ -392,6 +392,7 @@ from .pspnet import (
 )
 from .pvt import (
     SemanticFPN as SemanticFPN,
+    from_whai362_pvt as from_whai362_pvt,
     pvt as pvt,
     pvt_large as pvt_large,
     pvt_medium as pvt_medium,
@@ -436,6 +437,7 @@ from .sdn import SDN as SDN, sdn as sdn, sdn_densenet161 as sdn_densenet161
 from .segformer import (
     SegFormer as SegFormer,
     from_mmseg_segformer as from_mmseg_segformer,
+    from_nvlabs as from_nvlabs,
     from_transformers_segformer as from_transformers_segformer,
     segformer as segformer,
     segformer_b0 as segformer_b0,
@@ -448,6 +450,8 @@ from .segformer import (
 from .segmenter import (
     MaskTransformer as MaskTransformer,
     Segmenter as Segmenter,
+    from_mmseg_segmenter as from_mmseg_segmenter,
+    from_rstrudel as from_rstrudel,
     segmenter as segmenter,
     segmenter_vit_base as segmenter_vit_base,
     segmenter_vit_large as segmenter_vit_large,
@@ -463,7 +467,9 @@ from .segnet import (
 from .setr import (
     SETR as SETR,
     SETRMLA as SETRMLA,
+    from_mmseg_setr as from_mmseg_setr,
     setr_mla as setr_mla,
+    setr_mmseg as setr_mmseg,
     setr_naive as setr_naive,
     setr_pup as setr_pup,
 )
@@ -504,6 +510,7 @@ from .spgnet import (
     spgnet_resnet50 as spgnet_resnet50,
 )
 from .swin import (
+    from_mmseg_swin as from_mmseg_swin,
     from_transformers_swin as from_transformers_swin,
     swin_base_upernet as swin_base_upernet,
     swin_large_upernet as swin_large_upernet,

@@ -3,17 +3,22 @@
 The encoder (`encoders/pvt.py`) gives maps of strides 4 to 32, so that any decoder made for convolutional
 pyramids fits. The authors take a feature pyramid and the semantic branch of Panoptic FPN (Sec. 4.3), with
 batch norms in place of group norms and dropout before the classifier (github.com/whai362/PVT).
+`from_whai362_pvt` reads the weights that they publish there.
 
 Departures: levels are resized to the size of their partner instead of being upsampled 2x, so any image size
 works, with equal results where sizes are multiples of 32.
 """
 
+import re
+from collections.abc import Mapping
+from typing import Any
+
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..encoders import Encoder, StemPolicy, make_encoder
+from ..encoders import PVT_DEPTHS, Encoder, StemPolicy, fit_pvt_weights, make_encoder
 from ..layers import ConvNormAct, resize, size_of
-from ..types import DenseLogits, DenseModel, Paper
+from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .feature_pyramid import FeaturePyramid
 
 PAPER = Paper(
@@ -138,3 +143,59 @@ def pvt_large(
 ) -> SemanticFPN:
     """PVT-Large with semantic FPN: 65.1 million parameters."""
     return pvt(num_classes, encoder="pvt_large", in_channels=in_channels, pretrained=pretrained, stem=stem)
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+_NAMES = (  # theirs, as regular expressions, and ours
+    (r"^neck\.lateral_convs\.(\d)\.conv\.", r"decoder.lateral.\1."),
+    (r"^neck\.fpn_convs\.(\d)\.conv\.", r"decoder.out.\1."),
+    # An enlargement stands behind each convolution, but in the first level.
+    (
+        r"^decode_head\.scale_heads\.(\d)\.(\d)\.(conv|bn)\.",
+        lambda found: f"head.branches.{found[1]}.{int(found[2]) // 2}.{'01'[found[3] == 'bn']}.",
+    ),
+    (r"^decode_head\.conv_seg\.", "head.classify.1."),
+)
+
+
+def from_whai362_pvt(state_dict: Mapping[str, Tensor]) -> SemanticFPN:
+    """Weights of the authors' PVT with semantic FPN (github.com/whai362/PVT), in eval mode.
+
+    Args:
+        state_dict: what a file of theirs holds under `state_dict`.
+
+    Raises:
+        ValueError: if it is not a state dict of that network in one of the published sizes.
+    """
+    encoder = {
+        key.removeprefix("backbone."): x for key, x in state_dict.items() if key.startswith("backbone.")
+    }
+    depths = tuple(
+        len({key.split(".")[1] for key in encoder if key.startswith(f"block{stage}.")})
+        for stage in range(1, 5)
+    )
+    size = next((name for name, published in PVT_DEPTHS.items() if published == depths), None)
+    if size is None:
+        raise ValueError(f"state_dict is that of no published PVT: its stages have {depths} blocks")
+    weights = {}
+    for key, tensor in state_dict.items():
+        if not key.startswith("backbone."):
+            for theirs, ours in _NAMES:
+                key = re.sub(theirs, ours, key)  # type: ignore[call-overload]
+            weights[key] = tensor
+    try:
+        arguments: dict[str, Any] = {
+            "num_classes": len(weights["head.classify.1.bias"]),
+            "encoder": f"pvt_{size}",
+            "in_channels": encoder["patch_embed1.proj.weight"].shape[1],
+            "width": len(weights["decoder.lateral.0.weight"]),
+        }
+        model = pvt(**arguments)
+        backbone = fit_pvt_weights(encoder, model.encoder.state_dict())
+        model.load_state_dict(weights | {f"encoder.{key}": tensor for key, tensor in backbone.items()})
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"state_dict is not that of PVT with semantic FPN: {reason}") from error
+    model.built_by = BuiltBy("pvt", arguments)
+    return model.eval()

@@ -5,9 +5,9 @@ nothing to add but to bring all stages together (Fig. 2, Eq. 4): a linear layer 
 all are resized to stride 4 and concatenated, the coarsest first; a 1x1 convolution with batch norm and ReLU
 fuses them, and another one classifies.
 
-The decoder takes the maps of any encoder. `from_transformers_segformer`, `from_mmseg_segformer` and
-`from_smp` read published weights. OpenMMLab's decoder differs: each linear layer is followed by batch norm
-and ReLU (`normed`), and it has 256 channels in all sizes.
+The decoder takes the maps of any encoder. `from_transformers_segformer`, `from_nvlabs` (the authors'),
+`from_mmseg_segformer` and `from_smp` read published weights. OpenMMLab's decoder differs: each linear layer
+is followed by batch norm and ReLU (`normed`), and it has 256 channels in all sizes.
 
 Departures: maps are neither resized before they are fused nor concatenated. The 1x1 convolution that fuses
 them is linear, as resizing is, so each map passes its part of it at its own size, and what comes out is
@@ -183,6 +183,25 @@ _MMSEG: Names = (
     (r"^decode_head\.fusion_conv\.bn\.", "fuse.1."),
     (r"^decode_head\.conv_seg\.", "head.1."),
 )
+_NVLABS: Names = (
+    *(
+        pair
+        for i in range(4)
+        for pair in (
+            (rf"^backbone\.patch_embed{i + 1}\.proj\.", f"stage{i}.embed."),
+            (rf"^backbone\.patch_embed{i + 1}\.norm\.", f"stage{i}.embed_norm."),
+            (rf"^backbone\.block{i + 1}\.", f"stage{i}.blocks."),
+            (rf"^backbone\.norm{i + 1}\.", f"stage{i}.norm."),
+            (rf"^decode_head\.linear_c{i + 1}\.proj\.", f"project.stage{i}."),
+        )
+    ),
+    (r"\.attn\.", ".attention."),
+    (r"\.mlp\.dwconv\.dwconv\.", ".ffn.dwconv."),
+    (r"\.mlp\.", ".ffn."),
+    (r"^decode_head\.linear_fuse\.conv\.", "fuse.0."),
+    (r"^decode_head\.linear_fuse\.bn\.", "fuse.1."),
+    (r"^decode_head\.linear_pred\.", "head.1."),
+)
 
 
 def from_transformers_segformer(
@@ -210,6 +229,19 @@ def from_mmseg_segformer(state_dict: Mapping[str, Tensor]) -> SegFormer:
         ValueError: if it is not a state dict of that network in one of the published sizes.
     """
     return _converted(state_dict, _MMSEG, normed=True)
+
+
+def from_nvlabs(state_dict: Mapping[str, Tensor]) -> SegFormer:
+    """Weights of the authors' SegFormer (github.com/NVlabs/SegFormer), in eval mode.
+
+    Args:
+        state_dict: what a file of theirs holds under `state_dict`.
+
+    Raises:
+        ValueError: if it is not a state dict of that network in one of the published sizes.
+    """
+    used = {key: tensor for key, tensor in state_dict.items() if not key.startswith("decode_head.conv_seg.")}
+    return _converted(used, _NVLABS, normed=False)
 
 
 def _converted(state_dict: Mapping[str, Tensor], names: Names, *, normed: bool) -> SegFormer:

@@ -5,21 +5,25 @@ embedding per class, lets patches and classes attend to each other through two b
 class at a patch the product of their normalised vectors (Fig. 2, Eq. 4).
 
 Numbers that the paper leaves open are those of the authors' code (github.com/rstrudel/segmenter): dropout of
-0.1 in the decoder, a norm over the classes behind the products.
+0.1 in the decoder, a norm over the classes behind the products. `from_rstrudel` reads their weights,
+`from_mmseg_segmenter` OpenMMLab's.
 
-Departures: images are padded by repeating their border, where the authors pad with zeros.
+Departures: images are padded by repeating their border, where the authors pad with zeros. The layer norms of
+the encoder have ViT's epsilon, 1e-6, and the authors' 1e-5.
 """
 
-from typing import Literal
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..encoders import StemPolicy, TokenEncoder, make_token_encoder
+from ..encoders import StemPolicy, TokenEncoder, make_token_encoder, read_mmseg_vit, rename_vit
 from ..layers import size_of, without_padding
-from ..types import DenseLogits, DenseModel, Paper
+from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 
 PAPER = Paper(
     "Segmenter: Transformer for Semantic Segmentation",
@@ -203,3 +207,90 @@ def segmenter_vit_large(
         stem=stem,
         decoder=decoder,
     )
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+# Their names, as regular expressions, and ours.
+_MMSEG = (
+    (r"^decode_head\.dec_proj\.", "decoder.project."),
+    (r"^decode_head\.cls_emb$", "decoder.class_token"),
+    (r"^decode_head\.patch_proj\.", "decoder.project_patches."),
+    (r"^decode_head\.classes_proj\.", "decoder.project_classes."),
+    (r"^decode_head\.decoder_norm\.", "decoder.norm."),
+    (r"^decode_head\.mask_norm\.", "decoder.mask_norm."),
+    (r"^decode_head\.layers\.", "decoder.blocks."),
+    (r"\.ln([12])\.", r".norm\1."),
+    (r"\.attn\.attn\.in_proj_", ".attn.qkv."),
+    (r"\.attn\.attn\.out_proj\.", ".attn.proj."),
+    (r"\.ffn\.layers\.0\.0\.", ".mlp.fc1."),
+    (r"\.ffn\.layers\.1\.", ".mlp.fc2."),
+)
+_AUTHORS = (
+    (r"^decoder\.proj_dec\.", "decoder.project."),
+    (r"^decoder\.cls_emb$", "decoder.class_token"),
+    (r"^decoder\.proj_patch$", "decoder.project_patches.weight"),
+    (r"^decoder\.proj_classes$", "decoder.project_classes.weight"),
+    (r"^decoder\.decoder_norm\.", "decoder.norm."),
+    (r"^decoder\.head\.", "decoder."),
+)
+
+
+def from_mmseg_segmenter(state_dict: Mapping[str, Tensor]) -> Segmenter:
+    """Weights of OpenMMLab's Segmenter (github.com/open-mmlab/mmsegmentation), in eval mode.
+
+    Args:
+        state_dict: what a file of theirs holds under `state_dict`.
+
+    Raises:
+        ValueError: if it is not a state dict of that network in one of the sizes of ViT.
+    """
+    arguments, weights = read_mmseg_vit(state_dict)
+    for key, tensor in state_dict.items():
+        if key.startswith("decode_head.conv_seg."):
+            if "decode_head.cls_emb" not in state_dict:  # the mask transformer has one that it does not use
+                weights[key.replace("decode_head.conv_seg.", "decoder.")] = (
+                    tensor[:, :, 0, 0] if tensor.ndim == 4 else tensor
+                )
+        elif not key.startswith("backbone."):
+            weights[_renamed(key, _MMSEG)] = tensor
+    return _loaded(weights, arguments)
+
+
+def from_rstrudel(state_dict: Mapping[str, Tensor]) -> Segmenter:
+    """Weights of the authors' Segmenter (github.com/rstrudel/segmenter), in eval mode.
+
+    Args:
+        state_dict: what a file of theirs holds under `model`; on a ViT or a distilled DeiT.
+
+    Raises:
+        ValueError: if it is not a state dict of that network with patches of 16 pixels.
+    """
+    arguments, weights = rename_vit((), state_dict, "encoder.")
+    weights = {key: tensor for key, tensor in weights.items() if not key.startswith("encoder.body.head")}
+    for key, tensor in state_dict.items():
+        if not key.startswith("encoder."):  # they multiply by these two from the right
+            turned = key in ("decoder.proj_patch", "decoder.proj_classes")
+            weights[_renamed(key, _AUTHORS)] = tensor.T if turned else tensor
+    return _loaded(weights, arguments)
+
+
+def _renamed(key: str, names: tuple[tuple[str, str], ...]) -> str:
+    for theirs, ours in names:
+        key = re.sub(theirs, ours, key)
+    return key
+
+
+def _loaded(weights: dict[str, Tensor], arguments: dict[str, Any]) -> Segmenter:
+    try:
+        classes = weights.get("decoder.class_token")
+        arguments["decoder"] = "linear" if classes is None else "mask"
+        arguments["num_classes"] = len(weights["decoder.bias"]) if classes is None else classes.shape[1]
+        model = segmenter(**arguments)
+        own = {key: tensor for key, tensor in model.state_dict().items() if ".normalize." in key}
+        model.load_state_dict(own | weights)
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"state_dict is not that of a Segmenter: {reason}") from error
+    model.built_by = BuiltBy("segmenter", arguments)
+    return model.eval()

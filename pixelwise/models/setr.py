@@ -6,20 +6,26 @@ upsamples in four steps of two, with a convolution before each; MLA takes four l
 deepest up and concatenates what it makes of each at stride 4. Auxiliary classifiers read inner layers.
 
 Where the paper leaves numbers open, those of the authors' code (github.com/fudan-zvg/SETR) are taken.
+`setr_mmseg` is what OpenMMLab trained and published (github.com/open-mmlab/mmsegmentation), and
+`from_mmseg_setr` reads it.
 
 Departures: position embeddings are stored for the images of the backbone and resized for each image, where
 the authors resize them once to the crop (`image_size`); no bias before a batch norm.
 """
 
+import re
+from collections.abc import Mapping
 from itertools import accumulate
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from ..encoders import StemPolicy, TokenEncoder, make_token_encoder
+from ..encoders import StemPolicy, TokenEncoder, imagenet_normalize, make_token_encoder, read_mmseg_vit
 from ..layers import ConvNormAct, enlarge, size_of, without_padding
-from ..types import DenseLogits, DenseModel, Paper, Tokens
+from ..types import BuiltBy, DenseLogits, DenseModel, Paper, Tokens
 
 PAPER = Paper(
     "Rethinking Semantic Segmentation from a Sequence-to-Sequence Perspective with Transformers",
@@ -31,6 +37,8 @@ PAPER = Paper(
 
 INNER = (10 / 24, 15 / 24, 20 / 24, 1)  # depths that Naive and PUP look at
 QUARTERS = (1 / 4, 2 / 4, 3 / 4, 1)  # depths that MLA joins
+
+Decoder = Literal["naive", "pup", "mla"]
 
 
 class Map(nn.Module):
@@ -77,9 +85,13 @@ def pup_head(d: int, num_classes: int, width: int = 256) -> nn.Sequential:
     return nn.Sequential(*steps, nn.Conv2d(width, num_classes, 1))
 
 
-def pup_aux_head(d: int, num_classes: int, layer: int, width: int = 256) -> nn.Sequential:
-    """Auxiliary classifier of PUP: a 3x3 convolution, upsampling by four, a 1x1 convolution."""
-    return nn.Sequential(Map(d, layer), ConvNormAct(d, width), Enlarge(4), nn.Conv2d(width, num_classes, 1))
+def one_step_head(
+    d: int, num_classes: int, layer: int, width: int = 256, *, kernel: int = 3
+) -> nn.Sequential:
+    """A convolution, upsampling by four, a 1x1 convolution: the auxiliary classifiers of PUP."""
+    return nn.Sequential(
+        Map(d, layer), ConvNormAct(d, width, kernel), Enlarge(4), nn.Conv2d(width, num_classes, 1)
+    )
 
 
 class SETR(DenseModel):
@@ -119,10 +131,17 @@ class SETRMLA(DenseModel):
         num_classes: number of channels k of the logits.
         width: channels of each level; half as many go into the sum of all.
         aux: whether to train with a classifier on each level.
+        align_corners: whether levels are upsampled with corners aligned.
     """
 
     def __init__(
-        self, encoder: TokenEncoder, num_classes: int, *, width: int = 256, aux: bool = True
+        self,
+        encoder: TokenEncoder,
+        num_classes: int,
+        *,
+        width: int = 256,
+        aux: bool = True,
+        align_corners: bool = True,
     ) -> None:
         super().__init__()
         self.num_classes, self.in_channels = num_classes, encoder.in_channels
@@ -133,7 +152,11 @@ class SETRMLA(DenseModel):
         self.laterals = nn.ModuleList(nn.Sequential(Map(d, i), ConvNormAct(d, width, 1)) for i in levels)
         self.merges = nn.ModuleList(ConvNormAct(width, width) for _ in levels)
         self.levels = nn.ModuleList(
-            nn.Sequential(ConvNormAct(width, half), ConvNormAct(half, half), Enlarge(4, align_corners=True))
+            nn.Sequential(
+                ConvNormAct(width, half),
+                ConvNormAct(half, half),
+                Enlarge(4, align_corners=align_corners),
+            )
             for _ in levels
         )
         self.head = nn.Conv2d(4 * half, num_classes, 3, padding=1)
@@ -161,8 +184,9 @@ def _encoder(
     pretrained: bool,
     stem: StemPolicy,
     image_size: int | None,
+    prefix: bool = False,
 ) -> TokenEncoder:
-    """A ViT as SETR takes it: without class token, without final norm."""
+    """A ViT as SETR takes it: without final norm and, unless `prefix`, without class token."""
     return make_token_encoder(
         encoder,
         in_channels=in_channels,
@@ -170,7 +194,7 @@ def _encoder(
         stem=stem,
         depths=depths,
         norm=False,
-        prefix=False,
+        prefix=prefix,
         interpolation="bilinear",
         image_size=image_size,
     )
@@ -208,7 +232,7 @@ def setr_pup(
     """SETR-PUP on ViT-Large or any plain ViT."""
     made = _encoder(encoder, INNER, in_channels, pretrained, stem, image_size)
     d = made.channels
-    aux_heads = [pup_aux_head(d, num_classes, layer, width) for layer in (3, 2, 1, 0) if aux]
+    aux_heads = [one_step_head(d, num_classes, layer, width) for layer in (3, 2, 1, 0) if aux]
     return SETR(made, pup_head(d, num_classes, width), aux_heads, num_classes)
 
 
@@ -226,3 +250,88 @@ def setr_mla(
     """SETR-MLA on ViT-Large or any plain ViT."""
     made = _encoder(encoder, QUARTERS, in_channels, pretrained, stem, image_size)
     return SETRMLA(made, num_classes, width=width, aux=aux)
+
+
+def setr_mmseg(
+    num_classes: int,
+    *,
+    decoder: Decoder = "pup",
+    encoder: str | TokenEncoder = "vit_large_patch16_384",
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    image_size: int | None = None,
+    width: int = 256,
+) -> DenseModel:
+    """OpenMMLab's SETR, without its auxiliary classifiers.
+
+    The class token takes part in the encoder of Naive and PUP; Naive has one convolution less before the
+    scores and upsamples in two steps of four; MLA upsamples without aligned corners.
+    """
+    mla = decoder == "mla"
+    depths = QUARTERS if mla else INNER[-1:]
+    made = _encoder(encoder, depths, in_channels, pretrained, stem, image_size, prefix=not mla)
+    if mla:
+        return SETRMLA(made, num_classes, width=width, aux=False, align_corners=False)
+    d = made.channels
+    naive = one_step_head(d, num_classes, -1, width, kernel=1)
+    return SETR(made, naive if decoder == "naive" else pup_head(d, num_classes, width), [], num_classes)
+
+
+# --- weights --------------------------------------------------------------------------------------
+
+# OpenMMLab's names, as regular expressions, and ours.
+_UP = (
+    (r"^decode_head\.norm\.", "head.0.norm."),
+    (r"^decode_head\.up_convs\.(\d)\.0\.", lambda found: f"head.{2 * int(found[1]) + 1}."),
+)
+_MLA = (  # their levels begin with the deepest
+    (r"^neck\.norm\.(\d)\.", r"laterals.\1.0.norm."),
+    (r"^neck\.mla\.channel_proj\.(\d)\.", r"laterals.\1.1."),
+    (r"^neck\.mla\.feat_extract\.(\d)\.", lambda found: f"merges.{3 - int(found[1])}."),
+    (r"^decode_head\.up_convs\.(\d)\.", lambda found: f"levels.{3 - int(found[1])}."),
+)
+_LAST = {"naive": "head.3.", "pup": "head.8.", "mla": "head."}  # where the scores are made
+
+
+def from_mmseg_setr(state_dict: Mapping[str, Tensor]) -> DenseModel:
+    """Weights of OpenMMLab's SETR (github.com/open-mmlab/mmsegmentation), in eval mode.
+
+    Auxiliary classifiers, which only training needs, are left out. Images are normalised as for ImageNet.
+
+    Args:
+        state_dict: what a file of theirs holds under `state_dict`.
+
+    Raises:
+        ValueError: if it is not a state dict of that network in one of the sizes of ViT.
+    """
+    arguments, weights = read_mmseg_vit(state_dict)
+    decoder = "naive" if "decode_head.up_convs.1.0.conv.weight" not in state_dict else "pup"
+    if "neck.norm.0.weight" in state_dict:
+        decoder = "mla"
+    last = _LAST[decoder]
+    for key, tensor in state_dict.items():
+        if not key.startswith(("backbone.", "auxiliary_head.")):
+            for theirs, ours in _MLA if decoder == "mla" else _UP:
+                key = re.sub(theirs, ours, key)  # type: ignore[call-overload]
+            key = key.replace("decode_head.conv_seg.", last)
+            weights[key.replace(".conv.", ".0.").replace(".bn.", ".1.")] = tensor
+    try:
+        if decoder == "mla":
+            weights["head.weight"] = F.pad(weights["head.weight"], (1, 1, 1, 1))  # a 1x1 kernel among zeros
+            weights["encoder.body.pos_embed"] = weights["encoder.body.pos_embed"][:, 1:]
+            del weights["encoder.body.cls_token"]
+        arguments |= {
+            "num_classes": len(weights[f"{last}weight"]),
+            "decoder": decoder,
+            "width": len(weights["laterals.0.1.0.weight" if decoder == "mla" else "head.1.0.weight"]),
+        }
+        model = setr_mmseg(**arguments)
+        own = model.state_dict()
+        normalize = {key: tensor for key, tensor in own.items() if ".normalize." in key}
+        model.load_state_dict(normalize | imagenet_normalize(model.in_channels) | weights)
+    except (KeyError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"state_dict is not that of OpenMMLab's SETR: {reason}") from error
+    model.built_by = BuiltBy("setr_mmseg", arguments)
+    return model.eval()

@@ -4,7 +4,7 @@ The encoder (`encoders/swin_transformer.py`) is the authors' for segmentation, e
 layer norm; UPerNet (`upernet.py`) decodes its four maps (Sec. 4.3 and A2.3).
 
 `from_transformers_swin` reads transformers' UPerNet on Swin, and so the files openmmlab/upernet-swin-* of the
-Hugging Face hub.
+Hugging Face hub; `from_mmseg_swin` those of OpenMMLab's model zoo and of the authors.
 
 Departures: none known.
 """
@@ -15,9 +15,16 @@ from typing import Any
 
 from torch import Tensor
 
-from ..encoders import SWIN_SIZES, StemPolicy, SwinTransformer, pretrained_swin, read_transformers_swin
+from ..encoders import (
+    SWIN_SIZES,
+    StemPolicy,
+    SwinTransformer,
+    pretrained_swin,
+    read_mmseg_swin,
+    read_transformers_swin,
+)
 from ..types import BuiltBy, Paper
-from .upernet import STAGES, TRANSFORMERS_HEAD, UPerNet, head_arguments
+from .upernet import STAGES, TRANSFORMERS_HEAD, UPerNet, head_arguments, rename_mmseg_head
 
 PAPER = Paper(
     "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows",
@@ -110,8 +117,34 @@ def from_transformers_swin(
     Raises:
         ValueError: if it is not a state dict of that network.
     """
-    arguments = head_arguments(state_dict)
-    encoder, heads, depths, window = read_transformers_swin(state_dict, "backbone.")
+    encoder = read_transformers_swin(state_dict, "backbone.")
+    return _loaded(state_dict, head_arguments(state_dict), *encoder)
+
+
+def from_mmseg_swin(state_dict: Mapping[str, Tensor]) -> UPerNet:
+    """Weights of OpenMMLab's UPerNet on Swin (github.com/open-mmlab/mmsegmentation), in eval mode.
+
+    The files of the authors (github.com/SwinTransformer) are read as well.
+
+    Args:
+        state_dict: what a file of theirs holds under `state_dict`.
+
+    Raises:
+        ValueError: if it is not a state dict of that network.
+    """
+    head = rename_mmseg_head(state_dict)
+    return _loaded(head, head_arguments(head), *read_mmseg_swin(state_dict))
+
+
+def _loaded(
+    state_dict: Mapping[str, Tensor],
+    arguments: dict[str, Any],
+    encoder: dict[str, Tensor],
+    heads: int,
+    depths: tuple[int, ...],
+    window: int,
+) -> UPerNet:
+    """The network of a head in the names of transformers and of an encoder in ours."""
     arguments |= {"heads": heads, "depths": depths, "window": window}
     arguments["in_channels"] = encoder["body.c2.downsample.proj.weight"].shape[1]
     weights = {f"encoder.{key}": tensor for key, tensor in encoder.items()}

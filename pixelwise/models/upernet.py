@@ -151,6 +151,18 @@ TRANSFORMERS_HEAD = (
 )
 
 
+def rename_mmseg_head(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The heads of OpenMMLab's UPerNet in the names of transformers; what else is there is left out."""
+    names = {".conv_seg.": ".classifier.", ".bn.": ".batch_norm."}
+    renamed = {}
+    for key, tensor in state_dict.items():
+        if key.startswith(("decode_head.", "auxiliary_head.")):
+            for theirs, ours in names.items():
+                key = key.replace(theirs, ours)
+            renamed[key] = tensor
+    return renamed
+
+
 def head_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
     """Classes and widths of the head of transformers' UPerNet.
 

@@ -42,6 +42,7 @@ RATES = (0.02, 0.006, 0.003, 0.0005)
 # A decoder with a quarter of the tiny encoder's channels has one channel, and cannot tell three classes.
 ENCODERS = ("tiny", "resnet18")
 STEPS, BIG = 60, 12_000_000
+PATIENT = 200  # steps of networks whose queries find their masks slowly, as those of DETR
 COSTLY = {
     "deep_parsing_network", "dilation8", "dilation10", "fc_densenet103", "fcn32s_alexnet", "fcn32s_googlenet",
     "frrn_a", "gridnet", "hrformer", "mask2former", "maskformer", "piecewise_crf", "pointrend",
@@ -182,7 +183,8 @@ def learn(name: str, task: Task, data: Batch, encoder: str, rate: float) -> tupl
     arguments = small(name) | {"encoder": encoder, "in_channels": data.image.shape[1]}
     model = build(name, **taken_by(name, arguments))
     settings = Recipe("").as_dict() | dict(task.defaults)
-    start, end, _ = fit(model, task.criterion(classes, settings), data, rate)
+    steps = PATIENT if isinstance(model, models.MaskFormer) else STEPS
+    start, end, _ = fit(model, task.criterion(classes, settings), data, rate, steps)
     with torch.no_grad():
         decoding = {key: SMALL.get(key, value) for key, value in task.decoding.items()}
         found = task.decode(model.eval()(data.image), classes, decoding)
@@ -192,12 +194,14 @@ def learn(name: str, task: Task, data: Batch, encoder: str, rate: float) -> tupl
     return start, end, report[task.monitor]
 
 
-def fit(model: Model, criterion: torch.nn.Module, data: Batch, rate: float) -> tuple[float, float, object]:
+def fit(
+    model: Model, criterion: torch.nn.Module, data: Batch, rate: float, steps: int = STEPS
+) -> tuple[float, float, object]:
     """First and last loss of a short training, and the last output."""
-    optimizer, schedule = Optimization(STEPS, "adamw", lr=rate, weight_decay=0.0).make(model)
+    optimizer, schedule = Optimization(steps, "adamw", lr=rate, weight_decay=0.0).make(model)
     model.train()
     losses = []
-    for _ in range(STEPS):
+    for _ in range(steps):
         output = model(*model.inputs(data))
         value = criterion(output, data)
         losses.append(value.item())

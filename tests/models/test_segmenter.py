@@ -1,5 +1,7 @@
 """Segmenter: linear decoder and mask transformer."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from timm.models.vision_transformer import VisionTransformer
@@ -8,6 +10,7 @@ from torch import nn
 from pixelwise.encoders import TokenEncoder
 from pixelwise.models import (
     MaskTransformer,
+    Segmenter,
     segmenter,
     segmenter_vit_base,
     segmenter_vit_large,
@@ -38,6 +41,23 @@ def test_parameters_are_those_of_trunk_and_decoder(size: str) -> None:
     assert count(linear) == trunk + d * k + k
     # Two blocks, a projection with bias, k embeddings, two products, two norms.
     assert count(mask) == trunk + 2 * (12 * d * d + 13 * d) + (d * d + d) + k * d + 2 * d * d + 2 * d + 2 * k
+
+
+@pytest.mark.parametrize(
+    ("builder", "side", "millions"), [(segmenter_vit_tiny, 512, 7), (segmenter_vit_large, 640, 334)]
+)
+def test_published_counts_hold_the_classifier_of_imagenet(
+    builder: Callable[..., Segmenter], side: int, millions: float
+) -> None:
+    """As the authors' README tells, in whole millions; their encoder keeps its layer of 1000 classes.
+
+    Their 27 and 106 million for S and B are 2 % more than their code has.
+    """
+    with torch.device("meta"):
+        model = builder(150)
+    d = model.encoder.channels
+    positions = (side // 16) ** 2 - (384 // 16) ** 2
+    assert (count(model) + positions * d + 1000 * d + 1000) / 1e6 == pytest.approx(millions, abs=0.5)
 
 
 def test_the_mask_transformer_is_its_formula() -> None:

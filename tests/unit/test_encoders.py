@@ -391,6 +391,64 @@ def test_the_other_second_swin_shifts_too_where_its_windows_are_those_it_was_pub
         )
 
 
+def small_swin(family: str, monkeypatch: pytest.MonkeyPatch) -> TimmEncoder:
+    """One of timm's own Swins with fewer channels and blocks, but all four stages."""
+    published = {
+        "v1": ("swin_tiny_patch4_window7_224", {}),
+        "v2": ("swinv2_tiny_window8_256", {}),
+        "v2_cr": ("swinv2_cr_tiny_ns_224", {"window_size": 7}),
+    }
+    name, more = published[family]
+    small = {"embed_dim": 8, "depths": (2, 2, 1, 2), "num_heads": (1, 2, 2, 4), **more}
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, **options: create(name, **(small | options)))
+    encoder = TimmEncoder(name).eval()
+    redraw(encoder)
+    return encoder
+
+
+class Maps(nn.Module):
+    """Exported programs return tensors, not features."""
+
+    def __init__(self, encoder: TimmEncoder) -> None:
+        super().__init__()
+        self.encoder = encoder
+
+    def forward(self, image: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return tuple(self.encoder(image).maps.values())
+
+
+@pytest.mark.slow
+@pytest.mark.compile
+@pytest.mark.parametrize("family", ["v1", "v2", "v2_cr"])
+def test_a_swin_exported_once_equals_eager_at_every_size(
+    family: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoder = Maps(small_swin(family, monkeypatch)).eval()
+    sizes = {2: torch.export.Dim("H", min=48, max=4096), 3: torch.export.Dim("W", min=48, max=4096)}
+    program = torch.export.export(
+        encoder, (torch.rand(1, 3, 97, 131),), dynamic_shapes={"image": sizes}
+    ).module()
+    for size in ((65, 97), (48, 224), (256, 260), (301, 87)):  # the last stage with one window and several
+        image = torch.rand(1, 3, *size)
+        with torch.no_grad():
+            for found, expected in zip(program(image), encoder(image), strict=True):
+                torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.compile
+@pytest.mark.parametrize("family", ["v1", "v2", "v2_cr"])
+def test_a_swin_compiles_in_one_graph(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Maps(small_swin(family, monkeypatch)).eval()
+    image = torch.rand(2, 3, 65, 97)
+    torch._dynamo.reset()
+    with torch.no_grad():
+        found = torch.compile(encoder, fullgraph=True, backend="eager")(image)
+        for one, expected in zip(found, encoder(image), strict=True):
+            torch.testing.assert_close(one, expected, atol=1e-4, rtol=1e-4)
+
+
 def test_a_copy_of_a_swin_is_independent() -> None:
     encoder = TimmEncoder(SWIN, stages=("c2",)).eval()
     image = torch.rand(1, 3, 64, 64)

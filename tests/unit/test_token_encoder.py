@@ -47,7 +47,7 @@ FAMILIES: dict[str, tuple[type[nn.Module] | Any, dict[str, Any]]] = {
     ),
     "hybrid": (hybrid, {}),
 }  # fmt: skip
-SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("beit", "eva02", "hybrid")]
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("beit", "eva", "eva02", "hybrid")]
 EXPORTED = ["deit", "dinov3", *SLOW]
 PREFIX = {"deit": (2, 0), "dinov2": (1, 4), "dinov3": (1, 4)}
 

@@ -53,12 +53,13 @@ def test_every_entry_can_be_checked_and_cited(name: str) -> None:
     assert entry.licence in {
         "Apache-2.0",
         "BSD-3-Clause",
+        "CC-BY-NC-4.0",
         "LicenseRef-NVIDIA-Source-Code-License",
         "MIT",
     }
     assert entry.commercial or entry.note
     assert all(0 < score < 1 for score in entry.scores.values())
-    assert "mean_iou" in entry.scores
+    assert {"mean_iou", "pq"} & set(entry.scores)
     assert entry.scores_on
     assert entry.source
     assert all(side % 8 == 0 for side in entry.input_size)
@@ -119,6 +120,14 @@ def test_a_class_table_may_bring_its_colours() -> None:
     cityscapes = describe_weights("espnetv2_s_2_0_cityscapes_1024x512").classes
     assert len(cityscapes) == 20
     assert cityscapes.colors[cityscapes.names.index("sky")] == (70, 130, 180)
+
+
+def test_a_class_table_may_tell_things_and_the_numbers_of_its_data_set() -> None:
+    coco = describe_weights("eomt_large_coco_panoptic").classes
+    assert (len(coco), len(coco.things)) == (133, 80)
+    assert coco.names[coco.things[-1]] == "toothbrush"
+    assert coco.ids[:12] == (1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 13)
+    assert (coco.names[-1], coco.ids[-1]) == ("rug-merged", 200)
 
 
 # --- files at hand ---------------------------------------------------------------------------------
