@@ -357,6 +357,7 @@ from .panoptic_deeplab import (
     PanopticDeepLab as PanopticDeepLab,
     panoptic_deeplab as panoptic_deeplab,
     panoptic_deeplab_resnet50 as panoptic_deeplab_resnet50,
+    panoptic_deeplab_xception71 as panoptic_deeplab_xception71,
 )
 from .panoptic_fpn import (
     PanopticFPN as PanopticFPN,

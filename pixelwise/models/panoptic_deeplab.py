@@ -10,7 +10,7 @@ of the offsets (Sec. 3.3).
 Departures: the deviation of the heatmap is 10 pixels, as in Detectron2; in the paper it is 8.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int64
@@ -21,14 +21,13 @@ from .. import decode
 from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import ConvNormAct, resize, resize_like, size_of
 from ..losses import loss_parts
-from ..merging import Centers, find_centers, group_pixels, name_groups
+from ..merging import find_centers, group_pixels, name_groups
 from ..types import (
     Annotation,
     Batch,
     ClassTable,
     DenseLogits,
     Features,
-    MaskSet,
     Model,
     PanopticMap,
     Paper,
@@ -36,6 +35,7 @@ from ..types import (
     value,
 )
 from .deeplabv3 import ASPP
+from .deeplabv3plus import SeparableConv as SeparableAtrous
 
 PAPER = Paper(
     "Panoptic-DeepLab: A Simple, Strong, and Fast Baseline for Bottom-Up Panoptic Segmentation",
@@ -88,11 +88,19 @@ class Decoder(nn.Module):
         context: channels of the pyramid pooling.
         width: channels of the result.
         skips: channels that c3 and c2 are reduced to.
+        convolution: makes the atrous convolutions of the pyramid pooling, with norm and ReLU.
     """
 
-    def __init__(self, channels: Sequence[int], context: int, width: int, skips: tuple[int, int]) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        context: int,
+        width: int,
+        skips: tuple[int, int],
+        convolution: Callable[..., nn.Module],
+    ) -> None:
         super().__init__()
-        self.context = ASPP(channels[0], RATES, c_out=context, dropout=0.5)
+        self.context = ASPP(channels[0], RATES, c_out=context, dropout=0.5, convolution=convolution)
         self.skips = nn.ModuleList(
             ConvNormAct(c, skip, 1) for c, skip in zip(channels[1:], skips, strict=True)
         )
@@ -117,20 +125,29 @@ class PanopticDeepLab(Model):
         num_classes: number of all classes, things and stuff.
         things: labels of the things.
         width: channels of the decoder for classes; the other has half of it.
+        convolution: makes the atrous convolutions; separable ones on Xception, as in DeepLabV3+.
     """
 
     tasks = ("panoptic",)
     output = CenterLogits
 
-    def __init__(self, encoder: Encoder, num_classes: int, things: Sequence[int], width: int = 256) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        things: Sequence[int],
+        width: int = 256,
+        *,
+        convolution: Callable[..., nn.Module] = ConvNormAct,
+    ) -> None:
         super().__init__()
         self.num_classes, self.in_channels, self.things = num_classes, encoder.in_channels, tuple(things)
         self.encoder = encoder
         channels = [encoder.channels.c5, encoder.channels.c3, encoder.channels.c2]
         quarter, eighth, sixteenth = (max(width // n, 1) for n in (4, 8, 16))
         half = max(width // 2, 1)
-        self.semantic_decoder = Decoder(channels, width, width, (quarter, eighth))
-        self.instance_decoder = Decoder(channels, width, half, (eighth, sixteenth))
+        self.semantic_decoder = Decoder(channels, width, width, (quarter, eighth), convolution)
+        self.instance_decoder = Decoder(channels, width, half, (eighth, sixteenth), convolution)
         self.semantic = nn.Sequential(SeparableConv(width, width), nn.Conv2d(width, num_classes, 1))
         self.center = nn.Sequential(SeparableConv(half, eighth), nn.Conv2d(eighth, 1, 1))
         self.offset = nn.Sequential(SeparableConv(half, eighth), nn.Conv2d(eighth, 2, 1))
@@ -286,44 +303,18 @@ def segments(
     labels = decode.semantic(DenseLogits(output.semantic, output.size, align_corners=True)).labels
     found = []
     for image, named in enumerate(labels):
-        groups, _ = groups_of(output, image, limits.min_score)
+        groups = groups_of(output, image, limits.min_score)
         found.append(name_groups(groups, named, output.things, stuff, min_stuff_area=limits.min_stuff_area))
     return tuple(found)
 
 
-@decode.instances.register
-def instances(output: CenterLogits) -> tuple[MaskSet, ...]:
-    """The things, best first: the score is that of the centre times the mean probability of the class."""
-    labels = decode.semantic(DenseLogits(output.semantic, output.size, align_corners=True)).labels
-    found = []
-    for image, named in enumerate(labels):
-        groups, centers = groups_of(output, image, MIN_SCORE)
-        coarse = output.semantic[image : image + 1].detach().float()
-        probabilities = resize(coarse, output.size, align_corners=True)[0].softmax(0)
-        is_thing = torch.isin(named, torch.tensor(output.things, device=named.device))
-        masks, classes, scores = [], [], []
-        for number, score in enumerate(centers.scores.tolist()):
-            mask = (groups == number) & is_thing
-            if mask.any():
-                label = int(named[mask].bincount().argmax())
-                masks.append(mask)
-                classes.append(label)
-                scores.append(min(score, 1.0) * float(probabilities[label][mask].mean()))
-        drawn = torch.stack(masks) if masks else is_thing.new_zeros(0, *output.size)
-        sure = torch.tensor(scores, device=named.device)
-        one = MaskSet.of(drawn, torch.tensor(classes, dtype=torch.int64, device=named.device), sure)
-        found.append(one.take(sure.argsort(descending=True, stable=True)))
-    return tuple(found)
-
-
-def groups_of(output: CenterLogits, image: int, min_score: float) -> tuple[Int64[Tensor, "H W"], Centers]:
-    """The centre that each pixel of one image points at, and the centres."""
+def groups_of(output: CenterLogits, image: int, min_score: float) -> Int64[Tensor, "H W"]:
+    """The centre that each pixel of one image points at."""
     heatmap, offsets = (
         resize(x[image : image + 1].detach().float(), output.size, align_corners=True)[0]
         for x in (output.heatmap, output.offsets)
     )
-    centers = find_centers(heatmap[0], min_score=min_score)
-    return group_pixels(offsets, centers.places), centers
+    return group_pixels(offsets, find_centers(heatmap[0], min_score=min_score).places)
 
 
 # --- builders -------------------------------------------------------------------------------------
@@ -353,13 +344,16 @@ def panoptic_deeplab(
     Raises:
         ValueError: if a thing is no class.
     """
-    things = sorted(things) if things else range(num_classes)
-    if wrong := [label for label in things if not 0 <= label < num_classes]:
-        raise ValueError(f"things must be labels in 0..{num_classes - 1}, got {wrong[0]}")
     made = make_encoder(
         encoder, in_channels=in_channels, pretrained=pretrained, output_stride=16, stem=stem, stages=STAGES
     )
-    return PanopticDeepLab(made, num_classes, things, width)
+    return PanopticDeepLab(made, num_classes, _checked(things, num_classes), width)
+
+
+def _checked(things: Sequence[int], num_classes: int) -> Sequence[int]:
+    if wrong := [label for label in things if not 0 <= label < num_classes]:
+        raise ValueError(f"things must be labels in 0..{num_classes - 1}, got {wrong[0]}")
+    return sorted(things) if things else range(num_classes)
 
 
 def panoptic_deeplab_resnet50(
@@ -374,3 +368,23 @@ def panoptic_deeplab_resnet50(
     return panoptic_deeplab(
         num_classes, things=things, in_channels=in_channels, pretrained=pretrained, stem=stem
     )
+
+
+def panoptic_deeplab_xception71(
+    num_classes: int,
+    *,
+    things: Sequence[int] = (),
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+) -> PanopticDeepLab:
+    """The paper's Panoptic-DeepLab on aligned Xception-71, with separable convolutions."""
+    made = make_encoder(
+        "aligned_xception71",
+        in_channels=in_channels,
+        pretrained=pretrained,
+        output_stride=16,
+        stem=stem,
+        stages=STAGES,
+    )
+    return PanopticDeepLab(made, num_classes, _checked(things, num_classes), convolution=SeparableAtrous)

@@ -44,9 +44,10 @@ ENCODERS = ("tiny", "resnet18")
 STEPS, BIG = 60, 12_000_000
 PATIENT = 200  # steps of networks whose queries find their masks slowly, as those of DETR
 COSTLY = {
-    "deep_parsing_network", "dilation8", "dilation10", "fc_densenet103", "fcn32s_alexnet", "fcn32s_googlenet",
-    "frrn_a", "gridnet", "hrformer", "mask2former", "maskformer", "piecewise_crf", "pointrend",
-    "segnet_basic", "smp_dpt", "smp_linknet", "unet_original",
+    "deep_parsing_network", "deepmask", "detr", "detr_panoptic", "dilation8", "dilation10", "fc_densenet103",
+    "fcn32s_alexnet", "fcn32s_googlenet", "frrn_a", "gridnet", "hrformer", "mask2former", "maskformer",
+    "panoptic_deeplab", "piecewise_crf", "pointrend", "segnet_basic", "sharpmask", "smp_dpt", "smp_linknet",
+    "unet_original", "upsnet",
 }  # fmt: skip
 SMALL: dict[str, object] = {
     "encoder": "tiny", "width": 8, "min_size": None, "stacks": 1, "modules": (1, 1, 1), "blocks": 1,
