@@ -46,11 +46,17 @@ COSTLY = {
     "deep_parsing_network", "dilation8", "dilation10", "fc_densenet103", "fcn32s_alexnet", "fcn32s_googlenet",
     "frrn_a", "gridnet", "hrformer", "mask2former", "maskformer", "piecewise_crf", "pointrend",
     "segnet_basic", "smp_dpt", "smp_linknet", "unet_original",
+    "centermask", "condinst", "fcos", "polarmask", "solov2", "tensormask", "yolact", "yolact_plus",
+}  # fmt: skip
+# Networks that look for objects at every place learn from few of them.
+LONGER = {
+    "centermask": 200, "condinst": 200, "fcos": 200, "polarmask": 200, "solov2": 200, "tensormask": 200,
+    "yolact": 200,
 }  # fmt: skip
 SMALL: dict[str, object] = {
     "encoder": "tiny", "width": 8, "min_size": None, "stacks": 1, "modules": (1, 1, 1), "blocks": 1,
     "steps": 1, "units": 2, "num_classes": 3, "num_joints": 2, "things": (1, 2), "min_stuff_area": 1,
-    "num_queries": 6,
+    "num_queries": 6, "size": None,
 }  # fmt: skip
 WINDOW = {"deconvnet": 64, "swin_upernet": 4, "hrformer": 4}  # of the image, or of a map
 
@@ -182,7 +188,8 @@ def learn(name: str, task: Task, data: Batch, encoder: str, rate: float) -> tupl
     arguments = small(name) | {"encoder": encoder, "in_channels": data.image.shape[1]}
     model = build(name, **taken_by(name, arguments))
     settings = Recipe("").as_dict() | dict(task.defaults)
-    start, end, _ = fit(model, task.criterion(classes, settings), data, rate)
+    steps = LONGER.get(name.partition("_")[0], STEPS)
+    start, end, _ = fit(model, task.criterion(classes, settings), data, rate, steps)
     with torch.no_grad():
         decoding = {key: SMALL.get(key, value) for key, value in task.decoding.items()}
         found = task.decode(model.eval()(data.image), classes, decoding)
@@ -192,12 +199,14 @@ def learn(name: str, task: Task, data: Batch, encoder: str, rate: float) -> tupl
     return start, end, report[task.monitor]
 
 
-def fit(model: Model, criterion: torch.nn.Module, data: Batch, rate: float) -> tuple[float, float, object]:
+def fit(
+    model: Model, criterion: torch.nn.Module, data: Batch, rate: float, steps: int = STEPS
+) -> tuple[float, float, object]:
     """First and last loss of a short training, and the last output."""
-    optimizer, schedule = Optimization(STEPS, "adamw", lr=rate, weight_decay=0.0).make(model)
+    optimizer, schedule = Optimization(steps, "adamw", lr=rate, weight_decay=0.0).make(model)
     model.train()
     losses = []
-    for _ in range(STEPS):
+    for _ in range(steps):
         output = model(*model.inputs(data))
         value = criterion(output, data)
         losses.append(value.item())
