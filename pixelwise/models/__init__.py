@@ -562,3 +562,8 @@ from .yolact import (
     yolact_resnet50 as yolact_resnet50,
     yolact_resnet101 as yolact_resnet101,
 )
+from .yolact_plus import (
+    YOLACTPlus as YOLACTPlus,
+    yolact_plus as yolact_plus,
+    yolact_plus_resnet50 as yolact_plus_resnet50,
+)

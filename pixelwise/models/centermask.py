@@ -134,7 +134,7 @@ def pooled(
 
     rois = torch.cat([regions.image[:, None].to(regions.boxes), regions.boxes], 1)
     level = level_by_share(regions.boxes, canvas[0] * canvas[1])
-    found = levels[0].new_zeros(len(rois), levels[0].shape[1], SIDE, SIDE)
+    found = levels[0].new_zeros(rois.shape[0], levels[0].shape[1], SIDE, SIDE)
     for number, map in enumerate(levels):
         here = (level == number).nonzero()[:, 0]
         part = roi_align(map.float(), rois[here], SIDE, 1 / STRIDES[number], SAMPLES, aligned=True)
@@ -198,7 +198,7 @@ class CenterMask(Model):
 
 def of_class(x: Float[Tensor, "m k *s"], classes: Int64[Tensor, " m"]) -> Float[Tensor, "m *s"]:
     """What belongs to the class of each region."""
-    return x[torch.arange(len(classes), device=x.device), classes]
+    return x[torch.arange(classes.shape[0], device=x.device), classes]
 
 
 @torch.no_grad()

@@ -290,7 +290,7 @@ def detections(output: PolarLogits) -> list[Found]:
     boxes = boxes_around(objects.places.points, objects.distances)
     _, sizes = objects.scales.of(len(boxes))
     each = zip(scores, boxes, sizes, strict=True)
-    return [detect(*one, objects.level_sizes, size, LIMITS) for *one, size in each]
+    return [detect(score, box, objects.level_sizes, size, LIMITS) for score, box, size in each]
 
 
 @decode.boxes.register

@@ -87,7 +87,7 @@ def with_positions(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
     """The map with two more channels: x and y of each place, from -1 at one border to 1 at the other."""
     axes = [torch.arange(n, device=x.device, dtype=x.dtype) for n in x.shape[-2:]]
     down, along = (2 * axis / at_least(n - 1, 1) - 1 for axis, n in zip(axes, x.shape[-2:], strict=True))
-    shape = (len(x), 1, x.shape[-2], x.shape[-1])
+    shape = (x.shape[0], 1, x.shape[-2], x.shape[-1])
     return torch.cat([x, along.expand(shape), down[:, None].expand(shape)], 1)
 
 

@@ -42,17 +42,22 @@ RATES = (0.02, 0.006, 0.003, 0.0005)
 # A decoder with a quarter of the tiny encoder's channels has one channel, and cannot tell three classes.
 ENCODERS = ("tiny", "resnet18")
 STEPS, BIG = 60, 12_000_000
-PATIENT = 200  # steps of networks whose queries find their masks slowly, as those of DETR
 COSTLY = {
-    "deep_parsing_network", "deepmask", "detr", "detr_panoptic", "dilation8", "dilation10", "fc_densenet103",
-    "fcn32s_alexnet", "fcn32s_googlenet", "frrn_a", "gridnet", "hrformer", "mask2former", "maskformer",
-    "panoptic_deeplab", "piecewise_crf", "pointrend", "segnet_basic", "sharpmask", "smp_dpt", "smp_linknet",
-    "unet_original", "upsnet",
+    "centermask", "condinst", "deep_parsing_network", "deepmask", "detr", "detr_panoptic", "dilation8",
+    "dilation10", "fc_densenet103", "fcn32s_alexnet", "fcn32s_googlenet", "fcos", "frrn_a", "gridnet",
+    "hrformer", "mask2former", "maskformer", "panoptic_deeplab", "piecewise_crf", "pointrend", "polarmask",
+    "segnet_basic", "sharpmask", "smp_dpt", "smp_linknet", "solov2", "tensormask", "unet_original", "upsnet",
+    "yolact", "yolact_plus",
+}  # fmt: skip
+# Queries find their masks slowly, and networks that look for objects at every place learn from few of them.
+LONGER = {
+    "centermask": 200, "condinst": 200, "fcos": 200, "maskformer": 200, "polarmask": 200, "solov2": 200,
+    "tensormask": 200, "yolact": 200,
 }  # fmt: skip
 SMALL: dict[str, object] = {
     "encoder": "tiny", "width": 8, "min_size": None, "stacks": 1, "modules": (1, 1, 1), "blocks": 1,
     "steps": 1, "units": 2, "num_classes": 3, "num_joints": 2, "things": (1, 2), "min_stuff_area": 1,
-    "num_queries": 6, "patch": 64,
+    "num_queries": 6, "patch": 64, "size": None,
 }  # fmt: skip
 WINDOW = {"deconvnet": 64, "swin_upernet": 4, "hrformer": 4}  # of the image, or of a map
 
@@ -184,7 +189,7 @@ def learn(name: str, task: Task, data: Batch, encoder: str, rate: float) -> tupl
     arguments = small(name) | {"encoder": encoder, "in_channels": data.image.shape[1]}
     model = build(name, **taken_by(name, arguments))
     settings = Recipe("").as_dict() | dict(task.defaults)
-    steps = PATIENT if isinstance(model, models.MaskFormer) else STEPS
+    steps = LONGER.get(name.partition("_")[0], STEPS)
     start, end, _ = fit(model, task.criterion(classes, settings), data, rate, steps)
     with torch.no_grad():
         decoding = {key: SMALL.get(key, value) for key, value in task.decoding.items()}

@@ -117,7 +117,8 @@ def test_quick_decoding_finds_what_the_plain_steps_find() -> None:
     drawn = drawn * in_boxes(objects.boxes / 4, 30, 35, margin=1)
     masks = F.interpolate(drawn[None], (120, 140), mode="bilinear")[0] > 0.5
     kept = masks.flatten(1).any(1)
-    assert torch.equal(found.dense, masks[kept])
+    assert len(found) == kept.sum()
+    assert (found.dense != masks[kept]).float().mean() < 1e-4
 
 
 def authors_state(layers: int, classes: int = 80) -> dict[str, Tensor]:

@@ -117,6 +117,7 @@ def paste(
     switches = np.empty(4096, np.int64)  # positions where a run starts or ends
     column = np.empty(small_rows + 1, np.float32)
     part_of = np.empty(small_rows + 1, np.int64)
+    highest = np.empty(small_columns, np.float32)  # of each column of the small mask
     for i in range(n):
         mask, left, top = masks[i], boxes[i, 0], boxes[i, 1]
         columns, rows = max(boxes[i, 2] - left + 1, 1), max(boxes[i, 3] - top + 1, 1)
@@ -132,11 +133,17 @@ def paste(
             while y < before_y.size and before_y[y] < k:
                 y += 1
             part_of[k] = y
+        for j in range(small_columns):
+            highest[j] = mask[0, j]
+            for k in range(1, small_rows):
+                highest[j] = max(highest[j], mask[k, j])
         switched = 0
         for x in range(before_x.size):
-            switches = with_space(switches, switched, before_y.size + 2)
             j = before_x[x]
             next_j = min(j + 1, small_columns - 1)
+            if max(highest[j], highest[next_j]) - threshold < -margin:
+                continue
+            switches = with_space(switches, switched, before_y.size + 2)
             for k in range(small_rows):
                 column[k] = _blend(mask[k, j], mask[k, next_j], weight_x[x])
             column[small_rows] = column[small_rows - 1]

@@ -334,7 +334,7 @@ def detections(output: PlaceLogits, limits: Limits = USUAL) -> list[Found]:
     sure = output.class_logits.float().sigmoid() * output.centerness.float().sigmoid()[..., None]
     _, sizes = output.scales.of(len(boxes))
     each = zip(sure.sqrt(), boxes, sizes, strict=True)
-    return [detect(*one, output.level_sizes, size, limits) for *one, size in each]
+    return [detect(score, box, output.level_sizes, size, limits) for score, box, size in each]
 
 
 @decode.boxes.register

@@ -37,7 +37,7 @@ def detect_together(
     # Boxes of other images and classes are moved out of reach.
     apart = boxes + ((image * k + label) * (max(output.scales.canvas) + 1)).to(boxes)[:, None]
     kept = nms(apart, score, USUAL.max_iou)
-    earlier = (image[kept, None] == torch.arange(len(scores), device=kept.device)).cumsum(0)
+    earlier = (image[kept, None] == torch.arange(scores.shape[0], device=kept.device)).cumsum(0)
     kept = kept[earlier.gather(1, image[kept, None])[:, 0] <= USUAL.most]
     regions = AssignedBoxes(boxes[kept], image[kept], torch.full_like(image[kept], -1))
     return regions, label[kept], score[kept]

@@ -13,11 +13,12 @@ from .decoding import (
     assembled as assembled,
     candidates as candidates,
     detect as detect,
-    in_boxes as in_boxes,
+    drawn_masks as drawn_masks,
 )
-from .losses import class_loss as class_loss, in_crowds as in_crowds
+from .losses import class_loss as class_loss, in_boxes as in_boxes, in_crowds as in_crowds
 from .network import (
     PAPER as PAPER,
+    STAGES as STAGES,
     YOLACT as YOLACT,
     PrototypeLogits as PrototypeLogits,
     from_yolact as from_yolact,

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ... import decode
@@ -23,15 +23,6 @@ def assembled(
 ) -> Float[Tensor, "n h w"]:
     """Scores of masks: the prototypes, added with the factors of each (Eq. 1 before its sigmoid)."""
     return (coefficients @ prototypes.flatten(1)).unflatten(1, prototypes.shape[1:])
-
-
-def in_boxes(boxes: Float[Tensor, "n 4"], height: int, width: int, *, margin: float) -> Bool[Tensor, "n h w"]:
-    """Whether the cells of a map lie in boxes; `boxes` and `margin` are in cells."""
-    low, high = boxes[:, :2] - margin, boxes[:, 2:] + margin
-    x, y = torch.arange(width, device=boxes.device), torch.arange(height, device=boxes.device)
-    along = (x >= low[:, :1]) & (x < high[:, :1])
-    down = (y >= low[:, 1:]) & (y < high[:, 1:])
-    return down[:, :, None] & along[:, None]
 
 
 def candidates(
@@ -68,17 +59,34 @@ def detected_boxes(output: PrototypeLogits) -> tuple[Boxes, ...]:
     return tuple(rescaled(detect(output, number, seen)[0], seen, size) for number, (seen, size) in each)
 
 
+def drawn_masks(
+    output: PrototypeLogits, number: int, objects: Boxes, factors: Float[Tensor, "n p"]
+) -> Float[Tensor, "n h w"]:
+    """Probabilities of the masks of some objects of one image, 0 outside of their boxes (Eq. 1).
+
+    Only what lies in a box, or at most a cell from it, is computed.
+    """
+    prototypes = output.prototypes[number].float()
+    height, width = prototypes.shape[1:]
+    boxes = rescale_boxes(objects.boxes, output.scales.canvas, (height, width))
+    low, high = (boxes[:, :2] - 1).ceil().clamp(min=0).long(), (boxes[:, 2:] + 1).ceil().long()
+    drawn = prototypes.new_zeros(len(objects), height, width)
+    for mask, own, (left, top), (right, bottom) in zip(
+        drawn, factors.float(), low.tolist(), high.tolist(), strict=True
+    ):
+        part = assembled(prototypes[:, top:bottom, left:right], own[None])[0]
+        mask[top:bottom, left:right] = part.sigmoid()
+    return drawn
+
+
 @decode.instances.register
 @torch.no_grad()
 def instances_of(output: PrototypeLogits) -> tuple[MaskSet, ...]:
     """The mask of each detection, cropped to its box; those without a pixel are left out."""
-    height, width = output.prototypes.shape[-2:]
     canvas, found = output.scales.canvas, []
     for number, (old, new) in enumerate(zip(*output.scales.of(len(output.prototypes)), strict=True)):
         objects, factors = detect(output, number, new)
-        drawn = assembled(output.prototypes[number].float(), factors.float()).sigmoid()
-        boxes = rescale_boxes(objects.boxes, canvas, (height, width))
-        drawn = drawn * in_boxes(boxes, height, width, margin=1)
+        drawn = drawn_masks(output, number, objects, factors)
         masks = resize_masks(drawn, extent_of(canvas, old, new), *old, INSIDE)
         kept = torch.from_numpy(masks.area > 0).to(objects.classes.device)
         found.append(MaskSet(masks, objects.classes, objects.scores, objects.is_crowd).take(kept))

@@ -13,7 +13,7 @@ from ...ops import encode_boxes, match_boxes, rescale_boxes
 from ...ops.objects import assigned, boxes_in, objects_in, objects_of
 from ...types import AssignedBoxes, Batch, Boxes, MaskSet
 from ..fcos import masks_at_cells
-from .decoding import assembled, in_boxes
+from .decoding import assembled
 from .network import BOX_UNITS, PrototypeLogits
 
 POSITIVE_IOU, NEGATIVE_IOU, CROWD_IOU = 0.5, 0.4, 0.7
@@ -103,6 +103,15 @@ def mask_loss(
         area = (boxes[:, 2:] - boxes[:, :2]).prod(1)[place]
         total = total + (entropy / area).sum() * (len(anchor) / len(picked))
     return total
+
+
+def in_boxes(boxes: Float[Tensor, "n 4"], height: int, width: int, *, margin: float) -> Bool[Tensor, "n h w"]:
+    """Whether the cells of a map lie in boxes; `boxes` and `margin` are in cells."""
+    low, high = boxes[:, :2] - margin, boxes[:, 2:] + margin
+    x, y = torch.arange(width, device=boxes.device), torch.arange(height, device=boxes.device)
+    along = (x >= low[:, :1]) & (x < high[:, :1])
+    down = (y >= low[:, 1:]) & (y < high[:, 1:])
+    return down[:, :, None] & along[:, None]
 
 
 def semantic_loss(output: PrototypeLogits, instances: Sequence[Any]) -> Float[Tensor, ""]:

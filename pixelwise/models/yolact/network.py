@@ -96,9 +96,9 @@ class Protonet(nn.Module):
 class PredictionHead(nn.Module):
     """Scores, boxes and factors of the anchors of a place, shared by all levels (Fig. 4)."""
 
-    def __init__(self, width: int, num_classes: int) -> None:
+    def __init__(self, width: int, num_classes: int, anchors: int) -> None:
         super().__init__()
-        self.num_classes, anchors = num_classes, len(ANCHOR_RATIOS)
+        self.num_classes = num_classes
         self.shared = nn.Conv2d(width, width, 3, padding=1)
         self.classes = nn.Conv2d(width, anchors * (num_classes + 1), 3, padding=1)
         self.boxes = nn.Conv2d(width, anchors * 4, 3, padding=1)
@@ -120,7 +120,7 @@ class PredictionHead(nn.Module):
 
 
 def anchors_of(
-    levels: Sequence[Tensor], canvas: tuple[int, int], sizes: Sequence[float]
+    levels: Sequence[Tensor], canvas: tuple[int, int], sizes: Sequence[Sequence[float]]
 ) -> Float[Tensor, "n 4"]:
     """The squares around all places of all levels, in the order of `PredictionHead`.
 
@@ -131,14 +131,14 @@ def anchors_of(
     """
     anchors = []
     roots = levels[0].new_tensor(ANCHOR_RATIOS, dtype=torch.float32).sqrt()
-    for level, size in zip(levels, sizes, strict=True):
+    for level, own in zip(levels, sizes, strict=True):
         down, along = (
             (torch.arange(n, device=level.device) + 0.5) * (side / n)
             for n, side in zip(level.shape[-2:], canvas, strict=True)
         )
         y, x = torch.meshgrid(down, along, indexing="ij")
         middle = torch.stack([x, y], -1)[:, :, None]
-        half = (size / 2 * roots)[:, None]
+        half = torch.cat([size / 2 * roots for size in own])[:, None]
         anchors.append(torch.cat([middle - half, middle + half], -1).flatten(0, 2))
     return torch.cat(anchors)
 
@@ -152,17 +152,30 @@ class YOLACT(Model):
         width: channels of the pyramid and the branches.
         size: side of the square that images are resized to, whatever their shape; None to take them as they
             are. Anchors are 24 to 384 pixels in 550, and as much smaller or larger as the square is.
+        growths: sizes of the anchors of a place, over that of their level.
     """
 
     tasks = ("instance",)
     output = PrototypeLogits
 
-    def __init__(self, encoder: Encoder, num_classes: int, *, width: int, size: int | None) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        *,
+        width: int,
+        size: int | None,
+        growths: Sequence[float] = (1.0,),
+    ) -> None:
         super().__init__()
         self.num_classes, self.in_channels, self.size = num_classes, encoder.in_channels, size
-        self.anchor_sizes = [own * (size or 550) / 550 for own in ANCHOR_SIZES]
+        scale = (size or 550) / 550
+        self.anchor_sizes = [[scale * own * growth for growth in growths] for own in ANCHOR_SIZES]
         self.encoder, self.pyramid = encoder, Pyramid(encoder.channels[2:], width)
-        self.protonet, self.head = Protonet(width), PredictionHead(width, num_classes)
+        self.protonet, self.head = (
+            Protonet(width),
+            PredictionHead(width, num_classes, len(growths) * len(ANCHOR_RATIOS)),
+        )
         self.semantic = nn.Conv2d(width, num_classes, 1)
         for part in (self.pyramid, self.protonet, self.head, self.semantic):
             for module in part.modules():
