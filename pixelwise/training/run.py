@@ -753,12 +753,13 @@ def _open(recipe: Recipe, data: Data | None) -> tuple[Parts, Task]:
         )
     where = f"{data.root}: " if isinstance(data, DataSplits) else ""
     parts = parts_of(recipe, data)
+    cut_later = recipe.folds is not None and recipe.fold is None
     for name, part in (("training", parts.train), ("validation", parts.val)):
-        if not len(part):
+        if not len(part) and not (cut_later and part is parts.val):
             raise ValueError(f"{where}there is no {name} image")
     if parts.train.classes != parts.val.classes:
         raise ValueError(f"{where}the training and the validation part differ in their classes")
-    return parts, _task_of_data(parts.val, serves)
+    return parts, _task_of_data(parts.val if len(parts.val) else parts.train, serves)
 
 
 def _task_of_data(data: SegmentationData, names: Sequence[str]) -> Task:
