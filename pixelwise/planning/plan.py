@@ -147,7 +147,7 @@ def _times(situation: Situation, chosen: Mapping[str, Any]) -> dict[str, Any]:
     per_step = rules.seconds_per_step(situation, probe, chosen, int(chosen["batch_size"]))
     if rules.steps_in(situation, probe, chosen) < LEAST_STEPS:
         spent, trainings = situation.budget - situation.left, rules.trainings(chosen)
-        after = trainings * (report + scoring + validation) + choices + joining
+        after = report + scoring + choices + joining + trainings * validation
         least = spent + after
         raise ValueError(
             f"a budget of {told_seconds(situation.budget)} is too small: start, data and timed steps took "

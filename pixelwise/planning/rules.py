@@ -242,7 +242,9 @@ def trainings(chosen: Chosen) -> int:
 
 
 def _scored(situation: Situation, chosen: Chosen) -> int:
-    """Images that are scored after the training."""
+    """Images that are scored after the training; those of folds are scored when the folds are joined."""
+    if chosen.get("folds"):
+        return 0
     return min(len(chosen.get("test_images") or _val_names(situation, chosen)), CLOSING)
 
 
@@ -268,7 +270,7 @@ def seconds_of_joining(situation: Situation, chosen: Chosen) -> float:
     if probe is None or not chosen.get("folds"):
         return 0.0
     tested = trainings(chosen) * min(len(chosen.get("test_images") or ()), CLOSING)
-    return situation.report + (data.train + data.val + tested) * (probe.validation + probe.loading)
+    return (data.train + data.val + tested) * (probe.validation + probe.loading)
 
 
 def steps_in(situation: Situation, probe: Probe, chosen: Chosen, batch: int | None = None) -> int:
@@ -285,7 +287,7 @@ def steps_in(situation: Situation, probe: Probe, chosen: Chosen, batch: int | No
     validations = min(validations, VAL_TIME * (situation.budget or 0.0) / count)
     once = seconds_of_choices(situation, chosen) + seconds_of_joining(situation, chosen)
     after = seconds_of_scoring(situation, probe, chosen) + seconds_of_report(situation, probe, chosen)
-    left = (situation.left - once) / count - after - validations
+    left = (situation.left - once - after) / count - validations
     return max(0, int(left / max(1e-6, seconds_per_step(situation, probe, chosen, batch))))
 
 

@@ -530,7 +530,8 @@ def _run_folds(
 ) -> TrainResult:
     """One training after the other, in `fold_1`, `fold_2`, ...; those that are there are continued.
 
-    Each takes an equal part of the time that is left when it begins.
+    Each takes an equal part of the time that is left when it begins; with a clock, only all together have a
+    report.
     """
     folds = recipe.folds
     assert folds is not None
@@ -554,7 +555,15 @@ def _run_folds(
         timed = None if clock is None else clock.share(folds + 1 - number, before=_seconds_of(folder))
         try:
             results.append(
-                _run(one, folder, part, resumed=started, progress=progress, report=report, clock=timed)
+                _run(
+                    one,
+                    folder,
+                    part,
+                    resumed=started,
+                    progress=progress,
+                    report=report and clock is None,
+                    clock=timed,
+                )
             )
         except KeyboardInterrupt as error:
             what = str(error).partition(".")[0]
