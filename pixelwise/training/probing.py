@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from ..data import DataSplits
-from ..kernels.compiling import ANNOUNCER
 from ..planning import Probe
 from ..recipe import Recipe
 from ..types import Batch, ClassMasks, LabelMap, Sample
@@ -35,13 +34,15 @@ def probe(
         recipe: model, crop, batch, precision and augmentation.
         data: to take samples from.
         rung: name of the rung of the ladder.
-        patience: seconds; where the first step takes a third of them, it is the only one.
+        patience: seconds; where the first step or validation takes a third of what is left of
+            them, it is the only one.
         now: the clock.
 
     Raises:
         ValueError: if something in the recipe cannot be used.
         torch.OutOfMemoryError: if the step does not fit the memory.
     """
+    started = now()
     experiment = make_experiment(recipe, data)
     device = device_of(recipe)
     module, classes = experiment.module.to(device), experiment.classes
@@ -82,7 +83,7 @@ def probe(
         recipe.precision,
         max(seconds, 1e-6),
         loading,
-        _validation(experiment, recipe, device, now),
+        _validation(experiment, recipe, device, now, patience - (now() - started)),
         memory,
     )
 
@@ -97,7 +98,11 @@ def device_of(recipe: Recipe) -> torch.device:
 
 
 def _validation(
-    experiment: Experiment, recipe: Recipe, device: torch.device, now: Callable[[], float]
+    experiment: Experiment,
+    recipe: Recipe,
+    device: torch.device,
+    now: Callable[[], float],
+    patience: float,
 ) -> float:
     """Seconds that one validation image takes, its reading included; of a large one, by a part of it."""
     module = experiment.module
@@ -109,13 +114,13 @@ def _validation(
     parts = whole.image[0].numel() / sample.image[0].numel()
     batch = Batch.collate([sample], experiment.classes.ignore).to(device)
     seconds = 0.0
-    for _ in range(2):  # the second time, where kernels had to be compiled in the first
-        compiled, begun = len(ANNOUNCER.compiled), now()
+    for _ in range(2):  # in the first pass, kernels are loaded or compiled
+        begun = now()
         with torch.no_grad(), autocast(recipe, device):
             module.validation_step(batch, 0)
         _wait(device)
         seconds = now() - begun
-        if len(ANNOUNCER.compiled) == compiled:
+        if seconds > patience / 3:
             break
     return reading + parts * seconds
 

@@ -54,8 +54,8 @@ ALLOWED = {
     "summary": FOUNDATION | {"ops", "registry"},
     "weights": FOUNDATION | {"checkpoint", "files"},
     "training": FOUNDATION
-    | {"checkpoint", "data", "draw", "encoders", "files", "interruption", "kernels", "losses"}
-    | {"planning", "predict", "recipe", "registry", "report", "tasks", "tiling"},
+    | {"checkpoint", "data", "draw", "encoders", "files", "interruption", "losses", "planning"}
+    | {"predict", "recipe", "registry", "report", "tasks", "tiling"},
     "console": FOUNDATION | {"paper_recipes", "planning", "registry", "summary"},
     "warmup": FOUNDATION | {"algorithms", "decode", "kernels", "losses", "metrics", "rle"},
     "demo": FOUNDATION | {"console", "data", "draw", "files", "predict", "report", "training"},

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixelwise.kernels.compiling import ANNOUNCER
 from pixelwise.planning import Probe, RangeTest
 from pixelwise.recipe import Recipe
 from pixelwise.tasks import open_data
@@ -167,7 +166,7 @@ def test_the_time_of_a_large_validation_image_is_told_from_a_part_of_it(
     seconds = iter(range(100))
     recipe = Recipe(str(root), **SMALL, crop=(32, 32), batch_size=1, steps=1, workers=0, val_tile=64)
     found = probe(recipe, open_data(root), "unet", now=lambda: float(next(seconds)))
-    assert seen == [(48, 48)]
+    assert seen == [(48, 48)] * 2
     assert found.validation == pytest.approx(1 + 96 * 128 / 48**2)  # a second for reading, one for a part
 
 
@@ -175,18 +174,18 @@ def test_the_time_of_a_compiler_is_not_that_of_a_validation(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root, seconds, passes = folder(3), [0.0], list[int]()
-    monkeypatch.setattr(ANNOUNCER, "compiled", list(ANNOUNCER.compiled))
 
     def look(module: TrainingModule, batch: Batch, index: int) -> None:
         seconds[0] += 2.0 if passes else 30.0
-        if not passes:
-            ANNOUNCER.compiled.append("a kernel")
         passes.append(index)
 
     monkeypatch.setattr(TrainingModule, "validation_step", look)
     recipe = Recipe(str(root), **SMALL, crop=(32, 32), batch_size=1, steps=1, workers=0)
     found = probe(recipe, open_data(root), "unet", now=lambda: seconds[0])
     assert (found.validation, len(passes)) == (2.0, 2)
+    passes.clear()
+    found = probe(recipe, open_data(root), "unet", patience=60.0, now=lambda: seconds[0])
+    assert (found.validation, len(passes)) == (30.0, 1)
 
 
 # --- odd folders --------------------------------------------------------------------------------------
