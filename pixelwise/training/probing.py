@@ -17,6 +17,7 @@ from ..types import Batch, ClassMasks, LabelMap, Sample
 from .run import Experiment, make_experiment
 
 TIMED_CPU, TIMED_GPU, WARM_GPU = 2, 5, 3
+KERNELS = 5.0  # seconds that loading kernels may take
 CORNER = 1024  # pixels of large validation images that are predicted
 
 
@@ -34,8 +35,8 @@ def probe(
         recipe: model, crop, batch, precision and augmentation.
         data: to take samples from.
         rung: name of the rung of the ladder.
-        patience: seconds; where the first step or validation takes a third of what is left of
-            them, it is the only one.
+        patience: seconds; where the first step takes a third of them, it is the only one, and likewise the
+            first validation, to which 5 seconds are granted in any case as it loads kernels.
         now: the clock.
 
     Raises:
@@ -120,7 +121,7 @@ def _validation(
             module.validation_step(batch, 0)
         _wait(device)
         seconds = now() - begun
-        if seconds > patience / 3:
+        if seconds > max(patience / 3, KERNELS):
             break
     return reading + parts * seconds
 
