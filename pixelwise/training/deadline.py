@@ -83,9 +83,17 @@ class Clock:
         """
         now = self.now()
         after = self.joining + self.scoring + self.choices + self.report
-        nothing = dict.fromkeys(("joining", "scoring", "choices", "report"), 0.0)
         deadline = now + (self.left - after) / trainings
-        return replace(self, deadline=deadline, started=now, before=before, **nothing)
+        return replace(
+            self,
+            deadline=deadline,
+            started=now,
+            before=before,
+            joining=0.0,
+            scoring=0.0,
+            choices=0.0,
+            report=0.0,
+        )
 
 
 class Deadline(Callback):
