@@ -147,10 +147,10 @@ def _times(situation: Situation, chosen: Mapping[str, Any]) -> dict[str, Any]:
     per_step = rules.seconds_per_step(situation, probe, chosen, int(chosen["batch_size"]))
     if rules.steps_in(situation, probe, chosen) < LEAST_STEPS:
         spent, trainings = situation.budget - situation.left, rules.trainings(chosen)
-        after = trainings * (report + scoring + validation) + choices + joining
+        after = report + scoring + choices + joining + trainings * validation
         least = spent + after
         raise ValueError(
-            f"a budget of {told_seconds(situation.budget)} is too small: a look at the data took "
+            f"a budget of {told_seconds(situation.budget)} is too small: start, data and timed steps took "
             f"{told_seconds(spent)}, a step takes {told_seconds(per_step)}, validation and report take "
             f"{told_seconds(after)}; a first try needs "
             f"{told_seconds(1.2 * (least + trainings * LEAST_STEPS * per_step))}, a training "
@@ -172,8 +172,9 @@ def _warnings(situation: Situation, chosen: Mapping[str, Any]) -> tuple[str, ...
             more = wanted * rules.seconds_per_step(situation, probe, chosen, batch)
             better = 1.1 * (situation.budget + more)
             warnings.append(
-                f"{told_seconds(situation.budget)} allow about {steps} steps, {views:.1f} views "
-                f"of each training pixel: expect a modest model; {told_seconds(better)} would do better"
+                f"{told_seconds(situation.budget)} allow about {counted(steps, 'step')}, which see each "
+                f"training pixel {views:.2g} times: expect a modest model; {told_seconds(better)} would do "
+                "better"
             )
     if data.sequence and data.val:
         warnings.append(

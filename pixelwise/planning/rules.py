@@ -10,7 +10,7 @@ from typing import Any
 
 from ..wording import counted
 from .budget import told_seconds
-from .data_facts import DataFacts
+from .data_facts import GROUPS_TO_TELL, UPRIGHT_IMAGES, UPRIGHT_LABELS, DataFacts
 from .machine_facts import Probe
 from .rule import Choice, Chosen, Rule, Situation
 
@@ -44,7 +44,7 @@ def masks(situation: Situation, chosen: Chosen) -> Choice | None:
     data = situation.data
     if data.mask_rule == "exact":
         return None
-    reason = "the values of the masks number objects or are no classes: background and foreground are learnt"
+    reason = "mask values number objects or are no classes: background and foreground are learnt"
     return Choice({"mask_rule": data.mask_rule}, reason)
 
 
@@ -57,7 +57,7 @@ def split(situation: Situation, chosen: Chosen) -> Choice | None:
         warning = (
             f"; {data.crossing} of its images are almost in the training part too" if data.crossing else ""
         )
-        return Choice({}, f"named by the data{warning}", f"{data.val} images")
+        return Choice({}, f"given by the data set{warning}", f"{data.val} images")
     folds = chosen.get("folds")
     groups = data.train if data.sequence else data.groups
     tested = round(TEST_SHARE * data.train) if groups >= TEST_GROUPS else 0
@@ -70,8 +70,9 @@ def split(situation: Situation, chosen: Chosen) -> Choice | None:
         _, before, val = _last_block(rest, count, gap)
         out = (*before, *between)
         reason = (
-            f"neighbours correlate {data.neighbours:.2f}, random orders at most {data.random_order:.2f}: a "
-            f"sequence, so its last block{f' behind a gap of {gap}' if gap else ''}"
+            f"neighbouring images correlate {data.neighbours:.2f}, in random order at most "
+            f"{data.random_order:.2f}: a sequence, so its last block"
+            + (f", after a gap of {counted(gap, 'image')}" if gap else "")
         )
     else:
         seed, every = chosen.get("seed", 0), range(len(data.names))
@@ -79,7 +80,7 @@ def split(situation: Situation, chosen: Chosen) -> Choice | None:
         remaining = [i for i in every if data.names[i] not in set(test)]
         val = _random_groups(data, remaining, count, seed) if count else ()
         out = ()
-        reason = f"no sequence; {data.groups} groups of images that never lie on both sides, at random"
+        reason = f"no sequence: at random; {counted(data.groups, 'group')} of related images, never split"
     shown = [f"{folds} folds" if folds else f"{len(val)} images"]
     if test:
         shown.append(f"{len(test)} more for the score, on which nothing is chosen")
@@ -152,7 +153,7 @@ def loss(situation: Situation, chosen: Chosen) -> Choice:
         return Choice({"loss": "cross_entropy"}, f"{len(data.classes)} classes, more than 20")
     if data.empty > 0.3:
         return Choice({"loss": "cross_entropy"}, f"{data.empty:.0%} of the images have no foreground")
-    return Choice({"loss": "cross_entropy+dice"}, "the compound that is robust on most sets")
+    return Choice({"loss": "cross_entropy+dice"}, "robust on most data sets")
 
 
 def class_weights(situation: Situation, chosen: Chosen) -> Choice | None:
@@ -167,7 +168,7 @@ def class_weights(situation: Situation, chosen: Chosen) -> Choice | None:
     mean = sum(w * s for w, s in zip(raw, shares, strict=True))
     weights = tuple(round(w / mean, 3) for w in raw)
     rarest = min((one for one in data.classes if one.share > 0), key=lambda one: one.share)
-    reason = f"{rarest.name} has {rarest.share:.2%} of the pixels: square roots of median over share"
+    reason = f"{rarest.name} has {rarest.share:.2%} of the pixels: sqrt(median share / share)"
     return Choice({"class_weights": weights}, reason, f"{min(weights):.2g} to {max(weights):.2g}")
 
 
@@ -195,24 +196,25 @@ def flips(situation: Situation, chosen: Chosen) -> Choice:
     if data.sides:
         still = {"flip": 0.0, "flip_vertical": 0.0, "rotate90": 0.0}
         return Choice(still, "class names speak of sides or of text", "none")
-    told = "unknown" if math.isnan(data.told_apart) else f"{data.told_apart:.2f}"
-    facts = f"label maps differ by {data.mirrored:.2f} from their mirror, images are told apart with {told}"
-    if data.independent < 40:
-        facts += f" (void: {counted(data.independent, 'independent group')})"
+    facts = f"upside down, the mean label map differs by {data.mirrored:.2f} (upright from {UPRIGHT_LABELS})"
+    if data.independent < GROUPS_TO_TELL:
+        facts += f"; too few independent images to test the images: {data.independent}"
+    elif not math.isnan(data.told_apart):
+        facts += f"; {data.told_apart:.0%} of the images are recognised (upright from {UPRIGHT_IMAGES:.0%})"
     if not data.free:
-        return Choice({"flip": 0.5, "flip_vertical": 0.0, "rotate90": 0.0}, facts, "left and right")
+        return Choice({"flip": 0.5, "flip_vertical": 0.0, "rotate90": 0.0}, facts, "horizontal")
     size = chosen.get("crop")
     square = size is not None and len(set(size)) == 1
     turn = 0.5 if square else 0.0
-    shown = "8 positions" if square else "left and right, upside down"
-    return Choice({"flip": 0.5, "flip_vertical": 0.5, "rotate90": turn}, f"{facts}: free", shown)
+    shown = "horizontal, vertical, quarter turns" if square else "horizontal, vertical"
+    return Choice({"flip": 0.5, "flip_vertical": 0.5, "rotate90": turn}, f"{facts}: no up or down", shown)
 
 
 def scale(situation: Situation, chosen: Chosen) -> Choice:
     """Range of the random scale."""
     spread = math.sqrt(max(1.0, situation.data.spread))
     low, high = max(0.5, min(0.7, 1 / spread)), min(2.0, max(1.4, spread))
-    reason = f"thickness spreads by a factor of {situation.data.spread:.1f} over the images"
+    reason = f"region thickness varies by a factor of {situation.data.spread:.1f} between images"
     return Choice({"scale": (round(low, 2), round(high, 2))}, reason, f"{low:.2g} to {high:.2g}")
 
 
@@ -240,7 +242,9 @@ def trainings(chosen: Chosen) -> int:
 
 
 def _scored(situation: Situation, chosen: Chosen) -> int:
-    """Images that are scored after the training."""
+    """Images that are scored after the training; those of folds are scored when the folds are joined."""
+    if chosen.get("folds"):
+        return 0
     return min(len(chosen.get("test_images") or _val_names(situation, chosen)), CLOSING)
 
 
@@ -266,7 +270,7 @@ def seconds_of_joining(situation: Situation, chosen: Chosen) -> float:
     if probe is None or not chosen.get("folds"):
         return 0.0
     tested = trainings(chosen) * min(len(chosen.get("test_images") or ()), CLOSING)
-    return situation.report + (data.train + data.val + tested) * (probe.validation + probe.loading)
+    return (data.train + data.val + tested) * (probe.validation + probe.loading)
 
 
 def steps_in(situation: Situation, probe: Probe, chosen: Chosen, batch: int | None = None) -> int:
@@ -283,7 +287,7 @@ def steps_in(situation: Situation, probe: Probe, chosen: Chosen, batch: int | No
     validations = min(validations, VAL_TIME * (situation.budget or 0.0) / count)
     once = seconds_of_choices(situation, chosen) + seconds_of_joining(situation, chosen)
     after = seconds_of_scoring(situation, probe, chosen) + seconds_of_report(situation, probe, chosen)
-    left = (situation.left - once) / count - after - validations
+    left = (situation.left - once - after) / count - validations
     return max(0, int(left / max(1e-6, seconds_per_step(situation, probe, chosen, batch))))
 
 
@@ -294,6 +298,11 @@ def views_in(situation: Situation, chosen: Chosen, steps: int, batch: int) -> fl
         return steps * batch / max(1, data.train)
     part = min(1.0, math.prod(size) / max(1, math.prod(data.size)))
     return steps * batch * part / max(1, data.train)
+
+
+def _times(views: float) -> str:
+    """How often a pixel is seen, as people read it."""
+    return f"{views:.0f} times" if views >= 10 else f"{views:.2g} times"
 
 
 def model(situation: Situation, chosen: Chosen) -> Choice:
@@ -308,10 +317,10 @@ def model(situation: Situation, chosen: Chosen) -> Choice:
             continue
         steps = steps_in(situation, probe, chosen, batch)
         views = views_in(situation, chosen, steps, batch)
-        told.append(f"{rung.name}: {steps} steps, {views:.0f} views")
+        told.append(f"{rung.name}: {counted(steps, 'step')}, each pixel seen {_times(views)}")
         if steps >= STEPS and views >= VIEWS:
             best = rung
-    wanted = f"{STEPS} steps and {VIEWS} views wanted"
+    wanted = f"wanted: {STEPS} steps, {VIEWS} times"
     reason = "; ".join([*told, wanted]) if told else "no deadline: the middle of the ladder"
     settings: dict[str, Any] = {
         "model": best.model,
@@ -360,8 +369,8 @@ def batch(situation: Situation, chosen: Chosen) -> Choice:
         return Choice({"batch_size": BATCH}, "larger ones would leave too few steps or too little variety")
     most = max(allowed.values())
     count = min(count for count, rate in allowed.items() if rate >= 0.9 * most)
-    told = ", ".join(f"{count}: {rate:.1f}" for count, rate in sorted(allowed.items()))
-    return Choice({"batch_size": count}, f"images per second {told}")
+    told = ", ".join(f"{rate:.1f} with {count}" for count, rate in sorted(allowed.items()))
+    return Choice({"batch_size": count}, f"images per second: {told}")
 
 
 def precision(situation: Situation, chosen: Chosen) -> Choice:
@@ -375,7 +384,7 @@ def precision(situation: Situation, chosen: Chosen) -> Choice:
     if full is None or half is None:
         return Choice({"precision": "bf16" if machine.device == "cuda" else "32"}, "not measured")
     gain = (full.seconds / full.batch) / (half.seconds / half.batch)
-    reason = f"a step is {gain:.2f} times as fast in bfloat16, {FACTOR} wanted"
+    reason = f"bfloat16 makes a step {gain:.2f} times as fast (needed: {FACTOR})"
     return Choice({"precision": "bf16" if gain >= FACTOR else "32"}, reason)
 
 
@@ -458,7 +467,7 @@ def length(situation: Situation, chosen: Chosen) -> Choice:
         "images_per_epoch": math.ceil(steps / epochs) * count,
     }
     views = views_in(situation, chosen, steps, count)
-    reason = f"{per_step:.2g} s per step; {views:.0f} views of each training pixel"
+    reason = f"{told_seconds(per_step)} per step; each training pixel is seen {_times(views)}"
     return Choice(settings, reason, f"{steps} steps")
 
 
@@ -481,10 +490,10 @@ def color(situation: Situation, chosen: Chosen) -> Choice:
         views = views_in(situation, chosen, steps_in(situation, probe, chosen), _batch(chosen))
         if views < 10:
             settings["color"] = strength / 2
-            reason += f", half because of {views:.0f} views of each pixel"
+            reason += f", half strength as each pixel is seen {_times(views)} only"
         elif views > 200 and data.free:
             settings |= {"rotation": 15.0, "elastic": 4.0}
-            reason += f"; {views:.0f} views: rotation and elastic deformation too"
+            reason += f"; rotation and elastic deformation too, as each pixel is seen {_times(views)}"
     return Choice(settings, reason)
 
 
@@ -535,10 +544,12 @@ def workers(situation: Situation, chosen: Chosen) -> Choice:
     """Processes that load images."""
     probe, cores = situation.probe(chosen), situation.machine.cores
     if probe is not None and probe.loading * probe.batch < 0.05 * probe.seconds:
-        return Choice({"workers": 0}, f"loading takes {probe.loading * 1000:.0f} ms per image")
+        reason = f"loading takes {probe.loading * 1000:.0f} ms per image"
+        return Choice({"workers": 0}, reason, "in the training process")
     count = 1 if cores <= 2 else min(8, cores // 2)
     told = f"loading takes {probe.loading * 1000:.0f} ms per image" if probe is not None else "not measured"
-    return Choice({"workers": count}, f"{told}, {cores} cores")
+    shown = counted(count, "process", "processes")
+    return Choice({"workers": count}, f"{told}; {counted(cores, 'core')}", shown)
 
 
 def val_tile(situation: Situation, chosen: Chosen) -> Choice | None:
@@ -556,7 +567,7 @@ MASKS = Rule(
     "brighter pixels become foreground.",
 )
 SPLIT = Rule(
-    "validation part",
+    "validation split",
     ("val_images", "test_images", "left_out"),
     split,
     "A validation part that the data name is kept. Else a fifth of the images, at least 3 and at "
@@ -588,7 +599,7 @@ CLASS_WEIGHTS = Rule(
     "in [0.5, 4], scaled to a mean of 1 over the pixels.",
 )
 RARE_CROPS = Rule(
-    "rare classes",
+    "rare-class crops",
     ("rare_crops",),
     rare_crops,
     "Crops at random places, unless a random crop shows some class with less than 10 %: then a "
@@ -596,7 +607,7 @@ RARE_CROPS = Rule(
     "the crop.",
 )
 FLIPS = Rule(
-    "mirrors and turns",
+    "flips",
     ("flip", "flip_vertical", "rotate90"),
     flips,
     "All mirrors and quarter turns where neither labels nor images can be told from their "
@@ -604,7 +615,7 @@ FLIPS = Rule(
     "right, or of text.",
 )
 SCALE = Rule(
-    "random scale",
+    "scale jitter",
     ("scale",),
     scale,
     "Random scale of 0.7 to 1.4, wider where the thickness of regions spreads wider over the "
@@ -658,7 +669,7 @@ LR = Rule(
     probed=True,
 )
 RANGE_TEST = Rule(
-    "range test",
+    "LR range test",
     ("lr",),
     range_test,
     "Before the training, 60 steps at rates that rise from an eighth of the planned one to 16 times it: the "
@@ -696,14 +707,14 @@ COLOR = Rule(
     probed=True,
 )
 EMA = Rule(
-    "averaged weights",
+    "weight EMA",
     ("ema",),
     ema,
     "The weights are averaged over a horizon of 3 % of the steps, at least 10.",
     probed=True,
 )
 WORKERS = Rule(
-    "loading",
+    "workers",
     ("workers",),
     workers,
     "No extra process where loading takes less than a twentieth of a step; else one on up to two "

@@ -262,9 +262,7 @@ PLANNING = Planning(
             "largest beside the median volume first, sides multiples of 16 (nnU-Net's order).",
         ),
         rules.LOSS,
-        Rule(
-            "mirrors", ("flip",), mirrors, "Along each axis; none where class names speak of left and right."
-        ),
+        Rule("flips", ("flip",), mirrors, "Along each axis; none where class names speak of left and right."),
         Rule("batch", ("batch_size",), two_per_step, "Two patches; a third of them hold a structure."),
         Rule("learning rate", ("lr",), step_size, "0.002."),
         rules.MODEL,

@@ -83,7 +83,7 @@ def make_plan(
             for any training; says what would suffice.
     """
     started = now() if started is None else started
-    recipe_of(given)  # what is no setting at all is told before the data are opened
+    _check_settings(given)
     if given.get("devices", 1) > 1:
         raise ValueError("a plan is for one device: leave out devices, or give epochs or steps")
     if budget is not None and (given.get("epochs") or given.get("steps")):
@@ -148,6 +148,14 @@ def is_planned(given: Settings) -> bool:
         ValueError: if there is no such task or model.
     """
     return task_of(given).planning is not None
+
+
+def _check_settings(given: Settings) -> None:
+    """What is no setting at all is told before the data are opened; a task alone leaves the model open."""
+    if "task" in given and "model" not in given:
+        Recipe.of({**get_task(given["task"]).defaults, **given})
+    else:
+        recipe_of(given)
 
 
 def _task(given: Settings) -> tuple[Task, Planning]:
@@ -238,6 +246,7 @@ def _probed(
     settings = {**shape(planning, situation, given), "task": task.name}
     settings.pop("rung", None)
     settings |= {"batch_size": settings.get("batch_size", rules.BATCH), "steps": 1, "workers": 0}
+    settings |= _first_fold(settings)
     settings = {name: value for name, value in settings.items() if name not in ("epochs", "warmup_steps")}
     machine = situation.machine
     if machine.device == "cpu" and len(settings.get("crop") or ()) == 2:  # time goes with the pixels
@@ -298,6 +307,11 @@ def _recipe(settings: Settings, given: Settings, task: Task) -> Recipe:
     return recipe_of({**by_rule, **known, "task": task.name})
 
 
+def _first_fold(settings: Settings) -> dict[str, Any]:
+    """Steps of the first fold stand for those of all."""
+    return {"fold": 1} if settings.get("folds") and not settings.get("fold") else {}
+
+
 def _ranged(
     planning: Planning,
     situation: Situation,
@@ -319,7 +333,7 @@ def _ranged(
     if situation.left is not None:
         situation = replace(situation, left=situation.left - seconds)
         settings = all_settings(planning, situation, given)
-    recipe = _recipe(settings, given, task)
+    recipe = _recipe({**settings, **_first_fold(settings)}, given, task)
     return replace(situation, range_test=range_test(recipe, data, seconds=2 * seconds, now=now))
 
 

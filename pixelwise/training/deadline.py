@@ -75,13 +75,25 @@ class Clock:
     def share(self, trainings: int, *, before: float = 0.0) -> "Clock":
         """The clock of the first of some trainings that divide the time that is left.
 
+        What follows all of them, the report among it, follows none of them.
+
         Args:
             trainings: their number.
             before: time that earlier commands used for this one.
         """
         now = self.now()
-        deadline = now + (self.left - self.joining) / trainings
-        return replace(self, deadline=deadline, started=now, before=before, choices=0.0, joining=0.0)
+        after = self.joining + self.scoring + self.choices + self.report
+        deadline = now + (self.left - after) / trainings
+        return replace(
+            self,
+            deadline=deadline,
+            started=now,
+            before=before,
+            joining=0.0,
+            scoring=0.0,
+            choices=0.0,
+            report=0.0,
+        )
 
 
 class Deadline(Callback):

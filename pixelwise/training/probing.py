@@ -5,6 +5,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -12,10 +13,12 @@ import torch
 from ..data import DataSplits
 from ..planning import Probe
 from ..recipe import Recipe
-from ..types import Batch
+from ..types import Batch, ClassMasks, LabelMap, Sample
 from .run import Experiment, make_experiment
 
 TIMED_CPU, TIMED_GPU, WARM_GPU = 2, 5, 3
+KERNELS = 5.0  # seconds that loading kernels may take
+CORNER = 1024  # pixels of large validation images that are predicted
 
 
 def probe(
@@ -32,13 +35,15 @@ def probe(
         recipe: model, crop, batch, precision and augmentation.
         data: to take samples from.
         rung: name of the rung of the ladder.
-        patience: seconds; where the first step takes a third of them, it is the only one.
+        patience: seconds; where the first step takes a third of them, it is the only one, and likewise the
+            first validation, to which 5 seconds are granted in any case as it loads kernels.
         now: the clock.
 
     Raises:
         ValueError: if something in the recipe cannot be used.
         torch.OutOfMemoryError: if the step does not fit the memory.
     """
+    started = now()
     experiment = make_experiment(recipe, data)
     device = device_of(recipe)
     module, classes = experiment.module.to(device), experiment.classes
@@ -79,7 +84,7 @@ def probe(
         recipe.precision,
         max(seconds, 1e-6),
         loading,
-        _validation(experiment, recipe, device, now),
+        _validation(experiment, recipe, device, now, patience - (now() - started)),
         memory,
     )
 
@@ -94,18 +99,42 @@ def device_of(recipe: Recipe) -> torch.device:
 
 
 def _validation(
-    experiment: Experiment, recipe: Recipe, device: torch.device, now: Callable[[], float]
+    experiment: Experiment,
+    recipe: Recipe,
+    device: torch.device,
+    now: Callable[[], float],
+    patience: float,
 ) -> float:
-    """Seconds that one validation image takes, its reading included."""
+    """Seconds that one validation image takes, its reading included; of a large one, by a part of it."""
     module = experiment.module
     module.eval()
     begun = now()
-    sample = experiment.val_data[len(experiment.val_data) // 2]
+    whole = experiment.val_data[len(experiment.val_data) // 2]
+    reading = now() - begun
+    sample = _corner(whole) if recipe.val_tile is not None else whole
+    parts = whole.image[0].numel() / sample.image[0].numel()
     batch = Batch.collate([sample], experiment.classes.ignore).to(device)
-    with torch.no_grad(), autocast(recipe, device):
-        module.validation_step(batch, 0)
-    _wait(device)
-    return now() - begun
+    seconds = 0.0
+    for _ in range(2):  # in the first pass, kernels are loaded or compiled
+        begun = now()
+        with torch.no_grad(), autocast(recipe, device):
+            module.validation_step(batch, 0)
+        _wait(device)
+        seconds = now() - begun
+        if seconds > max(patience / 3, KERNELS):
+            break
+    return reading + parts * seconds
+
+
+def _corner(sample: Sample) -> Sample:
+    """The upper left corner of an image of classes, of at most `CORNER` x `CORNER` pixels."""
+    here = (slice(CORNER), slice(CORNER))
+    image, target = sample.image[:, *here].contiguous(), sample.target
+    if isinstance(target, LabelMap):
+        return replace(sample, image=image, target=LabelMap(target.labels[here].contiguous()))
+    if isinstance(target, ClassMasks):
+        return replace(sample, image=image, target=ClassMasks(target.masks[:, *here].contiguous()))
+    return sample
 
 
 def autocast(recipe: Recipe, device: torch.device) -> Any:

@@ -64,7 +64,7 @@ def range_test(
             with autocast(recipe, device):
                 parts = module.criterion.parts(module(batch), batch)
             loss = torch.stack(list(parts.values())).sum()
-            losses.append(float(loss))
+            losses.append(float(loss.detach()))
             if not math.isfinite(losses[-1]):
                 break
             optimizer.zero_grad()
@@ -81,8 +81,8 @@ def range_test(
 def turning_point(rates: Sequence[float], losses: Sequence[float]) -> float:
     """The rate at which the running mean of the loss is lowest, if it rises clearly later; else infinity.
 
-    Clearly is by more than the standard deviation of the single losses about their running mean. A loss that
-    is not finite is such a rise.
+    Clearly is by more than 1 % and than the standard deviation of the single losses about their running mean.
+    A loss that is not finite is such a rise.
 
     Args:
         rates: of the steps, rising.
@@ -103,7 +103,7 @@ def turning_point(rates: Sequence[float], losses: Sequence[float]) -> float:
     lowest = int(np.argmin(means))
     rise = max(means[lowest:]) - means[lowest] if len(finite) == len(losses) else math.inf
     noise = float(np.std(np.subtract(finite, means)))
-    return rates[lowest] if rise > noise else math.inf
+    return rates[lowest] if rise > max(noise, 0.01 * abs(means[lowest])) else math.inf
 
 
 def _batches(experiment: Experiment, device: torch.device) -> Iterator[Batch]:

@@ -570,7 +570,8 @@ def _run_folds(
 ) -> TrainResult:
     """One training after the other, in `fold_1`, `fold_2`, ...; those that are there are continued.
 
-    Each takes an equal part of the time that is left when it begins.
+    Each takes an equal part of the time that is left when it begins; with a clock, only all together have a
+    report.
     """
     folds = recipe.folds
     assert folds is not None
@@ -594,7 +595,15 @@ def _run_folds(
         timed = None if clock is None else clock.share(folds + 1 - number, before=_seconds_of(folder))
         try:
             results.append(
-                _run(one, folder, part, resumed=started, progress=progress, report=report, clock=timed)
+                _run(
+                    one,
+                    folder,
+                    part,
+                    resumed=started,
+                    progress=progress,
+                    report=report and clock is None,
+                    clock=timed,
+                )
             )
         except KeyboardInterrupt as error:
             what = str(error).partition(".")[0]
@@ -793,12 +802,13 @@ def _open(recipe: Recipe, data: Data | None) -> tuple[Parts, Task]:
         )
     where = f"{data.root}: " if isinstance(data, DataSplits) else ""
     parts = parts_of(recipe, data)
+    cut_later = recipe.folds is not None and recipe.fold is None
     for name, part in (("training", parts.train), ("validation", parts.val)):
-        if not len(part):
+        if not len(part) and not (cut_later and part is parts.val):
             raise ValueError(f"{where}there is no {name} image")
     if parts.train.classes != parts.val.classes:
         raise ValueError(f"{where}the training and the validation part differ in their classes")
-    return parts, _task_of_data(parts.val, serves)
+    return parts, _task_of_data(parts.val if len(parts.val) else parts.train, serves)
 
 
 def _task_of_data(data: SegmentationData, names: Sequence[str]) -> Task:

@@ -142,7 +142,7 @@ def test_the_largest_network_that_steps_and_views_allow_is_taken(
 ) -> None:
     rows = {row.choice: row for row in decided(data, seconds=seconds, budget=budget).rows}
     assert rows["model"].value == expected
-    assert "400 steps and 20 views wanted" in rows["model"].reason
+    assert "wanted: 400 steps, 20 times" in rows["model"].reason
 
 
 def test_bfloat16_is_taken_where_it_pays() -> None:
@@ -190,7 +190,7 @@ def test_a_range_test_may_lower_the_rate_and_never_raises_it(
 ) -> None:
     plan = decided(facts(), range_test=found)
     assert plan.settings["lr"] == rate
-    assert next(row.value for row in plan.rows if row.choice == "range test") == value
+    assert next(row.value for row in plan.rows if row.choice == "LR range test") == value
 
 
 def test_a_range_test_takes_three_percent_of_ten_minutes_or_more() -> None:

@@ -13,7 +13,10 @@ from PIL import Image
 
 from pixelwise.planning import Probe, RangeTest
 from pixelwise.recipe import Recipe
-from pixelwise.training import automatic, make_plan, run, train_by_plan
+from pixelwise.tasks import open_data
+from pixelwise.training import TrainingModule, automatic, make_plan, probing, run, train_by_plan
+from pixelwise.training.probing import probe
+from pixelwise.types import Batch
 
 Folder = Callable[..., Path]
 SMALL = {"model": "unet", "model_arguments": {"width": 4}, "accelerator": "cpu", "precision": "32"}
@@ -70,7 +73,7 @@ def test_a_plan_names_its_parts_and_what_is_given_stays(folder: Folder, tmp_path
     assert planned.clock is not None
     rows = {row.choice: row for row in planned.plan.rows}
     assert rows["batch"].reason == "given by you"
-    assert rows["validation part"].value == "3 images"
+    assert rows["validation split"].value == "3 images"
 
 
 @pytest.mark.usefixtures("measured")
@@ -126,6 +129,63 @@ def test_published_weights_are_used_where_they_lie_on_this_machine(
     assert tuned.lr == pytest.approx(5e-4 * (10 / 100) ** 0.5, rel=0.01)
     given["model_arguments"] = {"encoder": "resnet18", "pretrained": False}
     assert make_plan(given, budget=600.0).recipe.lr == 0.002
+
+
+def test_folds_are_planned_and_trained_as_one(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"data": str(folder(6)), **SMALL, "crop": (32, 32), "workers": 0, "folds": 3}
+    planned = make_plan({**given, "out": str(tmp_path / "run")}, budget=600.0)
+    assert planned.recipe.val_images == ()
+    assert next(row.value for row in planned.plan.rows if row.choice == "validation split") == "3 folds"
+    short = planned.recipe.changed(steps=2, images_per_epoch=8, warmup_steps=1, choose=False)
+    clock = replace(planned.clock, most_steps=2)
+    result = train_by_plan(replace(planned, recipe=short, clock=clock), progress=False, report=False)
+    assert len(result.folds) == 3
+    assert "over 6 images" in result.remarks[0]
+
+
+def test_a_task_alone_leaves_the_model_open() -> None:
+    automatic._check_settings({"data": "", "task": "instance"})
+    with pytest.raises(ValueError, match="lr must be a number above 0"):
+        automatic._check_settings({"data": "", "task": "instance", "lr": -1.0})
+    with pytest.raises(ValueError, match="'unet' serves semantic, multilabel, not the task instance"):
+        automatic._check_settings({"data": "", "task": "instance", "model": "unet"})
+
+
+def test_the_time_of_a_large_validation_image_is_told_from_a_part_of_it(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, seen = folder(3, (96, 128)), list[tuple[int, ...]]()
+
+    def look(module: TrainingModule, batch: Batch, index: int) -> None:
+        seen.append(tuple(batch.image.shape[2:]))
+
+    monkeypatch.setattr(probing, "CORNER", 48)
+    monkeypatch.setattr(TrainingModule, "validation_step", look)
+    seconds = iter(range(100))
+    recipe = Recipe(str(root), **SMALL, crop=(32, 32), batch_size=1, steps=1, workers=0, val_tile=64)
+    found = probe(recipe, open_data(root), "unet", now=lambda: float(next(seconds)))
+    assert seen == [(48, 48)] * 2
+    assert found.validation == pytest.approx(1 + 96 * 128 / 48**2)  # a second for reading, one for a part
+
+
+def test_the_time_of_a_compiler_is_not_that_of_a_validation(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, seconds, passes = folder(3), [0.0], list[int]()
+
+    def look(module: TrainingModule, batch: Batch, index: int) -> None:
+        seconds[0] += 2.0 if passes else 30.0
+        passes.append(index)
+
+    monkeypatch.setattr(TrainingModule, "validation_step", look)
+    recipe = Recipe(str(root), **SMALL, crop=(32, 32), batch_size=1, steps=1, workers=0)
+    found = probe(recipe, open_data(root), "unet", now=lambda: seconds[0])
+    assert (found.validation, len(passes)) == (2.0, 2)
+    passes.clear()
+    found = probe(recipe, open_data(root), "unet", patience=60.0, now=lambda: seconds[0])
+    assert (found.validation, len(passes)) == (30.0, 1)
 
 
 # --- odd folders --------------------------------------------------------------------------------------

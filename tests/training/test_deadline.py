@@ -137,6 +137,14 @@ def test_choices_take_what_scores_and_report_leave() -> None:
     assert clock.patience(2.0) < 0
 
 
+def test_folds_divide_what_their_joining_choices_and_report_leave() -> None:
+    known = {"report": 10.0, "scoring": 0.0, "choices": 5.0, "joining": 15.0}
+    clock = Clock(100.0, 0.0, **known, now=lambda: 10.0)
+    first = clock.share(3)
+    assert first.left == pytest.approx((90 - 30) / 3)
+    assert (first.report, first.choices, first.joining) == (0.0, 0.0, 0.0)
+
+
 def test_a_replay_follows_the_clock_without_one_to_the_same_weights(
     tiny: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -106,7 +106,7 @@ def test_a_plan_lowers_its_rate_to_a_quarter_of_the_turn(folder: Path, measured:
     assert [one.lr for one in tested] == [0.002]
     assert planned.recipe.lr == 0.001
     assert tested[0].changed(lr=0.001) == planned.recipe  # what was tested is what is trained
-    row = next(row for row in planned.plan.rows if row.choice == "range test")
+    row = next(row for row in planned.plan.rows if row.choice == "LR range test")
     assert row.reason == "the loss turns at 0.004: a quarter of that"
     assert planned.plan.as_dict()["range_test"]["turn"] == 0.004
 
@@ -125,4 +125,4 @@ def test_a_short_budget_or_a_given_rate_has_no_range_test(
     planned = make_plan({"data": str(folder), **SMALL, **given}, budget=budget)
     assert (tested, planned.recipe.lr) == ([], 0.002)
     rows = {row.choice: row for row in planned.plan.rows}
-    assert rows["range test"].reason == reason if reason else "range test" not in rows
+    assert rows["LR range test"].reason == reason if reason else "LR range test" not in rows
