@@ -51,10 +51,12 @@ def matching_cost(
         share = torch.ones_like(x[:1]) if valid is None else valid[None].to(x.dtype)
         count = share.sum().clamp_min(1)
         g, p = g * share, x.sigmoid()
-        yes, no = F.softplus(-x) * share, F.softplus(x) * share  # -log p and -log (1 - p)
+        no = F.softplus(x) * share  # -log (1 - p)
         if pixel_loss == "focal":
-            yes, no = ALPHA * (1 - p) ** GAMMA * yes, (1 - ALPHA) * p**GAMMA * no
-        pixel = (yes @ g.T + no @ (share - g).T) / count
+            yes = ALPHA * (1 - p) ** GAMMA * F.softplus(-x)
+            pixel = (yes @ g.T + (1 - ALPHA) * (p**GAMMA * no) @ (share - g).T) / count
+        else:  # -log p is x less than -log (1 - p)
+            pixel = (no.sum(1)[:, None] - x @ g.T) / count
         overlap = 2 * (p * share) @ g.T
         dice = 1 - (overlap + 1) / ((p * share).sum(1)[:, None] + g.sum(1) + 1)
         probability = class_logits.softmax(1)[:, classes.long()]
