@@ -19,6 +19,7 @@ from ..ops import clip_boxes, decode_boxes, sides_reach
 from ..types import AssignedBoxes
 
 MULTIPLE = 32
+MOST = 2**31  # regions of all images
 
 
 class RegionProgram(nn.Module):
@@ -90,6 +91,8 @@ class RegionProgram(nn.Module):
         places, chance, own, group = (part[large] for part in chosen)
         kept = suppressed(places, chance, group, network.max_iou, size)
         kept = kept[first_of_each(own[kept], network.num_regions[1], count)]
+        # Without a bound, the number of their scores may be one that ONNX cannot write down.
+        torch._check(kept.shape[0] < MOST)
         return AssignedBoxes(places[kept], own[kept], torch.full_like(own[kept], -1))
 
     def detect(
