@@ -36,12 +36,15 @@ class RegionProgram(nn.Module):
     Args:
         model: in eval mode.
 
+    `torch.onnx.export(program, (torch.rand(2, 3, 97, 131),), dynamo=True, dynamic_shapes=(sides,))` makes an
+    ONNX file of it, with `sides = {0: Dim("b", max=64), 2: Dim("H", min=65, max=2048), 3: Dim("W", min=65,
+    max=2048)}`; ONNX Runtime needs nothing else.
+
     >>> from pixelwise import build
-    >>> from torch.export import Dim
     >>> program = RegionProgram(build("mask_rcnn", 2, encoder="tiny", width=8).eval())
-    >>> sides = {2: Dim("H", min=65, max=2048), 3: Dim("W", min=65, max=2048)}
-    >>> onnx = torch.onnx.export(program, (torch.rand(2, 3, 97, 131),), dynamo=True,
-    ...     dynamic_shapes=({0: Dim("b", max=64), **sides},))  # doctest: +SKIP
+    >>> boxes, classes, scores, images, masks = program(torch.rand(2, 3, 96, 128))
+    >>> masks.shape[1:]
+    torch.Size([28, 28])
     """
 
     def __init__(self, model: FasterRCNN | MaskRCNN) -> None:
