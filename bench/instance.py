@@ -136,7 +136,8 @@ def decoding(options: argparse.Namespace) -> None:
         return coded_by_peer(paste_masks_in_image(inside, boxes, (height, width)))
 
     pairs = list(zip(our_masks(), their_masks(), strict=True))
-    print(f"\n{sum(a['counts'] == b['counts'] for a, b in pairs)} of {len(pairs)} masks are equal")
+    equal = sum(a["counts"] == b["counts"].decode() for a, b in pairs)
+    print(f"\n{equal} of {len(pairs)} masks are equal")
     compare(
         f"{count} masks within boxes to COCO RLE",
         {"pixelwise": our_masks, "torchvision, pycocotools": their_masks},

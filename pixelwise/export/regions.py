@@ -19,7 +19,7 @@ from ..ops import clip_boxes, decode_boxes, sides_reach
 from ..types import AssignedBoxes
 
 MULTIPLE = 32
-_MOST = 2**24  # regions of all images together
+MOST = 2**31  # regions of all images
 
 
 class RegionProgram(nn.Module):
@@ -36,12 +36,15 @@ class RegionProgram(nn.Module):
     Args:
         model: in eval mode.
 
+    `torch.onnx.export(program, (torch.rand(2, 3, 97, 131),), dynamo=True, dynamic_shapes=(sides,))` makes an
+    ONNX file of it, with `sides = {0: Dim("b", max=64), 2: Dim("H", min=65, max=2048), 3: Dim("W", min=65,
+    max=2048)}`; ONNX Runtime needs nothing else.
+
     >>> from pixelwise import build
-    >>> from torch.export import Dim
     >>> program = RegionProgram(build("mask_rcnn", 2, encoder="tiny", width=8).eval())
-    >>> sides = {2: Dim("H", min=65, max=2048), 3: Dim("W", min=65, max=2048)}
-    >>> onnx = torch.onnx.export(program, (torch.rand(2, 3, 97, 131),), dynamo=True,
-    ...     dynamic_shapes=({0: Dim("b", max=64), **sides},))  # doctest: +SKIP
+    >>> boxes, classes, scores, images, masks = program(torch.rand(2, 3, 96, 128))
+    >>> masks.shape[1:]
+    torch.Size([28, 28])
     """
 
     def __init__(self, model: FasterRCNN | MaskRCNN) -> None:
@@ -91,7 +94,8 @@ class RegionProgram(nn.Module):
         places, chance, own, group = (part[large] for part in chosen)
         kept = suppressed(places, chance, group, network.max_iou, size)
         kept = kept[first_of_each(own[kept], network.num_regions[1], count)]
-        torch._check(kept.shape[0] <= _MOST)  # else the program asks for a number that ONNX cannot hold
+        # Without a bound, the number of their scores may be one that ONNX cannot write down.
+        torch._check(kept.shape[0] < MOST)
         return AssignedBoxes(places[kept], own[kept], torch.full_like(own[kept], -1))
 
     def detect(

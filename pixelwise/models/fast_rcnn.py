@@ -193,11 +193,11 @@ class FastRCNN(Model):
         features = self.encoder(seen.images).c4.float()
         logits, deltas = self.head(roi_pool(features, rois, BoxHead.SIZE, 1 / 16))
         if self.training:
-            return ProposedRegionLogits(regions, logits, deltas, old, new)
+            return ProposedRegionLogits(RegionLogits(regions, logits, deltas, old, new))
         counts = [len(one) for one in proposed]
         each = zip(logits.split(counts), deltas.split(counts), proposed, new, strict=True)
         found = tuple(self.head.detect(*one) for one in each)
-        return ProposedRegionLogits(regions, logits, deltas, old, new, detections=found)
+        return ProposedRegionLogits(RegionLogits(regions, logits, deltas, old, new, detections=found))
 
 
 def fast_rcnn(

@@ -122,12 +122,13 @@ class FCIS(Model):
         anchors = len(ANCHOR_SIZES) * len(ANCHOR_RATIOS)
         self.proposals = RegionProposalNetwork(width // 2, c_in=encoder.channels.c4, num_anchors=anchors)
         self.proposals.num_candidates, self.proposals.num_regions = (6000, 6000), (300, 300)
-        self.reduce = nn.Sequential(nn.Conv2d(encoder.channels.c5, width, 1), nn.ReLU(inplace=True))
+        reduce = nn.Conv2d(encoder.channels.c5, width, 1)
+        self.reduce = nn.Sequential(reduce, nn.ReLU(inplace=True))
         self.masks = nn.Conv2d(width, 2 * (num_classes + 1) * PARTS**2, 1)
         self.boxes = nn.Conv2d(width, 4 * PARTS**2, 1)
-        for layer in (self.reduce[0], self.masks, self.boxes):
+        for layer in (reduce, self.masks, self.boxes):
             nn.init.normal_(layer.weight, std=0.01)
-            nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def inputs(self, batch: Batch) -> tuple[Any, ...]:
         """Images, targets, and the size of each image."""

@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from .. import decode
 from ..algorithms import selective_search
 from ..layers import fit_images, size_of
 from ..losses import NoLoss, loss_parts
@@ -32,7 +33,7 @@ from ..ops import (
     rescale_boxes,
     sample_regions,
 )
-from ..types import Annotation, AssignedBoxes, Batch, Model, Paper, RegionLogits, value
+from ..types import Annotation, AssignedBoxes, Batch, Boxes, Model, Paper, RegionLogits, Value, value
 from .vgg import initialize_relu, vgg_normalize
 
 PAPER = Paper(
@@ -53,8 +54,14 @@ MOST = 2000  # regions of an image
 
 
 @value
-class ProposedRegionLogits(RegionLogits):
-    """Regions that were proposed without learning: a `RegionLogits` without anchors."""
+class ProposedRegionLogits(Value):
+    """Regions that were proposed without learning.
+
+    Attributes:
+        regions: what is known of them; there are no anchors.
+    """
+
+    regions: RegionLogits
 
 
 def proposals_of(
@@ -181,7 +188,7 @@ class RCNN(Model):
         if self.training:
             objects = objects_in(boxes_in(targets, old, new))
             regions = sample_regions(proposed, objects, POSITIVE_IOU, NUM_SAMPLED, POSITIVE_SHARE)
-            return ProposedRegionLogits(regions, *self.look(images, regions), old, new)
+            return ProposedRegionLogits(RegionLogits(regions, *self.look(images, regions), old, new))
         regions = assigned(proposed, [torch.full_like(one[:, 0], -1).long() for one in proposed])
         parts = [
             self.look(images, AssignedBoxes(*(x[i : i + AT_ONCE] for x in vars(regions).values())))
@@ -191,7 +198,7 @@ class RCNN(Model):
         counts = [len(one) for one in proposed]
         each = zip(logits.split(counts), deltas.split(counts), proposed, new, strict=True)
         found = tuple(detections_of(*one, LIMITS, BOX_UNITS) for one in each)
-        return ProposedRegionLogits(regions, logits, deltas, old, new, detections=found)
+        return ProposedRegionLogits(RegionLogits(regions, logits, deltas, old, new, detections=found))
 
     def look(
         self, images: Float[Tensor, "b c h w"], regions: AssignedBoxes
@@ -202,26 +209,35 @@ class RCNN(Model):
         return self.classes(self.hidden(x)), deltas
 
 
-# --- loss -----------------------------------------------------------------------------------------
+# --- loss and decoding ----------------------------------------------------------------------------
 
 
 @loss_parts.register
 def proposed_region_losses(output: ProposedRegionLogits, batch: Batch) -> dict[str, Float[Tensor, ""]]:
     """Cross-entropy of the class, "class", and smooth L1 of the box of the true class, "box"."""
-    if output.detections:
+    logits, regions = output.regions, output.regions.regions
+    if logits.detections:
         raise NoLoss("an output of evaluation has no loss: call model.train() and give it the targets")
-    targets = boxes_in(batch.annotations, output.image_sizes, output.seen_sizes)
-    regions, positive = output.regions, output.regions.target >= 0
+    targets, positive = (
+        boxes_in(batch.annotations, logits.image_sizes, logits.seen_sizes),
+        regions.target >= 0,
+    )
     objects = objects_of(regions, targets)
     classes = torch.zeros_like(regions.target)
     classes[positive] = objects.classes + 1
     wanted = encode_boxes(objects.boxes, regions.boxes[positive], BOX_UNITS)
-    deltas = output.box_deltas[positive, classes[positive]].float()
+    deltas = logits.box_deltas[positive, classes[positive]].float()
     count = max(len(regions), 1)
     return {
-        "class": F.cross_entropy(output.class_logits.float(), classes, reduction="sum") / count,
+        "class": F.cross_entropy(logits.class_logits.float(), classes, reduction="sum") / count,
         "box": F.smooth_l1_loss(deltas, wanted, reduction="sum") / count,
     }
+
+
+@decode.boxes.register
+def boxes_of_proposed(output: ProposedRegionLogits) -> tuple[Boxes, ...]:
+    """The detections in pixels of the image."""
+    return decode.boxes(output.regions)
 
 
 # --- builders -------------------------------------------------------------------------------------

@@ -69,8 +69,8 @@ def test_proposals_may_be_given_and_are_where_the_model_looks(name: str) -> None
     given = [torch.tensor([[4.0, 4.0, 60.0, 50.0], [60.0, 30.0, 120.0, 90.0]])]
     with torch.no_grad():
         output = model(batch.image, proposals=given)
-    assert torch.equal(output.regions.boxes, given[0])
-    assert output.class_logits.shape == (2, 3)
+    assert torch.equal(output.regions.regions.boxes, given[0])
+    assert output.regions.class_logits.shape == (2, 3)
     with torch.no_grad(), pytest.raises(NoLoss, match="has no loss"):
         loss_parts(output, batch)
     assert len(decode.boxes(output)) == 1
@@ -83,7 +83,7 @@ def test_regions_are_pooled_as_the_definition_says() -> None:
         (features,) = model.encoder(batch.image).c4
         pooled = roi_pool(features, (box[0] / 16).tolist(), (BoxHead.SIZE, BoxHead.SIZE))
         expected, _ = model.head(pooled[None])
-        found = model(batch.image, proposals=[box]).class_logits
+        found = model(batch.image, proposals=[box]).regions.class_logits
     torch.testing.assert_close(found, expected)
 
 
