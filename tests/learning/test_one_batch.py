@@ -44,7 +44,7 @@ ENCODERS = ("tiny", "resnet18")
 STEPS, BIG = 60, 12_000_000
 # Steps of networks that match a set, look at random patches or point at centres: they take longer, and of
 # these only the builder that takes an encoder is asked.
-LONG = {"DETR": 1000, "DETRPanoptic": 1000, "DeepMask": 400, "PanopticDeepLab": 400, "SharpMask": 200}
+LONG = {"DETR": 2000, "DETRPanoptic": 2000, "DeepMask": 400, "PanopticDeepLab": 400, "SharpMask": 200}
 COSTLY = {
     "deep_parsing_network", "deepmask", "detr", "detr_panoptic", "dilation8", "dilation10", "fc_densenet103",
     "fcn32s_alexnet", "fcn32s_googlenet", "frrn_a", "gridnet", "hrformer", "mask2former", "maskformer",
