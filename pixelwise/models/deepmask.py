@@ -173,7 +173,8 @@ class DeepMask(Model):
     ) -> tuple[Float[Tensor, "p 4"], Float[Tensor, "p s s"], Float[Tensor, "p k"]]:
         """The best patches of an image at all scales: where they are, mask, scores."""
         height, width = image.shape[-2:]
-        maps, vectors, places = [], [], []
+        maps: list[tuple[Features, float, float]] = []
+        vectors, places = [], []
         for scale in SCALES:
             size = (round(scale * height), round(scale * width))
             if min(size) < STRIDE:

@@ -175,7 +175,7 @@ def write_labelme(path: Path, instances: MaskSet, classes: ClassTable, image: st
                 "mask": base64.b64encode(memory.getvalue()).decode("ascii"),
             }
         )
-    content = {
+    content: dict[str, Any] = {
         "version": "5.4.1",
         "flags": {},
         "shapes": shapes,

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
+import yaml  # type: ignore[import-untyped]
 from jaxtyping import Float, Integer
 
 from ...files import atomic_write

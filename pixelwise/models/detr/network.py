@@ -1,7 +1,7 @@
 """DETR for boxes: encoder, transformer, and what each query says."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -60,8 +60,8 @@ class Seen(NamedTuple):
     sizes: tuple[tuple[int, int], ...] = ()
 
 
-class Thoughts(NamedTuple):
-    """What lies between images and answers.
+class Intermediate(NamedTuple):
+    """What lies between images and predictions.
 
     Attributes:
         features: of the encoder.
@@ -94,8 +94,8 @@ class DETR(Model):
         ValueError: if `width` is no multiple of 4.
     """
 
-    tasks = ("detection",)
-    output = SetOfBoxes
+    tasks: ClassVar[tuple[str, ...]] = ("detection",)
+    output: ClassVar[type] = SetOfBoxes
 
     def __init__(
         self,
@@ -138,8 +138,8 @@ class DETR(Model):
         Raises:
             ValueError: if the image is smaller than `minimum_size`.
         """
-        thoughts = self.think(self.prepare(image, sizes))
-        return self.answer(thoughts, (image.shape[-2], image.shape[-1]), sizes)
+        between = self.run_transformer(self.prepare(image, sizes))
+        return self.predict(between, (image.shape[-2], image.shape[-1]), sizes)
 
     def prepare(
         self, image: Float[Tensor, "b c H W"], sizes: Sequence[tuple[int, int]] | None = None
@@ -159,8 +159,8 @@ class DETR(Model):
             one[:rows, :columns] = True
         return Seen(fitted.images, valid, fitted.seen_sizes)
 
-    def think(self, seen: Seen) -> Thoughts:
-        """Ask the queries."""
+    def run_transformer(self, seen: Seen) -> Intermediate:
+        """Encoder, transformer encoder, transformer decoder."""
         features = self.encoder(seen.images)
         x = self.input(features.c5)
         known, inside = None, None
@@ -176,16 +176,16 @@ class DETR(Model):
         for layer in self.layers:
             asked = layer(asked, queries, memory, places, known)
             found.append(self.norm(asked))
-        return Thoughts(features, x, inside, memory, tuple(found))
+        return Intermediate(features, x, inside, memory, tuple(found))
 
-    def answer(
-        self, thoughts: Thoughts, size: tuple[int, int], sizes: Sequence[tuple[int, int]] | None
+    def predict(
+        self, between: Intermediate, size: tuple[int, int], sizes: Sequence[tuple[int, int]] | None
     ) -> SetOfBoxes:
         """Class and box of each query; those of earlier layers only while training."""
         told = () if sizes is None else tuple(sizes)
         *earlier, last = [
             SetOfBoxes(self.classes(x), self.boxes(x).sigmoid(), size, told)
-            for x in (thoughts.queries if self.training else thoughts.queries[-1:])
+            for x in (between.queries if self.training else between.queries[-1:])
         ]
         return SetOfBoxes(last.class_logits, last.boxes, size, told, tuple(earlier))
 

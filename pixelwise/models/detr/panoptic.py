@@ -163,12 +163,12 @@ class DETRPanoptic(DETR):
     ) -> SetOfMasks:
         """Look for segments; see `DETR.forward`."""
         seen = self.prepare(image, sizes)
-        thoughts = self.think(seen)
-        found = self.answer(thoughts, (image.shape[-2], image.shape[-1]), sizes)
-        coarse = (thoughts.input.shape[-2], thoughts.input.shape[-1])
-        attention = self.attention_maps(thoughts.queries[-1], thoughts.memory, thoughts.seen, coarse)
-        maps = [thoughts.features[stage] for stage in STAGES[-2::-1]]
-        logits = self.mask_head(thoughts.input, attention, maps)
+        between = self.run_transformer(seen)
+        found = self.predict(between, (image.shape[-2], image.shape[-1]), sizes)
+        coarse = (between.input.shape[-2], between.input.shape[-1])
+        attention = self.attention_maps(between.queries[-1], between.memory, between.seen, coarse)
+        maps = [between.features[stage] for stage in STAGES[-2::-1]]
+        logits = self.mask_head(between.input, attention, maps)
         return SetOfMasks(found, logits, (seen.images.shape[-2], seen.images.shape[-1]), seen.sizes)
 
 
