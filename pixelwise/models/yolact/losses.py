@@ -51,7 +51,7 @@ def prototype_losses(output: PrototypeLogits, batch: Batch) -> dict[str, Float[T
         "class": class_loss(output.class_logits.float(), classes.view(len(targets), -1)) / count,
         "box": BOX_WEIGHT * F.smooth_l1_loss(deltas, wanted, reduction="sum") / count,
         "mask": MASK_WEIGHT * mask_loss(output, chosen, targets, batch.annotations) / count,
-        "semantic": semantic_loss(output, batch.annotations),
+        "segmentation": semantic_loss(output, batch.annotations),
     }
 
 
