@@ -6,6 +6,7 @@ from collections.abc import Callable
 import onnxruntime
 import pytest
 import torch
+import torchvision  # torch.onnx knows its operators only if it is imported before the export
 from torch import Tensor, nn
 from torch.export import Dim
 from torch.utils import _pytree as pytree
@@ -264,6 +265,7 @@ class Tensors(nn.Module):
 def test_a_network_in_onnx_runtime_equals_eager_at_any_size_and_batch(
     name: str, towards: float, tmp_path
 ) -> None:
+    assert torchvision.ops.nms
     module = Tensors(biased(tiny(name), towards).eval())
     shapes = ({0: Dim("b", min=1, max=64), 2: Dim("h", min=64, max=4096), 3: Dim("w", min=64, max=4096)},)
     with warnings.catch_warnings():
