@@ -248,8 +248,7 @@ def patches(size: list[int]) -> Callable[[Mapping[str, Tensor], bool], dict[str,
     from monai import transforms as t
 
     both = ["image", "label"]
-    ready = t.Compose([t.EnsureChannelFirstd("label", channel_dim="no_channel"),
-                       t.SpatialPadd(both, size)])  # fmt: skip
+    ready = t.SpatialPadd(both, size)
     anywhere = t.RandSpatialCropd(both, size, random_size=False)
     around = t.RandCropByPosNegLabeld(both, "label", size, pos=1, neg=0, num_samples=1)
     bilinear = ["bilinear", "nearest"]
@@ -264,7 +263,7 @@ def patches(size: list[int]) -> Callable[[Mapping[str, Tensor], bool], dict[str,
     ])  # fmt: skip
 
     def cut(volume: Mapping[str, Tensor], structure: bool) -> dict[str, Tensor]:
-        whole = ready(dict(volume))
+        whole = ready({"image": volume["image"], "label": volume["label"][None]})
         one = around(whole)[0] if structure else anywhere(whole)
         changed = changes(one)
         return {name: torch.as_tensor(changed[name]).as_subclass(Tensor) for name in both}
