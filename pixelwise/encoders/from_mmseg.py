@@ -126,7 +126,7 @@ def read_mmseg_swin(
             continue
         key = key.removeprefix(_PREFIX)
         for theirs, ours in _SWIN_RENAMES:
-            key = re.sub(theirs, ours, key)  # type: ignore[call-overload]
+            key = re.sub(theirs, ours, key)
         if by_channel and re.match(r"body\.c[3-5]\.downsample\.", key):
             tensor = _pixel_by_pixel(tensor)
         weights[key] = tensor

@@ -182,7 +182,7 @@ def from_whai362_pvt(state_dict: Mapping[str, Tensor]) -> SemanticFPN:
     for key, tensor in state_dict.items():
         if not key.startswith("backbone."):
             for theirs, ours in _NAMES:
-                key = re.sub(theirs, ours, key)  # type: ignore[call-overload]
+                key = re.sub(theirs, ours, key)
             weights[key] = tensor
     try:
         arguments: dict[str, Any] = {

@@ -313,7 +313,7 @@ def from_mmseg_setr(state_dict: Mapping[str, Tensor]) -> DenseModel:
     for key, tensor in state_dict.items():
         if not key.startswith(("backbone.", "auxiliary_head.")):
             for theirs, ours in _MLA if decoder == "mla" else _UP:
-                key = re.sub(theirs, ours, key)  # type: ignore[call-overload]
+                key = re.sub(theirs, ours, key)
             key = key.replace("decode_head.conv_seg.", last)
             weights[key.replace(".conv.", ".0.").replace(".bn.", ".1.")] = tensor
     try:

@@ -143,7 +143,8 @@ class MaskMaps(nn.Module):
         *finer, coarsest = levels[: self.NUM_LEVELS]
         added = []
         for number, x in enumerate([*finer, with_positions(coarsest)]):
-            for step, block in enumerate(self.levels[number]):  # type: ignore[arg-type]
+            blocks: Sequence[nn.Module] = self.levels[number]  # type: ignore[assignment]
+            for step, block in enumerate(blocks):
                 x = block(x)
                 if number:
                     x = resize_like(x, levels[number - 1 - step])
@@ -200,9 +201,8 @@ class SOLOv2(Model):
         )
         features = self.encoder(seen)
         levels = self.pyramid([features[stage] for stage in STAGES])
-        fine, *rest = [*levels, subsampled(levels[-1])]
-        *rest, last = rest
-        for_cells = [resize_like(fine, rest[0]), *rest, resize_like(last, rest[-1])]
+        middle, last = levels[1:], subsampled(levels[-1])
+        for_cells = [resize_like(levels[0], middle[0]), *middle, resize_like(last, middle[-1])]
         classes, filters = self.head(for_cells)
         return GridLogits(classes, filters, self.mask_maps(levels), scales)
 
