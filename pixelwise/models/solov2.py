@@ -143,7 +143,7 @@ class MaskMaps(nn.Module):
         *finer, coarsest = levels[: self.NUM_LEVELS]
         added = []
         for number, x in enumerate([*finer, with_positions(coarsest)]):
-            for step, block in enumerate(self.levels[number]):  # type: ignore[arg-type]
+            for step, block in enumerate(self.levels[number].children()):
                 x = block(x)
                 if number:
                     x = resize_like(x, levels[number - 1 - step])
@@ -199,7 +199,7 @@ class SOLOv2(Model):
             max_size=self.max_size,
         )
         features = self.encoder(seen)
-        levels = self.pyramid([features[stage] for stage in STAGES])
+        levels: list[Tensor] = self.pyramid([features[stage] for stage in STAGES])
         fine, *rest = [*levels, subsampled(levels[-1])]
         *rest, last = rest
         for_cells = [resize_like(fine, rest[0]), *rest, resize_like(last, rest[-1])]

@@ -202,9 +202,10 @@ class YOLACT(Model):
         seen, scales = self.resized(image, sizes)
         features = self.encoder(seen)
         levels = self.pyramid([features[stage] for stage in STAGES])
-        output = (*self.head(levels), self.protonet(levels[0]))
+        classes, boxes, factors = self.head(levels)
         anchors = anchors_of(levels, scales.canvas, self.anchor_sizes)
-        return PrototypeLogits(*output, anchors, scales, self.semantic(levels[0]) if self.training else None)
+        semantic = self.semantic(levels[0]) if self.training else None
+        return PrototypeLogits(classes, boxes, factors, self.protonet(levels[0]), anchors, scales, semantic)
 
     def resized(
         self, image: Float[Tensor, "b c H W"], sizes: Sequence[tuple[int, int]] | None
