@@ -26,7 +26,7 @@ from torch import Tensor
 from .checkpoint import Checkpoint
 from .files import atomic_write
 from .types import BuiltBy, ClassTable, Model
-from .wording import brief
+from .wording import brief, some_of
 
 _TIMEOUT = 30.0  # seconds without a byte
 _PIECE = 1 << 18  # bytes per read
@@ -92,7 +92,7 @@ def describe_weights(name: str) -> PublishedWeights:
     if name in known:
         return known[name]
     near = get_close_matches(name, known, n=3, cutoff=0.5)
-    hint = f": did you mean {' or '.join(near)}?" if near else f": there are {', '.join(sorted(known))}"
+    hint = f": did you mean {' or '.join(near)}?" if near else f": there are {some_of(sorted(known), 20)}"
     raise ValueError(f"there are no published weights {brief(name)}{hint}")
 
 

@@ -55,8 +55,8 @@ def predict(
         str | None,
         typer.Option(
             help="How predictions are saved. One class per pixel: png (palette) or npy; several: png, tif or "
-            "npy; instances: json, png or coco; boxes: json, txt or coco; panoptic maps: png or coco; key "
-            "points: json or coco; volumes: nii.gz, nii or npy (default the first)."
+            "npy; instances: json, png, coco, yolo or labelme; boxes: json, txt or coco; panoptic maps: png "
+            "or coco; key points: json or coco; volumes: nii.gz, nii or npy (default the first)."
         ),
     ] = None,
     decoding: Decoding = None,

@@ -117,8 +117,8 @@ def from_transformers_swin(
     Raises:
         ValueError: if it is not a state dict of that network.
     """
-    encoder = read_transformers_swin(state_dict, "backbone.")
-    return _loaded(state_dict, head_arguments(state_dict), *encoder)
+    head = head_arguments(state_dict)
+    return _loaded(state_dict, head, *read_transformers_swin(state_dict, "backbone."))
 
 
 def from_mmseg_swin(state_dict: Mapping[str, Tensor]) -> UPerNet:

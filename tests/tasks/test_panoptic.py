@@ -181,7 +181,15 @@ def test_a_segment_that_no_pixel_shows_is_refused(tmp_path: Path) -> None:
 
 
 def test_augmentation_moves_image_and_segments_together(folder: Path) -> None:
-    settings = {"crop": (40, 40), "scale": (1.3, 1.3), "flip": 1.0, "color": 0.0, "rotation": 8, "elastic": 0}
+    settings = {
+        "crop": (40, 40),
+        "scale": (1.3, 1.3),
+        "scale_to": "image",
+        "flip": 1.0,
+        "color": 0.0,
+        "rotation": 8,
+        "elastic": 0,
+    }
     settings |= {"flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.0}
     data = pw.open_data(folder).train
     moved = TASK.transform(data.classes, settings)(data[0])

@@ -174,7 +174,8 @@ def _images_of(images: Any) -> tuple[dict[int, tuple[str, int, int]], list[str]]
     taken = []
     for entry in images:
         number = _whole(entry["id"], "the id of an image")
-        name = str(entry.get("file_name") or _of_url(entry["coco_url"])).replace("\\", "/")
+        of_lvis = "coco_url" in entry and not entry.get("file_name")
+        name = str(_of_url(entry["coco_url"]) if of_lvis else entry["file_name"]).replace("\\", "/")
         if not PurePosixPath(name).name or "\0" in name:
             raise ValueError(f"the file_name of image {number} must name a file, got {brief(name)}")
         height = _whole(entry["height"], f"the height of {brief(name)}", 1)
