@@ -110,7 +110,10 @@ def export_onnx(
                 verbose=False,
             )
         except Exception as error:  # whatever the tracer, the translation and the optimiser raise
-            reason = " ".join(str(error).split())[:300]
+            cause: BaseException = error
+            while cause.__cause__ is not None:
+                cause = cause.__cause__
+            reason = " ".join(str(cause).split())[:300]
             raise ValueError(f"{type(model).__name__} cannot be exported to ONNX: {reason}") from error
     assert program is not None
     program.model.metadata_props[KEY] = json.dumps(about)

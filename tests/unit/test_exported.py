@@ -15,6 +15,7 @@ from pixelwise.export import export_onnx, load_onnx, onnx_model
 from pixelwise.ops.pooling import adaptive_average_pool
 from pixelwise.types import ClassTable, LabelMap, MaskSet
 
+pytestmark = pytest.mark.compile
 CLASSES = ClassTable.of("sky", "road", "car")
 
 
