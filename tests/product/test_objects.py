@@ -75,6 +75,7 @@ def test_instances_from_a_coco_folder_to_coco_results(pixelwise: Callable, place
         assert overlay.size == (640, 480)
 
 
+@pytest.mark.slow
 def test_boxes_from_a_coco_folder_to_yolo_files(pixelwise: Callable, place: Path, coco: Path) -> None:
     run = ["--steps", "1", "--workers", "0", "--out", "runs/faster_rcnn"]
     assert "AP50" in ended(pixelwise("train", "shapes", "--model", "faster_rcnn", *NETWORK, *run))
