@@ -8,7 +8,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-from ...losses import loss_parts
+from ...losses import NoLoss, loss_parts
 from ...ops import encode_boxes, match_boxes, rescale_boxes
 from ...ops.objects import assigned, boxes_in, objects_in, objects_of
 from ...types import AssignedBoxes, Batch, Boxes, MaskSet
@@ -118,7 +118,7 @@ def semantic_loss(output: PrototypeLogits, instances: Sequence[Any]) -> Float[Te
     """Mean over images and cells of the binary cross-entropy of which classes are there (Sec. 5)."""
     scores = output.semantic
     if scores is None:
-        raise ValueError("an output of evaluation has no loss: call model.train()")
+        raise NoLoss("an output of evaluation has no loss: call model.train() and give it the targets")
     old, new = output.scales.of(len(instances))
     wanted = torch.zeros_like(scores)
     grid = (scores.shape[2], scores.shape[3])
