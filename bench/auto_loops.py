@@ -9,6 +9,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +228,9 @@ def nnunet(train: Path, held: Path, out: Path, seconds: float, seed: int) -> Non
     with torch.no_grad():
         for i in range(len(tested)):
             image, labels = volume_of(tested, i)
-            found = sliding_window_inference(image[None], patch, 2, mirrored, overlap=0.5, mode="gaussian")
+            found: Any = sliding_window_inference(
+                image[None], patch, 2, mirrored, overlap=0.5, mode="gaussian"
+            )
             predicted = found[0, :, : labels.shape[0], : labels.shape[1], : labels.shape[2]].argmax(0)
             np.save(out / f"{Path(tested.pairs[i].id).name.split('.')[0]}.npy", predicted.byte().numpy())
     print(f"{step} steps, patch {patch}")
@@ -245,7 +248,7 @@ def patches(size: list[int]) -> Callable[[Mapping[str, Tensor], bool], dict[str,
 
     The function takes a volume, and whether the patch must hold a structure.
     """
-    from monai import transforms as t
+    t: Any = import_module("monai.transforms")  # it does not tell what it exports
 
     both = ["image", "label"]
     ready = t.SpatialPadd(both, size)

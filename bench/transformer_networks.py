@@ -221,8 +221,8 @@ def main() -> None:
             for result in results:
                 title = f"{name}, {height} x {width}, to {result}"
                 if "time" in options.parts:
-                    ways, *networks = ways_of(name, result, (height, width))
-                    print(f"\n{title}: {agreement(name, ways, *networks, result)}")
+                    ways, ours, theirs = ways_of(name, result, (height, width))
+                    print(f"\n{title}: {agreement(name, ways, ours, theirs, result)}")
                     taken = compare(title, ways, rounds=options.rounds, threads=options.threads)
                     share = taken["pixelwise"] / taken["transformers"]
                     print(f"\ntime over that of transformers, at most 0.8: {share:.2f}", flush=True)

@@ -13,6 +13,7 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 from torch.nn import functional as F
@@ -66,7 +67,9 @@ def copy_five(source: Path, folder: Path) -> Path:
         raise ValueError(f"{source} lacks the image {min(missing)}")
     for name in ("images", "panoptic_train", "panoptic_val"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    images, segments, instances = [], [], []
+    images: list[dict[str, Any]] = []
+    segments: list[dict[str, Any]] = []
+    instances: list[dict[str, Any]] = []
     for number, pair in chosen.items():
         photo = Image.open(pair.image).convert("RGB")
         photo.thumbnail((SIDE, SIDE))
