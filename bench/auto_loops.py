@@ -179,10 +179,10 @@ def boxes_of(masks: Tensor) -> Tensor:
 def nnunet(train: Path, held: Path, out: Path, seconds: float, seed: int) -> None:
     """The plan that nnU-Net makes, as a plain loop; predictions of the last weights with mirrored copies."""
     started = time.monotonic()
-    from monai.inferers import sliding_window_inference
-    from monai.losses import DiceCELoss
-    from monai.networks.nets import DynUNet
-    from monai.utils import set_determinism
+    from monai.inferers import sliding_window_inference  # type: ignore[attr-defined]
+    from monai.losses import DiceCELoss  # type: ignore[attr-defined]
+    from monai.networks.nets import DynUNet  # type: ignore[attr-defined]
+    from monai.utils import set_determinism  # type: ignore[attr-defined]
 
     set_determinism(seed)
     learnt = all_of(train, "volume")
