@@ -71,6 +71,11 @@ class WeightedSum(nn.Module):
 class NoLoss(ValueError):
     """The output has no loss, such as one of evaluation whose network samples what it learns from."""
 
+    def __init__(
+        self, told: str = "an output of evaluation has no loss: call model.train() and give it the targets"
+    ) -> None:
+        super().__init__(told)
+
 
 @singledispatch
 def loss_parts(output: object, batch: Batch) -> dict[str, Float[Tensor, ""]]:

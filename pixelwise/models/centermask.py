@@ -233,7 +233,7 @@ def attention_losses(output: AttentionLogits, batch: Batch) -> dict[str, Float[T
     """
     regions, scales = output.regions, output.objects.scales
     if (regions.target < 0).any():
-        raise NoLoss("an output of evaluation has no loss: call model.train() and give it the targets")
+        raise NoLoss
     targets = seen_objects(batch.annotations, scales)
     chosen = assign_all(output.objects.places, targets)
     parts = detection_losses(output.objects, chosen, targets)

@@ -311,7 +311,7 @@ def patch_losses(output: PatchMasks, batch: Batch) -> dict[str, Float[Tensor, ""
         NoLoss: if the output is one of evaluation.
     """
     if not output.learned_size:
-        raise NoLoss("an output of evaluation has no loss: call model.train() and give it the targets")
+        raise NoLoss
     patches, k = output.patches, output.scores.shape[1]
     positive = (patches.target >= 0).nonzero()[:, 0]
     wanted, likely = [], torch.zeros_like(output.scores)

@@ -250,7 +250,7 @@ def proposal_losses(output: RegionLogits, targets: Sequence[Boxes]) -> dict[str,
     """
     anchors, objectness, deltas = output.anchors, output.objectness, output.anchor_deltas
     if anchors is None or objectness is None or deltas is None:
-        raise NoLoss("an output of evaluation has no loss: call model.train() and give it the targets")
+        raise NoLoss
     positive, count = anchors.target >= 0, max(len(anchors), 1)
     wanted = encode_boxes(objects_of(anchors, targets).boxes, anchors.boxes[positive])
     entropy = F.binary_cross_entropy_with_logits(objectness.float(), positive.float(), reduction="sum")

@@ -217,7 +217,7 @@ def proposed_region_losses(output: ProposedRegionLogits, batch: Batch) -> dict[s
     """Cross-entropy of the class, "class", and smooth L1 of the box of the true class, "box"."""
     logits, regions = output.regions, output.regions.regions
     if logits.detections:
-        raise NoLoss("an output of evaluation has no loss: call model.train() and give it the targets")
+        raise NoLoss
     targets, positive = (
         boxes_in(batch.annotations, logits.image_sizes, logits.seen_sizes),
         regions.target >= 0,

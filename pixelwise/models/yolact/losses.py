@@ -118,7 +118,7 @@ def semantic_loss(output: PrototypeLogits, instances: Sequence[Any]) -> Float[Te
     """Mean over images and cells of the binary cross-entropy of which classes are there (Sec. 5)."""
     scores = output.semantic
     if scores is None:
-        raise NoLoss("an output of evaluation has no loss: call model.train() and give it the targets")
+        raise NoLoss
     old, new = output.scales.of(len(instances))
     wanted = torch.zeros_like(scores)
     grid = (scores.shape[2], scores.shape[3])
