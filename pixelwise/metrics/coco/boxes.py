@@ -1,5 +1,7 @@
 """AP and AR of boxes, accumulated over images and processes."""
 
+from functools import partial
+
 import numpy as np
 import torch
 from jaxtyping import Float64, Int64, UInt8
@@ -100,7 +102,8 @@ class BoxMetrics(RowMetric):
         ranges = tuple(AREA_RANGES.values())
         curves = evaluate(targets, detections, len(self.classes), self.max_detections, ranges)
         wanted = np.bincount(label[t][~is_crowd[t]], minlength=len(self.classes))
-        errors = detection_errors(targets, detections, len(self.classes), self.max_detections[-1])
+        most = self.max_detections[-1]
+        errors = partial(detection_errors, targets, detections, len(self.classes), most)
         return CocoScores(
             "box",
             self.classes.names,

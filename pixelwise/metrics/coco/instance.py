@@ -1,5 +1,6 @@
 """AP and AR of instances, accumulated over images and processes."""
 
+from functools import partial
 from itertools import pairwise
 from typing import Literal
 
@@ -134,7 +135,8 @@ class InstanceMetrics(RowMetric):
         wanted = np.bincount(label[t][~is_crowd[t]], minlength=len(self.classes))
         errors = None
         if self.kind != "boundary":
-            errors = detection_errors(targets, detections, len(self.classes), self.max_detections[-1])
+            most = self.max_detections[-1]
+            errors = partial(detection_errors, targets, detections, len(self.classes), most)
         counts = tuple(wanted.tolist())
         return CocoScores(
             self.kind, self.classes.names, curves, self.max_detections, AREA_RANGES, counts, errors

@@ -1,6 +1,7 @@
 """The numbers that COCO reports, from curves of precision and recall."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,7 +41,7 @@ class CocoScores:
         max_detections: how many detections of an image and class count; the last axis of the curves.
         area_ranges: lowest and highest area by name, the range of all first; the axis before.
         num_targets: how many targets of each class are to be found; none where nobody counted.
-        errors: what kinds of errors cost how much; None where nobody asked.
+        find_errors: tells what kinds of errors cost how much; None where that is not known.
     """
 
     kind: Kind
@@ -49,7 +50,7 @@ class CocoScores:
     max_detections: tuple[int, ...]
     area_ranges: Mapping[str, tuple[float, float]]
     num_targets: tuple[int, ...]
-    errors: DetectionErrors | None
+    find_errors: Callable[[], DetectionErrors] | None
 
     def __init__(
         self,
@@ -59,7 +60,7 @@ class CocoScores:
         max_detections: tuple[int, ...],
         area_ranges: Mapping[str, tuple[float, float]],
         num_targets: tuple[int, ...] = (),
-        errors: DetectionErrors | None = None,
+        find_errors: Callable[[], DetectionErrors] | None = None,
     ) -> None:
         self.__dict__.update(
             kind=kind,
@@ -68,11 +69,16 @@ class CocoScores:
             max_detections=max_detections,
             area_ranges=area_ranges,
             num_targets=num_targets,
-            errors=errors,
+            find_errors=find_errors,
         )
 
     def __setattr__(self, name: str, value: Any) -> None:
         raise AttributeError(f"scores are frozen: {name} cannot be set")
+
+    @cached_property
+    def errors(self) -> DetectionErrors | None:
+        """What kinds of errors cost how much, computed when first asked for; None where that is not known."""
+        return None if self.find_errors is None else self.find_errors()
 
     @property
     def precision(self) -> Float64[np.ndarray, "t r k a m"]:
