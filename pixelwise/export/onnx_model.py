@@ -86,6 +86,9 @@ def export_onnx(
         raise ValueError(f"an ONNX file ends in {SUFFIX}, got {path}")
     _installed()
     model = model.cpu().eval()
+    size = sum(x.numel() * x.element_size() for x in model.state_dict().values())
+    if size > _LARGEST:
+        raise ValueError(f"{type(model).__name__} has {size >> 20} MiB of weights: an ONNX file holds 2,047")
     form = _form_of(model)
     about = {
         "format": FORMAT,
@@ -117,9 +120,6 @@ def export_onnx(
             raise ValueError(f"{type(model).__name__} cannot be exported to ONNX: {reason}") from error
     assert program is not None
     program.model.metadata_props[KEY] = json.dumps(about)
-    size = sum(x.numel() * x.element_size() for x in model.state_dict().values())
-    if size > _LARGEST:
-        raise ValueError(f"{type(model).__name__} has {size >> 20} MiB of weights: an ONNX file holds 2,047")
     with atomic_write(path) as temporary:
         program.save(temporary)
         exported = load_onnx(temporary).model
