@@ -60,6 +60,7 @@ def best_and_worst(
         ranked: their scores, worst first, as `Evaluation.ranked` gives them.
         count: how many of each, fewer where there are not so many images.
     """
+    data = data.with_channels(predictor.model.in_channels)
     low = min(count, (len(ranked) + 1) // 2)
     worst = [example_of(predictor, data, image) for image in ranked[:low]]
     best = [example_of(predictor, data, image) for image in ranked[low:][::-1][:count]]

@@ -14,8 +14,8 @@ from PIL import Image
 
 import pixelwise as pw
 from pixelwise.metrics import Scores
-from pixelwise.predict import ImageScores
-from pixelwise.report import Example, write_report
+from pixelwise.predict import ImageScores, evaluate_images
+from pixelwise.report import Example, best_and_worst, write_report
 from pixelwise.report.figures import class_curves, confusion, curves
 from pixelwise.report.pictures import embedded
 from pixelwise.tasks import get_task
@@ -297,3 +297,17 @@ def test_of_many_classes_those_without_a_score_are_left_out(tmp_path: Path) -> N
         tmp_path / "few.html", "Few", Report({"pq": 0.5}, few), ClassTable.of(*names[:10])
     ).read_text()
     assert "kind 8" in page
+
+
+def test_grey_images_are_shown_by_a_model_of_one_channel(tmp_path: Path) -> None:
+    for kind, values in (("images", 255), ("masks", 2)):
+        (tmp_path / kind).mkdir()
+        for name in "ab":
+            array = np.random.default_rng(ord(name)).integers(0, values, (40, 48), dtype=np.uint8)
+            Image.fromarray(array).save(tmp_path / kind / f"{name}.png")
+    data = pw.open_data(tmp_path, task="semantic", val_fraction=0.0, test_fraction=0.0).train
+    model = pw.models.unet(2, encoder="tiny", in_channels=1)
+    predictor = pw.Predictor(model, classes=data.classes)
+    evaluation = evaluate_images(predictor, data)
+    best, worst = best_and_worst(predictor, data, evaluation.ranked(), 1)
+    assert {best[0].id, worst[0].id} == {one.id for one in data}
