@@ -10,10 +10,12 @@ from typing import Any, Protocol
 from torch import Tensor
 
 from .models import (
+    from_mmseg_cnn,
     from_mmseg_segformer,
     from_mmseg_segmenter,
     from_mmseg_setr,
     from_mmseg_swin,
+    from_mmseg_upernet,
     from_nvlabs,
     from_transformers_convnext,
     from_transformers_detr,
@@ -75,6 +77,9 @@ _MMSEG: Mapping[str, Callable[[Mapping[str, Tensor]], Model]] = {
     "backbone.layers.0.blocks.0.attn.qkv.weight": from_mmseg_swin,
     "decode_head.up_convs.0.0.conv.weight": from_mmseg_setr,
     "backbone.layers.0.attn.attn.in_proj_weight": from_mmseg_segmenter,
+    "decode_head.lateral_convs.0.conv.weight": from_mmseg_upernet,  # on ResNet, as others are above
+    "backbone.stage4.0.fuse_layers.0.1.0.weight": from_mmseg_cnn,
+    "backbone.layer1.0.conv1.weight": from_mmseg_cnn,
 }
 
 
@@ -113,8 +118,9 @@ def from_transformers(
 def from_mmseg(state_dict: Mapping[str, Tensor]) -> Model:
     """The network of OpenMMLab's mmsegmentation with equal outputs, in eval mode.
 
-    mmsegmentation itself is not needed. Reads SETR, Segmenter, SegFormer and UPerNet on Swin, and what
-    authors built upon it: NVlabs' SegFormer, Swin's UPerNet, PVT's semantic FPN.
+    mmsegmentation itself is not needed. Reads FCN, PSPNet, DeepLabV3, DeepLabV3+ and UPerNet on ResNet,
+    HRNet, SETR, Segmenter, SegFormer and UPerNet on Swin, and what authors built upon it: NVlabs' SegFormer,
+    Swin's UPerNet, PVT's semantic FPN.
 
     Args:
         state_dict: what a file of theirs holds under `state_dict`.

@@ -9,6 +9,7 @@ from .base import Encoder as Encoder
 from .dilated_densenet import DilatedDenseNet as DilatedDenseNet
 from .from_mmseg import (
     imagenet_normalize as imagenet_normalize,
+    read_mmseg_resnet as read_mmseg_resnet,
     read_mmseg_swin as read_mmseg_swin,
     read_mmseg_vit as read_mmseg_vit,
     rename_vit as rename_vit,

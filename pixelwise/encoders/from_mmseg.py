@@ -29,7 +29,7 @@ _VITS = {
     (1024, 24): "vit_large_patch16_384",
     (32, 4): "tiny",
 }
-_DISTILLED = {  # by channels
+_DISTILLED: Mapping[int, str] = {  # by channels
     192: "deit_tiny_distilled_patch16_224",
     384: "deit_small_distilled_patch16_224",
     768: "deit_base_distilled_patch16_384",
@@ -136,3 +136,47 @@ def read_mmseg_swin(
 def _pixel_by_pixel(x: Tensor) -> Tensor:
     """Merged patches along the last axis: (channel, row, column) becomes (column, row, channel)."""
     return x.unflatten(-1, (-1, 2, 2)).transpose(-3, -1).flatten(-3)
+
+
+_STEM = {"0": "conv1.0", "1": "conv1.1", "3": "conv1.3", "4": "conv1.4", "6": "conv1.6", "7": "bn1"}
+_RESNETS: Mapping[tuple[int, ...], str] = {
+    (3, 4, 6, 3): "resnet50",
+    (3, 4, 23, 3): "resnet101",
+    (3, 8, 36, 3): "resnet152",
+}
+_BASIC_RESNETS: Mapping[tuple[int, ...], str] = {(2, 2, 2, 2): "resnet18", (3, 4, 6, 3): "resnet34"}
+
+
+def read_mmseg_resnet(state_dict: Mapping[str, Tensor]) -> tuple[str, int, dict[str, Tensor]]:
+    """The ResNet in a state dict of mmsegmentation.
+
+    Returns:
+        Its name for `make_encoder` (resnet50c starts with three 3x3 convolutions), the channels of the image,
+        and its weights with names that begin with "encoder.body.".
+
+    Raises:
+        ValueError: if there is no ResNet of a published size.
+    """
+    weights = {}
+    for key, tensor in state_dict.items():
+        if key.startswith(_PREFIX):
+            block, _, rest = key.removeprefix(_PREFIX).partition(".")
+            if block == "stem":
+                position, _, rest = rest.partition(".")
+                block = _STEM.get(position, position)
+            weights[f"encoder.body.{block}.{rest}"] = tensor
+    deep = "encoder.body.conv1.0.weight" in weights
+    first = weights.get(f"encoder.body.conv1.{'0.' if deep else ''}weight")
+    if first is None:
+        raise ValueError("state_dict holds no ResNet: its first convolution is missing")
+    depths = tuple(
+        len({key.split(".")[3] for key in weights if key.startswith(f"encoder.body.layer{i}.")})
+        for i in (1, 2, 3, 4)
+    )
+    sizes = _RESNETS if "encoder.body.layer1.0.conv3.weight" in weights else _BASIC_RESNETS
+    name = sizes.get(depths)
+    if name is None or (deep and sizes is _BASIC_RESNETS):
+        blocks = ", ".join(map(str, depths))
+        stem = "three convolutions" if deep else "one convolution"
+        raise ValueError(f"state_dict holds no ResNet that is known: {blocks} blocks behind {stem}")
+    return name + ("c" if deep else ""), first.shape[1], weights

@@ -14,19 +14,19 @@ The parameters have the names of the authors' (and timm's), so that their weight
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Literal
+from typing import Literal, get_args
 
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ..layers import IMAGENET_MEAN, IMAGENET_STD, BatchNorm2d, ConvNormAct, Normalize, resize_like
+from ..layers import IMAGENET_MEAN, IMAGENET_STD, BatchNorm2d, ConvNormAct, Normalize, resize, resize_like
 from ..types import STAGES, Features, PerStage
 from .base import Encoder
 from .published import fetch
 from .timm import StemPolicy, adapt_stem, per_channel
 
-Upsampling = Literal["nearest", "bilinear"]
+Upsampling = Literal["nearest", "bilinear", "bilinear_unaligned"]
 
 BRANCHES = STAGES[1:]  # c2 to c5
 MODULES = (1, 4, 3)  # of stages 2, 3 and 4
@@ -100,18 +100,20 @@ class ExchangeModule(nn.Module):
         fused = []
         for target, bridges in self.fuse_layers.items():
             assert isinstance(bridges, nn.ModuleList)
-            like = maps[int(target)]
+            i, like = int(target), maps[int(target)]
             arrived = [bridge(x) for bridge, x in zip(bridges, maps, strict=True)]
             # Finer branches arrive with the right size.
-            arrived[int(target) + 1 :] = [self._resized(x, like) for x in arrived[int(target) + 1 :]]
+            arrived[i + 1 :] = [self._resized(x, like, 2**n) for n, x in enumerate(arrived[i + 1 :], 1)]
             fused.append(F.relu(sum(arrived[1:], arrived[0])))
         return fused
 
     def _resized(
-        self, x: Float[Tensor, "b c _ _"], like: Float[Tensor, "b _ h w"]
+        self, x: Float[Tensor, "b c _ _"], like: Float[Tensor, "b _ h w"], factor: int
     ) -> Float[Tensor, "b c h w"]:
         if self.upsampling == "bilinear":
             return resize_like(x, like, align_corners=True)
+        if self.upsampling == "bilinear_unaligned":
+            return resize_like(resize(x, (factor * x.shape[-2], factor * x.shape[-1])), like)
         return F.interpolate(x, (like.shape[-2], like.shape[-1]), mode="nearest")
 
 
@@ -162,8 +164,10 @@ class HRNet(Encoder):
         super().__init__()
         if missing := [stage for stage in stages if stage not in BRANCHES]:
             raise ValueError(f"HRNet gives {', '.join(BRANCHES)}: it has no {missing[0]}")
-        if upsampling not in ("nearest", "bilinear"):
-            raise ValueError(f"upsampling must be nearest or bilinear, got {upsampling!r}")
+        if upsampling not in get_args(Upsampling):
+            raise ValueError(
+                f"upsampling must be one of {', '.join(get_args(Upsampling))}, got {upsampling!r}"
+            )
         self.in_channels = in_channels
         self.stages = tuple(stage for stage in BRANCHES if stage in stages)
         widths = [width * 2**i for i in range(4)]

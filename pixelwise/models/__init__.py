@@ -327,6 +327,15 @@ from .maskformer import (
     maskformer_swin_small as maskformer_swin_small,
     maskformer_swin_tiny as maskformer_swin_tiny,
 )
+from .mmseg import (
+    MMSegNetwork as MMSegNetwork,
+    from_mmseg_cnn as from_mmseg_cnn,
+    mmseg_deeplabv3 as mmseg_deeplabv3,
+    mmseg_deeplabv3plus as mmseg_deeplabv3plus,
+    mmseg_fcn as mmseg_fcn,
+    mmseg_hrnet as mmseg_hrnet,
+    mmseg_pspnet as mmseg_pspnet,
+)
 from .msci import MSCI as MSCI, msci as msci, msci_resnet152 as msci_resnet152
 from .nasfpn import (
     NASFPN as NASFPN,
@@ -550,6 +559,7 @@ from .unetplusplus import (
 )
 from .upernet import (
     UPerNet as UPerNet,
+    from_mmseg_upernet as from_mmseg_upernet,
     upernet as upernet,
 )
 from .upsnet import UPSNet as UPSNet, upsnet as upsnet, upsnet_resnet50 as upsnet_resnet50

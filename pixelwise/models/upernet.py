@@ -13,6 +13,7 @@ each bin of the pooling included, corners not aligned, and a layer norm on each 
 its stages without one.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -20,9 +21,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..encoders import Encoder, StemPolicy, make_encoder
+from ..encoders import Encoder, StemPolicy, make_encoder, read_mmseg_resnet
 from ..layers import ConvNormAct, LayerNorm2d, resize_like, size_of
-from ..types import DenseLogits, DenseModel, Paper
+from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 
 PAPER = Paper(
     "Unified Perceptual Parsing for Scene Understanding",
@@ -178,3 +179,30 @@ def head_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         }
     except KeyError as error:
         raise ValueError(f"state_dict is not that of transformers' UPerNet: {error} is missing") from error
+
+
+def from_mmseg_upernet(state_dict: Mapping[str, Tensor]) -> UPerNet:
+    """Weights of OpenMMLab's UPerNet on ResNet (github.com/open-mmlab/mmsegmentation), in eval mode.
+
+    Args:
+        state_dict: what a file of theirs holds under `state_dict`.
+
+    Raises:
+        ValueError: if it is not a state dict of that network.
+    """
+    head = rename_mmseg_head(state_dict)
+    encoder, in_channels, weights = read_mmseg_resnet(state_dict)
+    arguments = head_arguments(head) | {"encoder": encoder, "in_channels": in_channels}
+    for key, tensor in head.items():
+        for theirs, ours in TRANSFORMERS_HEAD:
+            key = re.sub(theirs, ours, key)
+        weights[key] = tensor
+    model = upernet(**arguments)
+    normalize = {key: tensor for key, tensor in model.state_dict().items() if ".normalize." in key}
+    try:
+        model.load_state_dict(weights | normalize)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"state_dict does not fit UPerNet on ResNet: {reason}") from error
+    model.built_by = BuiltBy("upernet", arguments)
+    return model.eval()

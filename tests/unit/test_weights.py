@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchvision.models import segmentation
+from torchvision.models import detection, segmentation
 
 from pixelwise import models, weights
 from pixelwise.checkpoint import load, save
@@ -59,10 +59,10 @@ def test_every_entry_can_be_checked_and_cited(name: str) -> None:
     }
     assert entry.commercial or entry.note
     assert all(0 < score < 1 for score in entry.scores.values())
-    assert {"mean_iou", "pq"} & set(entry.scores)
+    assert {"mean_iou", "pq", "box_ap", "mask_ap"} & set(entry.scores)
     assert entry.scores_on
     assert entry.source
-    assert all(side % 8 == 0 for side in entry.input_size)
+    assert all(side % 8 == 0 or side == 1333 for side in entry.input_size)  # 800 x 1333 for detectors
 
 
 TORCHVISION = {
@@ -98,6 +98,37 @@ def test_torchvisions_converters_make_what_the_entry_says(name: str) -> None:
     assert model.built_by.builder == entry.builder
     assert entry.arguments.items() <= model.built_by.arguments.items()
     assert model.num_classes == len(entry.classes)
+
+
+DETECTORS = {
+    "faster_rcnn_resnet50_fpn_coco": "FasterRCNN_ResNet50_FPN",
+    "faster_rcnn_resnet50_fpn_v2_coco": "FasterRCNN_ResNet50_FPN_V2",
+    "mask_rcnn_resnet50_fpn_coco": "MaskRCNN_ResNet50_FPN",
+    "mask_rcnn_resnet50_fpn_v2_coco": "MaskRCNN_ResNet50_FPN_V2",
+    "retinanet_resnet50_fpn_coco": "RetinaNet_ResNet50_FPN",
+    "retinanet_resnet50_fpn_v2_coco": "RetinaNet_ResNet50_FPN_V2",
+}
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_what_is_told_of_torchvisions_detectors_is_what_it_tells_itself(name: str) -> None:
+    entry = describe_weights(name)
+    theirs = getattr(detection, f"{DETECTORS[name]}_Weights").COCO_V1
+    assert entry.url == theirs.url
+    assert theirs.url.endswith(f"-{entry.sha256}.pth")
+    scores = theirs.meta["_metrics"]["COCO-val2017"]
+    named = {"box_ap": "box_map", "mask_ap": "mask_map"}
+    assert {key: round(100 * score, 1) for key, score in entry.scores.items()} == {
+        ours: scores[key] for ours, key in named.items() if key in scores
+    }
+    told = theirs.meta["categories"][1:]
+    assert [name for name in entry.classes.names if not name.startswith("unused")] == [
+        category for category in told if category != "N/A"
+    ]
+    assert [category != "N/A" for category in told] == [
+        not name.startswith("unused") for name in entry.classes.names
+    ]
+    assert entry.classes.ids == tuple(range(1, 91))
 
 
 def test_names_checksums_and_addresses_are_not_copied_by_mistake() -> None:
