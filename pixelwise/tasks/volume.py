@@ -209,6 +209,7 @@ def read(path: Path, data: SegmentationData, target: LabelMap) -> LabelMap:
 # --- planning -------------------------------------------------------------------------------------
 
 _VOXELS = {"cpu": 48**3, "cuda": 128**3}  # of a patch, at two per step
+_FEWEST_VOXELS = 32**3  # however short the time
 _MULTIPLE = 16  # of its sides: networks halve them four times at most
 
 
@@ -221,15 +222,34 @@ def patch(situation: Situation, chosen: Settings) -> Choice:
     """Size of the training patches."""
     sides = [max(_MULTIPLE, -(-side // _MULTIPLE) * _MULTIPLE) for side in situation.data.size]
     most = _VOXELS.get(situation.machine.device, _VOXELS["cpu"])
+    shape = "x".join(map(str, situation.data.size))
+    reason = f"from the median volume {shape} down to {most} voxels"
+    return Choice({"crop": _shrunk(sides, situation, most)}, reason)
+
+
+def smaller_patch(situation: Situation, chosen: Settings) -> Choice | None:
+    """Smaller patches where time is short."""
+    probe, sides = situation.probe(chosen), chosen.get("crop")
+    if probe is None or sides is None or situation.left is None or chosen.get("epochs") or chosen.get("steps"):
+        return None
+    steps = rules.steps_in(situation, probe, chosen)
+    most = max(_FEWEST_VOXELS, math.prod(sides) * max(1, steps) // rules.STEPS)
+    smaller = _shrunk(sides, situation, most)
+    if steps >= rules.STEPS or smaller == tuple(sides):
+        return None
+    return Choice({"crop": smaller}, f"larger ones would leave {steps} steps, {rules.STEPS} are wanted")
+
+
+def _shrunk(sides: Sequence[int], situation: Situation, most: int) -> tuple[int, ...]:
+    """At most so many voxels: the axis that is largest beside the median volume loses first, as in nnU-Net."""
+    sides = list(sides)
     while math.prod(sides) > most and max(sides) > _MULTIPLE:
-        # The axis that is largest beside the median volume loses first, as in nnU-Net.
         axis = max(
             (i for i, side in enumerate(sides) if side > _MULTIPLE),
             key=lambda i: (sides[i] / situation.data.size[i], sides[i]),
         )
         sides[axis] -= _MULTIPLE
-    shape = "x".join(map(str, situation.data.size))
-    return Choice({"crop": tuple(sides)}, f"from the median volume {shape} down to {most} voxels")
+    return tuple(sides)
 
 
 def two_per_step(situation: Situation, chosen: Settings) -> Choice:
@@ -266,6 +286,14 @@ PLANNING = Planning(
         Rule("batch", ("batch_size",), two_per_step, "Two patches; a third of them hold a structure."),
         Rule("learning rate", ("lr",), step_size, "0.002."),
         rules.MODEL,
+        Rule(
+            "smaller patch",
+            ("crop",),
+            smaller_patch,
+            "Where even the smallest rung makes fewer than 400 steps, patches are made smaller in the same "
+            "order until it does, not below 32^3 voxels.",
+            probed=True,
+        ),
         rules.RANGE_TEST,
         rules.VALIDATION,
         rules.LENGTH,

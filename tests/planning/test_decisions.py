@@ -372,6 +372,18 @@ def test_patches_of_volumes_shrink_along_the_longest_axes(
     assert (recipe.batch_size, recipe.scale, recipe.loss) == (2, (1.0, 1.0), "cross_entropy+dice")
 
 
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [(0.1, (48, 64, 32)), (0.8, (32, 48, 32)), (4.0, (32, 32, 32))],
+)
+def test_patches_shrink_further_where_time_is_short(seconds: float, expected: tuple[int, ...]) -> None:
+    size = (36, 50, 35)
+    probe = Probe("unet3d, width 8", (48, 64, 32), 2, "32", seconds, 0.01)
+    data = facts(80, size=size, largest=size, channels=1)
+    plan = decided(data, task="volume", budget=240.0, seconds=(), probes=(probe,))
+    assert plan.settings["crop"] == expected
+
+
 def test_volumes_with_left_and_right_are_not_mirrored() -> None:
     size = (40, 40, 40)
     assert settings_of("volume", facts(size=size, largest=size, sides=True)).flip == 0.0
