@@ -230,7 +230,9 @@ def patch(situation: Situation, chosen: Settings) -> Choice:
 def smaller_patch(situation: Situation, chosen: Settings) -> Choice | None:
     """Smaller patches where time is short."""
     probe, sides = situation.probe(chosen), chosen.get("crop")
-    if probe is None or sides is None or situation.left is None or chosen.get("epochs") or chosen.get("steps"):
+    if probe is None or sides is None or situation.left is None:
+        return None
+    if chosen.get("epochs") or chosen.get("steps"):
         return None
     steps = rules.steps_in(situation, probe, chosen)
     most = max(_FEWEST_VOXELS, math.prod(sides) * max(1, steps) // rules.STEPS)
@@ -241,7 +243,7 @@ def smaller_patch(situation: Situation, chosen: Settings) -> Choice | None:
 
 
 def _shrunk(sides: Sequence[int], situation: Situation, most: int) -> tuple[int, ...]:
-    """At most so many voxels: the axis that is largest beside the median volume loses first, as in nnU-Net."""
+    """At most so many voxels: the axis largest beside the median volume loses first, as in nnU-Net."""
     sides = list(sides)
     while math.prod(sides) > most and max(sides) > _MULTIPLE:
         axis = max(
