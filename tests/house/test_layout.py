@@ -95,6 +95,7 @@ LARGER = {
     "upsnet": (6, 900),
     "keypoint_rcnn": (5, 760),
     "retinamask": (5, 760),
+    "shapemask": (5, 760),
     "panet": (5, 900),
     "fcis": (5, 760),
 }

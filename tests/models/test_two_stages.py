@@ -16,6 +16,7 @@ NAMES = [
     "keypoint_rcnn",
     "retinanet",
     "retinamask",
+    "shapemask",
     "panet",
     "fcis",
     "fast_rcnn",
