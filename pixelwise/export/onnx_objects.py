@@ -20,7 +20,7 @@ from torch.export import Dim
 
 from .. import decode
 from ..layers import fit_images, size_of
-from ..models import DETR, YOLACT, CenterMask, CondInst, YOLACTPlus
+from ..models import DETR, YOLACT, CenterMask, CondInst
 from ..models.centermask import AttentionLogits
 from ..models.detr import SetOfBoxes
 from ..models.fcos import OneStage, Scales
@@ -29,7 +29,7 @@ from .onnx_regions import largest_difference
 
 TYPE = "objects"
 SIZES = "sizes"  # name of the list of sizes among the results of a file
-KINDS = (CenterMask, CondInst, DETR, OneStage, YOLACT, YOLACTPlus)
+KINDS = (CenterMask, CondInst, DETR, OneStage, YOLACT)
 LEAST, MOST = 64, 4096  # pixels of a side that a program takes
 
 
