@@ -32,7 +32,8 @@ from ..files import atomic_write
 from ..models import FasterRCNN, MaskRCNN
 from ..ops.pooling import adaptive_average_pool
 from ..types import BuiltBy, ClassTable, Model, Value
-from . import onnx_regions
+from . import onnx_objects, onnx_regions
+from .onnx_objects import ObjectProgram, OnnxObjects
 from .onnx_regions import OnnxRegions
 from .regions import RegionProgram
 
@@ -163,8 +164,8 @@ def load_onnx(path: str | os.PathLike[str]) -> Checkpoint:
         if about["format"] != FORMAT:
             raise ValueError(f"its format is {about['format']!r:.40}, not {FORMAT}")
         classes = read_classes(about["classes"])
-        regions = about["output"]["type"] == onnx_regions.TYPE
-        model: Model = (OnnxRegions if regions else OnnxModel)(session, about)
+        kinds = {onnx_regions.TYPE: OnnxRegions, onnx_objects.TYPE: OnnxObjects}
+        model: Model = kinds.get(about["output"]["type"], OnnxModel)(session, about)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
     model.num_classes = len(classes)
@@ -254,6 +255,8 @@ def _form_of(model: Model) -> _Form:
         program = RegionProgram(model)  # type: ignore[arg-type]
         described = onnx_regions.described(model)  # type: ignore[arg-type]
         return _Form(program, {0: Dim("b", min=1, max=64), **sides}, names, described)
+    if isinstance(model, onnx_objects.KINDS):
+        return _Form(ObjectProgram(model), onnx_objects.sides(), *onnx_objects.described(model))
     names, described = _described(model)
     return _Form(_Fields(model, names), dict.fromkeys((0, 2, 3), Dim.DYNAMIC), names, described)
 
@@ -320,6 +323,9 @@ def _example(model: Model, size: tuple[int, int, int]) -> Float[Tensor, "b c H W
 
 def _compared(model: Model, exported: Model, size: tuple[int, int, int]) -> Difference:
     image = _example(model, size)
+    if isinstance(exported, OnnxObjects):
+        seen = (size[0], image.shape[2], image.shape[3])
+        return Difference(seen, onnx_objects.difference(model, exported, image))
     with torch.no_grad():
         expected, found = model(image), exported(image)
     whole = (size[0], image.shape[2], image.shape[3])

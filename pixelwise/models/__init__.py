@@ -484,6 +484,11 @@ from .setr import (
     setr_pup as setr_pup,
 )
 from .sgr import SGR as SGR, sgr as sgr, sgr_resnet101 as sgr_resnet101
+from .shapemask import (
+    ShapeMask as ShapeMask,
+    shapemask as shapemask,
+    shapemask_resnet101 as shapemask_resnet101,
+)
 from .sharpmask import SharpMask as SharpMask, sharpmask as sharpmask
 from .simplebaseline import (
     SimpleBaseline as SimpleBaseline,

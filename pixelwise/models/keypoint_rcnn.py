@@ -103,6 +103,7 @@ class KeypointRCNN(Model):
 
     tasks = ("keypoint_detection",)
     output = KeypointRegionLogits
+    encoder_parts = ("detector.encoder",)
 
     def __init__(self, detector: FasterRCNN, keypoint_head: KeypointHead, num_joints: int) -> None:
         super().__init__()

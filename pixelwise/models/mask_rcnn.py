@@ -106,6 +106,7 @@ class MaskRCNN(Model):
 
     tasks = ("instance",)
     output = MaskRegionLogits
+    encoder_parts = ("detector.encoder",)
 
     def __init__(self, detector: FasterRCNN, mask_head: MaskHead) -> None:
         super().__init__()

@@ -85,6 +85,7 @@ class PanopticFPN(Model):
 
     tasks = ("panoptic",)
     output = PanopticLogits
+    encoder_parts = ("instances.detector.encoder",)
 
     def __init__(self, instances: MaskRCNN, semantic: SemanticBranch, things: Sequence[int]) -> None:
         super().__init__()

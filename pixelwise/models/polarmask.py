@@ -14,7 +14,6 @@ for the outline within a few degrees. Scores lie in [0, 1]: the authors' are one
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -27,12 +26,13 @@ from ..encoders import Encoder, StemPolicy, make_encoder
 from ..losses import loss_parts
 from ..ops.objects import objects_of, rescaled
 from ..rle import RleMasks
-from ..types import Annotation, Batch, Boxes, MaskSet, Model, Paper, Value, value
+from ..types import Annotation, Batch, Boxes, MaskSet, Paper, Value, value
 from .fcos import (
     STAGES,
     STRIDES,
     Found,
     Limits,
+    OneStage,
     PlaceLogits,
     Pyramid,
     Scales,
@@ -44,7 +44,6 @@ from .fcos import (
     in_a_row,
     middles_of_mass,
     predictor,
-    see,
     seen_objects,
 )
 
@@ -86,6 +85,7 @@ class PolarHead(nn.Module):
 
     def __init__(self, width: int, num_classes: int) -> None:
         super().__init__()
+        self.num_classes = num_classes
         towers = [Tower(width, bias=False) for _ in range(3)]
         self.class_tower, self.box_tower, self.ray_tower = towers
         for module in self.modules():
@@ -122,52 +122,18 @@ class PolarHead(nn.Module):
         return PolarLogits(objects, rays)
 
 
-class PolarMask(Model):
-    """Encoder, pyramid, head.
-
-    Args:
-        encoder: gives c3 to c5.
-        pyramid: makes levels of equal width of them.
-        head: looks at every place.
-        min_size: the shorter side of images is resized to it, in pixels; None to take images as they are.
-        max_size: of the longer side, which holds if both cannot be met.
-    """
+class PolarMask(OneStage):
+    """Encoder, pyramid P3 to P7, head; the arguments are those of `OneStage`."""
 
     tasks = ("instance",)
     output = PolarLogits
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        pyramid: Pyramid,
-        head: PolarHead,
-        *,
-        min_size: int | None = 800,
-        max_size: int = 1333,
-    ) -> None:
-        super().__init__()
-        self.num_classes, self.in_channels = head.classes.out_channels, encoder.in_channels
-        self.min_size, self.max_size = min_size, max_size
-        self.encoder, self.pyramid, self.head = encoder, pyramid, head
-
-    def inputs(self, batch: Batch) -> tuple[Any, ...]:
-        """Images, and the size of each."""
-        return batch.image, batch.sizes
+    stages = STAGES
 
     def forward(
         self, image: Float[Tensor, "b c H W"], sizes: Sequence[tuple[int, int]] | None = None
     ) -> PolarLogits:
         """Look for instances; the arguments are those of `FCOS.forward`."""
-        seen, scales = see(
-            image,
-            sizes,
-            self.encoder.normalize.mean,
-            least=self.minimum_size,
-            min_size=self.min_size,
-            max_size=self.max_size,
-        )
-        features = self.encoder(seen)
-        output: PolarLogits = self.head(self.pyramid([features[stage] for stage in STAGES]), scales)
+        output: PolarLogits = self.head(*self.levels(image, sizes))
         return output
 
 

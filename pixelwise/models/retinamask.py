@@ -113,6 +113,7 @@ class RetinaMask(Model):
 
     tasks = ("instance",)
     output = RetinaMaskLogits
+    encoder_parts = ("detector.encoder",)
 
     def __init__(self, detector: RetinaNet, mask_head: MaskHead) -> None:
         super().__init__()

@@ -11,7 +11,6 @@ the middles of their cells.
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -24,16 +23,16 @@ from ..layers import at_least, resize, resize_like
 from ..losses import loss_parts
 from ..ops import matrix_nms
 from ..rle import resize_masks
-from ..types import Batch, Boxes, MaskSet, Model, Paper, Value, value
+from ..types import Batch, Boxes, MaskSet, Paper, Value, value
 from .condinst import dice_loss
 from .fcos import (
+    OneStage,
     Scales,
     extent_of,
     in_a_row,
     masks_at_cells,
     middles_of_mass,
     predictor,
-    see,
     seen_objects,
 )
 from .feature_pyramid import FeaturePyramid, subsampled
@@ -103,6 +102,7 @@ class GridHead(nn.Module):
 
     def __init__(self, c_in: int, width: int, num_classes: int, num_filters: int) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.class_tower = nn.Sequential(*(Block(width if i else c_in, width) for i in range(4)))
         self.filter_tower = nn.Sequential(*(Block(width if i else c_in + 2, width) for i in range(4)))
         self.classes = predictor(width, num_classes, prior=0.01)
@@ -153,20 +153,19 @@ class MaskMaps(nn.Module):
         return maps
 
 
-class SOLOv2(Model):
-    """Encoder, pyramid, grids, maps.
+class SOLOv2(OneStage):
+    """Encoder, pyramid P2 to P5, grids, and maps; the other arguments are those of `OneStage`.
 
     Args:
         encoder: gives c2 to c5.
         pyramid: makes levels of equal width of them.
         head: looks at the cells.
         mask_maps: what masks are drawn from.
-        min_size: the shorter side of images is resized to it, in pixels; None to take images as they are.
-        max_size: of the longer side, which holds if both cannot be met.
     """
 
     tasks = ("instance",)
     output = GridLogits
+    stages = STAGES
 
     def __init__(
         self,
@@ -178,29 +177,14 @@ class SOLOv2(Model):
         min_size: int | None = 800,
         max_size: int = 1333,
     ) -> None:
-        super().__init__()
-        self.num_classes, self.in_channels = head.classes.out_channels, encoder.in_channels
-        self.min_size, self.max_size = min_size, max_size
-        self.encoder, self.pyramid, self.head, self.mask_maps = encoder, pyramid, head, mask_maps
-
-    def inputs(self, batch: Batch) -> tuple[Any, ...]:
-        """Images, and the size of each."""
-        return batch.image, batch.sizes
+        super().__init__(encoder, pyramid, head, min_size=min_size, max_size=max_size)
+        self.mask_maps = mask_maps
 
     def forward(
         self, image: Float[Tensor, "b c H W"], sizes: Sequence[tuple[int, int]] | None = None
     ) -> GridLogits:
         """Look for instances; the arguments are those of `FCOS.forward`."""
-        seen, scales = see(
-            image,
-            sizes,
-            self.encoder.normalize.mean,
-            least=self.minimum_size,
-            min_size=self.min_size,
-            max_size=self.max_size,
-        )
-        features = self.encoder(seen)
-        levels = self.pyramid([features[stage] for stage in STAGES])
+        levels, scales = self.levels(image, sizes)
         middle, last = levels[1:], subsampled(levels[-1])
         for_cells = [resize_like(levels[0], middle[0]), *middle, resize_like(last, middle[-1])]
         classes, filters = self.head(for_cells)

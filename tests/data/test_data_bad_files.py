@@ -7,8 +7,10 @@ import zlib
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+import pixelwise as pw
 from pixelwise.data import check_data, open_data, read_classes_file, read_mask
 from pixelwise.data.formats.coco import read_coco
 from pixelwise.types import ClassTable
@@ -112,6 +114,59 @@ def test_a_size_that_is_not_that_of_the_image_is_told_before_anything_is_drawn(t
         open_data(tmp_path).train[0]
 
 
+def detections_of(tmp_path, draw_image, *changes: dict[str, object]) -> None:
+    """A file of boxes, one annotation for each of the changes."""
+    draw_image(tmp_path / "a.png")
+    content = json.loads(coco_text())
+    one = content["annotations"][0]
+    del one["segmentation"]
+    content["annotations"] = [
+        one | {"id": n, "bbox": [2, 2, 4, 4]} | change for n, change in enumerate(changes)
+    ]
+    (tmp_path / "instances.json").write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("sides", [[0, 4], [4, 0.0], [0, 0]])
+def test_a_box_without_an_area_is_told_with_its_id(tmp_path, draw_image, sides) -> None:
+    detections_of(tmp_path, draw_image, {}, {"id": 31, "bbox": [3, 3, *sides]})
+    with pytest.raises(ValueError, match=r"instances\.json: the boxes of these .* no area: 31 of image 1"):
+        pw.open_data(tmp_path, task="detection")
+
+
+def test_where_there_is_an_outline_a_box_without_an_area_is_that_around_it(tmp_path, draw_image) -> None:
+    detections_of(tmp_path, draw_image, {"bbox": [0, 0, 0, 0], "segmentation": SQUARE})
+    found = pw.open_data(tmp_path, task="detection").train[0].target.boxes
+    expected = pw.open_data(tmp_path, task="instance").train[0].target.boxes.boxes
+    assert torch.equal(found, expected)
+    assert (found[:, 2:] > found[:, :2]).all()
+
+
+@pytest.mark.parametrize("task", ["detection", "instance"])
+def test_two_annotations_with_one_id_are_told(tmp_path, draw_image, task) -> None:
+    same = {"id": 8, "segmentation": SQUARE}
+    detections_of(tmp_path, draw_image, same, same, {"segmentation": SQUARE})
+    with pytest.raises(ValueError, match=r"instances\.json: several annotations have one id: 8$"):
+        pw.open_data(tmp_path, task=task)
+    assert "several annotations have one id: 8" in "".join(check_data(tmp_path).problems)
+
+
+@pytest.mark.parametrize("task", ["detection", "instance"])
+def test_a_category_that_no_table_knows_is_told(tmp_path, draw_image, task) -> None:
+    detections_of(tmp_path, draw_image, {"segmentation": SQUARE}, {"segmentation": SQUARE, "category_id": 99})
+    with pytest.raises(ValueError, match=r"instances\.json: .* unknown category 99 \(1 times\)"):
+        pw.open_data(tmp_path, task=task)
+
+
+@pytest.mark.parametrize("task", ["detection", "instance"])
+def test_images_that_a_json_names_and_nobody_finds_are_told(tmp_path, draw_image, task) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    detections_of(folder, draw_image, {"segmentation": SQUARE})
+    (folder / "a.png").rename(folder / "other.png")
+    with pytest.raises(ValueError, match=r"none of the images that .*instances\.json names lies near it"):
+        pw.open_data(folder, task=task)
+
+
 @pytest.mark.parametrize("nothing", [{}, {"segmentation": []}, {"segmentation": None}])
 def test_a_coco_file_of_boxes_is_refused(tmp_path, draw_image, nothing) -> None:
     draw_image(tmp_path / "a.png")
@@ -146,11 +201,12 @@ def test_every_fault_of_a_coco_file_is_told_at_once(tmp_path, draw_image) -> Non
         "several images have one id: 1 (a.png, b.png)",
         "unknown category 99",
         "unknown image 50",
+        "several annotations have one id: 5",
         "1 of 5 annotations have no segmentation",
         "instance 8 of c.png",
     ):
         assert words in text
-    with pytest.raises(ValueError, match=r"one id.*and 3 more problems"):
+    with pytest.raises(ValueError, match=r"one id.*and 4 more problems"):
         open_data(tmp_path)
 
 

@@ -47,17 +47,17 @@ STEPS, BIG = 60, 12_000_000
 LONG = {
     "CenterMask": 200, "CondInst": 200, "DETR": 2000, "DETRPanoptic": 2000, "DeepMask": 400, "FastRCNN": 500,
     "FCOS": 200, "KeypointRCNN": 200, "MaskFormer": 200, "PanopticDeepLab": 400, "PolarMask": 200,
-    "RetinaMask": 500, "RetinaNet": 500, "SharpMask": 200, "SOLOv2": 200, "TensorMask": 200, "YOLACT": 200,
-    "YOLACTPlus": 200,
+    "RetinaMask": 500, "RetinaNet": 500, "ShapeMask": 500, "SharpMask": 200, "SOLOv2": 200,
+    "TensorMask": 200, "YOLACT": 200, "YOLACTPlus": 200,
 }  # fmt: skip
 COSTLY = {
     "centermask", "condinst", "crf_rnn", "deep_parsing_network", "deepmask", "detr", "detr_panoptic",
     "dilation10", "dilation8", "espnetv2_s_0_5", "fast_rcnn", "fc_densenet103", "fcis", "fcn32s_alexnet",
     "fcn32s_googlenet", "fcos", "frrn_a", "gated_scnn", "gridnet", "hrformer", "keypoint_rcnn",
     "mask2former", "maskformer", "panet", "panoptic_deeplab", "piecewise_crf", "pointrend", "polarmask",
-    "rcnn", "refinenet", "retinamask", "retinanet", "segnet_basic", "sharpmask", "smp_dpt", "smp_linknet",
-    "solov2", "spgnet", "tensormask", "unet3d", "unet_bilinear", "unet_original", "upsnet", "wide_resnet38",
-    "yolact", "yolact_plus",
+    "rcnn", "refinenet", "retinamask", "retinanet", "segnet_basic", "shapemask", "sharpmask", "smp_dpt",
+    "smp_linknet", "solov2", "spgnet", "tensormask", "unet3d", "unet_bilinear", "unet_original", "upsnet",
+    "wide_resnet38", "yolact", "yolact_plus",
 }  # fmt: skip
 SMALL: dict[str, object] = {
     "encoder": "tiny", "width": 8, "min_size": None, "stacks": 1, "modules": (1, 1, 1), "blocks": 1,

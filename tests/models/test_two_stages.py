@@ -16,6 +16,7 @@ NAMES = [
     "keypoint_rcnn",
     "retinanet",
     "retinamask",
+    "shapemask",
     "panet",
     "fcis",
     "fast_rcnn",
@@ -79,3 +80,12 @@ def test_images_of_a_batch_do_not_see_each_other_whatever_their_size(name: str) 
     (expected,), found = alone, together[1]
     assert len(found) == len(expected)
     torch.testing.assert_close(found.scores, expected.scores, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", [*NAMES[:-1], "panoptic_fpn", "upsnet"])
+def test_the_encoder_learns_at_a_rate_of_its_own(name: str) -> None:
+    arguments = TINY | ({"things": (1, 2)} if name in ("panoptic_fpn", "upsnet") else {})
+    roles = build(name, *(() if name == "keypoint_rcnn" else (CLASSES,)), **arguments).parameter_roles()
+    of_encoder = {key for key, role in roles.items() if role.of_encoder}
+    assert of_encoder
+    assert of_encoder == {key for key in roles if "encoder.body." in key}

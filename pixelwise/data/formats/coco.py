@@ -205,11 +205,16 @@ def _sorted_annotations(
     by_image: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
     no_category: Counter[int] = Counter()
     no_image: Counter[int] = Counter()
+    ids: Counter[Any] = Counter()
+    flat: list[str] = []
     bare, total = 0, 0
     for annotation in annotations:
         total += 1
         category = _whole(annotation["category_id"], "the category_id of an annotation")
         image = _whole(annotation["image_id"], "the image_id of an annotation")
+        ids[str(annotation.get("id", f"none {total}"))] += 1
+        if boxes and not annotation.get("segmentation") and _is_flat(annotation.get("bbox")):
+            flat.append(f"{annotation.get('id')} of image {image}")
         if category not in categories:
             no_category[category] += 1
         if image not in images:
@@ -229,6 +234,10 @@ def _sorted_annotations(
         *_unknown(no_category, "category"),
         *_unknown(no_image, "image"),
     ]
+    if doubled := [name for name, count in ids.items() if count > 1]:
+        problems.append(f"several annotations have one id: {some_of(doubled)}")
+    if flat:
+        problems.append(f"the boxes of these annotations have no area: {some_of(flat)}")
     if bare and boxes:
         problems.append(f"{bare} of {total} annotations have neither bbox nor segmentation")
     elif bare:
@@ -237,6 +246,11 @@ def _sorted_annotations(
             "background"
         )
     return by_image, problems
+
+
+def _is_flat(box: Any) -> bool:
+    """Whether a box of x, y, width and height has no area; what is no such box is told elsewhere."""
+    return isinstance(box, list) and len(box) == 4 and 0 in box[2:]
 
 
 def _unknown(counts: Counter[int], what: str) -> list[str]:
@@ -333,7 +347,7 @@ def _box(annotation: Mapping[str, Any], image: CocoImage) -> tuple[float, float,
         ValueError: if its box is none, or its mask cannot be drawn.
     """
     box = annotation.get("bbox")
-    if not box:
+    if not box or (_is_flat(box) and annotation.get("segmentation")):
         box = _mask(annotation, image).boxes[0].tolist()
     numbers = isinstance(box, list) and all(
         isinstance(x, int | float) and not isinstance(x, bool) and math.isfinite(x) for x in box

@@ -35,6 +35,7 @@ from .network import (
     seen_objects as seen_objects,
 )
 from .places import (
+    OneStage as OneStage,
     Places as Places,
     Scales as Scales,
     assign_places as assign_places,

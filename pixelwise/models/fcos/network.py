@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int64
@@ -14,9 +14,10 @@ from ...encoders import Encoder, StemPolicy, make_encoder
 from ...losses import loss_parts
 from ...ops import clip_boxes
 from ...ops.objects import assigned, boxes_in, objects_in, objects_of, rescaled
-from ...types import Annotation, AssignedBoxes, Batch, Boxes, Model, Paper, Value, value
+from ...types import Annotation, AssignedBoxes, Batch, Boxes, Paper, Value, value
 from ..feature_pyramid import P6P7, FeaturePyramid
 from .places import (
+    OneStage,
     Places,
     Scales,
     assign_places,
@@ -25,7 +26,6 @@ from .places import (
     distances_to,
     in_a_row,
     places_of,
-    see,
 )
 
 PAPER = Paper(
@@ -95,6 +95,7 @@ class Head(nn.Module):
 
     def __init__(self, width: int, num_classes: int, *, num_levels: int = len(STRIDES)) -> None:
         super().__init__()
+        self.num_classes = num_classes
         self.class_tower, self.box_tower = Tower(width), Tower(width)
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
@@ -145,37 +146,12 @@ class Seen(NamedTuple):
     towers: list[Tensor]
 
 
-class FCOS(Model):
-    """Encoder, pyramid, head.
-
-    Args:
-        encoder: gives c3 to c5.
-        pyramid: makes levels of equal width of them.
-        head: looks at every place.
-        min_size: the shorter side of images is resized to it, in pixels; None to take images as they are.
-        max_size: of the longer side, which holds if both cannot be met.
-    """
+class FCOS(OneStage):
+    """Encoder, pyramid P3 to P7, head; the arguments are those of `OneStage`."""
 
     tasks = ("detection",)
     output = PlaceLogits
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        pyramid: Pyramid,
-        head: Head,
-        *,
-        min_size: int | None = 800,
-        max_size: int = 1333,
-    ) -> None:
-        super().__init__()
-        self.num_classes, self.in_channels = head.classes.out_channels, encoder.in_channels
-        self.min_size, self.max_size = min_size, max_size
-        self.encoder, self.pyramid, self.head = encoder, pyramid, head
-
-    def inputs(self, batch: Batch) -> tuple[Any, ...]:
-        """Images, and the size of each."""
-        return batch.image, batch.sizes
+    stages = STAGES
 
     def forward(
         self, image: Float[Tensor, "b c H W"], sizes: Sequence[tuple[int, int]] | None = None
@@ -193,16 +169,7 @@ class FCOS(Model):
 
     def look(self, image: Float[Tensor, "b c H W"], sizes: Sequence[tuple[int, int]] | None = None) -> Seen:
         """The same with the maps, for further branches."""
-        seen, scales = see(
-            image,
-            sizes,
-            self.encoder.normalize.mean,
-            least=self.minimum_size,
-            min_size=self.min_size,
-            max_size=self.max_size,
-        )
-        features = self.encoder(seen)
-        levels = self.pyramid([features[stage] for stage in STAGES])
+        levels, scales = self.levels(image, sizes)
         return Seen(levels, *self.head(levels, scales))
 
 

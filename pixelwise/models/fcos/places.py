@@ -1,14 +1,16 @@
 """Images as one-stage networks see them, the places of their levels, and which object a place belongs to."""
 
 from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Tensor, nn
 
+from ...encoders import Encoder
 from ...layers import fit_images, size_of
 from ...ops.objects import Sizes
-from ...types import Boxes, MaskSet, Value, value
+from ...types import Batch, Boxes, MaskSet, Model, Value, value
 
 RADIUS = 1.5  # strides from the middle of an object within which a place belongs to it
 REACH = 8  # strides to the farthest side of the largest object of a level: 64 pixels on P3 (Sec. 3.2)
@@ -65,6 +67,54 @@ def see(
     seen = fit_images(image, sizes, fill, min_size=min_size, max_size=max_size, multiple=1)
     height, width = seen.images.shape[-2:]
     return seen.images, Scales((height, width), seen.image_sizes, seen.seen_sizes)
+
+
+class OneStage(Model):
+    """Encoder, pyramid and head: what networks have that look at all places of all levels.
+
+    Args:
+        encoder: gives the stages that `stages` names.
+        pyramid: makes levels of equal width of them.
+        head: looks at every level; knows its `num_classes`.
+        min_size: the shorter side of images is resized to it, in pixels; None to take images as they are.
+        max_size: of the longer side, which holds if both cannot be met.
+    """
+
+    stages: ClassVar[tuple[str, ...]]
+
+    def __init__(
+        self,
+        encoder: Encoder,
+        pyramid: nn.Module,
+        head: nn.Module,
+        *,
+        min_size: int | None = 800,
+        max_size: int = 1333,
+    ) -> None:
+        super().__init__()
+        assert isinstance(head.num_classes, int)
+        self.num_classes, self.in_channels = head.num_classes, encoder.in_channels
+        self.min_size, self.max_size = min_size, max_size
+        self.encoder, self.pyramid, self.head = encoder, pyramid, head
+
+    def inputs(self, batch: Batch) -> tuple[Any, ...]:
+        """Images, and the size of each."""
+        return batch.image, batch.sizes
+
+    def levels(
+        self, image: Float[Tensor, "b c H W"], sizes: Sequence[tuple[int, int]] | None
+    ) -> tuple[list[Tensor], Scales]:
+        """The levels of the pyramid, finest first, and how large the images are in them; see `see`."""
+        seen, scales = see(
+            image,
+            sizes,
+            self.encoder.normalize.mean,
+            least=self.minimum_size,
+            min_size=self.min_size,
+            max_size=self.max_size,
+        )
+        features = self.encoder(seen)
+        return self.pyramid([features[stage] for stage in self.stages]), scales
 
 
 @value

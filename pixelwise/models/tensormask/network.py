@@ -1,7 +1,6 @@
 """Windows, the network that looks at them, and its builders."""
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -10,8 +9,8 @@ from torch.nn import functional as F
 
 from ...encoders import Encoder, StemPolicy, make_encoder
 from ...layers import resize_like
-from ...types import Batch, Model, Paper, Value, value
-from ..fcos import Scales, in_a_row, predictor, see
+from ...types import Paper, Value, value
+from ..fcos import OneStage, Scales, in_a_row, predictor
 from ..feature_pyramid import P6P7
 
 PAPER = Paper(
@@ -157,52 +156,18 @@ class WindowHead(nn.Module):
         )
 
 
-class TensorMask(Model):
-    """Encoder, pyramid, head.
-
-    Args:
-        encoder: gives c2 to c5.
-        pyramid: makes levels of equal width of them.
-        head: looks at every window.
-        min_size: the shorter side of images is resized to it, in pixels; None to take images as they are.
-        max_size: of the longer side, which holds if both cannot be met.
-    """
+class TensorMask(OneStage):
+    """Encoder, pyramid P2 to P7, head; the arguments are those of `OneStage`."""
 
     tasks = ("instance",)
     output = WindowLogits
-
-    def __init__(
-        self,
-        encoder: Encoder,
-        pyramid: Pyramid,
-        head: WindowHead,
-        *,
-        min_size: int | None = 800,
-        max_size: int = 1333,
-    ) -> None:
-        super().__init__()
-        self.num_classes, self.in_channels = head.num_classes, encoder.in_channels
-        self.min_size, self.max_size = min_size, max_size
-        self.encoder, self.pyramid, self.head = encoder, pyramid, head
-
-    def inputs(self, batch: Batch) -> tuple[Any, ...]:
-        """Images, and the size of each."""
-        return batch.image, batch.sizes
+    stages = STAGES
 
     def forward(
         self, image: Float[Tensor, "b c H W"], sizes: Sequence[tuple[int, int]] | None = None
     ) -> WindowLogits:
         """Look for instances; the arguments are those of `FCOS.forward`."""
-        seen, scales = see(
-            image,
-            sizes,
-            self.encoder.normalize.mean,
-            least=self.minimum_size,
-            min_size=self.min_size,
-            max_size=self.max_size,
-        )
-        features = self.encoder(seen)
-        output: WindowLogits = self.head(self.pyramid([features[stage] for stage in STAGES]), scales)
+        output: WindowLogits = self.head(*self.levels(image, sizes))
         return output
 
 

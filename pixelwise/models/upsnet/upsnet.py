@@ -105,6 +105,7 @@ class UPSNet(Model):
 
     tasks = ("panoptic",)
     output = UnifiedLogits
+    encoder_parts = ("instances.detector.encoder",)
 
     def __init__(self, instances: MaskRCNN, semantic: SemanticHead, things: Sequence[int]) -> None:
         super().__init__()
