@@ -39,7 +39,7 @@ def predict(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Images, folders of images, or quoted patterns: 'photos/**/*.jpg'.",
+            help="Images, folders of images, movies, or quoted patterns: 'photos/**/*.jpg'.",
             show_default=False,
         ),
     ],
@@ -100,10 +100,13 @@ def predict(
 ) -> None:
     """Write what a model finds in images: classes of pixels as palette PNGs, objects as json, and so on.
 
+    Of a movie (extra `video`) every frame is predicted, and the movie with the overlays is written.
+
     Example: [bold]pixelwise predict runs/street-unet photos --out predictions --overlay[/bold]
     """
     leave_idle_cores()
     from ..data.formats import IMAGE_SUFFIXES
+    from ..predict.movies import movies_among, write_movie
     from ..predict.writing import missing_source, output_format, plan, summary, write_predictions
 
     if checkpoint.suffix.lower() in IMAGE_SUFFIXES:
@@ -135,25 +138,27 @@ def predict(
             f"--tint-background is for one class per pixel, not for the task {predictor.task.name}"
         )
     suffix, collector = output_format(predictor.task, format)
-    jobs = plan(sources, out, suffix, predictor.task.suffixes)
+    movies, images = movies_among(sources)
+    jobs = plan(images, out, suffix, predictor.task.suffixes)
+    given: dict[str, Any] = {
+        "collector": collector,
+        "drawing": {"clear": ()} if tint_background else {},
+        "overwrite": overwrite,
+        "resume": resume,
+        "workers": workers,
+        "batch_size": batch_size,
+    }
     written = write_predictions(
-        predictor,
-        jobs,
-        out,
-        collector=collector,
-        overlay=overlay,
-        drawing={"clear": ()} if tint_background else {},
-        overwrite=overwrite,
-        resume=resume,
-        workers=workers,
-        batch_size=batch_size,
-        progress=watched() and len(jobs) > 1,
+        predictor, jobs, out, overlay=overlay, progress=watched() and len(jobs) > 1, **given
     )
-    if written.problems and len(jobs) == 1:
+    if written.problems and len(jobs) == 1 and not movies:
         raise ValueError(written.problems[0])
-    overlays = f" and {counted(len(written.overlays), 'overlay')}" if overlay else ""
-    before = f", {counted(written.skipped, 'image')} had results already" if written.skipped else ""
+    for movie in movies:
+        written += write_movie(predictor, movie, out, suffix, progress=watched(), **given)
+    overlays = f" and {counted(len(written.overlays), 'overlay')}" if written.overlays else ""
+    before = f", {counted(written.skipped, 'source')} had results already" if written.skipped else ""
     typer.echo(f"{counted(len(written.predictions), 'prediction')}{overlays} written to {out}{before}")
     if written.problems:
-        typer.echo(f"Error: {summary(written.problems, len(jobs), out)}", err=True)
+        told = summary(written.problems, len(jobs), out) if jobs else "; ".join(written.problems)
+        typer.echo(f"Error: {told}", err=True)
         raise typer.Exit(PROBLEMS)

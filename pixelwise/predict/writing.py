@@ -55,6 +55,14 @@ class Written:
     problems: list[str]
     skipped: int = 0
 
+    def __add__(self, other: "Written") -> "Written":
+        return Written(
+            [*self.predictions, *other.predictions],
+            [*self.overlays, *other.overlays],
+            [*self.problems, *other.problems],
+            self.skipped + other.skipped,
+        )
+
 
 def find_images(
     folder: str | os.PathLike[str],
