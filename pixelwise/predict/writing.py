@@ -48,12 +48,14 @@ class Written:
         overlays: the tinted images.
         problems: a sentence for every image that could not be used.
         skipped: how many images had results already.
+        images: how many images were asked for, without those of movies.
     """
 
     predictions: list[Path]
     overlays: list[Path]
     problems: list[str]
     skipped: int = 0
+    images: int = 0
 
     def __add__(self, other: "Written") -> "Written":
         return Written(
@@ -61,6 +63,7 @@ class Written:
             [*self.overlays, *other.overlays],
             [*self.problems, *other.problems],
             self.skipped + other.skipped,
+            self.images + other.images,
         )
 
 
@@ -258,6 +261,7 @@ def write_predictions(
         [path for path in files if path.name.endswith(OVERLAY)],
         [problem for _, problem in sorted(problems.items())],
         len(jobs) - len(todo),
+        len(jobs),
     )
 
 

@@ -21,6 +21,7 @@ from ..data.datasets import (
     labelme_instances,
     yolo_instances,
 )
+from ..data.formats.geojson import write_geojson
 from ..data.formats.labelme import write_labelme
 from ..data.formats.yolo import write_yolo_classes, write_yolo_labels
 from ..files import atomic_write
@@ -410,7 +411,11 @@ INSTANCE = Task(
     draw=draw_objects.instances,
     errors=errors,
     legend=LEGEND,
-    writers={".json": Writer(write_json, prepare=compact), ".png": Writer(write_png)},
+    writers={
+        ".json": Writer(write_json, prepare=compact),
+        ".png": Writer(write_png),
+        ".geojson": Writer(write_geojson, prepare=compact),
+    },
     collectors={
         **COCO,
         "yolo": Collector(write_yolo, yolo_files, compact),
