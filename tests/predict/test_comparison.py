@@ -100,7 +100,7 @@ def test_scores_of_images_are_written_most_different_first(
     bad = Predictor(brightness(), classes)
     bad.model.levels.data = torch.tensor([0.1, 0.5, 0.9]).view(1, 3, 1, 1)
     found = compare(Predictor(brightness(), classes), bad, part, progress=False)
-    rows = list(csv.DictReader(found.write_csv(tmp_path / "images.csv").open()))
+    rows = list(csv.DictReader(found.write_csv(tmp_path / "images.csv").read_text().splitlines()))
     gaps = [abs(float(row["difference"])) for row in rows]
     assert gaps == sorted(gaps, reverse=True)
     assert all(
@@ -116,8 +116,12 @@ def test_scores_without_draws_are_compared_by_their_images(tmp_path: Path) -> No
     from pixelwise.types import Report
 
     def of(scores: list[float]) -> Evaluation:
-        images = [ImageScores(i, str(i), score, Report({"mask_ap": score})) for i, score in enumerate(scores)]
-        return Evaluation(Report({"mask_ap": 0.5}), tuple(images), get_task("instance"), ClassTable.of("a"))
+        images = [
+            ImageScores(i, str(i), score, Report({"mask_ap": score}, {})) for i, score in enumerate(scores)
+        ]
+        return Evaluation(
+            Report({"mask_ap": 0.5}, {}), tuple(images), get_task("instance"), ClassTable.of("a")
+        )
 
     found = _mean_difference(of([0.1, 0.2, math.nan, 0.3]), of([0.4, 0.4, 0.9, 0.4]))
     assert found is not None

@@ -57,6 +57,7 @@ def test_labels_come_back_from_every_form(labels: np.ndarray, tmp_path: Path) ->
     assert np.array_equal(again, labels)
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 def test_labels_come_back_through_pycocotools(
     labels: np.ndarray, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -127,7 +128,8 @@ def test_what_another_thread_writes_needs_no_tensor_operation(
 
         def __torch_dispatch__(self, func, types, args=(), kwargs=None):
             tensors = [each for each in args if isinstance(each, torch.Tensor)]
-            assert all(each.numel() < HEIGHT * WIDTH for each in tensors), func
+            if func is not torch.ops.aten.detach.default:  # a view
+                assert all(each.numel() < HEIGHT * WIDTH for each in tensors), func
             return func(*args, **(kwargs or {}))
 
     masks = torch.from_numpy(np.stack([labels == 0, labels > 0, labels == 2]))
