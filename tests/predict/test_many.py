@@ -78,6 +78,23 @@ def test_one_bad_image_does_not_stop_its_batch(folder: Path, model, classes: Cla
     assert len(found) == 10
 
 
+def test_an_image_of_five_channels_is_told_from_a_damaged_one(
+    folder: Path, model, classes: ClassTable
+) -> None:
+    import tifffile
+
+    tifffile.imwrite(
+        folder / "many.tif", np.zeros((16, 24, 5), np.uint8), photometric="minisblack", planarconfig="contig"
+    )
+    np.save(folder / "many.npy", np.zeros((16, 24, 5), np.uint8))
+    (folder / "damaged.tif").write_bytes((folder / "many.tif").read_bytes()[:60])
+    paths = [folder / name for name in ("many.tif", "many.npy", "damaged.tif")]
+    told = [str(result) for _, result in predict_many(Predictor(model, classes), paths, labels_of)]
+    assert "many.tif has 5 channels, expected 3" in told[0]
+    assert "many.npy has the shape (16, 24, 5), expected 3 channels" in told[1]
+    assert "cannot read" in told[2]
+
+
 def test_arrays_are_images_too(folder: Path, model, classes: ClassTable) -> None:
     predictor, paths = Predictor(model, classes), sorted(folder.iterdir())
     arrays = (np.asarray(Image.open(path)) for path in paths)

@@ -109,6 +109,7 @@ def read_pixels(
     elif channels not in _MODES:
         pixels = _arranged(_tiff(path, channels, max_pixels), channels, path)
     else:
+        _check_channels(path, channels)
         with opened(path, max_pixels) as image:
             pixels = _planes(_pixels(image, _MODES[channels]))
         if len(pixels) != channels:
@@ -324,6 +325,21 @@ def _unit(pixels: np.ndarray) -> Float32[np.ndarray, "..."]:
     if not (low >= 0 and high <= 1):  # also catches nan
         raise ValueError(f"holds values from {low:g} to {high:g}, expected 0 to 1")
     return np.array(pixels, np.float32, order="C")
+
+
+def _check_channels(path: Path, channels: int) -> None:
+    """A TIFF file of many channels is nothing that Pillow knows, but it is an image."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            given = file.pages.first.samplesperpixel
+    except Exception:  # whatever is wrong with the file is told where it is read
+        return
+    if given > 4:
+        raise ValueError(f"{path} has {given} channels, expected {channels}")
 
 
 def _tiff(path: Path, channels: int, max_pixels: int) -> np.ndarray:
