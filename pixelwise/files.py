@@ -165,7 +165,8 @@ def unfinished(folder: Path) -> set[Path]:
 
 def forget_announced(folder: Path) -> None:
     """Remove the notes of `announce`, when all is written or given up."""
-    (folder / BEGUN).unlink(missing_ok=True)
+    with suppress(OSError):  # nothing was begun
+        (folder / BEGUN).unlink()
 
 
 def _manifest(folder: Path) -> dict[str, set[str]]:
