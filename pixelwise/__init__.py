@@ -9,14 +9,6 @@
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from .types import (
-    Batch as Batch,
-    ClassTable as ClassTable,
-    DenseLogits as DenseLogits,
-    LabelMap as LabelMap,
-    Sample as Sample,
-)
-
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint as Checkpoint, ensemble as ensemble, load as load, save as save
     from .converters import from_mmseg as from_mmseg, from_transformers as from_transformers
@@ -26,11 +18,19 @@ if TYPE_CHECKING:
     from .registry import build as build, describe as describe, list_models as list_models
     from .tasks import open_data as open_data
     from .training import TrainResult as TrainResult, resume as resume, train as train
+    from .types import (
+        Batch as Batch,
+        ClassTable as ClassTable,
+        DenseLogits as DenseLogits,
+        LabelMap as LabelMap,
+        Sample as Sample,
+    )
     from .weights import list_weights as list_weights, load_weights as load_weights
 
 __version__ = "0.1.0"
 
-# `import pixelwise` must cost next to nothing beside `import torch`: these are imported when first used.
+# `import pixelwise` must cost next to nothing: torch and what needs it are imported when first used. So the
+# command line answers `--help` at once, and can say how the threads of torch wait before it is there.
 _LAZY = {
     "build": "registry",
     "describe": "registry",
@@ -53,6 +53,11 @@ _LAZY = {
     "TrainResult": "training",
     "train": "training",
     "resume": "training",
+    "Batch": "types",
+    "ClassTable": "types",
+    "DenseLogits": "types",
+    "LabelMap": "types",
+    "Sample": "types",
 }
 _SUBMODULES = (
     "algorithms",
@@ -68,9 +73,10 @@ _SUBMODULES = (
     "predict",
     "rle",
     "training",
+    "types",
 )
 
-__all__ = ["Batch", "ClassTable", "DenseLogits", "LabelMap", "Sample", "__version__", *_LAZY]
+__all__ = ["__version__", *_LAZY]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,9 +4,10 @@ import math
 import shlex
 import sys
 import warnings
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -31,6 +32,11 @@ from .options import (
     watched,
     without_crf,
 )
+
+if TYPE_CHECKING:  # torch comes with them
+    from ..data import DataSplits, SegmentationData
+    from ..tasks import Task
+    from ..types import ClassTable
 
 
 def evaluate(
@@ -84,15 +90,13 @@ def evaluate(
     Example: [bold]pixelwise evaluate runs/street-unet street --split test[/bold]
     """
     from ..console import console, plain_table, report_table
-    from ..data.formats import find_class_file
     from ..files import check_targets, record
     from ..predict import Predictor, evaluate_images
     from ..predict.evaluation import is_model, labelled_part
     from ..predict.standing import standing
     from ..report import write_evaluation_report
-    from ..tasks import get_task, open_data
+    from ..tasks import get_task
     from ..training.environment import environment
-    from ..training.parts import parts_of
 
     for target in (report, csv):
         if target is not None:
@@ -113,28 +117,9 @@ def evaluate(
     chosen = model.task if model else get_task(task)
     scoring = {} if absent is None else {"absent": absent}
     chosen.scoring_with(scoring)  # what cannot be is told now
-    given: Any = classes
     asked = {"format": format, "seed": seed, "mask_rule": mask_rule}
-    recipe = _recipe_on(predictor, data)
-    reading = {} if recipe is None else {name: getattr(recipe, name) for name in _READING}
-    reading |= {name: value for name, value in asked.items() if value is not None}
-    splits = open_data(data, task=chosen.name, classes=given, **reading)
-    of_layout = given is None and not splits.encoding.from_files and not find_class_file(data)
-    if model is not None and of_layout:
-        # The names of a known layout give way to those of the model.
-        splits = open_data(data, task=chosen.name, classes=model.classes, **reading)
-    if recipe is not None and seed is None:  # the parts that the training used
-        cut = parts_of(recipe, splits)
-        splits = replace(splits, train=cut.train, val=cut.val, test=cut.test)
-    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
-    if parts.get(split) is None:
-        raise ValueError(
-            f"{data} has no test part"
-            if split == "test"
-            else f"--split takes train, val or test, got {brief(split)}"
-        )
-    # The masks of a part may not show every class of the model.
-    part = labelled_part(splits, split, model.classes if model else None, chosen)
+    recipe = recipe_on(predictor, data)
+    splits, part = part_of(data, split, chosen, model.classes if model else None, recipe, classes, asked)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that nothing counts is told below
         evaluation = evaluate_images(
@@ -177,10 +162,60 @@ def evaluate(
         typer.echo(f"scores of each image: {csv}")
 
 
+def part_of(
+    data: Path,
+    split: str,
+    task: "Task",
+    of_model: "ClassTable | None",
+    recipe: Recipe | None,
+    classes: Path | None,
+    asked: Mapping[str, Any],
+) -> "tuple[DataSplits, SegmentationData]":
+    """The data, and the annotated part that is scored.
+
+    Args:
+        data: where they are.
+        split: "train", "val" or "test".
+        task: says how annotations are read.
+        of_model: the classes of the model; None for saved predictions.
+        recipe: by which a run read and split the data; None where there is none.
+        classes: file of the class table that was asked for.
+        asked: options of `open_data` that were asked for, None where not.
+
+    Raises:
+        ValueError: if there is no such part, or the data cannot be read.
+    """
+    from ..data.formats import find_class_file
+    from ..predict.evaluation import labelled_part
+    from ..tasks import open_data
+    from ..training.parts import parts_of
+
+    given: Any = classes
+    reading = {} if recipe is None else {name: getattr(recipe, name) for name in _READING}
+    reading |= {name: value for name, value in asked.items() if value is not None}
+    splits = open_data(data, task=task.name, classes=given, **reading)
+    of_layout = given is None and not splits.encoding.from_files and not find_class_file(data)
+    if of_model is not None and of_layout:
+        # The names of a known layout give way to those of the model.
+        splits = open_data(data, task=task.name, classes=of_model, **reading)
+    if recipe is not None and asked.get("seed") is None:  # the parts that the training used
+        cut = parts_of(recipe, splits)
+        splits = replace(splits, train=cut.train, val=cut.val, test=cut.test)
+    parts = {"train": splits.train, "val": splits.val, "test": splits.test}
+    if parts.get(split) is None:
+        raise ValueError(
+            f"{data} has no test part"
+            if split == "test"
+            else f"--split takes train, val or test, got {brief(split)}"
+        )
+    # The masks of a part may not show every class of the model.
+    return splits, labelled_part(splits, split, of_model, task)
+
+
 _READING = ("format", "mask_rule", "seed", "val_fraction", "test_fraction")  # how a recipe reads its data
 
 
-def _recipe_on(run: Path, data: Path) -> Recipe | None:
+def recipe_on(run: Path, data: Path) -> Recipe | None:
     """The recipe of a run directory that was trained on these data, so that they are read and split alike."""
     for folder in (run, run.parent):
         file = folder / "recipe.json"

@@ -1,11 +1,11 @@
 """`pixelwise predict`."""
 
 from pathlib import Path
-from typing import Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..wording import counted
+from ..wording import brief, counted
 from .errors import PROBLEMS
 from .options import (
     Crf,
@@ -17,12 +17,16 @@ from .options import (
     Plain,
     TaskName,
     extent_of,
+    leave_idle_cores,
     numbers_of,
     pairs_of,
     refinement,
     watched,
     without_crf,
 )
+
+if TYPE_CHECKING:  # torch comes with it
+    from ..predict.writing import Written
 
 
 def predict(
@@ -38,11 +42,13 @@ def predict(
         list[str],
         typer.Argument(
             metavar="SOURCE...",
-            help="Images, folders of images, or quoted patterns: 'photos/**/*.jpg'.",
+            help="Images, folders of images, movies, or quoted patterns: 'photos/**/*.jpg'.",
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the predictions.")] = Path("predictions"),
+    out: Annotated[
+        str, typer.Option(metavar="PATH", help="Folder for the predictions; with --engine ray also a URI.")
+    ] = "predictions",
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write the image tinted with the classes.")
     ] = False,
@@ -54,9 +60,10 @@ def predict(
     format: Annotated[
         str | None,
         typer.Option(
-            help="How predictions are saved. One class per pixel: png (palette) or npy; several: png, tif or "
-            "npy; instances: json, png, coco, yolo or labelme; boxes: json, txt or coco; panoptic maps: png "
-            "or coco; key points: json or coco; volumes: nii.gz, nii or npy (default the first)."
+            help="How predictions are saved. One class per pixel: png (palette), npy, tif, geojson or coco; "
+            "several: png, tif, npy, geojson or coco; instances: json, png, geojson, coco, yolo or labelme; "
+            "boxes: json, txt or coco; panoptic maps: png, geojson or coco; key points: json or coco; "
+            "volumes: nii.gz, nii or npy (default the first). Each: overlay; of pixels: probabilities."
         ),
     ] = None,
     decoding: Decoding = None,
@@ -76,64 +83,124 @@ def predict(
     crf: Crf = None,
     crf_like: CrfSettings = None,
     plain: Plain = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Leave out images whose results are there, from a run that was stopped."
+        ),
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Threads that read and write while the model works.")
+    ] = 2,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images of one size per forward pass (default 1 on a CPU, 8 on a GPU)."),
+    ] = None,
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Largest height times width of an image.")
     ] = 1_000_000_000,
     precision: Annotated[str, typer.Option(help="32, or bf16 or 16 for mixed precision.")] = "32",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="here, or ray for all machines of a Ray cluster (extra ray): then SOURCE may be a URI such "
+            "as s3://bucket/photos, and --format also parquet."
+        ),
+    ] = "here",
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Seed of models that sample while they predict.")] = 0,
 ) -> None:
     """Write what a model finds in images: classes of pixels as palette PNGs, objects as json, and so on.
 
+    Of a movie (extra `video`) every frame is predicted, and the movie with the overlays is written.
+
     Example: [bold]pixelwise predict runs/street-unet photos --out predictions --overlay[/bold]
     """
+    leave_idle_cores()
     from ..data.formats import IMAGE_SUFFIXES
-    from ..predict.writing import missing_source, output_format, plan, summary, write_predictions
+    from ..predict.movies import movies_among, write_movie
+    from ..predict.writing import missing_source, output_format, plan, write_predictions
 
     if checkpoint.suffix.lower() in IMAGE_SUFFIXES:
         raise ValueError(f"{checkpoint} is an image: weights or a run directory come first, then the images")
-    if missing := missing_source(sources):
+    if engine not in ("here", "ray"):
+        raise ValueError(f"--engine is here or ray, got {brief(engine)}")
+    if engine == "here" and (missing := missing_source(sources)):
         raise ValueError(missing)
     import torch
 
+    from .. import export
     from ..predict import Predictor
+    from ..predict.bulk import predict_on_ray
     from ..types import LabelMap
 
     torch.manual_seed(seed)
-    predictor = Predictor(
-        checkpoint,
-        task=task,
-        device=device,
-        precision=cast(Any, precision),
-        tile=extent_of(tile, "--tile") if tile else "auto",
-        overlap=tile_overlap,
-        flip=flip,
-        scales=numbers_of(scales, "--scales"),
-        refine=refinement(crf, crf_like),
-        decoding=without_crf(pairs_of(decoding, "--decoding"), crf),
-        plain=plain,
-        max_pixels=max_pixels,
-    )
+    options: dict[str, Any] = {
+        "task": task,
+        "device": device,
+        "precision": precision,
+        "tile": extent_of(tile, "--tile") if tile else "auto",
+        "overlap": tile_overlap,
+        "flip": flip,
+        "scales": numbers_of(scales, "--scales"),
+        "refine": refinement(crf, crf_like),
+        "decoding": without_crf(pairs_of(decoding, "--decoding"), crf),
+        "plain": plain,
+        "max_pixels": max_pixels,
+    }
+    if engine == "ray":
+        if overlay or tint_background:
+            raise ValueError("--overlay and --tint-background are not for --engine ray: use --format overlay")
+        _report(
+            predict_on_ray(
+                export.load(checkpoint),
+                sources,
+                out,
+                format=format,
+                options=options,
+                overwrite=overwrite,
+                resume=resume,
+                workers=workers,
+                progress=watched(),
+            ),
+            out,
+        )
+        return
+    predictor = Predictor(checkpoint, **options)
     if tint_background and predictor.task.annotation is not LabelMap:
         raise ValueError(
             f"--tint-background is for one class per pixel, not for the task {predictor.task.name}"
         )
     suffix, collector = output_format(predictor.task, format)
-    jobs = plan(sources, out, suffix, predictor.task.suffixes)
+    movies, images = movies_among(sources)
+    jobs = plan(images, Path(out), suffix, predictor.task.suffixes)
+    given: dict[str, Any] = {
+        "collector": collector,
+        "drawing": {"clear": ()} if tint_background else {},
+        "overwrite": overwrite,
+        "resume": resume,
+        "workers": workers,
+        "batch_size": batch_size,
+    }
     written = write_predictions(
-        predictor,
-        jobs,
-        out,
-        collector=collector,
-        overlay=overlay,
-        drawing={"clear": ()} if tint_background else {},
-        overwrite=overwrite,
-        progress=watched() and len(jobs) > 1,
+        predictor, jobs, Path(out), overlay=overlay, progress=watched() and len(jobs) > 1, **given
     )
-    if written.problems and len(jobs) == 1:
+    if written.problems and len(jobs) == 1 and not movies:
         raise ValueError(written.problems[0])
-    overlays = f" and {counted(len(written.overlays), 'overlay')}" if overlay else ""
-    typer.echo(f"{counted(len(written.predictions), 'prediction')}{overlays} written to {out}")
+    for movie in movies:
+        written += write_movie(predictor, movie, Path(out), suffix, progress=watched(), **given)
+    _report(written, out)
+
+
+def _report(written: "Written", out: str) -> None:
+    """Say what was written; problems end the command with an exit code of their own."""
+    from ..predict.writing import summary
+
+    overlays = f" and {counted(len(written.overlays), 'overlay')}" if written.overlays else ""
+    before = f", {counted(written.skipped, 'source')} had results already" if written.skipped else ""
+    typer.echo(f"{counted(len(written.predictions), 'prediction')}{overlays} written to {out}{before}")
     if written.problems:
-        typer.echo(f"Error: {summary(written.problems, len(jobs), out)}", err=True)
+        problems = written.problems
+        told = summary(problems, written.images, Path(out)) if written.images else "; ".join(problems)
+        typer.echo(f"Error: {told}", err=True)
         raise typer.Exit(PROBLEMS)

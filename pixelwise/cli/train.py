@@ -178,7 +178,16 @@ def train(
 
     from ..console import console, print_plan, report_table
     from ..training import is_planned, make_plan, recipe_of, resume as resume_run, run, train_by_plan
+    from ..training.machines import help_train, this_machine
 
+    machine = this_machine()
+    if machine.number:
+        place = resume or chosen.get("out")
+        if place is None:
+            raise ValueError("several machines need the name of the run directory: --out RUN")
+        typer.echo(f"machine {machine.number + 1} of {machine.count} takes part in {place}")
+        help_train(Path(place), machine)
+        return
     if resume is not None:
         result = resume_run(resume, epochs=chosen.get("epochs"), started=ctx.obj)
     elif budget is None and (

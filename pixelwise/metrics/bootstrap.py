@@ -246,6 +246,37 @@ class ImageStates:
         mean = float(score(self.of_draw(every))) - float(score(other.of_draw(every)))
         return Gain(mean, float(gains.std()) if len(gains) > 1 else math.nan)
 
+    def difference_from(
+        self,
+        other: "ImageStates",
+        score: Callable[[Any], float],
+        *,
+        level: float = 0.95,
+        draws: int = 400,
+        seed: int = 0,
+    ) -> Interval:
+        """How much higher the score is than that of other predictions of the same images, with its interval.
+
+        Args:
+            other: of the same images in the same order; both are scored on the same draws.
+            score: what the metric computes -> a number.
+            level: share of the draws inside the interval, between 0 and 1.
+            draws: how many; those whose difference is nan are left out.
+            seed: the same seed gives the same interval.
+
+        Raises:
+            ValueError: if the other has another number of images, there is none, or `level` or `draws` make
+                no interval.
+        """
+        if len(self) != len(other):
+            raise ValueError(f"a difference is one on the same images, got {len(self)} and {len(other)}")
+        if not 0 < level < 1:
+            raise ValueError(f"the level of an interval must lie between 0 and 1, got {level}")
+        pairs = zip(self.drawn(score, draws, seed), other.drawn(score, draws, seed), strict=True)
+        every = torch.ones(len(self), dtype=torch.int64)
+        value = float(score(self.of_draw(every))) - float(score(other.of_draw(every)))
+        return _between(value, [one - another for one, another in pairs], level)
+
 
 def _parts(metric: Metric) -> list[Metric]:
     """The metric and those that it holds."""

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -20,6 +21,7 @@ from ..data.datasets import (
     labelme_instances,
     yolo_instances,
 )
+from ..data.formats.geojson import write_geojson
 from ..data.formats.labelme import write_labelme
 from ..data.formats.yolo import write_yolo_classes, write_yolo_labels
 from ..files import atomic_write
@@ -155,6 +157,13 @@ def mistakes(
             free[torch.where(own, overlap[number], -1.0).argmax()] = False
         false[number] = not (own.any() or (fits & target.is_crowd).any())
     return false, free & ~target.is_crowd
+
+
+def compact(annotation: Annotation) -> Annotation:
+    """Masks as run lengths; other annotations as they are."""
+    if isinstance(annotation, MaskSet):
+        return replace(annotation, masks=run_lengths(annotation))
+    return annotation
 
 
 def run_lengths(instances: MaskSet) -> RleMasks:
@@ -317,7 +326,7 @@ LEGEND = (
     (draw.UNKNOWN, "crowd: does not count"),
     (draw.DARKENED, "right: the image, darkened"),
 )
-COCO = {"coco": Collector(collect, collected_files)}
+COCO = {"coco": Collector(collect, collected_files, compact)}
 # Whole images at their own size, few per batch; steps are cut where they are too long.
 DEFAULTS: Mapping[str, Any] = {
     "crop": None,
@@ -402,11 +411,15 @@ INSTANCE = Task(
     draw=draw_objects.instances,
     errors=errors,
     legend=LEGEND,
-    writers={".json": Writer(write_json), ".png": Writer(write_png)},
+    writers={
+        ".json": Writer(write_json, prepare=compact),
+        ".png": Writer(write_png),
+        ".geojson": Writer(write_geojson, prepare=compact),
+    },
     collectors={
         **COCO,
-        "yolo": Collector(write_yolo, yolo_files),
-        "labelme": Collector(write_labelme_files, labelme_files),
+        "yolo": Collector(write_yolo, yolo_files, compact),
+        "labelme": Collector(write_labelme_files, labelme_files, compact),
     },
     decoding={"min_score": 0.0},
     defaults=DEFAULTS,

@@ -10,12 +10,14 @@ from PIL import Image
 
 from .. import decode, draw
 from ..data.datasets import class_folders, layers
+from ..data.formats.geojson import write_geojson
 from ..files import atomic_write
 from ..metrics import MultilabelMetrics
 from ..metrics.pixels.precision_recall import PixelPrecisionRecall
-from ..types import Annotation, ClassMasks, ClassTable, DenseLogits, Report
-from . import semantic
-from .task import Settings, Task, TaskMetrics, Writer
+from ..rle import RleMasks
+from ..types import Annotation, ClassMasks, ClassTable, DenseLogits, MaskSet, Report
+from . import instance, semantic
+from .task import Collector, Settings, Task, TaskMetrics, Writer, unchanged
 
 
 class ClassMaskMetrics(TaskMetrics):
@@ -115,7 +117,13 @@ def write_tiff(path: Path, class_masks: ClassMasks, classes: ClassTable, image: 
 def write_npy(path: Path, class_masks: ClassMasks, classes: ClassTable, image: str) -> None:
     """An array "k H W" of 0 and 1, uint8."""
     with atomic_write(path) as temporary:
-        np.save(temporary, class_masks.masks.to(torch.uint8).cpu().numpy())
+        np.save(temporary, class_masks.masks.numpy().astype(np.uint8))
+
+
+def regions(class_masks: ClassMasks) -> MaskSet:
+    """The pixels of each class, as run lengths with the score 1."""
+    masks = RleMasks.encode(class_masks.masks.numpy() == 1)
+    return MaskSet.of(masks, torch.arange(len(masks)))
 
 
 def _file_name(name: str) -> str:
@@ -136,10 +144,12 @@ MULTILABEL = Task(
     draw=draw.class_masks,
     errors=draw.class_mask_errors,
     writers={
-        ".png": Writer(write_pngs, class_files),
-        ".tif": Writer(write_tiff),
-        ".npy": Writer(write_npy),
+        ".png": Writer(write_pngs, class_files, unchanged),
+        ".tif": Writer(write_tiff, prepare=unchanged),
+        ".npy": Writer(write_npy, prepare=unchanged),
+        ".geojson": Writer(write_geojson, prepare=regions),
     },
+    collectors={"coco": Collector(instance.collect, instance.collected_files, regions)},
     decoding={"thresholds": 0.5, "flip": False, "min_component": 0},
     scoring={"absent": "exclude"},
     finish=finished,

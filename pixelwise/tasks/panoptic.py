@@ -6,16 +6,19 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
 
 from .. import decode, draw
 from ..data import SegmentationData
 from ..data.datasets import coco_panoptic
 from ..data.formats.coco_panoptic import categories_of, read_segments, write_segments
+from ..data.formats.geojson import write_geojson
 from ..files import atomic_write
 from ..metrics import PanopticMetrics
 from ..planning import DataFacts, MachineFacts, Planning, Rung
-from ..types import Annotation, ClassTable, PanopticMap, Report
+from ..rle import RleMasks
+from ..types import Annotation, ClassTable, MaskSet, PanopticMap, Report
 from . import instance
 from .task import Collector, Named, Settings, Task, TaskMetrics, Writer
 
@@ -161,6 +164,14 @@ def write_coco(folder: Path, named: Sequence[Named], classes: ClassTable) -> lis
     return files
 
 
+def regions(panoptic_map: PanopticMap) -> MaskSet:
+    """The segments, as run lengths with the score 1."""
+    id_map = panoptic_map.id_map.numpy()
+    masks = [RleMasks.encode((id_map == number)[None]) for number in panoptic_map.ids.tolist()]
+    empty = RleMasks.encode(np.zeros((0, *id_map.shape), bool))
+    return MaskSet.of(RleMasks.concatenate(masks) if masks else empty, panoptic_map.classes)
+
+
 def read(path: Path, data: SegmentationData, target: PanopticMap) -> PanopticMap:
     """Predicted segments from a PNG file and the json file of the same name beside it.
 
@@ -228,7 +239,7 @@ PANOPTIC = Task(
     errors=draw.segment_errors,
     legend=LEGEND,
     read=read,
-    writers={".png": Writer(write_png, png_files)},
+    writers={".png": Writer(write_png, png_files), ".geojson": Writer(write_geojson, prepare=regions)},
     collectors={"coco": Collector(write_coco, coco_files)},
     decoding={"min_score": None, "max_overlap": None, "min_stuff_area": None},
     model_arguments=model_arguments,

@@ -14,13 +14,16 @@ from .. import decode, draw
 from ..data import SegmentationData, read_mask, training_transform, write_mask
 from ..data.dataset import MaskFiles
 from ..data.datasets import FORMATS
+from ..data.formats.geojson import write_geojson
 from ..data.formats.mask import read_mask_pixels
 from ..files import atomic_write
 from ..losses import PaperCriterion, make_criterion
 from ..metrics import SegmentationMetrics
 from ..planning import DataFacts, MachineFacts, Planning, Rung, rules
-from ..types import Annotation, ClassTable, DenseLogits, LabelMap, Report, Sample
-from .task import Settings, Task, TaskMetrics, Writer
+from ..rle import RleMasks
+from ..types import Annotation, ClassTable, DenseLogits, LabelMap, MaskSet, Report, Sample
+from . import instance
+from .task import Collector, Settings, Task, TaskMetrics, Writer, unchanged
 
 
 class SemanticMetrics(TaskMetrics):
@@ -154,7 +157,23 @@ def write_png(path: Path, label_map: LabelMap, classes: ClassTable, image: str) 
 def write_npy(path: Path, label_map: LabelMap, classes: ClassTable, image: str) -> None:
     """Labels as an int32 array "H W"."""
     with atomic_write(path) as temporary:
-        np.save(temporary, label_map.labels.to(torch.int32).numpy())
+        np.save(temporary, label_map.labels.numpy().astype(np.int32))
+
+
+def write_tiff(path: Path, label_map: LabelMap, classes: ClassTable, image: str) -> None:
+    """Labels as grey values of 8 bits, or of 16 where a label needs them."""
+    labels = label_map.labels.numpy()
+    kind = np.uint8 if labels.max(initial=0) < 256 else np.uint16
+    with atomic_write(path) as temporary:
+        Image.fromarray(labels.astype(kind)).save(temporary, compression="tiff_deflate")
+
+
+def regions(label_map: LabelMap) -> MaskSet:
+    """The pixels of each class that is there, as run lengths with the score 1."""
+    labels = label_map.labels.numpy()
+    present = np.unique(labels)
+    masks = [RleMasks.encode((labels == label)[None]) for label in present]
+    return MaskSet.of(RleMasks.concatenate(masks), torch.from_numpy(present.astype(np.int64)))
 
 
 def read(path: Path, data: SegmentationData, target: LabelMap) -> LabelMap:
@@ -241,7 +260,13 @@ SEMANTIC = Task(
     errors=errors,
     read=read,
     scoring={"absent": "exclude"},
-    writers={".png": Writer(write_png), ".npy": Writer(write_npy)},
+    writers={
+        ".png": Writer(write_png, prepare=unchanged),
+        ".npy": Writer(write_npy, prepare=unchanged),
+        ".tif": Writer(write_tiff, prepare=unchanged),
+        ".geojson": Writer(write_geojson, prepare=regions),
+    },
+    collectors={"coco": Collector(instance.collect, instance.collected_files, regions)},
     decoding={"threshold": None, "flip": False, "min_component": 0, "crf": False},
     finish=finished,
     offers=("flip", "min_component", "crf"),

@@ -1,4 +1,4 @@
-"""Several processes on one machine.
+"""Several processes, on one machine or on several.
 
 Each is started on the run directory alone: the recipe in it says everything. So it works the same from a
 script, a notebook, a test or the command line, and no user code runs twice.
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from ..interruption import Terminated
@@ -19,22 +20,51 @@ from ..interruption import Terminated
 _GRACE, _PATIENCE = 5, 30  # seconds to end after Ctrl-C, and after being told to
 
 
-def launch(path: Path, world: int, *, progress: bool, lock: int) -> None:
-    """Train in a run directory with `world` processes; returns when all are done.
+@dataclass(frozen=True)
+class Machine:
+    """One of the machines of a training.
+
+    Attributes:
+        count: how many machines there are.
+        number: of this one, from 0.
+        address: of the first one, where the processes of all meet.
+        port: there; 0 for any that is free, where there is one machine.
+    """
+
+    count: int
+    number: int
+    address: str
+    port: int
+
+
+ONE = Machine(1, 0, "127.0.0.1", 0)
+
+
+def launch(
+    path: Path, world: int, *, progress: bool, lock: int | None = None, machine: Machine = ONE
+) -> None:
+    """Train in a run directory with `world` processes; returns when those of this machine are done.
 
     Args:
         path: run directory.
-        world: number of processes.
+        world: number of processes on all machines.
         progress: whether to show how far they are.
-        lock: descriptor of the run directory's lock. The processes hold it too, so it lasts where this one is
-            killed and they are not.
+        lock: descriptor of the run directory's lock; None on other machines than the first. The processes
+            hold it too, so it lasts where this one is killed and they are not.
+        machine: on which they are started.
 
     Raises:
-        ValueError: what one of them raised, or that the system killed one; the others are ended.
+        ValueError: what one of them raised, that the system killed one, or that the processes cannot be
+            divided among the machines; the others are ended.
         KeyboardInterrupt: on Ctrl-C, and as `Terminated` on SIGTERM, after all have ended.
     """
+    if world % machine.count:
+        raise ValueError(f"{world} devices cannot be divided among {machine.count} machines")
+    here = world // machine.count
     with tempfile.TemporaryDirectory() as messages:
-        processes = [_start(path, rank, world, Path(messages), progress, lock) for rank in range(world)]
+        processes = [
+            _start(path, rank, here, Path(messages), progress, lock, machine) for rank in range(here)
+        ]
         try:
             failed = _wait(processes)
         except KeyboardInterrupt:
@@ -64,18 +94,31 @@ def launch(path: Path, world: int, *, progress: bool, lock: int) -> None:
 
 
 def _start(
-    path: Path, rank: int, world: int, messages: Path, progress: bool, lock: int
+    path: Path,
+    rank: int,
+    here: int,
+    messages: Path,
+    progress: bool,
+    lock: int | None,
+    machine: Machine,
 ) -> subprocess.Popen[bytes]:
     package = Path(__file__).parent.parent.parent
     paths = [str(package), *filter(None, [os.environ.get("PYTHONPATH")])]
-    environment = os.environ | {
+    # What launchers leave behind would be taken for the world of these processes.
+    inherited = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("TORCHELASTIC_", "SLURM_"))
+        and name not in ("RANK", "WORLD_SIZE", "GROUP_RANK", "LOCAL_WORLD_SIZE")
+    }
+    environment = inherited | {
         "LOCAL_RANK": str(rank),
-        "NODE_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": _port(messages),
+        "NODE_RANK": str(machine.number),
+        "MASTER_ADDR": machine.address,
+        "MASTER_PORT": str(machine.port) if machine.port else _port(messages),
         "PYTHONPATH": os.pathsep.join(paths),
     }
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // world)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // here)))
     command = [
         sys.executable,
         "-m",
@@ -83,8 +126,10 @@ def _start(
         str(path),
         str(messages),
         str(int(progress)),
+        str(machine.count),
     ]
-    return subprocess.Popen(command, env=environment, pass_fds=() if sys.platform == "win32" else (lock,))
+    kept = () if lock is None or sys.platform == "win32" else (lock,)
+    return subprocess.Popen(command, env=environment, pass_fds=kept)
 
 
 def _port(messages: Path) -> str:

@@ -1,4 +1,4 @@
-"""One of the processes of a training on several devices: see `launching`."""
+"""One of the processes of a training on several devices: see `distributed`."""
 
 import os
 import sys
@@ -10,15 +10,16 @@ from .callbacks import LAST, RECIPE
 from .run import fit, make_experiment
 
 
-def main(path: str, messages: str, progress: str) -> int:
+def main(path: str, messages: str, progress: str, machines: str) -> int:
     """Train; the exit code. What goes wrong is written to a file in `messages`."""
-    rank = int(os.environ["LOCAL_RANK"])
+    rank = int(os.environ["LOCAL_RANK"])  # on this machine
     try:
         with terminable():
             run = Path(path)
             recipe, continued = Recipe.read(run / RECIPE), (run / LAST).is_file()
-            experiment = make_experiment(recipe, rank=rank, continued=continued)
-            fit(experiment, run, resumed=True, progress=progress == "1")
+            before = int(os.environ["NODE_RANK"]) * (recipe.devices // int(machines))
+            experiment = make_experiment(recipe, rank=before + rank, continued=continued)
+            fit(experiment, run, resumed=True, progress=progress == "1", machines=int(machines))
     except Terminated as error:
         return error.exit_code
     except KeyboardInterrupt:

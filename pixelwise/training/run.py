@@ -68,6 +68,7 @@ from .gradient_checkpointing import checkpoint_blocks
 from .init_from import Taken, take_weights
 from .length import Length
 from .loggers import LogMetrics, check_logger
+from .machines import this_machine
 from .module import TrainingModule
 from .optim import Optimization
 from .parts import Parts, parts_of, without_fold
@@ -387,6 +388,7 @@ def fit(
     resumed: bool,
     progress: bool = True,
     clock: Clock | None = None,
+    machines: int = 1,
 ) -> Progress:
     """Train in a run directory that exists.
 
@@ -396,6 +398,7 @@ def fit(
         resumed: whether to go on from its last checkpoint.
         progress: whether to show how far it is.
         clock: says when the training must be over; None where its length is that of the recipe.
+        machines: that share the devices of the recipe.
 
     Raises:
         ValueError: see `train`.
@@ -441,7 +444,8 @@ def fit(
     with quiet():
         trainer = lightning.Trainer(
             accelerator=recipe.accelerator,
-            devices=recipe.devices,
+            devices=recipe.devices // machines,
+            num_nodes=machines,
             strategy="ddp" if recipe.devices > 1 else "auto",
             precision=_LIGHTNING_PRECISION[recipe.precision],  # type: ignore[arg-type]
             max_epochs=length.epochs,
@@ -509,6 +513,8 @@ def _run(
     clock: Clock | None = None,
 ) -> TrainResult:
     """Train in `path`, one model or those of all folds."""
+    if recipe.devices % (count := this_machine().count):
+        raise ValueError(f"{recipe.devices} devices cannot be divided among {count} machines")
     if recipe.folds is not None and recipe.fold is None:
         if epochs is not None:
             raise ValueError(f"{path} holds several folds: resume one with epochs, such as {path}/fold_1")
@@ -649,7 +655,7 @@ def _trained(
 ) -> TrainResult:
     """Train in a run directory that is ours, and write the report."""
     if experiment.recipe.devices > 1:
-        launch(path, experiment.recipe.devices, progress=progress, lock=lock)
+        launch(path, experiment.recipe.devices, progress=progress, lock=lock, machine=this_machine())
         state = read_progress(path / LAST)
     else:
         state = fit(experiment, path, resumed=resumed, progress=progress, clock=clock)

@@ -90,6 +90,17 @@ def read_image(
     Raises:
         ValueError: if the file is missing, damaged, too large or no image, or does not have so many channels.
     """
+    return torch.from_numpy(read_pixels(path, channels, max_pixels=max_pixels))
+
+
+def read_pixels(
+    path: str | os.PathLike[str], channels: int = 3, *, max_pixels: int = MAX_PIXELS
+) -> Float32[np.ndarray, "c H W"]:
+    """What `read_image` reads, as an array: without a tensor, so that any thread may do it.
+
+    Raises:
+        ValueError: as `read_image`.
+    """
     if channels < 1:
         raise ValueError(f"channels must be at least 1, got {channels}")
     path = Path(path)
@@ -98,12 +109,13 @@ def read_image(
     elif channels not in _MODES:
         pixels = _arranged(_tiff(path, channels, max_pixels), channels, path)
     else:
+        _check_channels(path, channels)
         with opened(path, max_pixels) as image:
             pixels = _planes(_pixels(image, _MODES[channels]))
         if len(pixels) != channels:
             pixels = np.repeat(pixels, channels, 0)
     try:
-        return torch.from_numpy(_unit(_of_16_bits(pixels)))
+        return _unit(_of_16_bits(pixels))
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
 
@@ -169,6 +181,8 @@ def readable(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
     except UnidentifiedImageError as error:
+        if not path.stat().st_size:
+            raise ValueError(f"cannot read {path}: it is empty") from error
         raise ValueError(f"cannot read {path}: it is not an image of a known format") from error
     except MemoryError as error:
         raise ValueError(f"cannot read {path}: it does not fit into memory") from error
@@ -311,6 +325,21 @@ def _unit(pixels: np.ndarray) -> Float32[np.ndarray, "..."]:
     if not (low >= 0 and high <= 1):  # also catches nan
         raise ValueError(f"holds values from {low:g} to {high:g}, expected 0 to 1")
     return np.array(pixels, np.float32, order="C")
+
+
+def _check_channels(path: Path, channels: int) -> None:
+    """A TIFF file of many channels is nothing that Pillow knows, but it is an image."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return
+    import tifffile
+
+    try:
+        with tifffile.TiffFile(path) as file:
+            given = file.pages.first.samplesperpixel
+    except Exception:  # whatever is wrong with the file is told where it is read
+        return
+    if given > 4:
+        raise ValueError(f"{path} has {given} channels, expected {channels}")
 
 
 def _tiff(path: Path, channels: int, max_pixels: int) -> np.ndarray:

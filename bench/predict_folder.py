@@ -1,0 +1,143 @@
+"""A folder of images predicted to palette PNGs and overlays: pixelwise beside the loop that people write.
+
+    python bench/predict_folder.py [--images FOLDER] [--count 200] [--rounds 3]
+
+Every measurement is a process of its own, because the waiting policy of OpenMP is read when torch is loaded;
+the ways take turns. Loading and one image are not counted. `policy` is what the process was told: `as it is`
+leaves the variable unset, as in a program that knows nothing of it; `passive` is what `pixelwise predict`
+sets.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+
+CODE = Path(__file__).resolve().parent.parent
+WAYS = {  # way, its waiting policy
+    "pixelwise, 2 workers": ("ours", "passive"),
+    "pixelwise, 2 workers, threads spin": ("ours", "as it is"),
+    "pixelwise, one after the other": ("alone", "passive"),
+    "plain loop": ("plain", "as it is"),
+    "plain loop, threads sleep": ("plain", "passive"),
+}
+
+
+def child(way: str, model_name: str, images: Path, count: int, overlay: bool) -> None:
+    """Predict the images in this process and print the seconds taken, by the clock and of the processor."""
+    import torch
+    from PIL import Image
+
+    import pixelwise as pw
+    from pixelwise.predict.writing import plan, write_predictions
+
+    torch.manual_seed(0)
+    arguments = {"encoder": "resnet18"} if model_name == "unet" else {}
+    model = pw.build(model_name, 11, **arguments).eval()
+    table = pw.ClassTable.of(*(f"class {number}" for number in range(11)))
+    palette = [part for color in table.colors for part in color]
+    colors = np.array(table.colors, np.uint8)
+    paths = sorted(path for path in images.rglob("*") if path.suffix in (".png", ".jpg"))[:count]
+
+    def plain(path: Path, out: Path) -> None:
+        picture = Image.open(path).convert("RGB")
+        x = torch.from_numpy(np.array(picture)).permute(2, 0, 1).float()[None] / 255
+        with torch.no_grad():
+            labels = model(x).logits.argmax(1)[0].numpy().astype(np.uint8)
+        mask = Image.fromarray(labels)
+        mask.putpalette(palette)
+        mask.save(out / f"{path.stem}.png")
+        if overlay:
+            tinted = 0.5 * np.asarray(picture) + 0.5 * colors[labels]
+            Image.fromarray(tinted.astype(np.uint8)).save(out / f"{path.stem}_overlay.png")
+
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder)
+        if way == "plain":
+            plain(paths[0], out)
+        else:
+            predictor = pw.Predictor(model, table, tile=None)
+            jobs = plan([os.fspath(path) for path in paths], out / "ours")
+            write_predictions(predictor, plan([paths[0]], out / "warm"), out / "warm", progress=False)
+        begin, processor = time.perf_counter(), time.process_time()
+        if way == "plain":
+            for path in paths:
+                plain(path, out)
+        else:
+            write_predictions(
+                predictor, jobs, out / "ours", overlay=overlay, progress=False, workers=2 * (way == "ours")
+            )
+        print(json.dumps([time.perf_counter() - begin, time.process_time() - processor]))
+
+
+def measured(way: str, policy: str, model: str, images: Path, count: int, overlay: bool) -> list[float]:
+    environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
+    environment |= {"PYTHONPATH": str(CODE)} | ({"OMP_WAIT_POLICY": "PASSIVE"} if policy == "passive" else {})
+    command = [sys.executable, __file__, "--child", way, "--model", model, "--images", str(images)]
+    command += ["--count", str(count), *(["--overlay"] if overlay else [])]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    found: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return found
+
+
+def made(folder: Path, count: int) -> Path:
+    """Images of CamVid's size where there are none: smooth shapes with a little noise, as JPEG."""
+    from PIL import Image
+
+    random = np.random.default_rng(0)
+    y, x = np.mgrid[:360, :480]
+    for number in range(count):
+        waves = random.uniform(0.01, 0.05, (3, 2))
+        pixels = np.stack([127 + 90 * np.sin(a * x + b * y + number) for a, b in waves], -1)
+        pixels = np.clip(pixels + random.normal(0, 4, pixels.shape), 0, 255).astype(np.uint8)
+        Image.fromarray(pixels).save(folder / f"{number:04}.jpg")
+    return folder
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--images", type=Path)
+    parser.add_argument("--count", type=int, default=200)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--models", default="espnetv2_s_1_0,unet")
+    parser.add_argument("--overlay", action="store_true")
+    parser.add_argument("--child")
+    parser.add_argument("--model")
+    given = parser.parse_args()
+    if given.child:
+        child(given.child, given.model, given.images, given.count, given.overlay)
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        images = given.images or made(Path(temporary), given.count)
+        for model in given.models.split(","):
+            for overlay in (False, True):
+                taken: dict[str, list[list[float]]] = {name: [] for name in WAYS}
+                for _ in range(given.rounds):
+                    for name, (way, policy) in WAYS.items():
+                        taken[name].append(measured(way, policy, model, images, given.count, overlay))
+                files = "labels and overlays" if overlay else "labels"
+                print(f"\n### {model}, {given.count} images to {files}, {given.rounds} rounds, medians\n")
+                print("| way | images/s | processor ms per image | wall over ours | processor over ours |")
+                print("|---|---|---|---|---|")
+                median = {
+                    name: [statistics.median(column) for column in zip(*rows, strict=True)]
+                    for name, rows in taken.items()
+                }
+                ours = next(iter(median.values()))
+                for name, (wall, processor) in median.items():
+                    print(
+                        f"| {name} | {given.count / wall:.1f} | {1e3 * processor / given.count:.1f} "
+                        f"| {wall / ours[0]:.2f} | {processor / ours[1]:.2f} |",
+                        flush=True,
+                    )
+
+
+if __name__ == "__main__":
+    main()
