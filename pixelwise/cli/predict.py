@@ -50,6 +50,10 @@ def predict(
         bool, typer.Option("--tint-background", help="Tint classes named background or void in overlays too.")
     ] = False,
     overwrite: Overwrite = False,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="Class table, csv or json, for an ONNX file of another program."),
+    ] = None,
     task: TaskName = None,
     format: Annotated[
         str | None,
@@ -87,7 +91,7 @@ def predict(
 
     Example: [bold]pixelwise predict runs/street-unet photos --out predictions --overlay[/bold]
     """
-    from ..data.formats import IMAGE_SUFFIXES
+    from ..data.formats import IMAGE_SUFFIXES, read_classes_file
     from ..predict.writing import missing_source, output_format, plan, summary, write_predictions
 
     if checkpoint.suffix.lower() in IMAGE_SUFFIXES:
@@ -102,6 +106,7 @@ def predict(
     torch.manual_seed(seed)
     predictor = Predictor(
         checkpoint,
+        None if classes is None else read_classes_file(classes),
         task=task,
         device=device,
         precision=cast(Any, precision),

@@ -51,9 +51,9 @@ class Predictor:
     The model is put into eval mode once, here, and stays in it; several threads may share a predictor.
 
     Args:
-        model: a checkpoint's path, a run directory, a loaded checkpoint, a model, or the path of an ONNX
-            file that `pixelwise export` wrote.
-        classes: what the labels mean; needed beside a bare model only.
+        model: a checkpoint's path, a run directory, a loaded checkpoint, a model, or the path of a file that
+            `pixelwise export` wrote (.onnx, .pt2 or .xml).
+        classes: what the labels mean; needed beside a bare model and an ONNX file of another program only.
         task: name of the task; None for that of the checkpoint, or the first that the model serves.
         device: "cpu", "cuda", "cuda:1", ...; "auto" leaves a given model where it is and takes a loaded
             checkpoint to a GPU if there is one.
@@ -108,7 +108,7 @@ class Predictor:
         if max_pixels < 1:
             raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
         if isinstance(model, str | os.PathLike):
-            model = export.load(model)
+            model = export.load(model, classes)
         own: Mapping[str, Any] = {}
         if isinstance(model, Checkpoint):
             if device == "auto":
@@ -200,7 +200,8 @@ class Predictor:
             return self._dense_annotations(images)
         with enough_memory(tuple(images.shape[2:]), None), torch.no_grad():
             if self.task.infer is None:
-                return self.task.decode(self._score(images), self.classes, self.decoding)
+                decoded = self.task.decode(self._score(images), self.classes, self.decoding)
+                return tuple(self._finished(one) for one in decoded)
             return tuple(
                 self.task.infer(self._score, sample, self.classes, self.decoding) for sample in samples
             )
