@@ -18,6 +18,7 @@ from .evaluate import evaluate
 from .export import export
 from .info import info
 from .models import models
+from .optimize import optimize
 from .plan import plan
 from .predict import predict
 from .segment import segment
@@ -72,7 +73,21 @@ def root(
     ctx.obj = time.monotonic()  # when the command began: budgets count from here
 
 
-for command in (demo, plan, train, evaluate, predict, ensemble, export, segment, check, warmup, models, info):
+for command in (
+    demo,
+    plan,
+    train,
+    evaluate,
+    predict,
+    ensemble,
+    export,
+    optimize,
+    segment,
+    check,
+    warmup,
+    models,
+    info,
+):
     app.command()(command)
 
 

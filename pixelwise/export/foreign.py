@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ..types import ClassTable
+from ..types import ClassTable, DenseModel
 
 _SCORES, _LABELS = "pixelwise.types:DenseLogits", "pixelwise.export.labels:PixelLabels"
 
@@ -43,9 +43,9 @@ def described(session: Any, path: Path, classes: ClassTable) -> tuple[ForeignSes
             kind, field = _LABELS, "labels"
         else:
             continue
-        tasks = ["semantic", "multilabel"] if kind == _SCORES else ["semantic"]
+        tasks = DenseModel.tasks if kind == _SCORES else DenseModel.tasks[:1]
         about = {
-            "task": "semantic" if classes.exclusive else "multilabel",
+            "task": None,
             "decoding": {},
             "tasks": tasks,
             "in_channels": inputs[0].shape[1],
