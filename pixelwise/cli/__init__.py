@@ -19,6 +19,7 @@ from .evaluate import evaluate
 from .export import export
 from .info import info
 from .models import models
+from .optimize import optimize
 from .plan import plan
 from .predict import predict
 from .segment import segment
@@ -82,6 +83,7 @@ for command in (
     predict,
     ensemble,
     export,
+    optimize,
     segment,
     check,
     warmup,

@@ -90,6 +90,7 @@ def evaluate(
     Example: [bold]pixelwise evaluate runs/street-unet street --split test[/bold]
     """
     from ..console import console, plain_table, report_table
+    from ..data.formats import read_classes_file
     from ..files import check_targets, record
     from ..predict import Predictor, evaluate_images
     from ..predict.evaluation import is_model, labelled_part
@@ -111,8 +112,17 @@ def evaluate(
         raise ValueError("--crf refines what a model predicts: written masks have no probabilities")
     refine, model = refinement(crf, crf_like), None
     if not masks:
+        # An ONNX file of another program does not tell its classes.
+        table = read_classes_file(classes) if classes and predictor.suffix == ".onnx" else None
         model = Predictor(
-            predictor, task=task, device=device, flip=flip, refine=refine, decoding=settings, plain=plain
+            predictor,
+            table,
+            task=task,
+            device=device,
+            flip=flip,
+            refine=refine,
+            decoding=settings,
+            plain=plain,
         )
     chosen = model.task if model else get_task(task)
     scoring = {} if absent is None else {"absent": absent}

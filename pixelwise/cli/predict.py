@@ -56,6 +56,10 @@ def predict(
         bool, typer.Option("--tint-background", help="Tint classes named background or void in overlays too.")
     ] = False,
     overwrite: Overwrite = False,
+    classes: Annotated[
+        Path | None,
+        typer.Option(help="Class table, csv or json, for an ONNX file of another program."),
+    ] = None,
     task: TaskName = None,
     format: Annotated[
         str | None,
@@ -117,7 +121,7 @@ def predict(
     Example: [bold]pixelwise predict runs/street-unet photos --out predictions --overlay[/bold]
     """
     leave_idle_cores()
-    from ..data.formats import IMAGE_SUFFIXES
+    from ..data.formats import IMAGE_SUFFIXES, read_classes_file
     from ..predict.movies import movies_among, write_movie
     from ..predict.writing import missing_source, output_format, plan, write_predictions
 
@@ -166,7 +170,7 @@ def predict(
             out,
         )
         return
-    predictor = Predictor(checkpoint, **options)
+    predictor = Predictor(checkpoint, None if classes is None else read_classes_file(classes), **options)
     if tint_background and predictor.task.annotation is not LabelMap:
         raise ValueError(
             f"--tint-background is for one class per pixel, not for the task {predictor.task.name}"

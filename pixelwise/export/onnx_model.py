@@ -22,17 +22,18 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
-from torch.export import Dim
+from torch.export import Dim, ExportedProgram
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from .. import checkpoint, decode
+from .. import decode
 from ..checkpoint import Checkpoint, read_classes
 from ..files import atomic_write
 from ..models import FasterRCNN, MaskRCNN
 from ..ops.pooling import adaptive_average_pool
 from ..types import BuiltBy, ClassTable, Model, Value
-from . import onnx_objects, onnx_regions
+from . import foreign, onnx_objects, onnx_regions
+from .labels import OF_SCORES, PixelLabels, label_program
 from .onnx_objects import ObjectProgram, OnnxObjects
 from .onnx_regions import OnnxRegions
 from .regions import RegionProgram
@@ -65,6 +66,7 @@ def export_onnx(
     *,
     task: str | None = None,
     decoding: Mapping[str, Any] | None = None,
+    labels: bool = False,
 ) -> list[Difference]:
     """Write a model as an ONNX file, which appears only if it computes what the model computes.
 
@@ -74,6 +76,8 @@ def export_onnx(
         classes: what its labels mean.
         task: name of the task; None for the first that the model serves.
         decoding: settings of decoding that belong to the weights.
+        labels: whether the file gives the class of every pixel instead of scores; mirror images and CRF of
+            `decoding`, which need scores, are left out then.
 
     Returns:
         The largest difference at each of three sizes.
@@ -90,55 +94,114 @@ def export_onnx(
     size = sum(x.numel() * x.element_size() for x in model.state_dict().values())
     if size > _LARGEST:
         raise ValueError(f"{type(model).__name__} has {size >> 20} MiB of weights: an ONNX file holds 2,047")
-    form = _form_of(model)
+    form, about = form_of(model, classes, task=task, decoding=decoding, labels=labels)
+    program = traced(model, form)
+    with atomic_write(path) as temporary:
+        write_onnx(program, temporary, form, about)
+        return checked(model, load_onnx(temporary).model, "ONNX", form)
+
+
+def traced(model: Model, form: "Form") -> ExportedProgram:
+    """A program for images of any size, without the names of the files that it was traced from.
+
+    Raises:
+        ValueError: if it cannot be traced.
+    """
+    with _quiet(), torch.no_grad(), _PoolingOfAnySize():
+        try:
+            program = torch.export.export(
+                form.program.eval(), (_example(model, _TRACED),), dynamic_shapes=(form.sizes,)
+            )
+        except Exception as error:  # whatever the tracer raises
+            raise ValueError(f"{type(model).__name__} cannot be exported: {cause_of(error)}") from error
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)
+    return program
+
+
+def write_onnx(
+    program: ExportedProgram, path: str | os.PathLike[str], form: "Form", about: Mapping[str, Any]
+) -> None:
+    """Translate a program, and write it with what the file says of itself.
+
+    Raises:
+        ValueError: if an operator has no translation.
+    """
+    with _quiet():
+        try:
+            found = torch.onnx.export(
+                program, dynamo=True, input_names=["image"], output_names=form.names, verbose=False
+            )
+        except Exception as error:  # whatever the translation and the optimiser raise
+            raise ValueError(f"the model cannot be exported to ONNX: {cause_of(error)}") from error
+    assert found is not None
+    found.model.metadata_props[KEY] = json.dumps(about)
+    found.save(os.fspath(path))
+
+
+def form_of(
+    model: Model,
+    classes: ClassTable,
+    *,
+    task: str | None,
+    decoding: Mapping[str, Any] | None,
+    labels: bool,
+) -> tuple["Form", dict[str, Any]]:
+    """A model as a program, and what a file says of itself.
+
+    Raises:
+        ValueError: if the output of the model has no fixed fields, or tells no labels.
+    """
+    decoding = dict(decoding or {})
+    form = _labels_of(model, classes, decoding) if labels else _form_of(model)
     about = {
         "format": FORMAT,
         "classes": asdict(classes),
         "task": task or model.tasks[0],
-        "decoding": dict(decoding or {}),
+        "decoding": {name: one for name, one in decoding.items() if not (labels and name in OF_SCORES)},
         "tasks": list(model.tasks),
         "in_channels": model.in_channels,
         "minimum_size": model.minimum_size,
         "output": form.described,
     }
-    image = _example(model, _TRACED)
-    with _quiet(), torch.no_grad(), _PoolingOfAnySize():
-        try:
-            program = torch.onnx.export(
-                form.program.eval(),
-                (image,),
-                dynamo=True,
-                dynamic_shapes=(form.sizes,),
-                input_names=["image"],
-                output_names=form.names,
-                verbose=False,
-            )
-        except Exception as error:  # whatever the tracer, the translation and the optimiser raise
-            cause: BaseException = error
-            while cause.__cause__ is not None:
-                cause = cause.__cause__
-            reason = " ".join(str(cause).split())[:300]
-            raise ValueError(f"{type(model).__name__} cannot be exported to ONNX: {reason}") from error
-    assert program is not None
-    program.model.metadata_props[KEY] = json.dumps(about)
-    with atomic_write(path) as temporary:
-        program.save(temporary)
-        exported = load_onnx(temporary).model
-        found = [_compared(model, exported, size) for size in _CHECKED]
-        worst = max(found, key=lambda one: one.largest)
-        if not worst.largest <= CLOSE:
-            raise ValueError(
-                f"{type(model).__name__} exported to ONNX differs from the model by {worst.largest:.1e} at "
-                f"{worst.size[0]} x {worst.size[1]} x {worst.size[2]}: no file was written"
-            )
+    return form, about
+
+
+def checked(model: Model, exported: Model, what: str, form: "Form") -> list[Difference]:
+    """The largest difference of a file from the model at each of three sizes.
+
+    Raises:
+        ValueError: if it is too large.
+    """
+    found = [_compared(model, exported, size, form) for size in _CHECKED]
+    worst = max(found, key=lambda one: one.largest)
+    if not worst.largest <= CLOSE:
+        raise ValueError(
+            f"{type(model).__name__} exported to {what} differs from the model by {worst.largest:.1e} at "
+            f"{worst.size[0]} x {worst.size[1]} x {worst.size[2]}: no file was written"
+        )
     return found
 
 
-def load_onnx(path: str | os.PathLike[str]) -> Checkpoint:
+def cause_of(error: BaseException) -> str:
+    """The innermost reason in one line."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return " ".join(str(error).split())[:300]
+
+
+def load_onnx(path: str | os.PathLike[str], classes: ClassTable | None = None) -> Checkpoint:
     """Read what `export_onnx` wrote; `Predictor` and `evaluate` do this for a path that ends in .onnx.
 
+    Args:
+        path: of the file.
+        classes: of a file that does not tell them, which another program wrote: images "b c H W" in [0, 1]
+            are its only input, and one of its outputs is scores "b k h w" of the k classes, or labels
+            "b H W". Files of `export_onnx` tell their own.
+
     Raises:
-        ValueError: if the extra `pixelwise[export]` is missing, or the file is damaged or not ours.
+        ValueError: if the extra `pixelwise[export]` is missing, the file is damaged, or it does not tell its
+            classes and its shapes do not fit those given.
     """
     path = Path(path)
     if not path.is_file():
@@ -157,28 +220,37 @@ def load_onnx(path: str | os.PathLike[str]) -> Checkpoint:
             f"{path} cannot be read as an ONNX file: {str(error).splitlines()[0]:.200}"
         ) from error
     written = session.get_modelmeta().custom_metadata_map.get(KEY)
+    if written is None and classes is None:
+        raise ValueError(
+            f"{path} does not tell its classes: it was not written by `pixelwise export`; give a class table "
+            "(--classes)"
+        )
     if written is None:
-        raise ValueError(f"{path} does not tell its classes: it was not written by `pixelwise export`")
+        assert classes is not None
+        other, about = foreign.described(session, path, classes)
+        return as_checkpoint(other, {**about, "classes": asdict(classes)}, "onnx")
     try:
         about = json.loads(written)
         if about["format"] != FORMAT:
             raise ValueError(f"its format is {about['format']!r:.40}, not {FORMAT}")
-        classes = read_classes(about["classes"])
-        kinds = {onnx_regions.TYPE: OnnxRegions, onnx_objects.TYPE: OnnxObjects}
-        model: Model = kinds.get(about["output"]["type"], OnnxModel)(session, about)
+        return as_checkpoint(session, about, "onnx")
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
-    model.num_classes = len(classes)
-    return Checkpoint(model.eval(), classes, BuiltBy("onnx", {}), {}, about["task"], about["decoding"])
 
 
-def load(path: str | os.PathLike[str]) -> Checkpoint:
-    """What a path means: an ONNX file, or whatever `checkpoint.load` reads.
+def as_checkpoint(session: Any, about: Mapping[str, Any], runtime: str) -> Checkpoint:
+    """A session behind the interface of a model, with what the file says of itself.
 
-    Raises:
-        ValueError: as `load_onnx` and `checkpoint.load`.
+    Args:
+        session: with `run(names, {"image": array}) -> arrays`, as those of ONNX Runtime.
+        about: as `form_of` makes it.
+        runtime: what computes it.
     """
-    return load_onnx(path) if Path(path).suffix == SUFFIX else checkpoint.load(path)
+    classes = read_classes(about["classes"])
+    kinds = {onnx_regions.TYPE: OnnxRegions, onnx_objects.TYPE: OnnxObjects}
+    model: Model = kinds.get(about["output"]["type"], OnnxModel)(session, about)
+    model.num_classes = len(classes)
+    return Checkpoint(model.eval(), classes, BuiltBy(runtime, {}), {}, about["task"], about["decoding"])
 
 
 class OnnxModel(Model):
@@ -230,7 +302,7 @@ class _PoolingOfAnySize(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class _Form(NamedTuple):
+class Form(NamedTuple):
     """How a model is written: as a program with named results.
 
     Attributes:
@@ -246,7 +318,7 @@ class _Form(NamedTuple):
     described: dict[str, Any]
 
 
-def _form_of(model: Model) -> _Form:
+def _form_of(model: Model) -> Form:
     if type(model) in (FasterRCNN, MaskRCNN):
         import torchvision.ops  # noqa: F401  (the exporter knows its operators if they are there before)
 
@@ -254,11 +326,18 @@ def _form_of(model: Model) -> _Form:
         names = ["boxes", "classes", "scores", "images", "masks"][: 5 if isinstance(model, MaskRCNN) else 4]
         program = RegionProgram(model)  # type: ignore[arg-type]
         described = onnx_regions.described(model)  # type: ignore[arg-type]
-        return _Form(program, {0: Dim("b", min=1, max=64), **sides}, names, described)
+        return Form(program, {0: Dim("b", min=1, max=64), **sides}, names, described)
     if isinstance(model, onnx_objects.KINDS):
-        return _Form(ObjectProgram(model), onnx_objects.sides(), *onnx_objects.described(model))
+        return Form(ObjectProgram(model), onnx_objects.sides(), *onnx_objects.described(model))
     names, described = _described(model)
-    return _Form(_Fields(model, names), dict.fromkeys((0, 2, 3), Dim.DYNAMIC), names, described)
+    return Form(_Fields(model, names), dict.fromkeys((0, 2, 3), Dim.DYNAMIC), names, described)
+
+
+def _labels_of(model: Model, classes: ClassTable, decoding: Mapping[str, Any]) -> Form:
+    program = label_program(model, classes, decoding.get("threshold"))
+    place = f"{PixelLabels.__module__}:{PixelLabels.__qualname__}"
+    described = {"type": place, "tensors": ["labels"], "constants": {}}
+    return Form(program, dict.fromkeys((0, 2, 3), Dim.DYNAMIC), ["labels"], described)
 
 
 class _Fields(nn.Module):
@@ -321,14 +400,17 @@ def _example(model: Model, size: tuple[int, int, int]) -> Float[Tensor, "b c H W
     return torch.rand(batch, model.in_channels, *sides, generator=generator)
 
 
-def _compared(model: Model, exported: Model, size: tuple[int, int, int]) -> Difference:
+def _compared(model: Model, exported: Model, size: tuple[int, int, int], form: Form) -> Difference:
     image = _example(model, size)
     if isinstance(exported, OnnxObjects):
         seen = (size[0], image.shape[2], image.shape[3])
         return Difference(seen, onnx_objects.difference(model, exported, image))
     with torch.no_grad():
         expected, found = model(image), exported(image)
+        labels = form.program(image) if isinstance(found, PixelLabels) else None
     whole = (size[0], image.shape[2], image.shape[3])
+    if isinstance(found, PixelLabels):  # the share of pixels that differ: ties are decided either way
+        return Difference(whole, (found.labels != labels).float().mean().item())
     if isinstance(found, onnx_regions.Found):
         boxes = decode.boxes(expected), decode.boxes(found)
         return Difference(whole, onnx_regions.largest_difference(*boxes))

@@ -1,6 +1,7 @@
 """From an image, in whatever form it comes, to an annotation."""
 
 import os
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from ..tasks import Task, get_task
 from ..tiling import Network, Size, bands
 from ..types import (
     Annotation,
+    BuiltBy,
     ClassMasks,
     ClassTable,
     DenseLogits,
@@ -51,9 +53,9 @@ class Predictor:
     The model is put into eval mode once, here, and stays in it; several threads may share a predictor.
 
     Args:
-        model: a checkpoint's path, a run directory, a loaded checkpoint, a model, or the path of an ONNX
-            file that `pixelwise export` wrote.
-        classes: what the labels mean; needed beside a bare model only.
+        model: a checkpoint's path, a run directory, a loaded checkpoint, a model, or the path of a file that
+            `pixelwise export` wrote (.onnx, .pt2 or .xml).
+        classes: what the labels mean; needed beside a bare model and an ONNX file of another program only.
         task: name of the task; None for that of the checkpoint, or the first that the model serves.
         device: "cpu", "cuda", "cuda:1", ...; "auto" leaves a given model where it is and takes a loaded
             checkpoint to a GPU if there is one.
@@ -74,6 +76,9 @@ class Predictor:
             `{"thresholds": 0.4}` for several classes per pixel.
         plain: whether to leave out what was chosen for the weights on validation images (mirror images,
             thresholds, smallest component, CRF).
+        optimize: whether to use the fastest form of the network on this machine, as `pixelwise optimize`
+            chose it for the size of the first image; where it chose none, forms are measured on that image,
+            which takes minutes, once.
         max_pixels: largest height times width of an image file.
 
     Raises:
@@ -101,6 +106,7 @@ class Predictor:
         refine: Refine | None = None,
         decoding: Mapping[str, Any] | None = None,
         plain: bool = False,
+        optimize: bool = False,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         if precision not in get_args(Precision):
@@ -108,7 +114,7 @@ class Predictor:
         if max_pixels < 1:
             raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
         if isinstance(model, str | os.PathLike):
-            model = export.load(model)
+            model = export.load(model, classes)
         own: Mapping[str, Any] = {}
         if isinstance(model, Checkpoint):
             if device == "auto":
@@ -140,6 +146,12 @@ class Predictor:
             _check_tile(tile, *((overlap, (2,)) if self._scores_pixels else (0, (2, 3))))
         if not self._scores_pixels:
             self._refuse_pixelwise_options()
+        if optimize and (not self._scores_pixels or self.device.type != "cpu" or precision != "32"):
+            raise ValueError(
+                "optimize is for networks that score pixels, on the CPU, and chooses the precision itself"
+            )
+        self._fast: Model | None = None if optimize else self.model
+        self._choosing = threading.Lock()
         self._others: dict[tuple[bool, bool], Predictor] = {}  # of `in_ways`, by mirror images and CRF
         self._network: Network = self._score_dense
         if tuple(scales) != (1.0,):
@@ -200,7 +212,8 @@ class Predictor:
             return self._dense_annotations(images)
         with enough_memory(tuple(images.shape[2:]), None), torch.no_grad():
             if self.task.infer is None:
-                return self.task.decode(self._score(images), self.classes, self.decoding)
+                decoded = self.task.decode(self._score(images), self.classes, self.decoding)
+                return tuple(self._finished(one) for one in decoded)
             return tuple(
                 self.task.infer(self._score, sample, self.classes, self.decoding) for sample in samples
             )
@@ -233,6 +246,7 @@ class Predictor:
         if not self._scores_pixels:
             raise ValueError(f"the task {self.task.name} has no probabilities of pixels")
         tile = self._tile_for(images)
+        self._choose_form(images, tile)
         with enough_memory((images.shape[-2], images.shape[-1]), tile):
             with torch.inference_mode():
                 found = torch.cat([self._probable(band) for band in self._bands(images, tile)], dim=2)
@@ -253,6 +267,7 @@ class Predictor:
             found = self.task.decode(DenseLogits(logits, size), self.classes, self.decoding)
             return tuple(self._finished(one) for one in found)
         tile = self._tile_for(images)
+        self._choose_form(images, tile)
         with enough_memory((images.shape[-2], images.shape[-1]), tile):
             # Plain tensors: those made in inference mode could not be changed or used in autograd.
             with torch.no_grad():
@@ -260,6 +275,17 @@ class Predictor:
                     self.task.decode(band, self.classes, self.decoding) for band in self._bands(images, tile)
                 ]
             return tuple(self._finished(_joined(bands_of_one)) for bands_of_one in zip(*parts, strict=True))
+
+    def _choose_form(self, images: Float[Tensor, "b c H W"], tile: Size | None) -> None:
+        """With `optimize`, before the first image: the form of the network for its size."""
+        with self._choosing:
+            if self._fast is not None:
+                return
+            height, width = tile or images.shape[-2:]
+            part = images[0, :, :height, :width]
+            found = Checkpoint(self.model, self.classes, BuiltBy("", {}), {}, self.task.name)
+            size = (part.shape[1], part.shape[2])
+            self._fast = (export.recalled(found, size) or export.optimize(found, [part])).model
 
     def _finished(self, annotation: Annotation) -> Annotation:
         """What is left to do once an image is whole."""
@@ -434,7 +460,8 @@ class Predictor:
     def _score(self, images: Float[Tensor, "b c *grid"]) -> Any:
         """The model on its device, in its precision; what it says comes back in float32."""
         with self._autocast():
-            return _in_float32(self.model(images.to(self.device)))
+            network = self.model if self._fast is None else self._fast
+            return _in_float32(network(images.to(self.device)))
 
     def _autocast(self) -> AbstractContextManager[object]:
         if self.precision in _AUTOCAST:

@@ -1,0 +1,179 @@
+"""Networks in 8-bit integers: ranges are measured on images of the user, agreement on others of them."""
+
+import os
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from .. import decode
+from ..checkpoint import Checkpoint
+from ..files import atomic_write
+from ..types import DenseLogits, Model
+from . import onnx_model, openvino_model
+from .labels import PixelLabels
+from .onnx_model import KEY, export_onnx, form_of, load_onnx
+from .openvino_model import load_openvino, place, read_network, write_openvino
+
+LEAST = 0.9  # share of equal labels below which a file is nonsense
+MOST = 64  # images that ranges are measured on
+_TYPES = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Add", "Concat", "Relu", "MaxPool", "Resize")
+
+
+class Agreement(NamedTuple):
+    """What the check found.
+
+    Attributes:
+        labels: share of the pixels whose class is that of the network in float32.
+        images: number of images that it was measured on.
+    """
+
+    labels: float
+    images: int
+
+
+def export_int8(
+    found: Checkpoint,
+    path: str | os.PathLike[str],
+    images: Sequence[Float[Tensor, "c H W"]],
+    *,
+    labels: bool = False,
+) -> Agreement:
+    """Write a network in 8-bit integers as an ONNX file, or as a pair of OpenVINO files.
+
+    Every second image measures the ranges of values, up to 64; the others tell how well the file agrees with
+    the network. Convolutions and products are computed in integers, all else in float32.
+
+    Args:
+        found: a network that scores pixels, its classes and settings of decoding.
+        path: of the file, ending in .onnx or .xml.
+        images: at least two, in [0, 1], like those that will be segmented.
+        labels: whether the file gives the class of every pixel instead of scores.
+
+    Raises:
+        ValueError: if there are fewer images, the network does not score pixels, the file agrees with it in
+            fewer than 90 % of the pixels, or as `export_onnx` and `export_openvino`.
+    """
+    path = Path(path)
+    if path.suffix not in (onnx_model.SUFFIX, openvino_model.SUFFIX):
+        raise ValueError(f"a file in 8-bit integers ends in .onnx or .xml, got {path}")
+    if len(images) < 2:
+        raise ValueError(
+            f"8-bit integers need at least two images to measure ranges and check, got {len(images)}"
+        )
+    if not issubclass(found.model.output, DenseLogits):
+        raise ValueError(
+            f"8-bit integers are for networks that score pixels, not for {type(found.model).__name__}"
+        )
+    about = {"task": found.task, "decoding": found.decoding, "labels": labels}
+    with tempfile.TemporaryDirectory() as folder:
+        plain, quantized = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
+        export_onnx(found.model, plain, found.classes, **about)
+        quantize_onnx(plain, quantized, images[::2][:MOST])
+        if path.suffix == openvino_model.SUFFIX:
+            written = Path(folder) / "int8.xml"
+            said = form_of(found.model, found.classes, **about)[1]
+            write_openvino(read_network(quantized), written, said)
+            agreement = _agreement(found, load_openvino(written).model, images[1::2])
+            place(written, path)
+            return agreement
+        agreement = _agreement(found, load_onnx(quantized).model, images[1::2])
+        with atomic_write(path) as temporary:
+            temporary.write_bytes(quantized.read_bytes())
+        return agreement
+
+
+def quantize_onnx(source: Path, path: Path, images: Sequence[Float[Tensor, "c H W"]]) -> None:
+    """Write an ONNX file whose convolutions and products take 8-bit integers (QDQ form, one scale a channel).
+
+    Args:
+        source: an ONNX file in float32.
+        path: of the other one.
+        images: that ranges are measured on.
+
+    Raises:
+        ValueError: if ONNX Runtime cannot do it.
+    """
+    import onnx
+    from onnxruntime import quantization
+    from onnxruntime.quantization.shape_inference import quant_pre_process
+
+    class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
+        def __init__(self) -> None:
+            self.left = iter(images)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            image = next(self.left, None)
+            return None if image is None else {"image": image[None].float().numpy()}
+
+    prepared = path.with_name("prepared.onnx")
+    with _quiet():
+        try:
+            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            quantization.quantize_static(
+                str(prepared),
+                str(path),
+                Images(),
+                quant_format=quantization.QuantFormat.QDQ,
+                activation_type=quantization.QuantType.QUInt8,
+                weight_type=quantization.QuantType.QInt8,
+                per_channel=True,
+                op_types_to_quantize=list(_TYPES),
+            )
+        except Exception as error:  # its errors have no common base
+            raise ValueError(
+                f"ONNX Runtime cannot compute the model in 8-bit integers: {onnx_model.cause_of(error)}"
+            ) from error
+    written, told = onnx.load(path), onnx.load(source).metadata_props
+    del written.metadata_props[:]
+    written.metadata_props.extend(one for one in told if one.key == KEY)
+    onnx.save(written, path)
+
+
+def _agreement(found: Checkpoint, exported: Model, images: Sequence[Float[Tensor, "c H W"]]) -> Agreement:
+    """The share of pixels whose label is the same, over all images.
+
+    Raises:
+        ValueError: if it is too small.
+    """
+    equal = pixels = 0
+    for image in images:
+        with torch.no_grad():
+            expected, given = found.model(image[None]), exported(image[None])
+        same = classes_of(found, expected) == classes_of(found, given)
+        equal, pixels = equal + int(same.sum()), pixels + same.numel()
+    if equal < LEAST * pixels:
+        raise ValueError(
+            f"in 8-bit integers only {equal / pixels:.1%} of the labels of {len(images)} images are those of "
+            "the network: no file was written"
+        )
+    return Agreement(equal / pixels, len(images))
+
+
+def classes_of(found: Checkpoint, output: Any) -> Tensor:
+    """What is compared: the class of each pixel, or for several classes per pixel whether each is there."""
+    if isinstance(output, PixelLabels) or found.classes.exclusive:
+        return decode.labels(output).labels
+    return output.logits > 0
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the remarks of ONNX Runtime's tools, which go to the root logger and to standard output."""
+    import contextlib
+    import io
+    import logging
+
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.disable(before)
