@@ -42,7 +42,13 @@ def predict(
             show_default=False,
         ),
     ],
-    out: Annotated[Path, typer.Option(help="Folder for the predictions.")] = Path("predictions"),
+    out: Annotated[
+        Path,
+        typer.Option(
+            help="Folder for the predictions; or a file (.tif, .npy, .zarr, .png), to which one image of any "
+            "size is predicted row by row."
+        ),
+    ] = Path("predictions"),
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write the image tinted with the classes.")
     ] = False,
@@ -69,7 +75,28 @@ def predict(
         ),
     ] = None,
     tile_overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 64,
+    tile_blend: Annotated[
+        str,
+        typer.Option(
+            help="How tiles are joined: gaussian, constant, or crop (exactly the whole image where half the "
+            "overlap covers the receptive field)."
+        ),
+    ] = "gaussian",
+    only_plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="For one image that is predicted row by row: say tiles, memory and time, no more."
+        ),
+    ] = False,
     flip: Flip = None,
+    views: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Average over further views: mirror, mirrors (also upside down), turns (by quarters) or all "
+            "(eight). Objects of all views are fused.",
+        ),
+    ] = None,
     scales: Annotated[
         str, typer.Option(metavar="S,S,...", help="Average over the image resized by these factors.")
     ] = "1",
@@ -98,6 +125,7 @@ def predict(
 
     from ..predict import Predictor
     from ..types import LabelMap
+    from .streaming import stream, streams
 
     torch.manual_seed(seed)
     predictor = Predictor(
@@ -107,8 +135,10 @@ def predict(
         precision=cast(Any, precision),
         tile=extent_of(tile, "--tile") if tile else "auto",
         overlap=tile_overlap,
+        blend=cast(Any, tile_blend),
         flip=flip,
         scales=numbers_of(scales, "--scales"),
+        views=views,
         refine=refinement(crf, crf_like),
         decoding=without_crf(pairs_of(decoding, "--decoding"), crf),
         plain=plain,
@@ -118,6 +148,22 @@ def predict(
         raise ValueError(
             f"--tint-background is for one class per pixel, not for the task {predictor.task.name}"
         )
+    if target := streams(predictor, sources, out, format):
+        if overlay:
+            raise ValueError(f"--overlay is for images that are held in memory, not for {target}")
+        stream(
+            predictor,
+            sources[0],
+            target,
+            format=format,
+            batch_size=1,
+            overwrite=overwrite,
+            only_plan=only_plan,
+            progress=watched(),
+        )
+        return
+    if only_plan:
+        raise ValueError("--plan is for one image that is predicted row by row: give --out a file")
     suffix, collector = output_format(predictor.task, format)
     jobs = plan(sources, out, suffix, predictor.task.suffixes)
     written = write_predictions(
