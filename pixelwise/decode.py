@@ -5,14 +5,14 @@
 beside its network.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from functools import singledispatch
 from math import log, prod
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, Integer
+from jaxtyping import Float, Float32, Int64, Integer, UInt8
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -39,6 +39,7 @@ from .types import (
 _AT_ONCE = 2**28
 _CHUNK = 1 << 15  # pixels that are compared together on a CPU
 _SURE = 0.2  # confidence above which a joint has a say in that of its object
+_MEAN_BAND = 1 << 20  # numbers of a band of rows whose views are averaged (4 MiB of float32)
 _FEW = 1 << 16  # pixels below which a second thread costs more than it saves
 
 
@@ -122,6 +123,90 @@ def confidence(output: DenseLogits) -> Confidence:
 def probabilities(output: DenseLogits) -> Float[Tensor, "b k *grid"]:
     """Softmax over the classes at every pixel of the image, in [0, 1], float32."""
     return output.logits.float().softmax(1)
+
+
+class Best(NamedTuple):
+    """The most probable classes of every pixel, the best first, and their probabilities in [0, 1]."""
+
+    labels: Int64[Tensor, "b count *grid"]
+    probability: Float32[Tensor, "b count *grid"]
+
+
+def best_classes(output: DenseLogits, count: int) -> Best:
+    """The `count` most probable classes of every pixel; scores at image size are held in bands only.
+
+    Raises:
+        ValueError: if there are not so many classes.
+
+    >>> scores = torch.tensor([[[[0.0]], [[3.0]], [[1.0]]]])  # b k h w = 1 3 1 1
+    >>> best_classes(DenseLogits(scores, size=(1, 2)), 2).labels[0, :, 0].tolist()
+    [[1, 1], [2, 2]]
+    """
+    b, k = output.coarse.shape[:2]
+    if not 1 <= count <= k:
+        raise ValueError(f"count must be 1 to {k}, the number of classes, got {count}")
+    labels = torch.empty(b, count, *output.size, dtype=torch.long, device=output.coarse.device)
+    probability = torch.empty(labels.shape, device=labels.device)
+    for first, scores in scores_in_rows(output):
+        rows = slice(first, first + scores.shape[2])
+        found = scores.softmax(1).topk(count, dim=1)
+        labels[:, :, rows], probability[:, :, rows] = found.indices, found.values
+    return Best(labels, probability)
+
+
+def probabilities_in_bytes(output: DenseLogits, exclusive: bool = True) -> UInt8[Tensor, "b k *grid"]:
+    """255 times the probability of every class at every pixel, rounded: a quarter of the memory.
+
+    Args:
+        output: of a network.
+        exclusive: whether probabilities are the softmax over the classes, or the sigmoid of each.
+
+    >>> probabilities_in_bytes(DenseLogits(torch.zeros(1, 2, 1, 1), (1, 3))).tolist()
+    [[[[128, 128, 128]], [[128, 128, 128]]]]
+    """
+    b, k = output.coarse.shape[:2]
+    found = torch.empty(b, k, *output.size, dtype=torch.uint8, device=output.coarse.device)
+    for first, scores in scores_in_rows(output):
+        probable = scores.softmax(1) if exclusive else scores.sigmoid()
+        found[:, :, first : first + scores.shape[2]] = probable.mul_(255).round_().byte()
+    return found
+
+
+def scores_in_rows(output: DenseLogits) -> Iterator[tuple[int, Float[Tensor, "b k _ *others"]]]:
+    """Scores at the size of the image in bands of rows: the first row of each, and the band, float32."""
+    yield from mean_in_rows([output], None)
+
+
+def mean_in_rows(
+    outputs: Sequence[DenseLogits], exclusive: bool | None = True
+) -> Iterator[tuple[int, Float[Tensor, "b k _ *others"]]]:
+    """The mean of several outputs for one image, in bands of rows: see `mean_scores`.
+
+    Neither of them is ever held at the size of the image. Of volumes the band is the whole.
+
+    Args:
+        outputs: for images of one size.
+        exclusive: as of `mean_scores`; None for the scores of a single output as they are.
+    """
+    first = outputs[0]
+    b, k = first.coarse.shape[:2]
+    if len(first.size) != 2:
+        views: Iterable[Tensor] = (output.logits.float() for output in outputs)
+        yield 0, next(iter(views)) if exclusive is None else mean_scores(views, exclusive)
+        return
+    height, width = first.size
+    bands = [
+        in_rows(
+            output.coarse.flatten(0, 1),
+            (height, width),
+            align_corners=output.align_corners,
+            most=None if output.coarse.is_cuda else _MEAN_BAND,
+        )
+        for output in outputs
+    ]
+    for parts in zip(*bands, strict=True):
+        maps = (rows.unflatten(0, (b, k)) for _, rows in parts)
+        yield parts[0][0], next(maps) if exclusive is None else mean_scores(maps, exclusive)
 
 
 def mean_scores(

@@ -373,20 +373,35 @@ def _segments_of_queries(classes: Sequence[int], things: Sequence[int], holds: S
 
 
 def in_rows(
-    mask_logits: Float[Tensor, "q h w"], size: tuple[int, int]
+    mask_logits: Float[Tensor, "q h w"],
+    size: tuple[int, int],
+    *,
+    align_corners: bool = False,
+    most: int | None = None,
 ) -> Iterator[tuple[int, Float[Tensor, "q _ W"]]]:
-    """Scores at the size of the image, bilinear, in bands of rows: the first row of each, and the band."""
+    """Scores at the size of the image, bilinear, in bands of rows: the first row of each, and the band.
+
+    Args:
+        mask_logits: scores at any size.
+        size: height and width of the image.
+        align_corners: as of `torch.nn.functional.interpolate`.
+        most: numbers of a band; None for what suits the device.
+    """
     logits = mask_logits.detach().float()
     (q, h, _), (height, width) = logits.shape, size
-    most = _BAND if logits.device.type == "cpu" else _AT_ONCE
+    if most is None:
+        most = _BAND if logits.device.type == "cpu" else _AT_ONCE
     rows = height if torch.compiler.is_compiling() else max(1, most // max(q * width, 1))
     if rows >= height:
-        yield 0, resize(logits[None], size)[0]
+        yield 0, resize(logits[None], size, align_corners=align_corners)[0]
         return
     for first in range(0, height, rows):
         y = torch.arange(first, min(first + rows, height), device=logits.device)
-        place = ((y + 0.5) * (h / height) - 0.5).clamp_min(0)
+        if align_corners:
+            place = y * ((h - 1) / max(height - 1, 1))
+        else:
+            place = ((y + 0.5) * (h / height) - 0.5).clamp_min(0)
         upper = place.long().clamp(max=h - 1)
         lower = (upper + 1).clamp(max=h - 1)
         band = torch.lerp(logits[:, upper], logits[:, lower], (place - upper)[:, None])
-        yield first, resize(band[None], (len(y), width))[0]
+        yield first, resize(band[None], (len(y), width), align_corners=align_corners)[0]

@@ -47,7 +47,12 @@ def predict(
         ),
     ],
     out: Annotated[
-        str, typer.Option(metavar="PATH", help="Folder for the predictions; with --engine ray also a URI.")
+        str,
+        typer.Option(
+            metavar="PATH",
+            help="Folder for the predictions; or a file (.tif, .npy, .zarr, .png), to which one image of any "
+            "size is predicted row by row; with --engine ray also a URI.",
+        ),
     ] = "predictions",
     overlay: Annotated[
         bool, typer.Option("--overlay", help="Also write the image tinted with the classes.")
@@ -80,7 +85,28 @@ def predict(
         ),
     ] = None,
     tile_overlap: Annotated[int, typer.Option(help="Pixels that neighbouring tiles share.")] = 64,
+    tile_blend: Annotated[
+        str,
+        typer.Option(
+            help="How tiles are joined: gaussian, constant, or crop (exactly the whole image where half the "
+            "overlap covers the receptive field)."
+        ),
+    ] = "gaussian",
+    only_plan: Annotated[
+        bool,
+        typer.Option(
+            "--plan", help="For one image that is predicted row by row: say tiles, memory and time, no more."
+        ),
+    ] = False,
     flip: Flip = None,
+    views: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Average over further views: mirror, mirrors (also upside down), turns (by quarters) or all "
+            "(eight). Objects of all views are fused.",
+        ),
+    ] = None,
     scales: Annotated[
         str, typer.Option(metavar="S,S,...", help="Average over the image resized by these factors.")
     ] = "1",
@@ -137,6 +163,7 @@ def predict(
     from ..predict import Predictor
     from ..predict.bulk import predict_on_ray
     from ..types import LabelMap
+    from .streaming import stream, streams
 
     torch.manual_seed(seed)
     options: dict[str, Any] = {
@@ -145,8 +172,10 @@ def predict(
         "precision": precision,
         "tile": extent_of(tile, "--tile") if tile else "auto",
         "overlap": tile_overlap,
+        "blend": tile_blend,
         "flip": flip,
         "scales": numbers_of(scales, "--scales"),
+        "views": views,
         "refine": refinement(crf, crf_like),
         "decoding": without_crf(pairs_of(decoding, "--decoding"), crf),
         "plain": plain,
@@ -175,6 +204,22 @@ def predict(
         raise ValueError(
             f"--tint-background is for one class per pixel, not for the task {predictor.task.name}"
         )
+    if target := streams(predictor, sources, Path(out), format):
+        if overlay:
+            raise ValueError(f"--overlay is for images that are held in memory, not for {target}")
+        stream(
+            predictor,
+            sources[0],
+            target,
+            format=format,
+            batch_size=1,
+            overwrite=overwrite,
+            only_plan=only_plan,
+            progress=watched(),
+        )
+        return
+    if only_plan:
+        raise ValueError("--plan is for one image that is predicted row by row: give --out a file")
     suffix, collector = output_format(predictor.task, format)
     movies, images = movies_among(sources)
     jobs = plan(images, Path(out), suffix, predictor.task.suffixes)

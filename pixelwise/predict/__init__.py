@@ -10,5 +10,6 @@ from .evaluation import (
 from .many import predict_many as predict_many
 from .prediction import Prediction as Prediction
 from .predictor import Predictor as Predictor, Refine as Refine
-from .tta import flipped as flipped, scaled as scaled
+from .streaming import TilePlan as TilePlan
+from .tta import View as View, averaged as averaged, flipped as flipped, scaled as scaled
 from .writing import find_images as find_images, write_predictions as write_predictions

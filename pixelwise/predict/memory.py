@@ -2,7 +2,7 @@
 
 import os
 import weakref
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,9 +72,15 @@ class _LiveBytes(TorchDispatchMode):
 def bytes_per_pixel(network: Network, channels: int, minimum_size: int, device: torch.device) -> float:
     """Peak memory of a forward pass over the pixels of the image, measured on a small one."""
     side = max(_PROBE, minimum_size)
+    image = torch.zeros(1, channels, side, side, device=device)
+    return live_bytes(lambda: network(image).logits.argmax(1)) / side**2
+
+
+def live_bytes(work: Callable[[], object]) -> int:
+    """Highest number of bytes of the tensors that `work` makes."""
     with torch.no_grad(), _LiveBytes() as measured:
-        network(torch.zeros(1, channels, side, side, device=device)).logits.argmax(1)
-    return measured.peak / side**2
+        work()
+    return measured.peak
 
 
 def fitting_tile(size: Size, per_pixel: float, num_classes: int, available: int) -> Size | None:
@@ -94,8 +100,9 @@ def fitting_tile(size: Size, per_pixel: float, num_classes: int, available: int)
     if per_pixel * height * width <= room:
         return None
     for side in _SIDES:
-        band = 3 * 4 * num_classes * min(side, height) * width  # sums of float32 over the width of the image
-        if per_pixel * side**2 + band <= room:
+        # Sums of float32: of a tile, and of the rows that it shares with the next ones over the whole width.
+        sums = 4 * num_classes * (3 * side**2 + side // 4 * width)
+        if per_pixel * side**2 + sums <= room:
             return side, side
     raise ValueError(
         f"{height} x {width} pixels do not fit into memory ({available / 2**30:.1f} GiB are free), "

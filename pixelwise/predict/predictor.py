@@ -3,7 +3,7 @@
 import os
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,23 +19,29 @@ from .. import decode, export
 from ..checkpoint import Checkpoint
 from ..data.formats.image import MAX_PIXELS, Source, to_tensor
 from ..tasks import Task, get_task
-from ..tiling import Network, Size, bands
+from ..tiling import Blend, Block, Network, Size, blocks, grid
 from ..types import (
     Annotation,
+    Boxes,
     BuiltBy,
     ClassMasks,
     ClassTable,
     DenseLogits,
     Embedding,
     LabelMap,
+    MaskSet,
     Model,
     PromptableModel,
     Prompts,
     Sample,
 )
+from . import streaming
+from .fusion import fused
+from .joining import as_boxes, as_masks, objects_in_tiles
 from .memory import available_memory, bytes_per_pixel, enough_memory, fitting_tile
 from .prediction import Prediction
-from .tta import flipped, scaled
+from .streaming import ALIGN, Keep, TilePlan, assembled
+from .tta import View, averaged, found_in_views, in_view, views_of
 from .writing import plan, summary, write_predictions
 
 S = TypeVar("S", bound=Source)
@@ -44,6 +50,7 @@ Refine = Callable[[Float[Tensor, "b k H W"], Float[Tensor, "b c H W"]], Float[Te
 
 _AUTOCAST = {"bf16": torch.bfloat16, "16": torch.float16}
 _LONGEST_TILE = 2**16  # pixels
+_BAND = 1 << 22  # numbers of a band of rows that is decoded at once (16 MiB)
 _SURE = 1 << 20  # pixels up to which nobody asks whether the image fits into memory
 
 
@@ -63,11 +70,18 @@ class Predictor:
         tile: height and width of tiles in pixels (of volumes depth, height and width); None for the whole
             image at once. "auto" takes the whole image where that fits into half of the free memory, going by
             a measurement on a small image, and else the largest tiles that do; of volumes, the task's tiles.
-        overlap: pixels that neighbouring tiles share. Tiles, flips, scales and refinement are for models
-            that score every pixel of an image.
+        overlap: pixels that neighbouring tiles share. Objects that a border cuts are joined (see
+            `predict.joining`).
+        blend: how tiles that overlap are joined: "gaussian" and "constant" average their scores; with "crop"
+            each pixel is that of the tile whose border is farther away, which is exactly the prediction of
+            the whole image where half the overlap covers the radius of the receptive field.
         flip: whether to average over the image and its mirror image; None for what was chosen for the
             weights on validation images.
         scales: factors of the image's size to average over.
+        views: further views of the image: "mirror", "mirrors" (also upside down), "turns" (by quarters),
+            "all" (eight), or some `tta.View`; each with its mirror image if `flip`, and at every scale.
+            Scores of pixels are averaged; boxes, instances, panoptic maps and key points are fused
+            (`predict.fusion`).
         refine: what to do with the probabilities "b k H W" of images "b c H W", such as
             `pixelwise.algorithms.DenseCrf()`: gives probabilities again. It sees whole images, also with
             `tile`, so the probabilities of all classes must fit into memory. None for what was chosen for
@@ -101,8 +115,10 @@ class Predictor:
         precision: Precision = "32",
         tile: Size | Literal["auto"] | None = "auto",
         overlap: int = 64,
+        blend: Blend = "gaussian",
         flip: bool | None = None,
         scales: Sequence[float] = (1.0,),
+        views: str | Sequence[View] | None = None,
         refine: Refine | None = None,
         decoding: Mapping[str, Any] | None = None,
         plain: bool = False,
@@ -133,6 +149,9 @@ class Predictor:
         self.model, self.classes, self.precision = model.eval(), classes, precision
         self.device = _place(model, device)
         self.tile, self.overlap, self.refine, self.max_pixels = tile, overlap, refine, max_pixels
+        self.blend: Blend = blend
+        if blend not in get_args(Blend):
+            raise ValueError(f"blend must be one of {', '.join(get_args(Blend))}, got {blend!r:.40}")
         self._scores_pixels = issubclass(model.output, DenseLogits) and self.task.infer is None
         if flip is None:
             flip = self._scores_pixels and bool(self.decoding.get("flip", False))
@@ -143,7 +162,13 @@ class Predictor:
         self.flip, self.scales = flip, tuple(scales)
         if isinstance(tile, tuple | list):
             # How tiles of volumes overlap is a setting of their decoding.
-            _check_tile(tile, *((overlap, (2,)) if self._scores_pixels else (0, (2, 3))))
+            flat = self._scores_pixels or self._joins_tiles
+            _check_tile(tile, *((overlap, (2,)) if flat else (0, (2, 3))))
+        self._others: dict[tuple[bool, bool], Predictor] = {}  # of `in_ways`, by mirror images and CRF
+        self._given_views = views
+        self.views = views_of(views, flip, scales)
+        if isinstance(model, PromptableModel) and self.views != (View(),):
+            raise ValueError("views are for images without prompts")
         if not self._scores_pixels:
             self._refuse_pixelwise_options()
         if optimize and (not self._scores_pixels or self.device.type != "cpu" or precision != "32"):
@@ -152,17 +177,15 @@ class Predictor:
             )
         self._fast: Model | None = None if optimize else self.model
         self._choosing = threading.Lock()
-        self._others: dict[tuple[bool, bool], Predictor] = {}  # of `in_ways`, by mirror images and CRF
-        self._network: Network = self._score_dense
-        if tuple(scales) != (1.0,):
-            self._network = scaled(self._network, scales, classes.exclusive)
-        if flip:
-            self._network = flipped(self._network, classes.exclusive)
+        self.network: Network = self._score_dense
+        if self.views != (View(),):
+            self.network = averaged(self._score_dense, self.views, classes.exclusive)
 
     def __repr__(self) -> str:
         names = self.classes.names
         shown = ", ".join(names[:6]) + (", ..." if len(names) > 6 else "")
         views = f", flip={self.flip}" * self.flip + f", scales={self.scales}" * (self.scales != (1.0,))
+        views += f", views={len(self.views)}" * (self.views != views_of(None, self.flip, self.scales))
         refined = "" if self.refine is None else f", refine={self.refine!r:.60}"
         return (
             f"Predictor({type(self.model).__name__}, {len(names)} classes: {shown:.200};\n"
@@ -211,12 +234,41 @@ class Predictor:
         if self._scores_pixels:
             return self._dense_annotations(images)
         with enough_memory(tuple(images.shape[2:]), None), torch.no_grad():
-            if self.task.infer is None:
+            if self._joins_tiles:
+                return tuple(self._of_tiles(image[None]) for image in images)
+            if self.task.infer is None and self.views == (View(),):
                 decoded = self.task.decode(self._score(images), self.classes, self.decoding)
                 return tuple(self._finished(one) for one in decoded)
-            return tuple(
-                self.task.infer(self._score, sample, self.classes, self.decoding) for sample in samples
-            )
+            if self.task.infer is None:
+                return tuple(self._finished(self.find_objects(image[None])) for image in images)
+            network = self.network if issubclass(self.model.output, DenseLogits) else self._score
+            return tuple(self.task.infer(network, sample, self.classes, self.decoding) for sample in samples)
+
+    @property
+    def _joins_tiles(self) -> bool:
+        """Whether objects are found tile by tile and joined."""
+        of_objects = self.task.annotation in (MaskSet, Boxes) and self.task.infer is None
+        return of_objects and isinstance(self.tile, tuple | list)
+
+    def _of_tiles(self, image: Float[Tensor, "1 c H W"]) -> MaskSet | Boxes:
+        """The objects of an image, found tile by tile."""
+        assert isinstance(self.tile, tuple | list)
+        size = (image.shape[-2], image.shape[-1])
+        axes = grid(size, tuple(self.tile), self.overlap, "crop", ALIGN)
+        found = objects_in_tiles(self.find_objects, lambda place: image[(..., *place)], axes)
+        return as_masks(found, size) if self.task.annotation is MaskSet else as_boxes(found)
+
+    def find_objects(self, image: Float[Tensor, "1 c H W"]) -> Any:
+        """What is found in all views of an image, on the CPU."""
+        found = (
+            self.task.decode(self._score(view.seen(image)), self.classes, self.decoding)[0].to("cpu")
+            for view in self.views
+        )
+        size = (image.shape[-2], image.shape[-1])
+        if self.views == (View(),):
+            return next(found)
+        annotations = found_in_views(found, self.views, size, self.classes.skeleton)
+        return fused(annotations[0], annotations, self.classes)
 
     def labels(self, images: Float[Tensor, "b c H W"]) -> LabelMap:
         """Segment a batch by a model with one class per pixel: labels "b H W" on the device of the model.
@@ -248,12 +300,21 @@ class Predictor:
         tile = self._tile_for(images)
         self._choose_form(images, tile)
         with enough_memory((images.shape[-2], images.shape[-1]), tile):
-            with torch.inference_mode():
-                found = torch.cat([self._probable(band) for band in self._bands(images, tile)], dim=2)
-            found = found.clone()  # a plain tensor
+            with torch.no_grad():
+                found: Tensor | None = None
+                for block in self._blocks(images, tile):
+                    part = self.probable(block.output)[(..., *block.inside)]
+                    if part.shape[2:] == images.shape[2:]:
+                        found = part
+                        break
+                    if found is None:
+                        found = part.new_empty(*part.shape[:2], *images.shape[2:])
+                    found[(..., *block.place)] = part
+            assert found is not None
             return found if self.refine is None else self.refine(found, images)
 
-    def _probable(self, output: DenseLogits) -> Float[Tensor, "b k _ W"]:
+    def probable(self, output: DenseLogits) -> Float[Tensor, "b k *_"]:
+        """Probability of every class, from the scores of a part of an image."""
         if self.classes.exclusive:
             return decode.probabilities(output)
         return output.logits.float().sigmoid()
@@ -261,20 +322,51 @@ class Predictor:
     def _dense_annotations(self, images: Float[Tensor, "b c H W"]) -> tuple[Annotation, ...]:
         """Decoded in bands from top to bottom where the images are predicted in tiles."""
         if self.refine is not None:
-            refined = self.probabilities(images)
-            size = (refined.shape[-2], refined.shape[-1])
-            logits = refined.log() if self.classes.exclusive else refined.logit()
-            found = self.task.decode(DenseLogits(logits, size), self.classes, self.decoding)
-            return tuple(self._finished(one) for one in found)
+            return tuple(self._finished(one) for one in self._of_probabilities(self.probabilities(images)))
         tile = self._tile_for(images)
         self._choose_form(images, tile)
-        with enough_memory((images.shape[-2], images.shape[-1]), tile):
+        size = (images.shape[-2], images.shape[-1])
+        with enough_memory(size, tile):
             # Plain tensors: those made in inference mode could not be changed or used in autograd.
             with torch.no_grad():
-                parts = [
-                    self.task.decode(band, self.classes, self.decoding) for band in self._bands(images, tile)
-                ]
-            return tuple(self._finished(_joined(bands_of_one)) for bands_of_one in zip(*parts, strict=True))
+                if tile is None and self.views == (View(),):
+                    whole = self.task.decode(
+                        self.network(images.to(self.device)), self.classes, self.decoding
+                    )
+                    return tuple(self._finished(one) for one in whole)
+                return tuple(
+                    self._finished(assembled(self._blocks(image[None], tile), size, self.decode_block))
+                    for image in images
+                )
+
+    def _of_probabilities(
+        self, found: Float[Tensor, "b k H W"], decoding: Mapping[str, Any] | None = None
+    ) -> tuple[Annotation, ...]:
+        """Annotations before they are finished; scores are made in bands of rows, not for the whole image."""
+        settings = self.decoding if decoding is None else decoding
+        height, width = found.shape[2:]
+        step = max(1, _BAND // (found.shape[1] * width))
+
+        def in_bands(image: Float[Tensor, "1 k H W"]) -> Iterator[Block]:
+            for top in range(0, height, step):
+                rows = image[:, :, top : top + step]
+                logits = rows.log() if self.classes.exclusive else rows.logit()
+                size = rows.shape[2], width
+                inside = slice(0, size[0]), slice(0, width)
+                yield Block((slice(top, top + size[0]), inside[1]), DenseLogits(logits, size), inside)
+
+        return tuple(
+            assembled(
+                in_bands(image),
+                (height, width),
+                lambda output: self.task.decode(output, self.classes, settings)[0],
+            )
+            for image in found.split(1)
+        )
+
+    def decode_block(self, output: DenseLogits) -> Annotation:
+        """The annotation of a part of one image."""
+        return self.task.decode(output, self.classes, self.decoding)[0]
 
     def _choose_form(self, images: Float[Tensor, "b c H W"], tile: Size | None) -> None:
         """With `optimize`, before the first image: the form of the network for its size."""
@@ -312,8 +404,7 @@ class Predictor:
                 known[views] = self._before_finishing(sample, views, changes)
             made = known[views]
             if self._scores_pixels:
-                logits = made.log() if self.classes.exclusive else made.logit()
-                made = self.task.decode(DenseLogits(logits, tuple(made.shape[2:])), self.classes, decoding)[0]
+                made = self._of_probabilities(made, decoding)[0]
             found.append(made if self.task.finish is None else self.task.finish(made, self.classes, decoding))
         return found
 
@@ -329,6 +420,8 @@ class Predictor:
                 tile=self.tile,
                 overlap=self.overlap,
                 scales=self.scales,
+                views=self._given_views,
+                blend=self.blend,
                 decoding={**self.decoding, **changes, **whole},
             )
         other = self._others[views]
@@ -404,6 +497,92 @@ class Predictor:
             raise ValueError(summary(written.problems, len(jobs), out))
         return sorted([*written.predictions, *written.overlays])
 
+    def plan(
+        self, source: Any, *, keep: Keep = "labels", batch_size: int = 1, tile: Size | None = None
+    ) -> TilePlan:
+        """What `stream` will take: tiles, memory, time and disk, by a measurement on one tile.
+
+        Arguments and errors are those of `stream`.
+        """
+        with self._stream(source, keep, batch_size, tile) as described:
+            return streaming.planned(described)
+
+    def stream(
+        self,
+        source: Any,
+        out: Any,
+        *,
+        keep: Keep = "labels",
+        batch_size: int = 1,
+        tile: Size | None = None,
+        resume: bool = True,
+        overwrite: bool = False,
+        progress: bool = False,
+    ) -> Any:
+        """Predict an image or a volume of any size in tiles, file to file: never all of it is in memory.
+
+        Files are written beside their name until they are whole. A call that was killed is continued by the
+        same call. What needs the whole image is left out: CRF and smallest component (`plan` says so). Of
+        instances the map of their ids is written, 1 for the surest, and a table of them as .json beside it;
+        those that a border cuts are joined, and nothing is continued.
+
+        Args:
+            source: path of a .npy, .zarr, TIFF, GeoTIFF or .vrt file, of which only the needed rows are
+                read, or of any other image; an array, memory map or zarr array "H W", "H W c" or "c H W" (of
+                volumes with D before H). Values as in `__call__`.
+            out: path of a .tif (tiled, with a palette, and the place on the Earth of the source), .npy,
+                .zarr or .png file; or an array to fill.
+            keep: "labels" (of several classes per pixel their masks, "k H W"), "confidence" (255 times the
+                probability of the class) or "probabilities" (255 times those of all classes, "k H W").
+            batch_size: tiles that the network gets at once.
+            tile: side lengths; None for this predictor's, or 512 x 512 (of volumes 96 x 96 x 96).
+            resume: whether rows that an earlier call finished are kept.
+            overwrite: whether an existing file may be replaced; never the source.
+            progress: whether to show a progress bar.
+
+        Returns:
+            `out`.
+
+        Raises:
+            ValueError: if the model does not score every pixel, the source cannot be read or does not fit the
+                model, or the result cannot be written.
+        """
+        if isinstance(out, str | os.PathLike):
+            same = isinstance(source, str | os.PathLike) and os.path.abspath(source) == os.path.abspath(out)
+            if same or (os.path.lexists(out) and not overwrite):
+                raise ValueError(f"{out} exists already: overwrite=True replaces it, never the source")
+        with self._stream(source, keep, batch_size, tile) as described:
+            if described.of_objects:
+                return streaming.run_objects(described, out, overwrite=overwrite, progress=progress)
+            return streaming.run(described, out, resume=resume, progress=progress)
+
+    @contextmanager
+    def _stream(
+        self, source: Any, keep: Keep, batch_size: int, tile: Size | None
+    ) -> Iterator[streaming.Stream]:
+        """One image to be predicted in tiles; a file that was opened for it is closed again."""
+        of_objects = self.task.annotation is MaskSet and self.task.infer is None
+        if not (of_objects or issubclass(self.model.output, DenseLogits)) or isinstance(
+            self.model, PromptableModel
+        ):
+            raise ValueError(
+                f"scores of pixels and instances are predicted file to file, not the task {self.task.name}"
+            )
+        if of_objects and keep != "labels":
+            raise ValueError(f"keep is for scores of pixels, got {keep!r:.40} for the task {self.task.name}")
+        if self.refine is not None and "crf" not in self.decoding:
+            raise ValueError("refine needs the whole image: it cannot be streamed")
+        volume = self.task.infer is not None
+        own = self.decoding["tile"] if volume else self.tile
+        if tile is None and isinstance(own, tuple | list):
+            tile = tuple(own)
+        found = streaming.open_image(source, 3 if volume else 2, self.max_pixels)
+        try:
+            yield streaming.prepared(self, found, tile, keep, batch_size)
+        finally:
+            if found is not source:
+                found.close()
+
     def _one(self, source: Source, name: str, probabilities: bool) -> Prediction:
         if isinstance(self.model, PromptableModel):
             raise ValueError("this model answers prompts: predictor.prompt(predictor.embed(image), prompts)")
@@ -411,10 +590,7 @@ class Predictor:
         try:
             found = self.probabilities(image[None])[0].cpu() if probabilities else None
             if found is not None:
-                output = DenseLogits(
-                    (found.log() if self.classes.exclusive else found.logit())[None], found.shape[1:]
-                )
-                annotation = self._finished(self.task.decode(output, self.classes, self.decoding)[0])
+                annotation = self._finished(self._of_probabilities(found[None])[0])
             else:
                 annotation = self.annotations([Sample(image, None, name, spacing)])[0]
         except ValueError as error:
@@ -455,7 +631,7 @@ class Predictor:
 
     @cached_property
     def _bytes_per_pixel(self) -> float:
-        return bytes_per_pixel(self._network, self.model.in_channels, self.model.minimum_size, self.device)
+        return bytes_per_pixel(self.network, self.model.in_channels, self.model.minimum_size, self.device)
 
     def _score(self, images: Float[Tensor, "b c *grid"]) -> Any:
         """The model on its device, in its precision; what it says comes back in float32."""
@@ -473,20 +649,35 @@ class Predictor:
         assert isinstance(output, DenseLogits)
         return output
 
-    def _bands(self, images: Float[Tensor, "b c H W"], tile: Size | None) -> Iterator[DenseLogits]:
-        """The scores of the images: all at once, or in tiles from top to bottom."""
+    def _blocks(self, images: Float[Tensor, "b c H W"], tile: Size | None) -> Iterator[Block]:
+        """The scores of the images: all at once, or in tiles."""
+        size = (images.shape[-2], images.shape[-1])
         if tile is None:
-            yield self._network(images.to(self.device))
+            if self.views == (View(),):
+                everywhere = (slice(0, size[0]), slice(0, size[1]))
+                yield Block(everywhere, self.network(images.to(self.device)), everywhere)
+                return
+            images = images.to(self.device)
+            outputs = [in_view(self._score_dense, view)(images) for view in self.views]
+            for first, scores in decode.mean_in_rows(outputs, self.classes.exclusive):
+                height = scores.shape[2]
+                place = (slice(first, first + height), slice(0, size[1]))
+                inside = (slice(0, height), slice(0, size[1]))
+                yield Block(place, DenseLogits(scores, (height, size[1])), inside)
             return
-        for band in bands(self._network, images, tile, self.overlap):
-            yield DenseLogits(band, (band.shape[-2], band.shape[-1]))
+        axes = grid(size, tile, self.overlap, self.blend, ALIGN)
+        yield from blocks(self.network, lambda place: images[(..., *place)], axes, self.blend)
 
     def _refuse_pixelwise_options(self) -> None:
         """Refuse what is for scores of every pixel only."""
+        crops = self.task.infer is not None and not issubclass(self.model.output, DenseLogits)
         given = {
-            "tile": self.tile not in (None, "auto") and "tile" not in self.task.decoding,
-            "flip": self.flip,
-            "scales": self.scales != (1.0,),
+            "tile": self.tile not in (None, "auto")
+            and "tile" not in self.task.decoding
+            and not self._joins_tiles,
+            "flip": crops and self.flip,
+            "scales": (crops or self.task.infer is not None) and self.scales != (1.0,),
+            "views": crops and self.views != (View(),),
             "refine": self.refine is not None,
         }
         if wrong := [name for name, is_given in given.items() if is_given]:
@@ -539,22 +730,6 @@ def task_of(model: Model, name: str | None, classes: ClassTable) -> Task:
         )
     task.check(classes)
     return task
-
-
-def _joined(parts: Sequence[Annotation]) -> Annotation:
-    """Dense annotations of bands of rows, one below the other."""
-    first = parts[0]
-    if len(parts) == 1:
-        return first
-    if isinstance(first, LabelMap):
-        return LabelMap(torch.cat([part.labels for part in parts if isinstance(part, LabelMap)]))
-    assert isinstance(first, ClassMasks)
-    masks = [part for part in parts if isinstance(part, ClassMasks)]
-    probabilities = [part.probabilities for part in masks if part.probabilities is not None]
-    return ClassMasks(
-        torch.cat([part.masks for part in masks], dim=1),
-        torch.cat(probabilities, dim=1) if probabilities else None,
-    )
 
 
 def _check_tile(tile: Size, overlap: int, axes: tuple[int, ...]) -> None:

@@ -263,3 +263,54 @@ def test_an_image_above_pillows_limit_is_predicted_in_tiles(pixelwise, weights, 
             assert mask.size == (10000, 9200)
     finally:
         Image.MAX_IMAGE_PIXELS = limit
+
+
+# --- from file to file ----------------------------------------------------------------------------
+
+
+def test_one_image_into_one_file_is_predicted_row_by_row(pixelwise, street, weights, tmp_path) -> None:
+    image, out = street / "images" / "val" / "3.png", tmp_path / "maps" / "map.tif"
+    shown = pixelwise("predict", weights, image, "--out", out, "--plan")
+    assert shown.code == 0
+    assert "pixels in 1 tile of" in shown.out
+    assert not out.parent.exists()
+    shown = pixelwise("predict", weights, image, "--out", out)
+    assert shown.code == 0, shown.err
+    assert f"1 prediction written to {out}" in shown.out
+    assert pixelwise("predict", weights, image, "--out", tmp_path / "png").code == 0
+    assert (np.asarray(Image.open(out)) == np.asarray(Image.open(tmp_path / "png" / "3.png"))).all()
+    shown = pixelwise("predict", weights, image, "--out", out)
+    assert shown.code == 2
+    assert "map.tif was written before: allow to overwrite it" in shown.sentence
+    assert pixelwise("predict", weights, image, "--out", out, "--overwrite").code == 0
+
+
+def test_a_large_file_is_streamed_without_being_asked(
+    pixelwise, street, weights, tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr("pixelwise.cli.streaming.LARGE", 1000)
+    pixels = np.asarray(Image.open(street / "images" / "val" / "3.png").convert("RGB"))
+    np.save(tmp_path / "large.npy", pixels)
+    shown = pixelwise("predict", weights, tmp_path / "large.npy", "--out", tmp_path / "out")
+    assert shown.code == 0, shown.err
+    assert "of memory" in shown.err
+    with Image.open(tmp_path / "out" / "large.png") as found:
+        assert found.size == pixels.shape[1::-1]
+
+
+def test_what_cannot_be_streamed_is_a_sentence(pixelwise, street, weights, tmp_path) -> None:
+    image = street / "images" / "val" / "3.png"
+    shown = pixelwise("predict", weights, image, "--out", tmp_path / "a.tif", "--overlay")
+    assert shown.code == 2
+    assert "--overlay is for images that are held in memory" in shown.sentence
+    shown = pixelwise("predict", weights, image, "--out", tmp_path / "folder", "--plan")
+    assert shown.code == 2
+    assert "--plan is for one image" in shown.sentence
+    shown = pixelwise("predict", weights, image, "--out", tmp_path / "a.tif", "--tile-blend", "soft")
+    assert shown.code == 2
+    assert "blend must be one of gaussian, constant, crop" in shown.sentence
+    Image.new("RGB", (1, 1)).save(tmp_path / "dot.png")
+    shown = pixelwise("predict", weights, tmp_path / "dot.png", "--out", tmp_path / "a.tif")
+    assert shown.code == 2
+    assert "pixels a side, got 1 x 1" in shown.sentence
+    assert not (tmp_path / "a.tif").exists()

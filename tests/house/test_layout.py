@@ -27,7 +27,7 @@ ALLOWED = {
     "layers": FOUNDATION,
     "ops": FOUNDATION | {"layers", "rle"},
     "heatmaps": FOUNDATION,
-    "tiling": FOUNDATION,
+    "tiling": FOUNDATION | {"files"},
     "merging": FOUNDATION | {"layers"},
     "decode": FOUNDATION | {"layers", "kernels", "rle", "heatmaps", "merging"},
     "losses": FOUNDATION | {"kernels", "heatmaps"},
@@ -50,8 +50,8 @@ ALLOWED = {
     | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "losses", "metrics", "ops", "rle"}
     | {"planning", "tiling"},
     "predict": FOUNDATION
-    | {"algorithms", "checkpoint", "data", "decode", "export", "files", "metrics", "rle", "tasks", "tiling"}
-    | {"video"},
+    | {"algorithms", "checkpoint", "data", "decode", "export", "files", "metrics", "ops", "rle", "tasks"}
+    | {"tiling", "video"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
     "paper_recipes": {"wording"},
@@ -77,7 +77,7 @@ ALLOWED = {
         "interruption",
     }
     | {"paper_recipes", "planning", "predict", "recipe", "registry", "report", "summary", "tasks"}
-    | {"training", "video", "warmup"}
+    | {"tiling", "training", "video", "warmup"}
     | {"weights"},
     "__main__": {"cli"},
     "__init__": FOUNDATION

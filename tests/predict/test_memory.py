@@ -13,7 +13,7 @@ def test_the_free_memory_of_this_machine_is_known() -> None:
 
 
 @pytest.mark.parametrize(
-    "available, expected", [(40 * GIB, None), (16 * GIB, (2048, 2048)), (3 * GIB, (768, 768))]
+    "available, expected", [(40 * GIB, None), (16 * GIB, (2048, 2048)), (3 * GIB, (1024, 1024))]
 )
 def test_tiles_are_chosen_where_the_whole_image_does_not_fit(available: int, expected: object) -> None:
     # 12 megapixels at 1000 bytes: 11.2 GiB, of which half the free memory must be enough.

@@ -235,8 +235,9 @@ def test_a_training_ends_in_a_report_and_in_results(
     refused = CliRunner().invoke(app, asked)
     assert refused.exit_code == 2
     assert "--tint-background is for one class per pixel" in refused.output
-    with pytest.raises(ValueError, match="flip is for models that score every pixel"):
-        pw.Predictor(run.best, flip=True)
+    with pytest.raises(ValueError, match="refine is for models that score every pixel"):
+        pw.Predictor(run.best, refine=lambda probable, image: probable)
+    assert len(pw.Predictor(run.best, flip=True).views) == 2
 
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # of pycocotools

@@ -1,0 +1,82 @@
+"""The part of `pixelwise predict` for images that are predicted from file to file."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import typer
+
+LARGE = 64_000_000  # pixels from which an image is never held in memory where its file can be read in parts
+
+
+def streams(predictor: Any, sources: list[str], out: Path, format: str | None) -> Path | None:
+    """The file that is written row by row; None where images are predicted one by one in memory.
+
+    That is so for one source and a file as `--out`, or a source of more than 64 million pixels of which
+    parts can be read.
+    """
+    from ..tiling import SUFFIXES, WINDOWED, open_source
+    from ..types import ClassMasks, LabelMap, MaskSet
+
+    source = Path(sources[0])
+    of_pixels = predictor.task.annotation in (LabelMap, ClassMasks)
+    if len(sources) != 1 or not source.exists():
+        return None
+    if not of_pixels and (predictor.task.annotation is not MaskSet or out.suffix.lower() == ".png"):
+        return None
+    if source.is_dir() and source.suffix.lower() != ".zarr":
+        return None
+    if out.suffix.lower() in SUFFIXES and (not out.is_dir() or out.suffix.lower() == ".zarr"):
+        return out
+    if source.suffix.lower() not in WINDOWED or not of_pixels:
+        return None
+    try:
+        with open_source(source, 2 if predictor.task.infer is None else 3) as opened:
+            large = math.prod(opened.size) > LARGE or source.suffix.lower() == ".zarr"
+    except ValueError:
+        return None  # whoever reads it whole says what is wrong
+    suffix = ".npy" if format == "npy" else ".tif" if predictor.task.annotation is ClassMasks else ".png"
+    return out / f"{source.stem}{'.tif' if format == 'tif' else suffix}" if large else None
+
+
+def stream(
+    predictor: Any,
+    source: str,
+    target: Path,
+    *,
+    format: str | None,
+    batch_size: int,
+    overwrite: bool,
+    only_plan: bool,
+    progress: bool,
+) -> None:
+    """Say what it will take, and predict one image into one file.
+
+    Raises:
+        ValueError: as `Predictor.stream`.
+    """
+    from ..files import check_targets, record
+    from ..types import MaskSet
+
+    of_objects = predictor.task.annotation is MaskSet
+    keep = format if format in ("confidence", "probabilities") else "labels"
+    targets = []
+    if not only_plan and target.suffix.lower() != ".zarr":
+        read = [Path(source)] if Path(source).is_file() else []
+        targets = [target, *([target.with_suffix(".json")] if of_objects else [])]
+        check_targets(targets, target.parent, sources=read, overwrite=overwrite)
+    plan = predictor.plan(source, keep=keep, batch_size=batch_size)
+    typer.echo(str(plan), err=not only_plan)
+    if only_plan:
+        return
+    predictor.stream(
+        source,
+        target,
+        keep=keep,
+        batch_size=batch_size,
+        overwrite=overwrite and bool(targets),  # of a .zarr folder the manifest knows nothing
+        progress=progress,
+    )
+    for made in targets:
+        record(made, target.parent)
+    typer.echo(f"1 prediction written to {target}")

@@ -1,0 +1,469 @@
+"""Images of any size, from a file to a file: memory is that of a row of tiles, whatever the image.
+
+source --rows--> tiles --network--> decoded blocks --finished rows--> sink
+"""
+
+import hashlib
+import json
+import math
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from rich.console import Console
+from rich.progress import track
+from torch import Tensor, nn
+
+from ..data.formats.image import IMAGE_SUFFIXES, MAX_PIXELS, opened, to_tensor
+from ..files import atomic_write
+from ..tiling import (
+    WINDOWED,
+    ArraySink,
+    ArraySource,
+    Blend,
+    Block,
+    FileSink,
+    Interval,
+    PixelSource,
+    Size,
+    blocks,
+    grid,
+    open_source,
+)
+from ..types import Annotation, ClassMasks, DenseLogits, LabelMap, MaskSet, voc_palette
+from ..wording import counted
+from .joining import objects_in_tiles, painted
+from .memory import live_bytes
+
+ALIGN = 32  # tiles start at multiples of it: output strides divide it
+_TILE, _TILE_3D = (512, 512), (96, 96, 96)
+_BAND = 1 << 24  # pixels of a map of ids that are painted at once
+_OVERHEAD = 1.1  # time of all that is not the network, over that of the network
+_VOID = voc_palette(256)[255]  # of pixels without a class, as in PASCAL VOC
+Keep = Literal["labels", "confidence", "probabilities"]
+
+
+@dataclass(frozen=True)
+class TilePlan:
+    """What a prediction in tiles will take.
+
+    Attributes:
+        size: of the image along each axis in pixels.
+        tile: of a tile.
+        overlap: pixels that neighbours share.
+        blend: how overlapping tiles are joined.
+        tiles: how many there are.
+        seconds: of one tile, measured, times their number and a tenth more.
+        memory: bytes beside the model and the program: tiles, rows of the source and of the result.
+        disk: bytes of the result before it is compressed.
+        left_out: settings that need the whole image at once and are not applied.
+    """
+
+    size: tuple[int, ...]
+    tile: Size
+    overlap: int
+    blend: Blend
+    tiles: int
+    seconds: float
+    memory: int
+    disk: int
+    left_out: tuple[str, ...] = ()
+
+    def __str__(self) -> str:
+        """One sentence, and one more for what is left out.
+
+        >>> str(TilePlan((9000, 12000), (512, 512), 64, "gaussian", 567, 80.0, 250_000_000, 108_000_000))
+        '9000 x 12000 pixels in 567 tiles of 512 x 512: about 1.3 min, 250 MB of memory, 108 MB of disk.'
+        """
+        shown = (" x ".join(map(str, size)) for size in (self.size, self.tile))
+        told = (
+            f"{next(shown)} {'pixels' if len(self.size) == 2 else 'voxels'} in "
+            f"{counted(self.tiles, 'tile')} of {next(shown)}: about {_duration(self.seconds)}, "
+            f"{self.memory / 1e6:.0f} MB of memory, {self.disk / 1e6:.0f} MB of disk."
+        )
+        if self.left_out:
+            told += f" Left out, since it needs the whole image: {', '.join(self.left_out)}."
+        return told
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One image that is to be predicted in tiles.
+
+    Attributes:
+        predictor: that predicts it.
+        source: of its pixels.
+        tile: of a tile.
+        overlap: pixels that neighbours share along each axis.
+        blend: how overlapping tiles are joined.
+        axes: the tiles along each axis.
+        keep: what is kept of each pixel.
+        batch_size: tiles that the network gets at once.
+    """
+
+    predictor: Any
+    source: Any
+    tile: Size
+    overlap: Size
+    blend: Blend
+    axes: list[list[Interval]]
+    keep: Keep
+    batch_size: int
+
+    @property
+    def of_objects(self) -> bool:
+        """Whether objects are found, and not classes of pixels."""
+        return self.predictor.task.annotation is MaskSet
+
+    @property
+    def planes(self) -> int:
+        """Maps that the result has; 0 for one map without an axis for it."""
+        several = self.keep == "probabilities" or self.predictor.task.annotation is ClassMasks
+        return len(self.predictor.classes) if several and self.keep != "confidence" else 0
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the result."""
+        return (*((self.planes,) if self.planes else ()), *self.source.size)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the result: uint8, or uint16 for labels above 255; of ids of objects uint32."""
+        if self.of_objects:
+            return np.dtype(np.uint32)
+        large = self.keep == "labels" and len(self.predictor.classes) > 256
+        return np.dtype(np.uint16 if large else np.uint8)
+
+    def made_from(self) -> dict[str, Any]:
+        """What the result follows from: source, weights and settings."""
+        predictor, source = self.predictor, self.source
+        status = os.stat(source.name) if source.name and os.path.exists(source.name) else None
+        return {
+            "source": [os.path.abspath(source.name), status.st_size, status.st_mtime_ns] if status else None,
+            "shape": list(self.shape),
+            "weights": _digest(predictor.model),
+            "decoding": repr(sorted(predictor.decoding.items())),
+            "tiles": [list(self.tile), list(self.overlap), self.blend, self.keep],
+            "views": [repr(predictor.views), predictor.precision],
+        }
+
+    def look(self, image: Float[Tensor, "b c *_"]) -> Any:
+        """What is computed for tiles."""
+        if self.of_objects:
+            return self.predictor.find_objects(image)
+        return self.predictor.network(image).logits
+
+    def rows(self, finished: int = 0) -> Iterator[tuple[int, np.ndarray]]:
+        """Finished rows from top to bottom, from row `finished` on: the first row, and "planes rows *others".
+
+        Tiles that touch earlier rows too are predicted again, so that the result is the same.
+        """
+        first = next(i for i, tile in enumerate(self.axes[0]) if _end(tile, self.blend) > finished)
+        axes = [self.axes[0][first:], *self.axes[1:]]
+        band: np.ndarray | None = None
+        found = blocks(self.predictor.network, _Reader(self), axes, self.blend, batch_size=self.batch_size)
+        for block in found:
+            rows, *others = block.place
+            if rows.start < finished:
+                continue
+            part = self._kept(block)
+            if band is None:
+                shape = (rows.stop - rows.start, *self.source.size[1:])
+                band = np.empty((*part.shape[: part.ndim - len(shape)], *shape), self.dtype)
+            band[(..., slice(None), *others)] = part
+            if all(where.stop == side for where, side in zip(others, self.source.size[1:], strict=True)):
+                yield rows.start, band
+                band = None
+
+    def _kept(self, block: Block) -> np.ndarray:
+        """What is written of a block."""
+        inside = (..., *block.inside)
+        if self.keep == "labels":
+            annotation = self.predictor.decode_block(block.output)
+            found = annotation.labels if isinstance(annotation, LabelMap) else annotation.masks
+            return np.asarray(found[inside].cpu().numpy())
+        probable = self.predictor.probable(block.output)[0][inside]
+        if self.keep == "confidence":
+            probable = probable.amax(0)
+        return np.asarray(probable.mul(255).round_().byte().cpu().numpy())
+
+
+class _Reader:
+    """Tiles of a source as the network takes them; the rows of one row of tiles are held."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.source, self.channels = stream.source, int(stream.predictor.model.in_channels)
+        self.span, self.rows = (0, 0), np.empty(0)
+
+    def __call__(self, place: tuple[slice, ...]) -> Float[Tensor, "1 c *_"]:
+        span = place[0].start, place[0].stop
+        if self.span != span:
+            # The rows that both have are kept: reading may mean decoding.
+            start, stop = span
+            shared = self.rows[start - self.span[0] :] if self.span[0] <= start < self.span[1] else None
+            if shared is None or self.span[1] > stop:
+                self.rows = self.source.read(start, stop)
+            else:
+                self.rows = np.concatenate([shared, self.source.read(self.span[1], stop)])
+            self.span = span
+        return self._image(self.rows[(slice(None), *place[1:])])[None]
+
+    def _image(self, pixels: np.ndarray) -> Float[Tensor, "c *_"]:
+        """Values in [0, 1]; their order in memory is that of the source."""
+        if pixels.ndim == 3 and pixels.dtype == np.uint8 and pixels.shape[-1] == self.channels:
+            return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float().div_(255)
+        if pixels.ndim == 3:
+            try:
+                return to_tensor(pixels, self.channels)
+            except ValueError as error:
+                raise ValueError(f"{self.source.name or 'the image'}: {error}") from error
+        if pixels.shape[-1] != self.channels:
+            raise ValueError(f"the model takes {self.channels} channels, got {pixels.shape[-1]}")
+        return torch.from_numpy(np.moveaxis(pixels, -1, 0).astype(np.float32))
+
+
+def open_image(source: Any, axes: int, max_pixels: int = MAX_PIXELS) -> Any:
+    """A `PixelSource` of whatever was given: a path, an array, or a source already.
+
+    Files of which no part can be read, such as PNG and JPEG, are held in memory with their 8 or 16 bits.
+
+    Raises:
+        ValueError: if it cannot be read or has too many pixels.
+    """
+    if isinstance(source, str | os.PathLike):
+        path = Path(source)
+        windowed = path.suffix.lower() in WINDOWED or path.is_dir()
+        if windowed or path.suffix.lower() not in IMAGE_SUFFIXES or not path.exists():
+            found = open_source(path, axes)
+        else:
+            with opened(path, max_pixels) as image:
+                plain = image if image.mode in ("L", "RGB", "RGBA", "I;16") else image.convert("RGB")
+                found = ArraySource(np.asarray(plain), axes, str(path))
+    elif isinstance(source, PixelSource):
+        found = source
+    else:
+        found = ArraySource(source, axes)
+    if math.prod(found.size) > max_pixels:
+        found.close()
+        shown = " x ".join(map(str, found.size))
+        raise ValueError(
+            f"{found.name or 'the image'} has {shown} pixels, more than the limit of {max_pixels:,} "
+            "(--max-pixels, max_pixels=)"
+        )
+    return found
+
+
+def prepared(predictor: Any, source: Any, tile: Size | None, keep: Keep, batch_size: int) -> Stream:
+    """A stream, after everything was checked that can be.
+
+    Raises:
+        ValueError: if the model does not score every pixel, the image is too small for it or has other
+            channels, or an option does not fit.
+    """
+    if keep not in get_args(Keep):
+        raise ValueError(f"keep must be one of {', '.join(get_args(Keep))}, got {keep!r:.40}")
+    if batch_size < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+    axes = len(source.size)
+    tile = tile or (_TILE if axes == 2 else _TILE_3D)
+    model = predictor.model
+    name = source.name or "the image"
+    if min(source.size) < model.minimum_size:
+        shown = " x ".join(map(str, source.size))
+        raise ValueError(f"{name}: this model needs {model.minimum_size} pixels a side, got {shown}")
+    given, wanted = source.channels, int(model.in_channels)
+    if given != wanted and not (wanted == 3 and given in (1, 2, 4)):
+        raise ValueError(f"{name}: the model takes images of {wanted} channels, got {given}")
+    tile = tuple(max(side, model.minimum_size) for side in tile)
+    overlap, blend, align = (predictor.overlap,) * axes, predictor.blend, ALIGN
+    if predictor.task.annotation is MaskSet:
+        blend = "crop"
+    if axes == 3:  # of volumes, how tiles overlap is a setting of their decoding
+        overlap = tuple(int(predictor.decoding["overlap"] * side) for side in tile)
+        blend, align = predictor.decoding["blend"], ALIGN // 2
+    axes_of_tiles = grid(source.size, tile, overlap, blend, align)
+    return Stream(predictor, source, tile, overlap, blend, axes_of_tiles, keep, batch_size)
+
+
+def planned(stream: Stream) -> TilePlan:
+    """Tiles, memory and time of a stream, by a measurement on one tile."""
+    predictor, source = stream.predictor, stream.source
+    sides = tuple(axis[0].stop - axis[0].start for axis in stream.axes)
+    image = torch.zeros(stream.batch_size, predictor.model.in_channels, *sides)
+    image = image.contiguous(memory_format=torch.channels_last) if len(sides) == 2 else image
+    with torch.no_grad():
+        peak = live_bytes(lambda: stream.look(image))
+        began = time.perf_counter()
+        stream.look(image)
+        seconds = (time.perf_counter() - began) / stream.batch_size
+    tiles = math.prod(len(axis) for axis in stream.axes)
+    others = math.prod(source.size[1:])
+    pixel = source.dtype.itemsize * source.channels
+    rows = sides[0] * others * (2 * pixel + max(1, stream.planes) * stream.dtype.itemsize)
+    shared = 0
+    if stream.blend != "crop":
+        k = len(predictor.classes)
+        shared = 4 * k * (min(stream.overlap[0], sides[0]) * others + 2 * math.prod(sides))
+    left_out = [name for name in ("min_component", "crf") if predictor.decoding.get(name)]
+    return TilePlan(
+        tuple(source.size),
+        sides,
+        stream.overlap[0],
+        stream.blend,
+        tiles,
+        _OVERHEAD * tiles * seconds,
+        peak + rows + shared,
+        math.prod(stream.shape) * stream.dtype.itemsize,
+        tuple(left_out),
+    )
+
+
+def run_objects(stream: Stream, out: Any, *, overwrite: bool, progress: bool = False) -> Any:
+    """Find the objects of an image tile by tile, and write the map of their ids and a table of them.
+
+    What is held is a row of tiles and the masks of all objects within their boxes.
+
+    Raises:
+        ValueError: if the result cannot be written, or the source cannot be read.
+    """
+    size = stream.source.size
+    table = Path(out).with_suffix(".json") if isinstance(out, str | os.PathLike) else None
+    if table is not None and table.exists() and not overwrite:
+        raise ValueError(f"{table} exists already: overwrite=True replaces it")
+    if table is None:
+        sink: Any = ArraySink(out, size, 2)
+    else:
+        made_from = {"process": [os.getpid(), time.time_ns()]}
+        sink = FileSink(out, size, 2, stream.dtype, made_from, (), stream.source.geography)
+    try:
+        with torch.no_grad():
+            reader: Any = _Reader(stream)
+            if progress:
+                reader = _counted(reader, math.prod(len(axis) for axis in stream.axes))
+            parts = objects_in_tiles(stream.predictor.find_objects, reader, stream.axes)
+        step = max(1, _BAND // size[1])
+        for start in range(0, size[0], step):
+            sink.write(start, painted(parts, start, min(start + step, size[0]), size[1]))
+        if table is not None:
+            names = stream.predictor.classes.names
+            objects = [
+                {
+                    "id": number,
+                    "class": names[part.label],
+                    "score": round(part.score, 4),
+                    "bbox": [round(side, 2) for side in part.box],
+                    "area": int(part.mask.sum()),
+                }
+                for number, part in enumerate(parts, 1)
+            ]
+            with atomic_write(table) as temporary:
+                temporary.write_text(json.dumps({"size": list(size), "objects": objects}))
+        sink.finish()
+    finally:
+        sink.close()
+    return out
+
+
+def _counted(
+    read: Callable[[tuple[slice, ...]], Tensor], tiles: int
+) -> Callable[[tuple[slice, ...]], Tensor]:
+    """`read`, with a bar of tiles."""
+    ticks = iter(track(range(tiles), "tiles", console=Console(stderr=True)))
+
+    def counted_read(place: tuple[slice, ...]) -> Tensor:
+        next(ticks, None)
+        return read(place)
+
+    return counted_read
+
+
+def run(stream: Stream, out: Any, *, resume: bool = True, progress: bool = False) -> Any:
+    """Predict and write; gives the path, or the array.
+
+    Raises:
+        ValueError: if the result cannot be written, or the source cannot be read.
+    """
+    axes = len(stream.source.size)
+    if isinstance(out, str | os.PathLike):
+        colors = [*stream.predictor.classes.colors, *[_VOID] * (256 - len(stream.predictor.classes))]
+        labels = stream.keep == "labels" and not stream.planes
+        sink: Any = FileSink(
+            out,
+            stream.shape,
+            axes,
+            stream.dtype,
+            stream.made_from() if resume else {"process": [os.getpid(), time.time_ns()]},
+            colors[:256] if labels else (),
+            stream.source.geography,
+        )
+    else:
+        sink = ArraySink(out, stream.shape, axes)
+    try:
+        if sink.finished < stream.source.size[0]:
+            with torch.no_grad():
+                for start, band in _watched(stream, sink.finished, progress):
+                    sink.write(start, band)
+        sink.finish()
+    finally:
+        sink.close()
+    return out
+
+
+def assembled(
+    found: Iterator[Block], size: Sequence[int], decode_block: Callable[[DenseLogits], Annotation]
+) -> Annotation:
+    """The dense annotation of a whole image from its blocks."""
+    labels = masks = probabilities = None
+    for block in found:
+        inside, part = (..., *block.inside), decode_block(block.output)
+        if isinstance(part, LabelMap):
+            labels = part.labels.new_empty(*size) if labels is None else labels
+            labels[block.place] = part.labels[inside]
+            continue
+        assert isinstance(part, ClassMasks)
+        if masks is None:
+            masks = part.masks.new_empty(len(part.masks), *size)
+            if part.probabilities is not None:
+                probabilities = part.probabilities.new_empty(masks.shape)
+        masks[(slice(None), *block.place)] = part.masks[inside]
+        if probabilities is not None and part.probabilities is not None:
+            probabilities[(slice(None), *block.place)] = part.probabilities[inside]
+    if labels is not None:
+        return LabelMap(labels)
+    assert masks is not None
+    return ClassMasks(masks, probabilities)
+
+
+def _watched(stream: Stream, finished: int, progress: bool) -> Iterator[tuple[int, np.ndarray]]:
+    """The rows of a stream, with a bar of rows of tiles."""
+    left = sum(_end(tile, stream.blend) > finished for tile in stream.axes[0])
+    console = Console(stderr=True)
+    yield from track(
+        stream.rows(finished), "rows of tiles", total=left, console=console, disable=not progress
+    )
+
+
+def _end(tile: Interval, blend: Blend) -> int:
+    """Behind the last row that a tile has a part in."""
+    return tile.own[1] if blend == "crop" else tile.stop
+
+
+def _digest(model: nn.Module) -> str:
+    """Of the weights, or of the kind of model where it has none."""
+    found = hashlib.blake2b(type(model).__name__.encode(), digest_size=16)
+    for name, tensor in model.state_dict().items():
+        found.update(name.encode())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.1f} s" if seconds < 60 else f"{seconds / 60:.1f} min"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

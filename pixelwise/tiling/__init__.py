@@ -1,0 +1,26 @@
+"""Large images and volumes in overlapping tiles, from a file and to a file.
+
+    source --rows of tiles--> f --logits--> weighted sums --finished blocks--> sink
+
+`grid.py` says where tiles lie and how far each is trusted, `stitching.py` runs a network over them,
+`sources.py` reads the rows that a tile needs, `sinks.py` writes finished rows so that nobody sees half a
+file.
+"""
+
+from .grid import Blend as Blend, Interval as Interval, Size as Size, grid as grid
+from .sinks import SUFFIXES as SUFFIXES, ArraySink as ArraySink, FileSink as FileSink
+from .sources import (
+    WINDOWED as WINDOWED,
+    ArraySource as ArraySource,
+    PixelSource as PixelSource,
+    open_source as open_source,
+)
+from .stitching import (
+    Block as Block,
+    Network as Network,
+    bands as bands,
+    blocks as blocks,
+    tile as tile,
+    tiled as tiled,
+    untile as untile,
+)

@@ -1,0 +1,356 @@
+"""Images from file to file: the same labels as in memory, whatever the formats, and nothing is lost."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tifffile
+import torch
+import zarr
+from PIL import Image
+from torch import nn
+
+import pixelwise as pw
+from pixelwise.predict import Predictor, predictor as predictor_file
+from pixelwise.tiling import ArraySource, open_source
+from pixelwise.types import ClassTable, DenseLogits, MaskLogits, MaskModel
+
+TABLE = ClassTable.of("dark", "middle", "bright")
+SIZE = (150, 230)
+
+
+@pytest.fixture
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return pw.build("unet", 3, width=4).eval()
+
+
+@pytest.fixture
+def photo() -> np.ndarray:
+    grey = np.random.default_rng(0).integers(0, 256, (SIZE[0] // 10, SIZE[1] // 10, 3), dtype=np.uint8)
+    return np.asarray(Image.fromarray(grey).resize((SIZE[1], SIZE[0])))
+
+
+@pytest.fixture
+def predict(network: nn.Module) -> Predictor:
+    return Predictor(network, TABLE, tile=(64, 64), overlap=32)
+
+
+@pytest.fixture
+def expected(predict: Predictor, photo: np.ndarray) -> np.ndarray:
+    return predict(photo).label_map.labels.numpy()
+
+
+def write_source(folder: Path, form: str, photo: np.ndarray) -> object:
+    path = folder / f"photo.{form.split(' ')[0]}"
+    if form == "array":
+        return photo
+    if form == "memmap":
+        held = np.memmap(folder / "raw", np.uint8, "w+", shape=photo.shape)
+        held[:] = photo
+        return held
+    if form == "planes":
+        return np.ascontiguousarray(photo.transpose(2, 0, 1))
+    if form == "npy":
+        np.save(path, photo)
+    elif form == "png":
+        Image.fromarray(photo).save(path)
+    elif form == "zarr":
+        zarr.create_array(str(path), shape=photo.shape, chunks=(50, 50, 3), dtype="u1")[:] = photo
+    elif form == "tif strips":
+        tifffile.imwrite(path, photo, rowsperstrip=7, photometric="rgb")
+    elif form == "tif tiles":
+        tifffile.imwrite(path, photo, tile=(32, 64), photometric="rgb", compression="zlib")
+    elif form == "tif planes":
+        planes = photo.transpose(2, 0, 1)
+        tifffile.imwrite(path, planes, photometric="rgb", planarconfig="separate", tile=(48, 48))
+    return path
+
+
+SOURCES = ["array", "memmap", "planes", "npy", "png", "zarr", "tif strips", "tif tiles", "tif planes"]
+
+
+@pytest.mark.parametrize("form", SOURCES)
+def test_every_source_gives_the_labels_that_the_predictor_gives_in_memory(
+    form: str, predict: Predictor, photo: np.ndarray, expected: np.ndarray, tmp_path: Path
+) -> None:
+    out = np.zeros(SIZE, np.uint8)
+    predict.stream(write_source(tmp_path, form, photo), out)
+    assert (out == expected).mean() > 0.9999  # the order in memory may change the last bit of a score
+
+
+@pytest.mark.parametrize("form", SOURCES)
+@pytest.mark.parametrize("rows", [(0, 1), (33, 97), (149, 150), (0, 150)])
+def test_the_rows_of_a_source_are_those_of_the_image(
+    form: str, rows: tuple[int, int], photo: np.ndarray, tmp_path: Path
+) -> None:
+    given = write_source(tmp_path, form, photo)
+    if form == "png":
+        pytest.skip("held in memory")
+    source = open_source(given) if isinstance(given, Path) else ArraySource(given)
+    with source:
+        assert (source.size, source.channels) == (SIZE, 3)
+        assert (source.read(*rows) == photo[slice(*rows)]).all()
+
+
+@pytest.mark.parametrize("name", ["a.tif", "a.npy", "a.zarr", "a.png"])
+def test_every_file_holds_the_labels_and_nothing_is_left_beside_it(
+    name: str, predict: Predictor, photo: np.ndarray, expected: np.ndarray, tmp_path: Path
+) -> None:
+    path = tmp_path / "new" / name
+    assert predict.stream(photo, path) == path
+    found = {
+        ".tif": tifffile.imread,
+        ".npy": np.load,
+        ".zarr": lambda p: zarr.open(str(p))[:],
+        ".png": lambda p: np.asarray(Image.open(p)),
+    }[path.suffix](path)
+    assert (found == expected).mean() > 0.9999
+    assert [p.name for p in path.parent.iterdir()] == [name]
+    if path.suffix in (".png", ".tif"):  # in the colours of the classes
+        with Image.open(path) as picture:
+            assert picture.mode == "P"
+            assert tuple(picture.getpalette()[3:6]) == TABLE.colors[1]
+    if path.suffix == ".tif":
+        with tifffile.TiffFile(path) as file:
+            assert file.pages[0].is_tiled
+
+
+@pytest.mark.parametrize("blend", ["gaussian", "constant", "crop"])
+@pytest.mark.parametrize("killed_after", [1, 2])
+def test_a_killed_prediction_goes_on_and_gives_the_same_file(
+    blend: str,
+    killed_after: int,
+    network: nn.Module,
+    photo: np.ndarray,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    predict = Predictor(network, TABLE, tile=(64, 64), overlap=24, blend=blend)
+    source = tmp_path / "photo.npy"
+    np.save(source, photo)
+    whole = np.load(predict.stream(source, tmp_path / "whole.npy"))
+    calls, path = [0], tmp_path / "again.npy"
+    forward = type(network).forward
+
+    def counted(self: nn.Module, image: torch.Tensor) -> DenseLogits:
+        calls[0] += 1
+        if calls[0] == 6 * killed_after + 3:  # somewhere in a row of six tiles
+            raise KeyboardInterrupt
+        return forward(self, image)
+
+    monkeypatch.setattr(type(network), "forward", counted)
+    with pytest.raises(KeyboardInterrupt):
+        predict.stream(source, path)
+    monkeypatch.setattr(type(network), "forward", forward)
+    assert not path.exists()
+    noted = json.loads((tmp_path / ".again.npy.partial.json").read_text())
+    assert noted["finished"] > 0
+    before = calls[0]
+    monkeypatch.setattr(type(network), "forward", counted)
+    assert (np.load(predict.stream(source, path)) == whole).all()
+    # All have 18 tiles. What overlaps finished rows is looked at again: of the first row of tiles, everything.
+    assert calls[0] - before <= (12 if blend == "crop" or killed_after == 2 else 18)
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["again.npy", "photo.npy", "whole.npy"]
+
+
+def test_rows_that_were_made_from_something_else_are_not_kept(
+    network: nn.Module, photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, path = tmp_path / "photo.npy", tmp_path / "out.npy"
+    np.save(source, photo)
+    predict = Predictor(network, TABLE, tile=(64, 64), overlap=24)
+    with monkeypatch.context() as patch:
+        patch.setattr(predictor_file.streaming.FileSink, "finish", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict.stream(source, path)
+    other = Predictor(network, TABLE, tile=(64, 64), overlap=24, flip=True)
+    assert (np.load(other.stream(source, path)) == other(photo).label_map.labels.numpy()).mean() > 0.9999
+
+
+@pytest.mark.parametrize("keep", ["confidence", "probabilities"])
+def test_probabilities_are_kept_as_eight_bits(
+    keep: str, predict: Predictor, photo: np.ndarray, tmp_path: Path
+) -> None:
+    expected = predict(photo, probabilities=True).probabilities
+    found = tifffile.imread(predict.stream(photo, tmp_path / "p.tif", keep=keep))
+    wanted = expected if keep == "probabilities" else expected.amax(0)
+    assert found.dtype == np.uint8
+    assert found.shape == wanted.shape
+    assert abs(found / 255 - wanted.numpy()).max() < 0.5 / 255 + 1e-4
+
+
+def test_several_classes_per_pixel_are_streamed_as_masks(photo: np.ndarray, tmp_path: Path) -> None:
+    classes = ClassTable(("a", "b"), ((1, 2, 3), (4, 5, 6)), exclusive=False)
+    model = pw.build("unet", 2, width=4).eval()
+    predict = Predictor(model, classes, tile=(64, 64), overlap=24)
+    found = np.load(predict.stream(photo, tmp_path / "m.npy"))
+    assert (found == predict(photo).annotation.masks.numpy()).mean() > 0.9999
+
+
+def test_volumes_are_streamed_in_tiles_with_three_sides(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = pw.build("unet3d", 2, width=4, in_channels=1).eval()
+    predict = Predictor(model, ClassTable.of("air", "body"), task="volume", decoding={"tile": (32, 32, 32)})
+    volume = np.random.default_rng(0).random((40, 48, 56), np.float32)
+    np.save(tmp_path / "v.npy", volume)
+    tifffile.imwrite(tmp_path / "v.tif", volume)
+    found = [
+        np.load(predict.stream(tmp_path / f"v.{kind}", tmp_path / f"{kind}.npy", tile=(64, 64, 64)))
+        for kind in ("npy", "tif")
+    ]
+    whole = model(torch.from_numpy(volume)[None, None]).logits.argmax(1)[0].numpy()
+    assert all((one == whole).mean() > 0.9999 for one in found)
+    pieces = np.load(predict.stream(tmp_path / "v.npy", tmp_path / "p.npy"))
+    assert pieces.shape == volume.shape
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_a_map_stays_where_it_is_on_the_earth(predict: Predictor, photo: np.ndarray, tmp_path: Path) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    place = rasterio.transform.from_origin(500_000, 5_400_000, 0.5, 0.5)
+    with rasterio.open(
+        tmp_path / "aerial.tif", "w", driver="GTiff", height=SIZE[0], width=SIZE[1], count=3, dtype="uint8",
+        crs="EPSG:32632", transform=place, compress="lzw", tiled=True, blockxsize=64, blockysize=64,
+    ) as file:  # fmt: skip
+        file.write(photo.transpose(2, 0, 1))
+    predict.stream(tmp_path / "aerial.tif", tmp_path / "map.tif")
+    with rasterio.open(tmp_path / "map.tif") as found:
+        assert found.crs.to_epsg() == 32632
+        assert found.transform == place
+        assert found.shape == SIZE
+
+
+def test_a_plan_tells_tiles_memory_and_time_and_writes_nothing(
+    predict: Predictor, photo: np.ndarray, tmp_path: Path
+) -> None:
+    np.save(tmp_path / "photo.npy", photo)
+    plan = predict.plan(tmp_path / "photo.npy")
+    assert plan.tiles == 3 * 6
+    assert plan.disk == SIZE[0] * SIZE[1]
+    assert 0 < plan.seconds < 100
+    assert 10**5 < plan.memory < 10**8
+    assert str(plan).startswith("150 x 230 pixels in 18 tiles of 64 x 64: about ")
+    assert [p.name for p in tmp_path.iterdir()] == ["photo.npy"]
+
+
+# --- what cannot be done --------------------------------------------------------------------------
+
+
+def test_an_image_that_is_too_small_is_a_sentence(predict: Predictor, tmp_path: Path) -> None:
+    for shape in ((1, 1, 3), (100_000, 10, 3)):
+        with pytest.raises(ValueError, match=r"needs 32 pixels a side, got (1 x 1|100000 x 10)$"):
+            predict.stream(np.zeros(shape, np.uint8), tmp_path / "a.tif")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_very_long_image_is_predicted_in_tiles(
+    brightness: type, classes: ClassTable, tmp_path: Path
+) -> None:
+    ramp = np.linspace(0, 255, 100_000).astype(np.uint8)[:, None, None].repeat(10, 1).repeat(3, 2)
+    predict = Predictor(brightness(minimum_size=8).eval(), classes, tile=(4096, 64), overlap=32)
+    found = np.load(predict.stream(ramp, tmp_path / "long.npy"))
+    assert found.shape == (100_000, 10)
+    assert (np.diff(found[:, 0].astype(int)) >= 0).all()
+    assert set(found[[0, 50_000, -1], 5]) == {0, 1, 2}
+
+
+def test_five_channels_and_damaged_files_are_sentences(predict: Predictor, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="takes images of 3 channels, got 5"):
+        predict.stream(np.zeros((64, 64, 5), np.uint8), tmp_path / "a.tif")
+    path = tmp_path / "cut.tif"
+    tifffile.imwrite(path, np.zeros((500, 500, 3), np.uint8), tile=(128, 128), photometric="rgb")
+    os.truncate(path, 300_000)
+    with pytest.raises(ValueError, match=r"cannot read .*cut\.tif"):
+        predict.stream(path, tmp_path / "a.tif")
+    (tmp_path / "empty.tif").touch()
+    with pytest.raises(ValueError, match=r"cannot read .*empty\.tif"):
+        predict.stream(tmp_path / "empty.tif", tmp_path / "a.tif")
+    assert not (tmp_path / "a.tif").exists()
+
+
+def test_no_file_is_lost(predict: Predictor, photo: np.ndarray, tmp_path: Path) -> None:
+    source = tmp_path / "photo.npy"
+    np.save(source, photo)
+    with pytest.raises(ValueError, match="exists already"):
+        predict.stream(source, source, overwrite=True)
+    (tmp_path / "mine.npy").write_text("mine")
+    with pytest.raises(ValueError, match="exists already: overwrite=True replaces it"):
+        predict.stream(source, tmp_path / "mine.npy")
+    assert (tmp_path / "mine.npy").read_text() == "mine"
+    with pytest.raises(ValueError, match=r"a large result is one of \.tif"):
+        predict.stream(source, tmp_path / "a.jpg")
+    with pytest.raises(ValueError, match="has the shape"):
+        predict.stream(source, np.zeros((3, 3), np.uint8))
+
+
+def test_too_little_room_is_told_before_anything_is_computed(
+    predict: Predictor, photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    with pytest.raises(ValueError, match=r"it needs 0\.0 GB and 0\.0 GB are free"):
+        predict.stream(photo, tmp_path / "a.tif")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_up_leaves_no_half_file(tmp_path: Path) -> None:
+    script = """
+import resource, numpy as np, torch, pixelwise as pw
+from pixelwise.predict import Predictor
+torch.manual_seed(0)
+predict = Predictor(pw.build("unet", 2, width=4), pw.ClassTable.of("a", "b"), tile=(64, 64), overlap=32)
+resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
+try:
+    predict.stream(np.zeros((200, 100, 3), np.uint8), "a.npy")
+except ValueError as error:
+    print(error)
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", script], cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert "cannot write a.npy: File too large" in run.stdout
+    assert "goes on from there" in run.stdout
+    assert not (tmp_path / "a.npy").exists()
+
+
+# --- objects --------------------------------------------------------------------------------------
+
+
+class Blobs(MaskModel):
+    """Two queries: the whole bright part of an image, and nothing."""
+
+    num_classes, minimum_size = 1, 8
+
+    def forward(self, image: torch.Tensor) -> MaskLogits:
+        bright = 20 * (image.mean(1) - 0.5)
+        classes = torch.tensor([[5.0, -5.0], [-5.0, 5.0]]).expand(len(image), 2, 2)
+        size = (image.shape[-2], image.shape[-1])
+        return MaskLogits(classes, torch.stack([bright, -bright * 0 - 9], 1), size)
+
+
+def test_an_object_that_all_tiles_cut_is_one_in_the_map_of_ids(tmp_path: Path) -> None:
+    pixels = np.zeros((200, 300, 3), np.uint8)
+    pixels[40:160, 30:280] = 255
+    tifffile.imwrite(tmp_path / "a.tif", pixels, photometric="rgb", tile=(64, 64))
+    predict = Predictor(
+        Blobs().eval(), ClassTable.of("thing"), task="instance", tile=(96, 96), overlap=32,
+        decoding={"min_score": 0.5},
+    )  # fmt: skip
+    ids = tifffile.imread(predict.stream(tmp_path / "a.tif", tmp_path / "ids.tif"))
+    assert ids.dtype == np.uint32
+    assert (ids == (pixels[..., 0] > 0)).all()
+    (only,) = json.loads((tmp_path / "ids.json").read_text())["objects"]
+    assert (only["id"], only["class"], only["bbox"], only["area"]) == (1, "thing", [30, 40, 280, 160], 30_000)
+    found = predict(pixels).annotation
+    assert len(found) == 1
+    assert (found.dense[0].numpy() == (pixels[..., 0] > 0)).all()
+    with pytest.raises(ValueError, match=r"ids.json exists already|ids.tif exists already"):
+        predict.stream(tmp_path / "a.tif", tmp_path / "ids.tif")
+    assert "instance" not in str(predict.plan(tmp_path / "a.tif"))
+    with pytest.raises(ValueError, match="keep is for scores of pixels"):
+        predict.stream(tmp_path / "a.tif", tmp_path / "b.tif", keep="confidence")
