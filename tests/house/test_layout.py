@@ -54,6 +54,7 @@ ALLOWED = {
     "recipe": {"files", "wording"},
     "paper_recipes": {"wording"},
     "interruption": set(),
+    "style": FOUNDATION | {"encoders", "layers"},
     "summary": FOUNDATION | {"ops", "registry"},
     "weights": FOUNDATION | {"checkpoint", "files"},
     "training": FOUNDATION
@@ -74,7 +75,7 @@ ALLOWED = {
         "files",
         "interruption",
     }
-    | {"paper_recipes", "planning", "predict", "recipe", "registry", "report", "summary", "tasks"}
+    | {"paper_recipes", "planning", "predict", "recipe", "registry", "report", "style", "summary", "tasks"}
     | {"training", "warmup"}
     | {"weights"},
     "__main__": {"cli"},
