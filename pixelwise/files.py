@@ -5,7 +5,7 @@ import os
 import re
 import secrets
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -15,6 +15,7 @@ if sys.platform != "win32":
 LOCK = ".lock"
 # In a folder of results: what was written to it, as `sha256sum -c` reads it.
 MANIFEST = ".pixelwise.sha256"
+BEGUN = ".pixelwise.begun"  # names of files that are being written
 
 
 @contextmanager
@@ -111,7 +112,13 @@ def check_targets(
 
 def was_written(target: Path, folder: Path) -> bool:
     """Whether pixelwise wrote `target`, somewhere below `folder`, as it is now."""
-    return _is_listed(target, folder, _manifest(folder))
+    return written_in(folder)(target)
+
+
+def written_in(folder: Path) -> Callable[[Path], bool]:
+    """Tells of a file somewhere below `folder` whether pixelwise wrote it as it is now."""
+    written = _manifest(folder)
+    return lambda target: _is_listed(target, folder, written)
 
 
 def record(target: Path, folder: Path) -> None:
@@ -126,6 +133,39 @@ def record(target: Path, folder: Path) -> None:
             file.write(f"{_digest(target)}  {target.relative_to(folder).as_posix()}\n")
     except OSError as error:
         raise ValueError(f"cannot write {folder / MANIFEST}: {error.strerror or error}") from error
+
+
+def announce(targets: Iterable[Path], folder: Path) -> None:
+    """Note in `folder` that `targets`, somewhere below it, are about to be written; see `unfinished`.
+
+    Raises:
+        ValueError: if that cannot be written.
+    """
+    lines = "".join(f"{target.relative_to(folder).as_posix()}\n" for target in targets)
+    try:
+        with (folder / BEGUN).open("a", encoding="utf-8", errors="surrogateescape") as file:
+            file.write(lines)
+    except OSError as error:
+        raise ValueError(f"cannot write {folder / BEGUN}: {error.strerror or error}") from error
+
+
+def unfinished(folder: Path) -> set[Path]:
+    """Targets in `folder` that were announced and never recorded: the program was killed in between.
+
+    Such a file is pixelwise's own, if it is there at all: every target was missing, or its own, when the
+    program began.
+    """
+    try:
+        names = (folder / BEGUN).read_text("utf-8", errors="surrogateescape").split("\n")
+    except OSError:
+        return set()
+    written = _manifest(folder)
+    return {folder / name for name in names if name and name not in written}
+
+
+def forget_announced(folder: Path) -> None:
+    """Remove the notes of `announce`, when all is written or given up."""
+    (folder / BEGUN).unlink(missing_ok=True)
 
 
 def _manifest(folder: Path) -> dict[str, set[str]]:

@@ -1,6 +1,7 @@
 """Options that several commands have, and how texts of options become values."""
 
 import json
+import os
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -200,6 +201,15 @@ def refinement(crf: bool | None, settings: str | None) -> Any:
 def without_crf(settings: dict[str, Any], crf: bool | None) -> dict[str, Any]:
     """Settings of decoding, with --no-crf among them."""
     return {**settings, "crf": False} if crf is False else settings
+
+
+def leave_idle_cores() -> None:
+    """Let threads of OpenMP sleep while they wait, where nobody asked for something else.
+
+    They spin otherwise, and take the cores from the threads that read and write. The library reads the
+    variable when it is loaded, so this comes before torch is imported.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def watched() -> bool:

@@ -17,6 +17,7 @@ from .options import (
     Plain,
     TaskName,
     extent_of,
+    leave_idle_cores,
     numbers_of,
     pairs_of,
     refinement,
@@ -54,9 +55,10 @@ def predict(
     format: Annotated[
         str | None,
         typer.Option(
-            help="How predictions are saved. One class per pixel: png (palette) or npy; several: png, tif or "
-            "npy; instances: json, png, coco, yolo or labelme; boxes: json, txt or coco; panoptic maps: png "
-            "or coco; key points: json or coco; volumes: nii.gz, nii or npy (default the first)."
+            help="How predictions are saved. One class per pixel: png (palette), npy, tif, geojson or coco; "
+            "several: png, tif or npy; instances: json, png, geojson, coco, yolo, labelme; boxes: json, txt "
+            "or coco; panoptic maps: png or coco; key points: json or coco; volumes: nii.gz, nii or npy "
+            "(default the first). Each: overlay; of pixels: probabilities."
         ),
     ] = None,
     decoding: Decoding = None,
@@ -76,6 +78,19 @@ def predict(
     crf: Crf = None,
     crf_like: CrfSettings = None,
     plain: Plain = False,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume", help="Leave out images whose results are there, from a run that was stopped."
+        ),
+    ] = False,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Threads that read and write while the model works.")
+    ] = 2,
+    batch_size: Annotated[
+        int | None,
+        typer.Option(min=1, help="Images of one size per forward pass (default 1 on a CPU, 8 on a GPU)."),
+    ] = None,
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Largest height times width of an image.")
     ] = 1_000_000_000,
@@ -87,6 +102,7 @@ def predict(
 
     Example: [bold]pixelwise predict runs/street-unet photos --out predictions --overlay[/bold]
     """
+    leave_idle_cores()
     from ..data.formats import IMAGE_SUFFIXES
     from ..predict.writing import missing_source, output_format, plan, summary, write_predictions
 
@@ -128,12 +144,16 @@ def predict(
         overlay=overlay,
         drawing={"clear": ()} if tint_background else {},
         overwrite=overwrite,
+        resume=resume,
+        workers=workers,
+        batch_size=batch_size,
         progress=watched() and len(jobs) > 1,
     )
     if written.problems and len(jobs) == 1:
         raise ValueError(written.problems[0])
     overlays = f" and {counted(len(written.overlays), 'overlay')}" if overlay else ""
-    typer.echo(f"{counted(len(written.predictions), 'prediction')}{overlays} written to {out}")
+    before = f", {counted(written.skipped, 'image')} had results already" if written.skipped else ""
+    typer.echo(f"{counted(len(written.predictions), 'prediction')}{overlays} written to {out}{before}")
     if written.problems:
         typer.echo(f"Error: {summary(written.problems, len(jobs), out)}", err=True)
         raise typer.Exit(PROBLEMS)

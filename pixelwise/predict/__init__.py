@@ -7,6 +7,7 @@ from .evaluation import (
     evaluate as evaluate,
     evaluate_images as evaluate_images,
 )
+from .many import predict_many as predict_many
 from .prediction import Prediction as Prediction
 from .predictor import Predictor as Predictor, Refine as Refine
 from .tta import flipped as flipped, scaled as scaled

@@ -1,12 +1,15 @@
 """What was found in one image, and the files people want of it."""
 
 import os
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Float
+import numpy as np
+from jaxtyping import Float, Float16
 from PIL import Image
 from torch import Tensor
 
@@ -14,6 +17,7 @@ from ..files import atomic_write
 from ..tasks import Task
 from ..types import Annotation, ClassTable, LabelMap
 
+OVERLAY, PROBABILITIES = "_overlay.png", "_probabilities.npz"  # ends of names, whatever the task
 _PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 
 
@@ -75,7 +79,8 @@ class Prediction:
         """Write the prediction; what is written depends on the task and on the suffix of the name.
 
         One class per pixel: `mask.png` is a palette image of the labels, `labels.npy` an int32 array "H W".
-        `street_overlay.png` is the image with the prediction drawn on it. Files appear whole or not at all.
+        `street_overlay.png` is the image with the prediction drawn on it, `street_probabilities.npz` holds
+        `probabilities` "k H W" as float16 and the `names` of the classes. Files appear whole or not at all.
 
         Args:
             path: of the file; parent folders are made.
@@ -89,21 +94,47 @@ class Prediction:
         Raises:
             ValueError: if the name asks for something else, the file exists already, or it cannot be written.
         """
+        self.writing(path, overlay=overlay, overwrite=overwrite, **options)()
+        return Path(path)
+
+    def writing(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        overlay: bool = False,
+        overwrite: bool = False,
+        **options: Any,
+    ) -> Callable[[], object]:
+        """What `save` does, in two steps: the returned function writes the files.
+
+        It touches NumPy arrays and files only, so that another thread may call it; what needs tensors is done
+        at once. The arguments are those of `save`.
+
+        Raises:
+            ValueError: as `save`; of the returned function, if the file cannot be written.
+        """
         path = Path(path)
         suffix = path.suffix.lower()
         if overlay or path.stem.endswith("_overlay"):
             if suffix not in _PICTURES:
                 raise ValueError(f"an overlay is a picture ({', '.join(_PICTURES)}), got {path.name!r}")
             self._check_target(path, overwrite)
-            with atomic_write(path) as temporary:
-                self.overlay(**options).save(temporary)
-            return path
+            return partial(_write_picture, path, self.overlay(**options))
+        if path.name.endswith(PROBABILITIES):
+            if self.probabilities is None:
+                raise ValueError(f"cannot write {path}: predict with probabilities=True")
+            self._check_target(path, overwrite)
+            return partial(
+                _write_probabilities, path, self.probabilities.half().numpy(), np.array(self.classes.names)
+            )
         suffix = suffix_of(path, self.task)
         writer = self.task.writers[suffix]
         for target in writer.files(path, self.classes):
             self._check_target(target, overwrite)
+        if writer.prepare is not None:
+            return partial(writer.write, path, writer.prepare(self.annotation), self.classes, self.id)
         writer.write(path, self.annotation, self.classes, self.id)
-        return path
+        return lambda: None
 
     def _check_target(self, path: Path, overwrite: bool) -> None:
         with suppress(OSError):  # one of them is no file
@@ -111,6 +142,29 @@ class Prediction:
                 raise ValueError(f"{path} is the image that was predicted and is not overwritten")
         if not overwrite and os.path.lexists(path):
             raise ValueError(f"{path} exists already: save(..., overwrite=True) replaces it")
+
+
+def _write_picture(path: Path, picture: Image.Image) -> None:
+    with atomic_write(path) as temporary:
+        picture.save(temporary)
+
+
+def _write_probabilities(
+    path: Path, probabilities: Float16[np.ndarray, "k *grid"], names: np.ndarray
+) -> None:
+    with atomic_write(path) as temporary:
+        np.savez(temporary, probabilities=probabilities, names=names)
+
+
+def files_of(path: Path, task: Task, classes: ClassTable) -> list[Path]:
+    """The files that `Prediction.save` writes for this name.
+
+    Raises:
+        ValueError: if the task writes no such file.
+    """
+    if path.name.endswith((OVERLAY, PROBABILITIES)):
+        return [path]
+    return task.writers[suffix_of(path, task)].files(path, classes)
 
 
 def suffix_of(path: Path, task: Task) -> str:

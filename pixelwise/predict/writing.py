@@ -3,35 +3,32 @@
 import glob
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, TypeVar
 
 from rich.console import Console
-from rich.progress import track
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task as Bar,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
 
 from ..data.formats.image import IMAGE_SUFFIXES
-from ..files import check_targets, record
+from ..files import announce, check_targets, forget_announced, make_folder, record, unfinished, written_in
 from ..tasks import Task
 from ..types import Annotation, ClassTable
-from .prediction import Prediction, suffix_of
+from .many import WORKERS, Predict, predict_many
+from .prediction import OVERLAY, PROBABILITIES, Prediction, files_of
 
-
-@runtime_checkable
-class Predict(Protocol):
-    """What a `Predictor` offers to this file."""
-
-    @property
-    def task(self) -> Task:
-        """What is predicted."""
-
-    @property
-    def classes(self) -> ClassTable:
-        """What the labels mean."""
-
-    def __call__(self, source: Path) -> Prediction:
-        """The prediction of the image in a file."""
+T = TypeVar("T")
+_OF_EVERY_TASK = {"overlay": OVERLAY, "probabilities": PROBABILITIES}
 
 
 @dataclass(frozen=True)
@@ -50,11 +47,13 @@ class Written:
         predictions: the files with labels, in the order of the images.
         overlays: the tinted images.
         problems: a sentence for every image that could not be used.
+        skipped: how many images had results already.
     """
 
     predictions: list[Path]
     overlays: list[Path]
     problems: list[str]
+    skipped: int = 0
 
 
 def find_images(
@@ -146,6 +145,9 @@ def write_predictions(
     drawing: Mapping[str, Any] | None = None,
     collector: str | None = None,
     overwrite: bool = False,
+    resume: bool = False,
+    workers: int = WORKERS,
+    batch_size: int | None = None,
     progress: bool = True,
 ) -> Written:
     """Predict each image and write it; an image that cannot be used does not stop the others.
@@ -154,7 +156,7 @@ def write_predictions(
     replaced by a later call with `overwrite`, and only while nobody has changed them.
 
     Args:
-        predict: path of an image -> prediction, of a task.
+        predict: a `Predictor`.
         jobs: see `plan`.
         out: folder for the predictions.
         overlay: whether to write `NAME_overlay.png` as well.
@@ -162,50 +164,125 @@ def write_predictions(
         collector: format in which the predictions of all images are saved together, such as "coco", instead
             of a file for each.
         overwrite: whether earlier predictions in `out` may be replaced.
+        resume: whether to leave out the images whose results an earlier call wrote, and nobody changed; its
+            model and options must have been the same.
+        workers: threads that read and write while the model works; see `predict_many`.
+        batch_size: see `predict_many`.
         progress: whether to show a progress bar.
 
     Raises:
-        ValueError: before anything is written, if two images would be written to one file, or a file of the
-            user would be lost; later, if nothing can be written.
+        ValueError: before anything is written, if two images would be written to one file, a file of the
+            user would be lost, or a file of all images together shall be resumed; later, if nothing can be
+            written.
     """
     task, classes = predict.task, predict.classes
+    if collector and resume:
+        raise ValueError(f"the format {collector} holds all images together and cannot be resumed")
+    targets_of = {job: _targets(job, task, classes, collector, overlay) for job in jobs}
     owner: dict[Path, Path] = {}
-    for job in jobs:
-        targets = [] if collector else task.writers[suffix_of(job.target, task)].files(job.target, classes)
-        for target in [*targets, *([overlay_of(job.target)] if overlay else [])]:
+    for job, targets in targets_of.items():
+        for target in targets:
             if target in owner:
                 raise ValueError(f"{owner[target]} and {job.image} would both be written to {target}")
             owner[target] = job.image
     together = task.collectors[collector] if collector else None
     names = [job.target.relative_to(out).with_name(job.image.name).as_posix() for job in jobs]
     collected = together.files(out, names) if together else []
-    check_targets([*owner, *collected], out, sources=[job.image for job in jobs], overwrite=overwrite)
-    done = Written([], [], [])
-    found: list[tuple[str, Annotation]] = []
-    console = Console(stderr=True)
-    pairs = list(zip(jobs, names, strict=True))
-    for job, name in track(pairs, "predicting", console=console, disable=not progress):
-        try:
-            prediction = predict(job.image)
-        except ValueError as error:
-            done.problems.append(str(error))
-            continue
+    todo = jobs
+    if resume:
+        whole, begun = written_in(out), unfinished(out)
+        todo = [job for job in jobs if not all(map(whole, targets_of[job]))]
+        left = {target for job in todo for target in targets_of[job] if not whole(target)}
+        check_targets(left - begun, out, sources=[job.image for job in jobs])
+    else:
+        check_targets([*owner, *collected], out, sources=[job.image for job in jobs], overwrite=overwrite)
+    compact: dict[int, Annotation] = {}
+
+    def then(index: int, prediction: Prediction) -> Callable[[], list[Path]]:
+        """Write the files of an image."""
+        job, again = todo[index], overwrite or resume
+        targets, steps = targets_of[job], []
         if together:
-            found.append((name, prediction.annotation))
-        else:
-            prediction.save(job.target, overwrite=overwrite)
-            for target in task.writers[suffix_of(job.target, task)].files(job.target, classes):
+            compact[index] = together.compact(prediction.annotation)
+        elif not job.target.name.endswith(OVERLAY):
+            steps.append(prediction.writing(job.target, overwrite=again))
+        if overlay_of(job.target) in targets:
+            steps.append(prediction.writing(overlay_of(job.target), overwrite=again, **(drawing or {})))
+
+        def write() -> list[Path]:
+            make_folder(out)
+            announce(targets, out)
+            for step in steps:
+                step()
+            for target in targets:
                 record(target, out)
-                done.predictions.append(target)
-        if overlay:
-            path = prediction.save(overlay_of(job.target), overwrite=overwrite, **(drawing or {}))
+            return targets
+
+        return write
+
+    written: dict[int, list[Path]] = {}
+    problems: dict[int, str] = {}
+    results = predict_many(
+        predict,
+        [job.image for job in todo],
+        then,
+        workers=workers,
+        batch_size=batch_size,
+        probabilities=any(job.target.name.endswith(PROBABILITIES) for job in todo),
+    )
+    try:
+        for index, result in shown(results, len(todo), "images", progress):
+            if isinstance(result, ValueError):
+                problems[index] = str(result)
+            else:
+                written[index] = result
+    finally:
+        results.close()  # its threads end
+        forget_announced(out)
+    files = [target for _, targets in sorted(written.items()) for target in targets]
+    if together and compact:
+        named = [(names[index], annotation) for index, annotation in sorted(compact.items())]
+        for path in together.write(out, named, classes):
             record(path, out)
-            done.overlays.append(path)
-    if together and found:
-        for path in together.write(out, found, classes):
-            record(path, out)
-            done.predictions.append(path)
-    return done
+            files.append(path)
+    return Written(
+        [path for path in files if not path.name.endswith(OVERLAY)],
+        [path for path in files if path.name.endswith(OVERLAY)],
+        [problem for _, problem in sorted(problems.items())],
+        len(jobs) - len(todo),
+    )
+
+
+def _targets(job: Job, task: Task, classes: ClassTable, collector: str | None, overlay: bool) -> list[Path]:
+    """The files of one image."""
+    labels = [] if collector else files_of(job.target, task, classes)
+    return list(dict.fromkeys([*labels, *([overlay_of(job.target)] if overlay else [])]))
+
+
+def shown(results: Iterable[T], total: int | None, what: str, progress: bool) -> Iterator[T]:
+    """The results as they come, with a bar that tells their number, how many a second, and the time left."""
+    columns = (
+        TextColumn("predicting"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _PerSecond(what),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+        yield from bar.track(results, total)
+
+
+class _PerSecond(ProgressColumn):
+    """Such as 12.3 images/s."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__()
+        self.what = what
+
+    def render(self, task: Bar) -> Text:
+        """The speed of the last seconds."""
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f} {self.what}/s", style="progress.data.speed")
 
 
 def output_format(task: Task, name: str | None) -> tuple[str, str | None]:
@@ -213,7 +290,8 @@ def output_format(task: Task, name: str | None) -> tuple[str, str | None]:
 
     Args:
         task: says how its predictions can be saved.
-        name: such as "png", "npy" or "coco"; None for the first that the task knows.
+        name: such as "png", "npy" or "coco"; "overlay" and "probabilities" of every task; None for the first
+            that the task knows.
 
     Raises:
         ValueError: if the task has no such format.
@@ -223,9 +301,11 @@ def output_format(task: Task, name: str | None) -> tuple[str, str | None]:
         return suffixes[0], None
     if name in task.collectors:
         return suffixes[0], name
+    if name in _OF_EVERY_TASK:
+        return _OF_EVERY_TASK[name], None
     if (suffix := "." + name.lstrip(".")) in task.writers:
         return suffix, None
-    known = ", ".join([*(suffix[1:] for suffix in suffixes), *task.collectors])
+    known = ", ".join([*(suffix[1:] for suffix in suffixes), *task.collectors, *_OF_EVERY_TASK])
     raise ValueError(f"predictions of the task {task.name} are saved as {known}, got {name!r:.80}")
 
 
@@ -244,7 +324,10 @@ def missing_source(sources: Sequence[str | os.PathLike[str]]) -> str:
 
 def overlay_of(target: Path) -> Path:
     """`NAME_overlay.png` beside `NAME.png` or `NAME.npy`."""
-    return target.with_name(f"{stem_of(target)}_overlay.png")
+    if target.name.endswith(OVERLAY):
+        return target
+    stem = target.name.removesuffix(PROBABILITIES)
+    return target.with_name((stem if stem != target.name else stem_of(target)) + OVERLAY)
 
 
 def summary(problems: Sequence[str], images: int, out: Path) -> str:

@@ -17,7 +17,7 @@ from ..ops import box_iou
 from ..planning import DataFacts, MachineFacts, Planning, Rung
 from ..types import Annotation, Boxes, ClassTable, Report
 from . import instance
-from .task import Settings, Task, TaskMetrics, Writer
+from .task import Settings, Task, TaskMetrics, Writer, unchanged
 
 
 class DetectionMetrics(TaskMetrics):
@@ -100,7 +100,7 @@ DETECTION = Task(
     draw=draw_objects.boxes,
     errors=errors,
     legend=instance.LEGEND,
-    writers={".json": Writer(instance.write_json), ".txt": Writer(write_yolo)},
+    writers={".json": Writer(instance.write_json, prepare=unchanged), ".txt": Writer(write_yolo)},
     collectors=instance.COCO,
     decoding={"min_score": 0.0},
     defaults=instance.DEFAULTS,

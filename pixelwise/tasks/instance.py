@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -155,6 +156,13 @@ def mistakes(
             free[torch.where(own, overlap[number], -1.0).argmax()] = False
         false[number] = not (own.any() or (fits & target.is_crowd).any())
     return false, free & ~target.is_crowd
+
+
+def compact(annotation: Annotation) -> Annotation:
+    """Masks as run lengths; other annotations as they are."""
+    if isinstance(annotation, MaskSet):
+        return replace(annotation, masks=run_lengths(annotation))
+    return annotation
 
 
 def run_lengths(instances: MaskSet) -> RleMasks:
@@ -317,7 +325,7 @@ LEGEND = (
     (draw.UNKNOWN, "crowd: does not count"),
     (draw.DARKENED, "right: the image, darkened"),
 )
-COCO = {"coco": Collector(collect, collected_files)}
+COCO = {"coco": Collector(collect, collected_files, compact)}
 # Whole images at their own size, few per batch; steps are cut where they are too long.
 DEFAULTS: Mapping[str, Any] = {
     "crop": None,
@@ -402,11 +410,11 @@ INSTANCE = Task(
     draw=draw_objects.instances,
     errors=errors,
     legend=LEGEND,
-    writers={".json": Writer(write_json), ".png": Writer(write_png)},
+    writers={".json": Writer(write_json, prepare=compact), ".png": Writer(write_png)},
     collectors={
         **COCO,
-        "yolo": Collector(write_yolo, yolo_files),
-        "labelme": Collector(write_labelme_files, labelme_files),
+        "yolo": Collector(write_yolo, yolo_files, compact),
+        "labelme": Collector(write_labelme_files, labelme_files, compact),
     },
     decoding={"min_score": 0.0},
     defaults=DEFAULTS,

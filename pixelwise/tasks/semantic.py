@@ -20,7 +20,7 @@ from ..losses import PaperCriterion, make_criterion
 from ..metrics import SegmentationMetrics
 from ..planning import DataFacts, MachineFacts, Planning, Rung, rules
 from ..types import Annotation, ClassTable, DenseLogits, LabelMap, Report, Sample
-from .task import Settings, Task, TaskMetrics, Writer
+from .task import Settings, Task, TaskMetrics, Writer, unchanged
 
 
 class SemanticMetrics(TaskMetrics):
@@ -154,7 +154,7 @@ def write_png(path: Path, label_map: LabelMap, classes: ClassTable, image: str) 
 def write_npy(path: Path, label_map: LabelMap, classes: ClassTable, image: str) -> None:
     """Labels as an int32 array "H W"."""
     with atomic_write(path) as temporary:
-        np.save(temporary, label_map.labels.to(torch.int32).numpy())
+        np.save(temporary, label_map.labels.numpy().astype(np.int32))
 
 
 def read(path: Path, data: SegmentationData, target: LabelMap) -> LabelMap:
@@ -241,7 +241,10 @@ SEMANTIC = Task(
     errors=errors,
     read=read,
     scoring={"absent": "exclude"},
-    writers={".png": Writer(write_png), ".npy": Writer(write_npy)},
+    writers={
+        ".png": Writer(write_png, prepare=unchanged),
+        ".npy": Writer(write_npy, prepare=unchanged),
+    },
     decoding={"threshold": None, "flip": False, "min_component": 0, "crf": False},
     finish=finished,
     offers=("flip", "min_component", "crf"),

@@ -63,6 +63,11 @@ class TaskMetrics(WrapperMetric):
             part.reset()  # type: ignore[operator]
 
 
+def unchanged(annotation: Any) -> Any:
+    """The annotation itself, for `Writer.prepare` of annotations whose tensors are views of arrays."""
+    return annotation
+
+
 def _same_name(path: Path, classes: ClassTable) -> list[Path]:
     return [path]
 
@@ -75,10 +80,13 @@ class Writer:
         write: path, annotation, classes and path of the image ("" where it has none) -> nothing; every file
             appears whole or not at all.
         files: the files that `write` makes for a path.
+        prepare: what is done to the annotation first; after it `write` touches NumPy arrays and files only,
+            so that another thread may do it. None where that is not so.
     """
 
     write: Callable[[Path, Any, ClassTable, str], None]
     files: Callable[[Path, ClassTable], list[Path]] = _same_name
+    prepare: Callable[[Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -88,10 +96,12 @@ class Collector:
     Attributes:
         write: folder, name and annotation of each image, and classes -> the files written.
         files: the files that `write` makes in a folder for these names.
+        compact: an annotation -> one that takes little memory while the others are made.
     """
 
     write: Callable[[Path, Sequence[Named], ClassTable], list[Path]]
     files: Callable[[Path, Sequence[str]], list[Path]]
+    compact: Callable[[Any], Any] = unchanged
 
 
 def _number_of_classes(classes: ClassTable) -> Settings:

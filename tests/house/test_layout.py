@@ -34,6 +34,7 @@ ALLOWED = {
     "metrics": FOUNDATION | {"kernels", "rle"},
     "algorithms": FOUNDATION | {"kernels", "files", "draw"},
     "data": FOUNDATION | {"files", "kernels", "rle"},
+    "video": {"data", "files"},
     "planning": FOUNDATION | {"data", "files"},
     "draw": FOUNDATION | {"files"},
     "draw_objects": FOUNDATION | {"draw"},
@@ -49,7 +50,8 @@ ALLOWED = {
     | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "losses", "metrics", "ops", "rle"}
     | {"planning", "tiling"},
     "predict": FOUNDATION
-    | {"algorithms", "checkpoint", "data", "decode", "export", "files", "metrics", "tasks", "tiling"},
+    | {"algorithms", "checkpoint", "data", "decode", "export", "files", "metrics", "rle", "tasks", "tiling"}
+    | {"video"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
     "paper_recipes": {"wording"},
@@ -75,9 +77,9 @@ ALLOWED = {
         "files",
         "interruption",
     }
-    | {"paper_recipes", "planning", "predict", "recipe", "registry", "report", "style", "summary", "tasks"}
-    | {"training", "warmup"}
-    | {"weights"},
+    | {"paper_recipes", "planning", "predict", "recipe", "registry", "report", "summary", "tasks"}
+    | {"training", "video", "warmup"}
+    | {"backgrounds", "grounded", "style", "weights"},
     "__main__": {"cli"},
     "__init__": FOUNDATION
     | {"checkpoint", "converters", "data", "losses", "predict", "registry", "tasks", "training", "weights"},

@@ -90,6 +90,17 @@ def read_image(
     Raises:
         ValueError: if the file is missing, damaged, too large or no image, or does not have so many channels.
     """
+    return torch.from_numpy(read_pixels(path, channels, max_pixels=max_pixels))
+
+
+def read_pixels(
+    path: str | os.PathLike[str], channels: int = 3, *, max_pixels: int = MAX_PIXELS
+) -> Float32[np.ndarray, "c H W"]:
+    """What `read_image` reads, as an array: without a tensor, so that any thread may do it.
+
+    Raises:
+        ValueError: as `read_image`.
+    """
     if channels < 1:
         raise ValueError(f"channels must be at least 1, got {channels}")
     path = Path(path)
@@ -103,7 +114,7 @@ def read_image(
         if len(pixels) != channels:
             pixels = np.repeat(pixels, channels, 0)
     try:
-        return torch.from_numpy(_unit(_of_16_bits(pixels)))
+        return _unit(_of_16_bits(pixels))
     except ValueError as error:
         raise ValueError(f"{path} {error}") from error
 
@@ -169,6 +180,8 @@ def readable(path: Path) -> Iterator[None]:
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
     except UnidentifiedImageError as error:
+        if not path.stat().st_size:
+            raise ValueError(f"cannot read {path}: it is empty") from error
         raise ValueError(f"cannot read {path}: it is not an image of a known format") from error
     except MemoryError as error:
         raise ValueError(f"cannot read {path}: it does not fit into memory") from error
