@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
+from .background import background
 from .check import check
 from .demo import demo
 from .ensemble import ensemble
@@ -74,7 +75,7 @@ def root(
 
 
 for command in (
-    *(demo, plan, train, evaluate, predict, ensemble, export, segment, style),
+    *(demo, plan, train, evaluate, predict, ensemble, export, segment, background, style),
     *(check, warmup, models, info),
 ):
     app.command()(command)

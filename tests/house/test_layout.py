@@ -19,6 +19,7 @@ MODELS = [
 # Who may import whom inside the package; the first part of the path names the part.
 FOUNDATION = {"types", "wording"}
 ALLOWED = {
+    "backgrounds": FOUNDATION | {"data", "draw", "ops", "predict", "weights"},
     "types": {"wording"},
     "wording": set(),
     "files": set(),
