@@ -28,10 +28,12 @@ from .wording import brief
 
 Background = Float[Tensor, "3 _ _"] | Literal["blur", "transparent"]
 PEOPLE = ("person", "people", "portrait", "human", "foreground")
-_RADIUS, _EPSILON = 4, 1e-4  # of the guided filter, in pixels of the small image and for colours in [0, 1]
+# Colours and edges are looked for in an image of half the side of what the network sees: it is as good to the
+# eye, and four times as fast.
+_RADIUS, _EPSILON = 2, 1e-4  # of the guided filter, in pixels of that image and for colours in [0, 1]
 _HAZE = 0.04  # probabilities nearer to 0 or 1 than this are taken for certain
-_SPREAD = 8  # pixels of the small image over which colours of foreground and background are looked for
-_BLUR = 10  # pixels of the small image: radius of the boxes that blur a background, three times over
+_SPREAD = 4  # pixels of that image over which colours of foreground and background are looked for
+_BLUR = 5  # pixels of that image: radius of the boxes that blur a background, three times over
 
 
 class BackgroundReplacer:
@@ -90,7 +92,8 @@ class BackgroundReplacer:
         small = self._small(image)
         alpha = self._alpha(image, small)
         size = (image.shape[1], image.shape[2])
-        inside = F.interpolate(alpha[None, None], small.shape[-2:], mode="bilinear", antialias=True)
+        small = _halved(small)
+        inside = F.interpolate(alpha[None, None], small.shape[-2:], mode="area")
         front = _enlarged(_mean_colors(small, inside, _SPREAD), size)
         behind = _enlarged(_mean_colors(small, 1 - inside, _SPREAD), size)
         # What the two colours do not explain of a pixel belongs to the foreground as far as alpha says.
@@ -118,7 +121,7 @@ class BackgroundReplacer:
         if self.smoothing and self._before is not None and self._before.shape == probability.shape:
             probability = steadied(probability, self._before, self.smoothing)
         self._before = probability
-        slope, offset = guided_coefficients(small, probability, _RADIUS, _EPSILON)
+        slope, offset = guided_coefficients(_halved(small), _halved(probability), _RADIUS, _EPSILON)
         size = (image.shape[1], image.shape[2])
         alpha = (_enlarged(slope, size) * image).sum(0) + _enlarged(offset, size)[0]
         return ((alpha - _HAZE) / (1 - 2 * _HAZE)).clamp(0, 1)
@@ -222,6 +225,10 @@ def background_predictor(
         checkpoint = load_weights(name, source=source, allow_noncommercial=allow_noncommercial)
         return Predictor(checkpoint, device=device)
     return Predictor(name, device=device)
+
+
+def _halved(image: Float[Tensor, "1 c h w"]) -> Float[Tensor, "1 c _ _"]:
+    return F.interpolate(image, [(side + 1) // 2 for side in image.shape[-2:]], mode="area")
 
 
 def _enlarged(small: Float[Tensor, "1 c _ _"], size: tuple[int, int]) -> Float[Tensor, "c H W"]:
