@@ -20,6 +20,7 @@ from .info import info
 from .models import models
 from .plan import plan
 from .predict import predict
+from .prompt import prompt
 from .segment import segment
 from .train import train
 from .warmup import warmup
@@ -72,7 +73,21 @@ def root(
     ctx.obj = time.monotonic()  # when the command began: budgets count from here
 
 
-for command in (demo, plan, train, evaluate, predict, ensemble, export, segment, check, warmup, models, info):
+for command in (
+    demo,
+    plan,
+    train,
+    evaluate,
+    predict,
+    prompt,
+    ensemble,
+    export,
+    segment,
+    check,
+    warmup,
+    models,
+    info,
+):
     app.command()(command)
 
 

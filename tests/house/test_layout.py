@@ -49,7 +49,8 @@ ALLOWED = {
     | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "losses", "metrics", "ops", "rle"}
     | {"planning", "tiling"},
     "predict": FOUNDATION
-    | {"algorithms", "checkpoint", "data", "decode", "export", "files", "metrics", "tasks", "tiling"},
+    | {"algorithms", "checkpoint", "data", "decode", "export", "files", "kernels", "metrics", "rle", "tasks"}
+    | {"tiling"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
     "paper_recipes": {"wording"},
