@@ -21,6 +21,7 @@ from .info import info
 from .models import models
 from .plan import plan
 from .predict import predict
+from .prompt import prompt
 from .segment import segment
 from .style import style
 from .train import train
@@ -75,8 +76,21 @@ def root(
 
 
 for command in (
-    *(demo, plan, train, evaluate, predict, ensemble, export, segment, background, style),
-    *(check, warmup, models, info),
+    demo,
+    plan,
+    train,
+    evaluate,
+    predict,
+    prompt,
+    ensemble,
+    export,
+    segment,
+    background,
+    style,
+    check,
+    warmup,
+    models,
+    info,
 ):
     app.command()(command)
 

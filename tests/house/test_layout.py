@@ -48,11 +48,11 @@ ALLOWED = {
     "checkpoint": FOUNDATION | {"ensembles", "registry", "files"},
     "export": FOUNDATION | {"checkpoint", "decode", "files", "layers", "models", "ops", "rle"},
     "tasks": FOUNDATION
-    | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "losses", "metrics", "ops", "rle"}
-    | {"planning", "tiling"},
+    | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "kernels", "losses", "metrics", "ops"}
+    | {"planning", "rle", "tiling"},
     "predict": FOUNDATION
-    | {"algorithms", "checkpoint", "data", "decode", "export", "files", "metrics", "rle", "tasks", "tiling"}
-    | {"video"},
+    | {"algorithms", "checkpoint", "data", "decode", "export", "files", "kernels", "metrics", "rle", "tasks"}
+    | {"tiling", "video"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
     "paper_recipes": {"wording"},
