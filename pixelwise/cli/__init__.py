@@ -17,6 +17,7 @@ from .ensemble import ensemble
 from .errors import explain
 from .evaluate import evaluate
 from .export import export
+from .grounded import grounded
 from .info import info
 from .models import models
 from .plan import plan
@@ -85,6 +86,7 @@ for command in (
     ensemble,
     export,
     segment,
+    grounded,
     background,
     style,
     check,

@@ -27,6 +27,7 @@ ALLOWED = {
     "rle": {"kernels"},
     "layers": FOUNDATION,
     "ops": FOUNDATION | {"layers", "rle"},
+    "grounded": FOUNDATION | {"data", "layers", "ops", "predict", "tasks"},
     "heatmaps": FOUNDATION,
     "tiling": FOUNDATION,
     "merging": FOUNDATION | {"layers"},
