@@ -28,8 +28,9 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 out_features=["stage2", "stage3", "stage4"],
             ),
             text_config={
-                "model_type": "bert", "vocab_size": len(vocabulary), "hidden_size": 16, "num_hidden_layers": 1,
-                "num_attention_heads": 2, "intermediate_size": 16, "max_position_embeddings": 64,
+                "model_type": "bert", "vocab_size": len(vocabulary), "hidden_size": 16,
+                "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
+                "max_position_embeddings": 64,
             },
             d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16,
             encoder_attention_heads=2, decoder_attention_heads=2, num_queries=20, max_text_len=32,
@@ -38,8 +39,9 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     clipseg = CLIPSegForImageSegmentation(
         CLIPSegConfig(
             text_config={
-                "vocab_size": len(vocabulary), "hidden_size": 16, "intermediate_size": 16, "eos_token_id": 102,
-                "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 16,
+                "vocab_size": len(vocabulary), "hidden_size": 16, "intermediate_size": 16,
+                "eos_token_id": 102, "num_hidden_layers": 1, "num_attention_heads": 2,
+                "max_position_embeddings": 16,
             },
             vision_config={
                 "hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2,
