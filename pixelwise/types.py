@@ -1019,6 +1019,36 @@ class Prompts(Value):
         """One point x y on each object."""
         return cls.of(torch.tensor(points, dtype=torch.float32).reshape(-1, 1, 2))
 
+    def check(self, size: tuple[int, int]) -> None:
+        """Hold the prompts against an image.
+
+        Args:
+            size: height and width of the image.
+
+        Raises:
+            ValueError: if a point lies outside of it, has an unknown label, or a box has no area in it.
+        """
+        height, width = size
+        if self.points is not None and self.point_labels is not None:
+            for (x, y), label in zip(
+                self.points.flatten(0, 1).tolist(), self.point_labels.flatten().tolist(), strict=True
+            ):
+                if label not in (-1, 0, 1):
+                    raise ValueError(f"a point is labelled 1, 0 or, where there is none, -1, got {label}")
+                if label != -1 and not (0 <= x <= width and 0 <= y <= height):
+                    raise ValueError(
+                        f"the point {x:g},{y:g} lies outside of the image, which is {width} pixels wide and "
+                        f"{height} high"
+                    )
+        for x1, y1, x2, y2 in [] if self.boxes is None else self.boxes.tolist():
+            named = f"the box {x1:g},{y1:g},{x2:g},{y2:g}"
+            if not (x1 < x2 and y1 < y2):
+                raise ValueError(f"{named} has no area: give left, top, right, bottom")
+            if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
+                raise ValueError(
+                    f"{named} lies outside of the image, which is {width} pixels wide and {height} high"
+                )
+
     def __len__(self) -> int:
         """Number of prompts p."""
         return len(next(one for one in (self.points, self.boxes, self.masks) if one is not None))
@@ -1042,19 +1072,42 @@ class PromptMasks(Value):
     """Masks for prompts (SAM): m candidates for each of p prompts.
 
     Attributes:
-        coarse: scores of each mask; above 0 is inside.
+        coarse: scores of each mask; above 0 is inside. They may be given back as `Prompts.masks`.
         iou: the IoU that the network expects of each mask.
         size: height and width of the image.
+        seen_size: height and width of the image as the network saw it, without padding; None where the coarse
+            maps cover the image and nothing else.
+        padded_size: the same with its padding at the right and below, which the coarse maps cover.
     """
 
     coarse: Float[Tensor, "p m h w"]
     iou: Float[Tensor, "p m"]
     size: tuple[int, int]
+    seen_size: tuple[int, int] | None = None
+    padded_size: tuple[int, int] | None = None
 
     @property
     def logits(self) -> Float[Tensor, "p m H W"]:
-        """Scores at the size of the image (bilinear)."""
-        return F.interpolate(self.coarse, self.size, mode="bilinear", align_corners=False)
+        """Scores at the size of the image (bilinear; first at the size that the network saw)."""
+        scores = self.coarse
+        if self.seen_size is not None and self.padded_size is not None:
+            scores = F.interpolate(scores, self.padded_size, mode="bilinear", align_corners=False)
+            scores = scores[..., : self.seen_size[0], : self.seen_size[1]]
+        return F.interpolate(scores, self.size, mode="bilinear", align_corners=False)
+
+    def stability(self, offset: float = 1.0) -> Float[Tensor, "p m"]:
+        """How little a mask depends on where its scores are cut (SAM, Sec. 5).
+
+        This is the IoU of the masks above `offset` and above `-offset`; nan where both are empty.
+        """
+        logits = self.logits
+        above, below = ((logits > cut).flatten(2).sum(2) for cut in (offset, -offset))
+        return above / below
+
+    def take(self, prompt: Tensor, candidate: Tensor) -> "PromptMasks":
+        """Some candidates, each as the only one of a prompt: numbers of prompts, and of their candidates."""
+        coarse, iou = self.coarse[prompt, candidate][:, None], self.iou[prompt, candidate][:, None]
+        return PromptMasks(coarse, iou, self.size, self.seen_size, self.padded_size)
 
 
 # --- models ---------------------------------------------------------------------------------------
@@ -1222,6 +1275,14 @@ class PromptableModel(Model):
         Raises:
             ValueError: if it is smaller than `minimum_size`.
         """
+
+    def embed_all(self, images: Sequence[Float[Tensor, "c _ _"]]) -> tuple[Embedding, ...]:
+        """Look at several images, which may differ in size; one after the other unless a model can do more.
+
+        Raises:
+            ValueError: as `embed`.
+        """
+        return tuple(self.embed(image[None]) for image in images)
 
     @abstractmethod
     def masks(self, embedding: Embedding, prompts: Prompts) -> PromptMasks:

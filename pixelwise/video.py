@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from fractions import Fraction
@@ -111,6 +112,32 @@ def read_frames(source: str | os.PathLike[str] | Iterable[Frame]) -> Frames:
     if not path.stat().st_size:
         raise ValueError(f"cannot read {path}: it is empty")
     return _of_file(path)
+
+
+# FFmpeg's name for cameras, and how it names the one with a number, on each system.
+_CAMERAS = {"linux": ("v4l2", "/dev/video{}"), "darwin": ("avfoundation", "{}:none")}
+
+
+def read_camera(number: int = 0) -> Frames:
+    """What a camera sees, until the caller stops asking: 0 is the first camera.
+
+    Cameras are found by their number on Linux and macOS; other systems know them by names only.
+
+    Raises:
+        ValueError: if there is no such camera, or it cannot be opened.
+    """
+    av = _library()
+    if sys.platform not in _CAMERAS:
+        raise ValueError("cameras are read on Linux and macOS only: record a movie, and give its file")
+    system, place = _CAMERAS[sys.platform]
+    name = f"camera {number}"
+    try:
+        container = av.open(place.format(number), format=system)
+    except (av.FFmpegError, OSError, ValueError) as error:
+        raise ValueError(f"{name} cannot be opened: there is none, or another program holds it") from error
+    stream = container.streams.video[0]
+    rate = float(stream.average_rate) if stream.average_rate else None
+    return Frames(_decoded(av, container, stream), name, rate, None)
 
 
 class MovieWriter:

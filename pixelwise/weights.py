@@ -96,6 +96,19 @@ def describe_weights(name: str) -> PublishedWeights:
     raise ValueError(f"there are no published weights {brief(name)}{hint}")
 
 
+def name_of_file(path: str | os.PathLike[str]) -> str | None:
+    """The name of the published weights that a file holds, by its checksum; None for any other file.
+
+    Raises:
+        ValueError: if there is no such file.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"there is no file {path}")
+    digest = _digest(path)
+    return next((name for name, entry in _catalogue().items() if digest.startswith(entry.sha256)), None)
+
+
 def load_weights(
     name: str,
     *,
@@ -122,7 +135,7 @@ def load_weights(
     if not (entry.commercial or allow_noncommercial):
         raise ValueError(
             f"the weights {name!r} are not for commercial use ({entry.note or entry.licence}): "
-            "pass allow_noncommercial=True if yours is not"
+            "pass allow_noncommercial=True (--allow-noncommercial) if yours is not"
         )
     convert = find_converter(entry)
     if source is None:

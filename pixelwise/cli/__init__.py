@@ -10,6 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from .. import __version__
+from .background import background
 from .check import check
 from .compare import compare
 from .demo import demo
@@ -17,12 +18,15 @@ from .ensemble import ensemble
 from .errors import explain
 from .evaluate import evaluate
 from .export import export
+from .grounded import grounded
 from .info import info
 from .models import models
 from .optimize import optimize
 from .plan import plan
 from .predict import predict
+from .prompt import prompt
 from .segment import segment
+from .style import style
 from .train import train
 from .warmup import warmup
 
@@ -81,10 +85,14 @@ for command in (
     evaluate,
     compare,
     predict,
+    prompt,
     ensemble,
     export,
     optimize,
     segment,
+    grounded,
+    background,
+    style,
     check,
     warmup,
     models,

@@ -27,6 +27,11 @@ from .convolution import (
 )
 from .deformable_attention import deformable_attention as deformable_attention
 from .detections import DetectionLimits as DetectionLimits, detections_of as detections_of
+from .guided_filter import (
+    box_mean as box_mean,
+    guided_coefficients as guided_coefficients,
+    guided_filter as guided_filter,
+)
 from .nms import (
     Rescored as Rescored,
     fast_nms as fast_nms,
@@ -59,6 +64,7 @@ from .resampling import (
     bilinear_kernel as bilinear_kernel,
     bilinear_upsample as bilinear_upsample,
     nearest_upsample as nearest_upsample,
+    pillow_resize as pillow_resize,
     pixel_shuffle as pixel_shuffle,
 )
 from .roi import (

@@ -19,6 +19,7 @@ MODELS = [
 # Who may import whom inside the package; the first part of the path names the part.
 FOUNDATION = {"types", "wording"}
 ALLOWED = {
+    "backgrounds": FOUNDATION | {"data", "draw", "ops", "predict", "weights"},
     "types": {"wording"},
     "wording": set(),
     "files": set(),
@@ -26,6 +27,7 @@ ALLOWED = {
     "rle": {"kernels"},
     "layers": FOUNDATION,
     "ops": FOUNDATION | {"layers", "rle"},
+    "grounded": FOUNDATION | {"data", "layers", "ops", "predict", "tasks"},
     "heatmaps": FOUNDATION,
     "tiling": FOUNDATION | {"files"},
     "merging": FOUNDATION | {"layers"},
@@ -47,15 +49,16 @@ ALLOWED = {
     "checkpoint": FOUNDATION | {"ensembles", "registry", "files"},
     "export": FOUNDATION | {"checkpoint", "decode", "files", "layers", "models", "ops", "rle"},
     "tasks": FOUNDATION
-    | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "losses", "metrics", "ops", "rle"}
-    | {"planning", "tiling"},
+    | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "kernels", "losses", "metrics", "ops"}
+    | {"planning", "rle", "tiling"},
     "predict": FOUNDATION
-    | {"algorithms", "checkpoint", "data", "decode", "export", "files", "metrics", "ops", "rle", "tasks"}
-    | {"tiling", "video"},
+    | {"algorithms", "checkpoint", "data", "decode", "export", "files", "kernels", "metrics", "ops", "rle"}
+    | {"tasks", "tiling", "video"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
     "paper_recipes": {"wording"},
     "interruption": set(),
+    "style": FOUNDATION | {"encoders", "layers"},
     "summary": FOUNDATION | {"ops", "registry"},
     "weights": FOUNDATION | {"checkpoint", "files"},
     "training": FOUNDATION
@@ -78,7 +81,7 @@ ALLOWED = {
     }
     | {"paper_recipes", "planning", "predict", "recipe", "registry", "report", "summary", "tasks"}
     | {"tiling", "training", "video", "warmup"}
-    | {"weights"},
+    | {"backgrounds", "grounded", "style", "weights"},
     "__main__": {"cli"},
     "__init__": FOUNDATION
     | {"checkpoint", "converters", "data", "losses", "predict", "registry", "tasks", "training", "weights"},
