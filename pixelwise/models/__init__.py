@@ -435,6 +435,16 @@ from .retinanet import (
     retinanet_resnet50_fpn_v2 as retinanet_resnet50_fpn_v2,
 )
 from .sdn import SDN as SDN, sdn as sdn, sdn_densenet161 as sdn_densenet161
+from .sam2 import (
+    SAM2 as SAM2,
+    from_sam2 as from_sam2,
+    from_transformers_sam2 as from_transformers_sam2,
+    sam2 as sam2,
+    sam2_hiera_base_plus as sam2_hiera_base_plus,
+    sam2_hiera_large as sam2_hiera_large,
+    sam2_hiera_small as sam2_hiera_small,
+    sam2_hiera_tiny as sam2_hiera_tiny,
+)
 from .segformer import (
     SegFormer as SegFormer,
     from_mmseg_segformer as from_mmseg_segformer,
