@@ -1042,19 +1042,42 @@ class PromptMasks(Value):
     """Masks for prompts (SAM): m candidates for each of p prompts.
 
     Attributes:
-        coarse: scores of each mask; above 0 is inside.
+        coarse: scores of each mask; above 0 is inside. They may be given back as `Prompts.masks`.
         iou: the IoU that the network expects of each mask.
         size: height and width of the image.
+        seen_size: height and width of the image as the network saw it, without padding; None where the coarse
+            maps cover the image and nothing else.
+        padded_size: the same with its padding at the right and below, which the coarse maps cover.
     """
 
     coarse: Float[Tensor, "p m h w"]
     iou: Float[Tensor, "p m"]
     size: tuple[int, int]
+    seen_size: tuple[int, int] | None = None
+    padded_size: tuple[int, int] | None = None
 
     @property
     def logits(self) -> Float[Tensor, "p m H W"]:
-        """Scores at the size of the image (bilinear)."""
-        return F.interpolate(self.coarse, self.size, mode="bilinear", align_corners=False)
+        """Scores at the size of the image (bilinear; first at the size that the network saw)."""
+        scores = self.coarse
+        if self.seen_size is not None and self.padded_size is not None:
+            scores = F.interpolate(scores, self.padded_size, mode="bilinear", align_corners=False)
+            scores = scores[..., : self.seen_size[0], : self.seen_size[1]]
+        return F.interpolate(scores, self.size, mode="bilinear", align_corners=False)
+
+    def stability(self, offset: float = 1.0) -> Float[Tensor, "p m"]:
+        """How little a mask depends on where its scores are cut (SAM, Sec. 5).
+
+        This is the IoU of the masks above `offset` and above `-offset`; nan where both are empty.
+        """
+        logits = self.logits
+        above, below = ((logits > cut).flatten(2).sum(2) for cut in (offset, -offset))
+        return above / below
+
+    def take(self, prompt: Tensor, candidate: Tensor) -> "PromptMasks":
+        """Some candidates, each as the only one of a prompt: numbers of prompts, and of their candidates."""
+        coarse, iou = self.coarse[prompt, candidate][:, None], self.iou[prompt, candidate][:, None]
+        return PromptMasks(coarse, iou, self.size, self.seen_size, self.padded_size)
 
 
 @value

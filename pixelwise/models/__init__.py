@@ -434,6 +434,14 @@ from .retinanet import (
     retinanet_resnet50_fpn as retinanet_resnet50_fpn,
     retinanet_resnet50_fpn_v2 as retinanet_resnet50_fpn_v2,
 )
+from .sam import (
+    SAM as SAM,
+    from_segment_anything as from_segment_anything,
+    sam as sam,
+    sam_vit_b as sam_vit_b,
+    sam_vit_h as sam_vit_h,
+    sam_vit_l as sam_vit_l,
+)
 from .sdn import SDN as SDN, sdn as sdn, sdn_densenet161 as sdn_densenet161
 from .sam2 import (
     SAM2 as SAM2,

@@ -59,6 +59,7 @@ from .resampling import (
     bilinear_kernel as bilinear_kernel,
     bilinear_upsample as bilinear_upsample,
     nearest_upsample as nearest_upsample,
+    pillow_resize as pillow_resize,
     pixel_shuffle as pixel_shuffle,
 )
 from .roi import (

@@ -113,3 +113,45 @@ def bilinear_kernel(size: int) -> Float[Tensor, "k k"]:
     centre = factor - 1 if size % 2 else factor - 0.5
     hat = 1 - (torch.arange(size, dtype=torch.float32) - centre).abs() / factor
     return hat[:, None] * hat
+
+
+def pillow_resize(levels: Float[Tensor, "*b h w"], size: tuple[int, int]) -> Float[Tensor, "*b H W"]:
+    """Resize an image of 256 levels as `PIL.Image.resize(..., BILINEAR)` does, to the last bit.
+
+    Each axis in turn: a triangle as wide as a pixel of the coarser image weighs the pixels below it, and the
+    sum is rounded to a level. Weights are rounded to 1 / 2^22, as in Pillow's fixed-point numbers. PyTorch's
+    own antialiasing differs by one level in some pixels. Rows come first; images that are several times as
+    tall as wide may differ by one level, since some versions of Pillow begin with the columns there.
+
+    Args:
+        levels: whole numbers from 0 to 255.
+        size: height and width of the result.
+
+    >>> pillow_resize(torch.tensor([[0.0, 100.0], [0.0, 100.0]]), (2, 4))
+    tensor([[  0.,  25.,  75., 100.],
+            [  0.,  25.,  75., 100.]])
+    """
+    for axis, length in ((-1, size[1]), (-2, size[0])):
+        if levels.shape[axis] != length:
+            levels = _pillow_resize_axis(levels, axis, length)
+    return levels
+
+
+def _pillow_resize_axis(levels: Tensor, axis: int, length: int) -> Tensor:
+    """Along one axis; every pixel of the result is a sum over its taps, in whole numbers below 2^31."""
+    count, unit = levels.shape[axis], 1 << 22
+    scale = count / length
+    reach = max(scale, 1.0)
+    centre = (torch.arange(length, dtype=torch.float64) + 0.5) * scale
+    first = (centre - reach + 0.5).long().clamp(min=0)
+    behind = (centre + reach + 0.5).long().clamp(max=count)
+    tap = first[:, None] + torch.arange(int((behind - first).max()))
+    weight = (1 - ((tap - centre[:, None] + 0.5) * (1 / reach)).abs()).clamp(min=0)
+    weight = torch.where(tap < behind[:, None], weight, 0.0)
+    weight = (weight * (1 / weight.sum(1, keepdim=True)) * unit + 0.5).int().to(levels.device)
+    tap = tap.clamp(max=count - 1).to(levels.device)
+    shape, whole = (length, *(1,) * (-1 - axis)), levels.int()
+    total = torch.tensor(unit // 2, dtype=torch.int32, device=levels.device)
+    for index, own in zip(tap.T, weight.T, strict=True):
+        total = total + whole.index_select(axis, index) * own.view(shape)
+    return (total >> 22).to(levels.dtype)
