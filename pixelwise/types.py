@@ -1122,7 +1122,7 @@ class Track(Value):
 
 @value
 class TrackState(Value):
-    """All that a network that follows objects must know to go on; its size does not depend on the video's length.
+    """All that a network that follows objects must know to go on, however long the video is.
 
     States are never changed: a later one shares the memories of an earlier one. To go back to a frame is to
     go on from its state.

@@ -73,7 +73,21 @@ def root(
     ctx.obj = time.monotonic()  # when the command began: budgets count from here
 
 
-for command in (demo, plan, train, evaluate, predict, ensemble, export, segment, track, check, warmup, models, info):
+for command in (
+    demo,
+    plan,
+    train,
+    evaluate,
+    predict,
+    ensemble,
+    export,
+    segment,
+    track,
+    check,
+    warmup,
+    models,
+    info,
+):
     app.command()(command)
 
 

@@ -19,7 +19,9 @@ def track(
     video: Annotated[
         Path,
         typer.Argument(
-            metavar="VIDEO", help="A movie, or a folder of images in the order of their names.", show_default=False
+            metavar="VIDEO",
+            help="A movie, or a folder of images in the order of their names.",
+            show_default=False,
         ),
     ],
     model: Annotated[
@@ -31,7 +33,9 @@ def track(
     ],
     point: Annotated[
         list[str] | None,
-        typer.Option(metavar=PLACE, help="A point on an object; frames and pixels count from 0, objects from 1."),
+        typer.Option(
+            metavar=PLACE, help="A point on an object; frames and pixels count from 0, objects from 1."
+        ),
     ] = None,
     outside: Annotated[
         list[str] | None, typer.Option(metavar=PLACE, help="A point that is not on the object.")
@@ -46,12 +50,15 @@ def track(
             metavar="FRAME,FILE", help="The objects of a frame as an image whose pixels are their numbers."
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder for masks/, tracks.json and overlay.mp4.")] = Path("tracks"),
+    out: Annotated[Path, typer.Option(help="Folder for masks/, tracks.json and overlay.mp4.")] = Path(
+        "tracks"
+    ),
     overlay: Annotated[
         bool, typer.Option("--overlay/--no-overlay", help="Write the video tinted with the masks.")
     ] = True,
     direction: Annotated[
-        str, typer.Option(help="Follow forward and backward from the first prompted frame (both), or one way.")
+        str,
+        typer.Option(help="Follow forward and backward from the first prompted frame (both), or one way."),
     ] = "both",
     truth: Annotated[
         Path | None,
@@ -85,7 +92,9 @@ def track(
         typer.echo(err=True)
     writer.finish(movie=overlay)
     objects = {number for given in prompts.values() for number in given}
-    typer.echo(f"{counted(len(objects), 'object')} followed through {counted(done, 'frame')}, written to {out}")
+    typer.echo(
+        f"{counted(len(objects), 'object')} followed through {counted(done, 'frame')}, written to {out}"
+    )
     if truth is not None:
         scores = score_masks(out / MASKS, truth)
         typer.echo(f"J {scores.j.mean:.4f}, F {scores.f.mean:.4f}, J&F {scores.j_and_f:.4f}")
@@ -161,7 +170,9 @@ def _add_mask(text: str, found: "dict[int, dict[int, Prompts]]") -> None:
         raise ValueError(f"{file} shows no object: all its pixels are 0")
     for number in numbers:
         if number in found.setdefault(frame, {}):
-            raise ValueError(f"object {number} has a mask and points or a box in frame {frame}: give one of them")
+            raise ValueError(
+                f"object {number} has a mask and points or a box in frame {frame}: give one of them"
+            )
         inside = (labels == number)[None]
         found[frame][number] = Prompts.of(masks=torch.where(inside, 1.0, -1.0))
 

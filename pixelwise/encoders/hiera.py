@@ -1,4 +1,4 @@
-"""Hiera (Ryali et al. 2023, https://arxiv.org/abs/2306.00989) as SAM 2 uses it: a plain transformer in stages.
+"""Hiera (Ryali et al. 2023, https://arxiv.org/abs/2306.00989) as SAM 2 uses it: a transformer in stages.
 
 Blocks are those of a ViT; attention stays within windows except in a few blocks. The first block of a stage
 doubles the channels and pools its queries 2 x 2, so what it finds has half the height and width. There are
@@ -115,9 +115,7 @@ class Hiera(nn.Module):
             for number in range(depth):
                 before = max(stage - 1, 0) if number == 0 else stage  # also the windows are those of before
                 window = 0 if len(blocks) in whole else windows[before]
-                blocks.append(
-                    HieraBlock(self.widths[before], self.widths[stage], heads * 2**stage, window)
-                )
+                blocks.append(HieraBlock(self.widths[before], self.widths[stage], heads * 2**stage, window))
         self.blocks = nn.ModuleList(blocks)
         for parameter in self.parameters():
             if parameter.ndim > 1:

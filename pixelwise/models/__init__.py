@@ -442,7 +442,6 @@ from .sam import (
     sam_vit_h as sam_vit_h,
     sam_vit_l as sam_vit_l,
 )
-from .sdn import SDN as SDN, sdn as sdn, sdn_densenet161 as sdn_densenet161
 from .sam2 import (
     SAM2 as SAM2,
     from_sam2 as from_sam2,
@@ -453,6 +452,7 @@ from .sam2 import (
     sam2_hiera_small as sam2_hiera_small,
     sam2_hiera_tiny as sam2_hiera_tiny,
 )
+from .sdn import SDN as SDN, sdn as sdn, sdn_densenet161 as sdn_densenet161
 from .segformer import (
     SegFormer as SegFormer,
     from_mmseg_segformer as from_mmseg_segformer,

@@ -28,9 +28,9 @@ FOLDER_RATE = 24.0  # frames per second of the movie of a folder, which has no r
 class TrackWriter:
     """Writes what is found, frame after frame, in any order of the frames.
 
-    Where several objects claim a pixel, the palette PNG gives it to the surest; the JSON has each object's own
-    mask. The JSON is an annotation file as YouTube-VIS has it, with one entry per object and a mask or null
-    per frame; an object that is hidden has null.
+    Where several objects claim a pixel, the palette PNG gives it to the surest; the JSON has each object's
+    own mask. The JSON is an annotation file as YouTube-VIS has it, with one entry per object and a mask or
+    null per frame; an object that is hidden has null.
 
     Args:
         out: folder for `masks/00000.png` and so on, and `tracks.json`; `finish` adds `overlay.mp4`.
@@ -156,7 +156,9 @@ def score_masks(masks: Path, truth: Path) -> DavisScores:
     """
     found, wanted = (_label_maps(folder) for folder in (masks, truth))
     if len(found) != len(wanted):
-        raise ValueError(f"{truth} holds {len(wanted)} masks, {masks} {len(found)}: there must be one per frame")
+        raise ValueError(
+            f"{truth} holds {len(wanted)} masks, {masks} {len(found)}: there must be one per frame"
+        )
     if (target := torch.stack(wanted)).unique().tolist() == [0, 255]:
         target = target.clamp(max=1)
     metrics = DavisMetrics("semi-supervised")

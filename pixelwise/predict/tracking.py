@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import numpy as np
-import torch
 from jaxtyping import UInt8
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -65,7 +64,9 @@ def track_video(
         raise ValueError("there is nothing to follow: give a point, a box or a mask on some frame")
     if isinstance(video, Iterator):
         if direction == "backward":
-            raise ValueError("an iterator of frames cannot be followed backward: pass a list, a folder or a file")
+            raise ValueError(
+                "an iterator of frames cannot be followed backward: pass a list, a folder or a file"
+            )
         return _streamed(predictor, video, prompts, state)
     return _both_ways(predictor, lambda: read_frames(video), prompts, state, direction)
 

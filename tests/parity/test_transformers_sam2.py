@@ -19,15 +19,19 @@ PLACES = [[SIDE // 4] * 2, [SIDE // 8] * 2, [SIDE // 16] * 2]
 def drawn(network: nn.Module) -> nn.Module:
     """All weights random, also those that start as constants."""
     torch.manual_seed(5)
+    of_layers = {
+        id(module.weight) for module in network.modules()
+        if isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d)
+    }  # fmt: skip
     for key, parameter in network.named_parameters():
-        if "norm" in key and "weight" in key or key.endswith(".scale"):
+        if ("norm" in key and "weight" in key) or key.endswith(".scale"):
             nn.init.normal_(parameter, 1.0, 0.1)
         elif parameter.ndim == 1:
             nn.init.normal_(parameter, std=0.1)
-        elif "embed" in key or "token" in key or "temporal" in key or "pointer" in key:
-            nn.init.normal_(parameter, std=0.5)
+        elif id(parameter) in of_layers:
+            nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
         else:
-            nn.init.normal_(parameter, std=0.7 * parameter[0].numel() ** -0.5)
+            nn.init.normal_(parameter, std=0.5)
     same = network.shared_image_embedding.positional_embedding
     network.prompt_encoder.shared_embedding.positional_embedding = same  # as in published weights
     return network.eval()
@@ -89,9 +93,7 @@ def image_models() -> tuple[nn.Module, SAM2]:
 
 
 @pytest.mark.parametrize("kind", PROMPTS)
-def test_masks_in_an_image_are_those_of_transformers(
-    image_models: tuple[nn.Module, SAM2], kind: str
-) -> None:
+def test_masks_in_an_image_are_those_of_transformers(image_models: tuple[nn.Module, SAM2], kind: str) -> None:
     (theirs, ours), prompts = image_models, PROMPTS[kind]
     scale = torch.tensor([SIDE / WIDTH, SIDE / HEIGHT])
     image = frames(1)[0]
@@ -136,7 +138,9 @@ class Both:
         for output in self.theirs.propagate_in_video_iterator(self.session, start, reverse=reverse):
             yield self.compared(output.frame_idx, {}, output, reverse=reverse)
 
-    def compared(self, frame: int, prompts: dict[int, Prompts], wanted: object, reverse: bool = False) -> float:
+    def compared(
+        self, frame: int, prompts: dict[int, Prompts], wanted: object, reverse: bool = False
+    ) -> float:
         with torch.no_grad():
             self.state, found = self.ours.step(
                 self.state, frame, self.embeddings[frame], prompts, reverse=reverse
@@ -147,9 +151,7 @@ class Both:
         return float(max(scores, (found.coarse - wanted.pred_masks[:, 0]).abs().max()))
 
 
-def test_a_clip_is_followed_both_ways_and_corrected_as_by_transformers(
-    theirs: nn.Module, ours: SAM2
-) -> None:
+def test_a_clip_is_followed_both_ways_and_corrected_as_by_transformers(theirs: nn.Module, ours: SAM2) -> None:
     both = Both(theirs, ours, 10)
     assert both.prompt(3, {1: PROMPTS["a point"], 7: PROMPTS["a box"]}) < 1e-4
     forward = list(both.follow(3, reverse=False))
@@ -170,7 +172,8 @@ def test_an_object_that_comes_later_is_followed_as_by_transformers(theirs: nn.Mo
     assert max(both.follow(2, reverse=False)) < 1e-3
     both.prompt(4, {2: PROMPTS["a box and a point"]})
     later = [
-        (both.found.coarse[1] - both.wanted.pred_masks[1, 0]).abs().max() for _ in both.follow(4, reverse=True)
+        (both.found.coarse[1] - both.wanted.pred_masks[1, 0]).abs().max()
+        for _ in both.follow(4, reverse=True)
     ]
     assert len(later) == 5
     assert max(later) < 1e-3

@@ -5,9 +5,9 @@ and a score that tells whether the object is visible (`mask_decoder.py`). A fram
 memories of others before it is decoded (`memory.py`); which memories there are is the bank's matter
 (`bank.py`). An image is a video of one frame without memories.
 
-Departures: a frame that is corrected counts as prompted from then on, as in the paper; the authors' code forgets
-the correction unless an option is set. Memories that no frame will ask for are dropped (`bank.py`). Small
-holes are not filled. Frames are brought to the network's size as single images are.
+Departures: a frame that is corrected counts as prompted from then on, as in the paper; the authors' code
+forgets the correction unless an option is set. Memories that no frame will ask for are dropped (`bank.py`).
+Small holes are not filled. Frames are brought to the network's size as single images are.
 """
 
 from .network import SAM2 as SAM2

@@ -41,9 +41,7 @@ class MaskDecoder(nn.Module):
         maps: tuple[Float[Tensor, "#p c h w"], Float[Tensor, "1 _ h2 w2"], Float[Tensor, "1 _ h4 w4"]],
         positions: Float[Tensor, "1 c h w"],
         prompts: Float[Tensor, "p n c"],
-    ) -> tuple[
-        Float[Tensor, "p 4 h4 w4"], Float[Tensor, "p 4"], Float[Tensor, "p 4 c"], Float[Tensor, " p"]
-    ]:
+    ) -> tuple[Float[Tensor, "p 4 h4 w4"], Float[Tensor, "p 4"], Float[Tensor, "p 4 c"], Float[Tensor, " p"]]:
         """Scores of each mask, the IoU expected of it, its token, and above 0 whether the object is visible.
 
         Args:

@@ -18,7 +18,7 @@ THETA = 10_000.0  # the longest wavelength of the rotations is 2 pi times this
 
 
 def rotations(x: Float[Tensor, "b c h w"]) -> tuple[Float[Tensor, "n c2"], Float[Tensor, "n c2"]]:
-    """Cosines and sines of the angles of each place: the first half by x, the second by y (Heo et al. 2024)."""
+    """Cosines and sines of the angles of each place: the first half by x, the second by y."""
     channels, height, width = x.shape[1:]
     frequency = THETA ** -(torch.arange(0, channels, 4, device=x.device, dtype=torch.float32) / channels)
     along = torch.arange(width, device=x.device, dtype=torch.float32)[:, None] * frequency

@@ -191,17 +191,15 @@ class SAM2(TrackingModel):
         """The memory of one object in a frame, and the scores of its mask."""
         fresh = prompt is not None and _is_fresh(track, frame)
         if prompt is not None and prompt.masks is not None and prompt.points is None and prompt.boxes is None:
-            answer, large, pointer, score = self._given(embedding, prompt.masks)
+            answer, pointer, score = self._given(embedding, prompt.masks)
+        elif fresh:
+            answer, pointer, score = self._sighted(self._alone(embedding), embedding, prompt)
         else:
-            if fresh:
-                coarse = self._alone(embedding)
-            else:
-                coarse = self._recalling(embedding, recall(track, frame, num_frames, reverse=reverse))
-            answer, pointer, score = self._sighted(coarse, embedding, prompt)
-            large = F.interpolate(
-                answer[None, None].float(), (self.image_size, self.image_size), mode="bilinear"
-            )
-        mask = (large > 0).to(answer.dtype) if prompt is not None else large.sigmoid()
+            recalled = recall(track, frame, num_frames, reverse=reverse)
+            answer, pointer, score = self._sighted(self._recalling(embedding, recalled), embedding, prompt)
+        side = (self.image_size, self.image_size)
+        large = F.interpolate(answer[None, None].float(), side, mode="bilinear")
+        mask = (large > 0).float() if prompt is not None else large.sigmoid()
         features = self.memory_encoder(embedding.maps[0], mask * SCALE + SHIFT)[0]
         if self.no_obj_embed_spatial is not None:
             features = features + (score <= 0) * self.no_obj_embed_spatial[0, :, None, None]
@@ -247,17 +245,16 @@ class SAM2(TrackingModel):
 
     def _given(
         self, embedding: Embedding, masks: Float[Tensor, "1 h w"]
-    ) -> tuple[Float[Tensor, "h4 w4"], Float[Tensor, "1 1 S S"], Float[Tensor, " c"], Float[Tensor, ""]]:
-        """A mask as the user gives it, coarse and large; pointer and visibility of the object in it."""
+    ) -> tuple[Float[Tensor, "h4 w4"], Float[Tensor, " c"], Float[Tensor, ""]]:
+        """A mask that the user gives, as if it had been found; see `_sighted`."""
         maps = embedding.maps
-        inside = (masks > 0)[:, None].to(maps[0])
         side, finest = (self.image_size, self.image_size), (maps[2].shape[2], maps[2].shape[3])
+        inside = (masks > 0)[:, None].to(maps[0])
         inside = (F.interpolate(inside, side, mode="bilinear", antialias=True) >= 0.5).to(maps[0])
-        large = inside * SCALE + SHIFT
-        answer = F.interpolate(large, finest, mode="bilinear", antialias=True)[0, 0]
-        tokens_of_masks = self._decoded(maps[0], embedding, None, self.mask_downsample(inside))[2]
+        answer = F.interpolate(inside * SCALE + SHIFT, finest, mode="bilinear", antialias=True)[0, 0]
+        of_masks = self._decoded(maps[0], embedding, None, self.mask_downsample(inside))[2]
         score = inside.amax() * SCALE + SHIFT
-        return answer, large, self._pointer(tokens_of_masks[0, 0], score), score
+        return answer, self._pointer(of_masks[0, 0], score), score
 
     def _pointer(self, token: Float[Tensor, " c"], score: Float[Tensor, ""]) -> Float[Tensor, " c"]:
         return torch.where(score > 0, self.obj_ptr_proj(token), self.no_obj_ptr[0])
