@@ -17,7 +17,7 @@ PLACES = [[SIDE // 4] * 2, [SIDE // 8] * 2, [SIDE // 16] * 2]
 
 
 def drawn(network: nn.Module) -> nn.Module:
-    """All weights random, also those that start as constants."""
+    """All weights random, also those that start as constants; objects are visible."""
     torch.manual_seed(5)
     of_layers = {
         id(module.weight) for module in network.modules()
@@ -32,6 +32,7 @@ def drawn(network: nn.Module) -> nn.Module:
             nn.init.normal_(parameter, std=parameter[0].numel() ** -0.5)
         else:
             nn.init.normal_(parameter, std=0.5)
+    nn.init.constant_(network.mask_decoder.pred_obj_score_head.proj_out.bias, 9.0)
     same = network.shared_image_embedding.positional_embedding
     network.prompt_encoder.shared_embedding.positional_embedding = same  # as in published weights
     return network.eval()
@@ -166,7 +167,15 @@ def test_a_clip_is_followed_both_ways_and_corrected_as_by_transformers(theirs: n
     assert correction < 1e-3
 
 
-def test_an_object_that_comes_later_is_followed_as_by_transformers(theirs: nn.Module, ours: SAM2) -> None:
+@pytest.mark.parametrize("visible", [9.0, -9.0])
+def test_an_object_that_comes_later_is_followed_as_by_transformers(
+    theirs: nn.Module, ours: SAM2, visible: float
+) -> None:
+    for bias in (
+        theirs.mask_decoder.pred_obj_score_head.proj_out.bias,
+        ours.mask_decoder.pred_obj_score_head.layers[2].bias,
+    ):
+        nn.init.constant_(bias, visible)
     both = Both(theirs, ours, 6)
     both.prompt(2, {1: PROMPTS["three points, the second not on the object"]})
     assert max(both.follow(2, reverse=False)) < 1e-3
@@ -177,8 +186,10 @@ def test_an_object_that_comes_later_is_followed_as_by_transformers(theirs: nn.Mo
     ]
     assert len(later) == 5
     assert max(later) < 1e-3
+    assert bool((both.found.coarse == -1024).all()) is (visible < 0)
 
 
+@pytest.mark.slow
 def test_two_prompted_frames_are_both_remembered_as_by_transformers(theirs: nn.Module, ours: SAM2) -> None:
     both = Both(theirs, ours, 20)  # longer than the row of pointers
     assert both.prompt(0, {1: PROMPTS["a box"]}) < 1e-4

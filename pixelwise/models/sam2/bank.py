@@ -66,7 +66,7 @@ def keep(track: Track, memory: Memory, *, prompted: bool) -> Track:
         first = memory.frame if track.first < 0 else min(track.first, memory.frame)
         track = replace(track, first=first, last=max(track.last, memory.frame))
         recent = (*recent, memory)
-    centres = [memory.frame, *(one.frame for one in track.prompted)]
+    centres = [one.frame for one in (*recent[-1:], *track.prompted)]  # the last one that was followed
     kept = []
     for one in recent:
         away = min(abs(one.frame - centre) for centre in centres)
