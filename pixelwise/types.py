@@ -1019,6 +1019,36 @@ class Prompts(Value):
         """One point x y on each object."""
         return cls.of(torch.tensor(points, dtype=torch.float32).reshape(-1, 1, 2))
 
+    def check(self, size: tuple[int, int]) -> None:
+        """Hold the prompts against an image.
+
+        Args:
+            size: height and width of the image.
+
+        Raises:
+            ValueError: if a point lies outside of it, has an unknown label, or a box has no area in it.
+        """
+        height, width = size
+        if self.points is not None and self.point_labels is not None:
+            for (x, y), label in zip(
+                self.points.flatten(0, 1).tolist(), self.point_labels.flatten().tolist(), strict=True
+            ):
+                if label not in (-1, 0, 1):
+                    raise ValueError(f"a point is labelled 1, 0 or, where there is none, -1, got {label}")
+                if label != -1 and not (0 <= x <= width and 0 <= y <= height):
+                    raise ValueError(
+                        f"the point {x:g},{y:g} lies outside of the image, which is {width} pixels wide and "
+                        f"{height} high"
+                    )
+        for x1, y1, x2, y2 in [] if self.boxes is None else self.boxes.tolist():
+            named = f"the box {x1:g},{y1:g},{x2:g},{y2:g}"
+            if not (x1 < x2 and y1 < y2):
+                raise ValueError(f"{named} has no area: give left, top, right, bottom")
+            if x1 >= width or y1 >= height or x2 <= 0 or y2 <= 0:
+                raise ValueError(
+                    f"{named} lies outside of the image, which is {width} pixels wide and {height} high"
+                )
+
     def __len__(self) -> int:
         """Number of prompts p."""
         return len(next(one for one in (self.points, self.boxes, self.masks) if one is not None))
@@ -1334,6 +1364,14 @@ class PromptableModel(Model):
         Raises:
             ValueError: if it is smaller than `minimum_size`.
         """
+
+    def embed_all(self, images: Sequence[Float[Tensor, "c _ _"]]) -> tuple[Embedding, ...]:
+        """Look at several images, which may differ in size; one after the other unless a model can do more.
+
+        Raises:
+            ValueError: as `embed`.
+        """
+        return tuple(self.embed(image[None]) for image in images)
 
     @abstractmethod
     def masks(self, embedding: Embedding, prompts: Prompts) -> PromptMasks:

@@ -20,6 +20,7 @@ from .info import info
 from .models import models
 from .plan import plan
 from .predict import predict
+from .prompt import prompt
 from .segment import segment
 from .track import track
 from .train import train
@@ -79,6 +80,7 @@ for command in (
     train,
     evaluate,
     predict,
+    prompt,
     ensemble,
     export,
     segment,

@@ -1,6 +1,8 @@
 """Using a trained model: images in, label maps and scores out."""
 
 from ..tiling import bands as bands, tile as tile, tiled as tiled, untile as untile
+from .automatic import AutomaticMasks as AutomaticMasks, FoundMasks as FoundMasks
+from .embedded import EmbeddedImage as EmbeddedImage
 from .evaluation import (
     Evaluation as Evaluation,
     ImageScores as ImageScores,

@@ -3,7 +3,6 @@
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, overload
@@ -24,16 +23,17 @@ from ..types import (
     ClassMasks,
     ClassTable,
     DenseLogits,
-    Embedding,
     LabelMap,
     Model,
     PromptableModel,
+    PromptMasks,
     Prompts,
     Sample,
     Tracked,
     TrackingModel,
     TrackState,
 )
+from .embedded import EmbeddedImage, fingerprint, read_embedded
 from .memory import available_memory, bytes_per_pixel, enough_memory, fitting_tile
 from .prediction import Prediction
 from .tta import flipped, scaled
@@ -56,7 +56,7 @@ class Predictor:
     Args:
         model: a checkpoint's path, a run directory, a loaded checkpoint, a model, or the path of an ONNX
             file that `pixelwise export` wrote.
-        classes: what the labels mean; needed beside a bare model only.
+        classes: what the labels mean; needed beside a bare model only, and not by one that takes prompts.
         task: name of the task; None for that of the checkpoint, or the first that the model serves.
         device: "cpu", "cuda", "cuda:1", ...; "auto" leaves a given model where it is and takes a loaded
             checkpoint to a GPU if there is one.
@@ -119,6 +119,8 @@ class Predictor:
             if task in (None, model.task):
                 task, own = model.task, model.decoding
             classes, model = classes or model.classes, model.model
+        if classes is None and isinstance(model, PromptableModel):
+            classes = ClassTable.of("object")
         if classes is None:
             raise ValueError("a bare model needs a class table: Predictor(model, classes)")
         self.task = task_of(model, task, classes)
@@ -313,34 +315,87 @@ class Predictor:
             return other.probabilities(sample.image[None])
         return other.annotations([sample])[0]
 
-    def embed(self, source: Source) -> "EmbeddedImage":
-        """Look at an image once, for any number of prompts.
+    @overload
+    def embed(self, source: Source) -> EmbeddedImage: ...
+
+    @overload
+    def embed(self, source: list[S] | tuple[S, ...]) -> list[EmbeddedImage]: ...
+
+    def embed(self, source: Source | list[S] | tuple[S, ...]) -> EmbeddedImage | list[EmbeddedImage]:
+        """Look at an image once, for any number of prompts; or at each of a list, in one pass.
 
         Raises:
             ValueError: if the model takes no prompts, or as `__call__`.
         """
-        model = self._promptable()
-        image, name, _ = self._read(source, "image")
-        with enough_memory((image.shape[-2], image.shape[-1]), None), torch.no_grad(), self._autocast():
-            return EmbeddedImage(image, name, model.embed(image[None].to(self.device)))
+        several = isinstance(source, list | tuple)
+        model, sources = self._promptable(), source if isinstance(source, list | tuple) else [source]
+        read = [self._read(one, f"image {i}" if several else "image")[:2] for i, one in enumerate(sources)]
+        largest = tuple(max([image.shape[axis] for image, _ in read], default=1) for axis in (1, 2))
+        with enough_memory((largest[0], largest[1]), None), torch.no_grad(), self._autocast():
+            seen = model.embed_all([image.to(self.device) for image, _ in read]) if read else ()
+        found = [
+            EmbeddedImage(image, name, _in_float32(one), self._fingerprint)
+            for (image, name), one in zip(read, seen, strict=True)
+        ]
+        return found if several else found[0]
 
-    def prompt(self, embedded: "EmbeddedImage", prompts: Prompts) -> Prediction:
+    def read_image(self, source: Source) -> tuple[Float[Tensor, "c H W"], str]:
+        """An image as the model takes it, in [0, 1], and its name.
+
+        Raises:
+            ValueError: as `__call__`.
+        """
+        return self._read(source, "image")[:2]
+
+    def load_embedded(self, path: str | os.PathLike[str]) -> EmbeddedImage:
+        """What `EmbeddedImage.save` wrote of an image that this network has looked at before.
+
+        Raises:
+            ValueError: if the model takes no prompts, or the file is missing, damaged, or made by a network
+                with other weights.
+        """
+        self._promptable()
+        return read_embedded(path, self._fingerprint, self.device)
+
+    def masks(self, embedded: EmbeddedImage, prompts: Prompts) -> Prediction:
         """What the prompts point at in an image that was embedded by this predictor.
 
         Raises:
-            ValueError: if the model takes no prompts.
+            ValueError: as `candidates`.
         """
-        model = self._promptable()
-        with torch.no_grad(), self._autocast():
-            output = _in_float32(model.masks(embedded.embedding, prompts.to(self.device)))
+        output = self.candidates(embedded, prompts)
         annotation = self.task.decode(output, self.classes, self.decoding)[0]
         return Prediction(annotation.to("cpu"), self.task, self.classes, embedded.image, embedded.name)
+
+    def candidates(self, embedded: EmbeddedImage, prompts: Prompts) -> PromptMasks:
+        """Every mask that the model offers for each prompt, with the IoU that it expects.
+
+        Its scores may be given back as `Prompts.masks`, to correct a mask by further points.
+
+        Raises:
+            ValueError: if the model takes no prompts, no image was embedded, a point lies outside of the
+                image, or a box has no area.
+        """
+        model = self._promptable()
+        if not isinstance(embedded, EmbeddedImage):
+            raise ValueError(
+                "prompts come after an image: predictor.masks(predictor.embed(image), prompts), got "
+                f"{type(embedded).__name__} in place of an embedded image"
+            )
+        prompts.check(embedded.embedding.size)
+        with torch.no_grad(), self._autocast():
+            found: PromptMasks = _in_float32(model.masks(embedded.embedding, prompts.to(self.device)))
+        return found
+
+    @cached_property
+    def _fingerprint(self) -> str:
+        return fingerprint(self._promptable())
 
     def track(
         self,
         state: TrackState,
         frame: int,
-        embedded: "EmbeddedImage",
+        embedded: EmbeddedImage,
         prompts: Mapping[int, Prompts] | None = None,
         *,
         reverse: bool = False,
@@ -369,6 +424,7 @@ class Predictor:
         for number, prompt in (prompts or {}).items():
             if number < 1:
                 raise ValueError(f"objects have numbers from 1 on, got {number}")
+            prompt.check(state.size)
             moved[number] = prompt.to(self.device)
         with torch.no_grad(), self._autocast():
             return model.step(state, frame, embedded.embedding, moved, reverse=reverse)
@@ -420,7 +476,7 @@ class Predictor:
 
     def _one(self, source: Source, name: str, probabilities: bool) -> Prediction:
         if isinstance(self.model, PromptableModel):
-            raise ValueError("this model answers prompts: predictor.prompt(predictor.embed(image), prompts)")
+            raise ValueError("this model answers prompts: predictor.masks(predictor.embed(image), prompts)")
         image, name, spacing = self._read(source, name)
         try:
             found = self.probabilities(image[None])[0].cpu() if probabilities else None
@@ -507,21 +563,6 @@ class Predictor:
                 f"{wrong[0]} is for models that score every pixel of an image, not for the task "
                 f"{self.task.name}"
             )
-
-
-@dataclass(frozen=True)
-class EmbeddedImage:
-    """An image that a promptable model has looked at; see `Predictor.embed`.
-
-    Attributes:
-        image: as the model saw it, in [0, 1].
-        name: path of the image where it has one.
-        embedding: what the model keeps of it, on the device of the model.
-    """
-
-    image: Float[Tensor, "c H W"]
-    name: str
-    embedding: Embedding
 
 
 def _in_float32(output: Any) -> Any:

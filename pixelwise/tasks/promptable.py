@@ -1,6 +1,6 @@
 """Promptable segmentation: a mask for each point or box that a person gives.
 
-Models are `PromptableModel`s; `Predictor.embed` looks at an image once, `Predictor.prompt` answers prompts.
+Models are `PromptableModel`s; `Predictor.embed` looks at an image once, `Predictor.masks` answers prompts.
 Training needs prompts that are drawn from masks, which are not here yet.
 """
 
@@ -78,6 +78,19 @@ def write_npy(path: Path, masks: MaskSet, classes: ClassTable, image: str) -> No
         np.save(temporary, masks.dense.to(torch.uint8).cpu().numpy())
 
 
+def write_png(path: Path, masks: MaskSet, classes: ClassTable, image: str) -> None:
+    """One mask in black and white; of several a map of 16 bits: 1, 2, ... in the order of the prompts.
+
+    Where masks overlap, that of the earlier prompt is seen.
+    """
+    dense = masks.dense.cpu().numpy()
+    pixels = dense[0] * np.uint8(255) if len(dense) == 1 else np.zeros(masks.size, np.uint16)
+    for number in range(len(dense), 0, -1) if len(dense) != 1 else ():
+        pixels[dense[number - 1]] = number
+    with atomic_write(path) as temporary:
+        Image.fromarray(pixels).save(temporary)
+
+
 def draw(image: Float[Tensor, "c H W"], masks: MaskSet, classes: ClassTable) -> Image.Image:
     """Every mask, however unsure."""
     return draw_objects.instances(image, masks, classes, min_score=0.0)
@@ -93,6 +106,10 @@ PROMPTABLE = Task(
     monitor="mean_iou",
     transform=instance.transform,
     draw=draw,
-    writers={".json": instance.INSTANCE.writers[".json"], ".npy": Writer(write_npy)},
+    writers={
+        ".json": instance.INSTANCE.writers[".json"],
+        ".npy": Writer(write_npy),
+        ".png": Writer(write_png),
+    },
     decoding={"all": False},
 )

@@ -50,8 +50,8 @@ ALLOWED = {
     | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "losses", "metrics", "ops", "rle"}
     | {"planning", "tiling"},
     "predict": FOUNDATION
-    | {"algorithms", "checkpoint", "data", "decode", "draw", "export", "files", "metrics", "rle", "tasks"}
-    | {"tiling", "video"},
+    | {"algorithms", "checkpoint", "data", "decode", "draw", "export", "files", "kernels", "metrics", "rle"}
+    | {"tasks", "tiling", "video"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
     "paper_recipes": {"wording"},

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from segment_anything import SamPredictor
+from segment_anything import SamAutomaticMaskGenerator, SamPredictor
 from segment_anything.modeling import (
     ImageEncoderViT,
     MaskDecoder,
@@ -19,6 +19,7 @@ from torch import nn
 
 from pixelwise.models import SAM, from_segment_anything
 from pixelwise.ops import pillow_resize
+from pixelwise.predict import AutomaticMasks, FoundMasks, Predictor
 from pixelwise.types import Prompts
 
 SIDE = 96
@@ -60,9 +61,22 @@ def peer(
     return made.eval()
 
 
+def local(model: Sam) -> Sam:
+    """The same with masks of some connected places, so that there are boxes of all sizes."""
+    model.prompt_encoder.pe_layer.positional_encoding_gaussian_matrix *= 0.3
+    for name, parameter in model.mask_decoder.named_parameters():
+        if "cross_attn" in name or "final_attn" in name:
+            parameter.data *= 2
+        elif "output_upscaling" in name and parameter.ndim == 4:
+            parameter.data = 3 * parameter.data.mean((2, 3), keepdim=True).repeat(1, 1, 2, 2)
+        elif "hypernetworks" in name and name.endswith("2.bias"):
+            parameter.data -= 0.03
+    return model
+
+
 @cache
 def pair() -> tuple[SamPredictor, SAM]:
-    theirs = peer()
+    theirs = local(peer())
     predictor = SamPredictor(theirs)
     predictor.set_image(picture())
     return predictor, from_segment_anything(theirs.state_dict())
@@ -162,3 +176,59 @@ def test_images_are_resized_as_pillow_does(size: tuple[int, int], resized: tuple
     expected = np.asarray(Image.fromarray(image).resize(resized[::-1], Image.Resampling.BILINEAR))
     found = pillow_resize(torch.from_numpy(image).float(), resized)
     assert np.array_equal(found.numpy(), expected)
+
+
+# --- automatic masks ------------------------------------------------------------------------------
+
+
+def told(image: np.ndarray, **settings: object) -> tuple[list[dict[str, object]], FoundMasks]:
+    """What the authors' generator and ours find with the same weights."""
+    predictor, model = pair()
+    names = {
+        "points_per_side": "points_per_side",
+        "min_iou": "pred_iou_thresh",
+        "min_stability": "stability_score_thresh",
+        "stability_offset": "stability_score_offset",
+        "box_overlap": "box_nms_thresh",
+        "crop_layers": "crop_n_layers",
+        "crop_overlap": "crop_nms_thresh",
+        "crop_points_divisor": "crop_n_points_downscale_factor",
+        "min_area": "min_mask_region_area",
+    }
+    generator = SamAutomaticMaskGenerator(
+        predictor.model, points_per_batch=7, **{names[key]: value for key, value in settings.items()}
+    )
+    find = AutomaticMasks(points_per_batch=9, **settings)
+    return generator.generate(image), find(Predictor(model), image)
+
+
+@pytest.mark.parametrize(
+    ("size", "settings"),
+    [
+        ((HEIGHT, WIDTH), {"points_per_side": 4}),
+        ((120, 77), {"points_per_side": 4, "crop_layers": 1, "crop_points_divisor": 2, "box_overlap": 0.9}),
+        ((HEIGHT, WIDTH), {"points_per_side": 3, "min_area": 40}),
+    ],
+    ids=["grid", "crops", "small regions"],
+)
+def test_automatic_masks_are_the_authors_in_their_order(
+    size: tuple[int, int], settings: dict[str, object]
+) -> None:
+    rules = {"min_iou": -0.5, "min_stability": 0.3, "stability_offset": 0.02}
+    expected, found = told(picture(*size), **{**rules, **settings})
+    assert len(expected) == len(found) > 3
+    for i, theirs in enumerate(expected):
+        mask = found.masks[i].decode()[0]
+        assert np.array_equal(mask, theirs["segmentation"]), i
+        assert theirs["predicted_iou"] == pytest.approx(float(found.iou[i]), abs=1e-5)
+        assert theirs["stability_score"] == pytest.approx(float(found.stability[i]), abs=1e-4)
+        assert theirs["point_coords"] == [pytest.approx(found.points[i].tolist())]
+        left, top, right, bottom = found.crops[i].tolist()
+        assert theirs["crop_box"] == [left, top, right - left, bottom - top]
+
+
+def test_nothing_is_found_where_nothing_is_good_enough() -> None:
+    _, model = pair()
+    found = AutomaticMasks(points_per_side=2, min_iou=1e9)(Predictor(model), picture())
+    assert len(found) == 0
+    assert found.prediction.annotation.size == (HEIGHT, WIDTH)

@@ -82,7 +82,7 @@ def test_a_prompted_frame_shows_what_was_answered_there_and_later_frames_depend_
     for frame in range(4):
         assert not same(first[frame], other[frame])
         assert not same(first[frame], given[frame])
-    alone = predictor.prompt(predictor.embed(frames[0]), POINT).annotation
+    alone = predictor.masks(predictor.embed(frames[0]), POINT).annotation
     assert torch.equal(alone.dense[0], first[0].logits[0] > 0)  # an image is a video of one frame
 
 

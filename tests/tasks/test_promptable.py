@@ -55,8 +55,8 @@ def test_an_image_is_embedded_once_and_each_prompt_gets_the_mask_that_is_expecte
 ) -> None:
     embedded = predictor.embed(torch.rand(3, HEIGHT, WIDTH))
     answers = [
-        predictor.prompt(embedded, Prompts.at([(20, 24), (50, 10)])),
-        predictor.prompt(embedded, Prompts.of(boxes=torch.tensor([[10.0, 14, 30, 34]]))),
+        predictor.masks(embedded, Prompts.at([(20, 24), (50, 10)])),
+        predictor.masks(embedded, Prompts.of(boxes=torch.tensor([[10.0, 14, 30, 34]]))),
     ]
     assert predictor.model.looked == 1
     masks = answers[0].annotation
@@ -72,7 +72,7 @@ def test_an_image_is_embedded_once_and_each_prompt_gets_the_mask_that_is_expecte
 
 def test_every_candidate_is_kept_where_asked() -> None:
     predictor = pw.Predictor(NearAndAlike(), TABLE, decoding={"all": True})
-    found = predictor.prompt(predictor.embed(torch.rand(3, HEIGHT, WIDTH)), Prompts.at([(20, 24)])).annotation
+    found = predictor.masks(predictor.embed(torch.rand(3, HEIGHT, WIDTH)), Prompts.at([(20, 24)])).annotation
     assert found.scores.tolist() == pytest.approx([0.3, 0.9, 0.5])
     areas = found.dense.flatten(1).sum(1)
     assert (areas[:-1] < areas[1:]).all()
@@ -87,7 +87,7 @@ def test_the_network_alone_does_both_steps() -> None:
 
 def test_predictions_are_drawn_and_saved(predictor: pw.Predictor, tmp_path: Path) -> None:
     embedded = predictor.embed(torch.zeros(3, HEIGHT, WIDTH))
-    prediction = predictor.prompt(embedded, Prompts.at([(20, 24), (50, 10)]))
+    prediction = predictor.masks(embedded, Prompts.at([(20, 24), (50, 10)]))
     assert np.load(prediction.save(tmp_path / "masks.npy")).shape == (2, HEIGHT, WIDTH)
     content = json.loads(prediction.save(tmp_path / "masks.json").read_text())
     assert [entry["area"] for entry in content["annotations"]] == (
