@@ -15,7 +15,7 @@ from ..data.formats.image import IMAGE_SUFFIXES
 from ..data.formats.mask import read_mask_pixels, write_mask
 from ..draw import overlay as tinted
 from ..files import atomic_write, check_targets, make_folder, record, was_written
-from ..metrics.davis import DavisMetrics, DavisScores
+from ..metrics.davis.sequence import DavisMetrics, DavisScores
 from ..rle import RleMasks
 from ..types import ClassTable, LabelMap, Tracked
 from ..video import MovieWriter, read_frames

@@ -48,7 +48,8 @@ def track_video(
         predictor: of a network that follows objects, such as SAM 2.
         video: a folder of images, a movie file (extra `video`), a list of frames, or an iterator of them.
         prompts: by the number of the frame, and in it by the number of the object: one prompt each.
-        state: to go on from; without prompts, the first frame is the one behind the last that was followed.
+        state: to go on from, on any device; without prompts, the first frame is the one behind the last that
+            was followed.
         direction: whether to follow both ways, or one.
 
     Yields:
@@ -62,6 +63,7 @@ def track_video(
         raise ValueError(f"direction must be one of {', '.join(get_args(Direction))}, got {direction!r}")
     if not any(prompts.values()) and (state is None or not state.tracks):
         raise ValueError("there is nothing to follow: give a point, a box or a mask on some frame")
+    state = None if state is None else state.to(predictor.device)
     if isinstance(video, Iterator):
         if direction == "backward":
             raise ValueError(

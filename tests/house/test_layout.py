@@ -99,6 +99,7 @@ LARGER = {
     "retinamask": (5, 760),
     "panet": (5, 900),
     "fcis": (5, 760),
+    "video_network": (8, 800),  # of SAM 2, which is SAM with a memory
 }
 
 

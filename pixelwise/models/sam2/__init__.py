@@ -10,7 +10,6 @@ forgets the correction unless an option is set. Memories that no frame will ask 
 Small holes are not filled. Frames are brought to the network's size as single images are.
 """
 
-from .network import SAM2 as SAM2
 from .read_weights import from_sam2 as from_sam2, from_transformers_sam2 as from_transformers_sam2
 from .sizes import (
     PAPER as PAPER,
@@ -20,3 +19,4 @@ from .sizes import (
     sam2_hiera_small as sam2_hiera_small,
     sam2_hiera_tiny as sam2_hiera_tiny,
 )
+from .video_network import SAM2 as SAM2

@@ -7,8 +7,8 @@ from typing import Any
 from torch import Tensor
 
 from ...types import BuiltBy
-from .network import SAM2, Version
 from .sizes import SIZES, _published
+from .video_network import SAM2, Version
 
 Names = tuple[tuple[str, str], ...]  # theirs, as regular expressions, and ours
 _OF_AUTHORS: Names = (

@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 from ...encoders.hiera import Hiera
 from ...types import Paper
-from .network import SAM2, Version
+from .video_network import SAM2, Version
 
 PAPER = Paper(
     title="SAM 2: Segment Anything in Images and Videos",
