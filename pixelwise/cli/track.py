@@ -1,11 +1,13 @@
 """`pixelwise track`."""
 
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
 from ..wording import brief, counted
+from .errors import PROBLEMS
 from .options import Device, Overwrite, watched
 
 if TYPE_CHECKING:
@@ -74,7 +76,7 @@ def track(
     """
     from ..predict import Predictor
     from ..predict.track_files import MASKS, TrackWriter, score_masks
-    from ..predict.tracking import track_video
+    from ..predict.tracking import IncompleteVideo, track_video
 
     if not video.exists():
         raise ValueError(f"there is no video {video}")
@@ -83,11 +85,12 @@ def track(
     loaded = _loaded(model)
     predictor = Predictor(loaded, device=device, precision=cast(Any, precision))
     done = 0
-    for _, found in track_video(predictor, video, prompts, direction=cast(Any, direction)):
-        writer.write(found)
-        done += 1
-        if watched():
-            typer.echo(f"\r{counted(done, 'frame')}", nl=False, err=True)
+    with warnings.catch_warnings(record=True) as told:
+        for _, found in track_video(predictor, video, prompts, direction=cast(Any, direction)):
+            writer.write(found)
+            done += 1
+            if watched():
+                typer.echo(f"\r{counted(done, 'frame')}", nl=False, err=True)
     if watched():
         typer.echo(err=True)
     writer.finish(movie=overlay)
@@ -95,9 +98,14 @@ def track(
     typer.echo(
         f"{counted(len(objects), 'object')} followed through {counted(done, 'frame')}, written to {out}"
     )
+    problems = [str(one.message) for one in told if issubclass(one.category, IncompleteVideo)]
+    for problem in problems:
+        typer.echo(f"Error: {problem}", err=True)
     if truth is not None:
         scores = score_masks(out / MASKS, truth)
         typer.echo(f"J {scores.j.mean:.4f}, F {scores.f.mean:.4f}, J&F {scores.j_and_f:.4f}")
+    if problems:
+        raise typer.Exit(PROBLEMS)
 
 
 def _loaded(name: str) -> "Checkpoint":

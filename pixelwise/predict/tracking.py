@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -17,7 +18,7 @@ from torch import Tensor
 
 from ..files import atomic_write
 from ..types import Memory, Prompts, Track, Tracked, TrackState
-from ..video import read_frames
+from ..video import Frames, read_frames
 from .predictor import Predictor
 
 Frame = UInt8[np.ndarray, "H W 3"]
@@ -27,6 +28,10 @@ Direction = Literal["both", "forward", "backward"]
 _BLOCK = 1 << 28  # bytes of frames that are held at once while a video is read backwards
 _FIELDS = ("pointer", "features", "answer", "score")  # tensors of a memory
 _ENOUGH = 16  # frames: of longer videos nobody asks how long they are
+
+
+class IncompleteVideo(UserWarning):
+    """A movie ends before it should: what could be read of it was followed."""
 
 
 def track_video(
@@ -54,6 +59,9 @@ def track_video(
 
     Yields:
         The state after each frame, and the objects there.
+
+    Warns:
+        IncompleteVideo: if a movie is cut off or damaged; the frames before that are followed.
 
     Raises:
         ValueError: if the video cannot be read, is empty, or its frames differ in size; if a prompt is for a
@@ -92,7 +100,7 @@ def _streamed(
 
 def _both_ways(
     predictor: Predictor,
-    frames: Callable[[], Iterable[Frame]],
+    frames: Callable[[], Frames],
     prompts: Mapping[int, Mapping[int, Prompts]],
     state: TrackState | None,
     direction: Direction,
@@ -110,17 +118,20 @@ def _both_ways(
         state = replace(state, num_frames=count)
     first, last = (min(wanted), min(wanted)) if wanted else (max(_seen(state)) + 1, min(_seen(state)) - 1)
     if direction != "backward":
-        for number, image in enumerate(frames()):
+        whole = frames()
+        for number, image in enumerate(whole):
             if number >= first:
                 state, found = predictor.track(state, number, predictor.embed(image))
                 yield state, found
+        if whole.problem:
+            warnings.warn(whole.problem, IncompleteVideo, stacklevel=2)
     if direction != "forward":
         for number, image in _backwards(frames, last - 1 if wanted and direction == "both" else last):
             state, found = predictor.track(state, number, predictor.embed(image), reverse=True)
             yield state, found
 
 
-def _backwards(frames: Callable[[], Iterable[Frame]], last: int) -> Iterator[tuple[int, Frame]]:
+def _backwards(frames: Callable[[], Frames], last: int) -> Iterator[tuple[int, Frame]]:
     """Frame `last` and those before it, with their numbers: in blocks, each of which reads the video anew."""
     while last >= 0:
         block: list[Frame] = []

@@ -13,7 +13,7 @@ import pixelwise as pw
 from pixelwise.cli import app
 from pixelwise.rle import RleMasks
 from pixelwise.types import ClassTable
-from pixelwise.video import read_frames
+from pixelwise.video import MovieWriter, read_frames
 
 HEIGHT, WIDTH = 24, 32
 
@@ -101,6 +101,22 @@ def test_files_of_the_user_are_never_lost(checkpoint: Path, video: Path, tmp_pat
     code, told = run(*arguments, "--overwrite")
     assert (code, "pixelwise did not write it" in told) == (2, True)
     assert drawn.read_bytes() == b"mine"
+
+
+def test_a_movie_that_is_cut_off_is_followed_to_the_cut_and_that_is_told(
+    checkpoint: Path, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    with MovieWriter(tmp_path / "whole.mkv", rate=10) as movie:
+        for _ in range(40):
+            movie.write(random.integers(0, 255, (HEIGHT, WIDTH, 3), np.uint8))
+    whole = (tmp_path / "whole.mkv").read_bytes()
+    (tmp_path / "cut.mkv").write_bytes(whole[: len(whole) * 2 // 3])
+    out = tmp_path / "out"
+    code, told = run(tmp_path / "cut.mkv", "--model", checkpoint, "--point", "0,8,8", "--out", out)
+    assert (code, "is cut off or damaged" in told) == (1, True)
+    assert 5 < len(list((out / "masks").iterdir())) < 40
+    assert (out / "tracks.json").exists()
 
 
 def test_bad_input_is_told_in_one_sentence(checkpoint: Path, video: Path, tmp_path: Path) -> None:

@@ -1,7 +1,9 @@
 """SAM 2: its sizes and names, its blocks against plain references, and its memory bank."""
 
+import hashlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ import torch
 from torch import Tensor
 
 import pixelwise as pw
+from pixelwise import weights as weights_of
 from pixelwise.encoders.hiera import Hiera, HieraBlock, into_windows
 from pixelwise.models import SAM2, from_sam2, sam2, sam2_hiera_tiny
 from pixelwise.models.sam2.bank import NEAR, POINTERS, keep, recall
@@ -16,6 +19,7 @@ from pixelwise.models.sam2.mask_decoder import stable, without_doubt
 from pixelwise.models.sam2.memory import RotaryAttention, rotations, sine_of_times
 from pixelwise.models.sam2.read_weights import _OF_AUTHORS, _renamed
 from pixelwise.types import Memory, Prompts, Track, TrackState
+from pixelwise.weights import describe_weights
 
 PUBLISHED = {  # parameters of SAM 2.1 and of SAM 2
     "sam2_hiera_tiny": (38_962_498, 38_945_986),
@@ -128,6 +132,18 @@ def test_published_weights_become_a_model_that_knows_how_it_was_built(version: s
     weights.pop("no_mem_embed")
     with pytest.raises(ValueError, match=r"not that of a SAM 2: .*no_mem_embed"):
         from_sam2(weights)
+
+
+def test_the_published_file_loads_by_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "sam2.1_hiera_tiny"
+    path = tmp_path / "sam2.1_hiera_tiny.pt"
+    torch.save({"model": published(sam2_hiera_tiny())}, path)  # as the authors wrap it
+    entry = replace(describe_weights(name), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    monkeypatch.setattr(weights_of, "_catalogue", lambda: {name: entry})
+    checkpoint = pw.load_weights(name, source=path)
+    assert checkpoint.classes.names == ("object",)
+    assert checkpoint.built_by.arguments["version"] == "2.1"
+    assert isinstance(pw.Predictor(checkpoint).model, SAM2)
 
 
 def test_other_arguments_are_refused() -> None:
