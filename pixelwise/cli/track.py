@@ -86,6 +86,7 @@ def track(
     predictor = Predictor(loaded, device=device, precision=cast(Any, precision))
     done = 0
     with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", IncompleteVideo)
         for _, found in track_video(predictor, video, prompts, direction=cast(Any, direction)):
             writer.write(found)
             done += 1
