@@ -77,10 +77,14 @@ def track(
     from ..predict import Predictor
     from ..predict.track_files import MASKS, TrackWriter, score_masks
     from ..predict.tracking import IncompleteVideo, track_video
+    from ..video import read_frames
 
     if not video.exists():
         raise ValueError(f"there is no video {video}")
-    prompts = _prompts(point or [], outside or [], box or [], mask or [])
+    prompts = _prompts(point or [], outside or [], box or [])
+    height, width, _ = next(read_frames(video)).shape
+    for text in mask or []:
+        _add_mask(text, (height, width), prompts)
     writer = TrackWriter(out, video, overwrite=overwrite)
     loaded = _loaded(model)
     predictor = Predictor(loaded, device=device, precision=cast(Any, precision))
@@ -123,13 +127,11 @@ def _loaded(name: str) -> "Checkpoint":
     return load(path)
 
 
-def _prompts(
-    points: list[str], outside: list[str], boxes: list[str], masks: list[str]
-) -> "dict[int, dict[int, Prompts]]":
+def _prompts(points: list[str], outside: list[str], boxes: list[str]) -> "dict[int, dict[int, Prompts]]":
     """What the options say, by frame and object.
 
     Raises:
-        ValueError: if one cannot be read, or an object has a mask and something else in one frame.
+        ValueError: if one cannot be read.
     """
     import torch
 
@@ -154,12 +156,16 @@ def _prompts(
         corners = around.get((frame, number))
         drawn = None if corners is None else torch.tensor([corners])
         found.setdefault(frame, {})[number] = Prompts.of(places, labels, drawn)
-    for text in masks:
-        _add_mask(text, found)
     return found
 
 
-def _add_mask(text: str, found: "dict[int, dict[int, Prompts]]") -> None:
+def _add_mask(text: str, size: tuple[int, int], found: "dict[int, dict[int, Prompts]]") -> None:
+    """Add the objects of a mask to prompts.
+
+    Raises:
+        ValueError: if the file cannot be read, has not the size of the frames, shows no object, or one that
+            has other prompts in that frame.
+    """
     import torch
 
     from ..data.formats.mask import read_mask_pixels
@@ -171,6 +177,9 @@ def _add_mask(text: str, found: "dict[int, dict[int, Prompts]]") -> None:
     pixels, frame = read_mask_pixels(Path(file)), int(start)
     if pixels.ndim != 2:
         raise ValueError(f"{file} must be an image whose pixels are numbers of objects, it is coloured")
+    if pixels.shape != size:
+        told = " x ".join(map(str, pixels.shape))
+        raise ValueError(f"{file} has {told} pixels, the frames of the video {size[0]} x {size[1]}")
     labels = torch.from_numpy(pixels.astype("int64"))
     numbers = [number for number in labels.unique().tolist() if number]
     if numbers == [255]:  # black and white

@@ -140,6 +140,10 @@ def test_bad_input_is_told_in_one_sentence(checkpoint: Path, video: Path, tmp_pa
     assert "there is no image in the folder" in told("--point", "0,1,1", source=empty)
     (tmp_path / "empty.mp4").touch()
     assert "it is empty" in told("--point", "0,1,1", source=tmp_path / "empty.mp4")
+    Image.new("L", (WIDTH - 1, HEIGHT)).save(tmp_path / "narrow.png")
+    assert "has 24 x 31 pixels, the frames of the video 24 x 32" in told(
+        "--mask", f"0,{tmp_path / 'narrow.png'}"
+    )
     Image.new("RGB", (5, 5)).save(video / "00009.png")
     assert "frame 4 of" in told("--point", "0,1,1")
     Image.new("L", (WIDTH, HEIGHT)).save(tmp_path / "black.png")
