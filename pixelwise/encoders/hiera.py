@@ -68,7 +68,8 @@ class HieraBlock(nn.Module):
 
 def pooled(x: Float[Tensor, "n h w c"]) -> Float[Tensor, "n _ _ c"]:
     """The largest of each 2 x 2 places; a last odd row or column is dropped."""
-    return F.max_pool2d(x.permute(0, 3, 1, 2), POOL).permute(0, 2, 3, 1)
+    largest: Tensor = F.max_pool2d(x.permute(0, 3, 1, 2), POOL)
+    return largest.permute(0, 2, 3, 1)
 
 
 def into_windows(x: Float[Tensor, "b h w c"], side: int) -> tuple[Float[Tensor, "n side side c"], int]:

@@ -213,11 +213,13 @@ def load_tracks(path: str | os.PathLike[str]) -> TrackState:
             names = set(file.keys())
 
             def memory(place: str, about: Mapping[str, Any]) -> Memory:
-                fields = {
-                    name: file.get_tensor(f"{place}.{name}") if f"{place}.{name}" in names else None
+                pointer, features, answer, score = (
+                    file.get_tensor(f"{place}.{name}") if f"{place}.{name}" in names else None
                     for name in _FIELDS
-                }
-                return Memory(int(about["frame"]), fresh=bool(about["fresh"]), **fields)
+                )
+                if pointer is None or score is None:
+                    raise KeyError(place)
+                return Memory(int(about["frame"]), pointer, features, answer, score, bool(about["fresh"]))
 
             tracks = [
                 Track(
