@@ -152,6 +152,7 @@ class Both:
         return float(max(scores, (found.coarse - wanted.pred_masks[:, 0]).abs().max()))
 
 
+@pytest.mark.slow
 def test_a_clip_is_followed_both_ways_and_corrected_as_by_transformers(theirs: nn.Module, ours: SAM2) -> None:
     both = Both(theirs, ours, 10)
     assert both.prompt(3, {1: PROMPTS["a point"], 7: PROMPTS["a box"]}) < 1e-4
@@ -167,7 +168,7 @@ def test_a_clip_is_followed_both_ways_and_corrected_as_by_transformers(theirs: n
     assert correction < 1e-3
 
 
-@pytest.mark.parametrize("visible", [9.0, -9.0])
+@pytest.mark.parametrize("visible", [9.0, pytest.param(-9.0, marks=pytest.mark.slow)])
 def test_an_object_that_comes_later_is_followed_as_by_transformers(
     theirs: nn.Module, ours: SAM2, visible: float
 ) -> None:
@@ -176,15 +177,15 @@ def test_an_object_that_comes_later_is_followed_as_by_transformers(
         ours.mask_decoder.pred_obj_score_head.layers[2].bias,
     ):
         nn.init.constant_(bias, visible)
-    both = Both(theirs, ours, 6)
-    both.prompt(2, {1: PROMPTS["three points, the second not on the object"]})
-    assert max(both.follow(2, reverse=False)) < 1e-3
-    both.prompt(4, {2: PROMPTS["a box and a point"]})
+    both = Both(theirs, ours, 4)
+    both.prompt(1, {1: PROMPTS["three points, the second not on the object"]})
+    assert max(both.follow(1, reverse=False)) < 1e-3
+    both.prompt(2, {2: PROMPTS["a box and a point"]})
     later = [
         (both.found.coarse[1] - both.wanted.pred_masks[1, 0]).abs().max()
-        for _ in both.follow(4, reverse=True)
+        for _ in both.follow(2, reverse=True)
     ]
-    assert len(later) == 5
+    assert len(later) == 3
     assert max(later) < 1e-3
     assert bool((both.found.coarse == -1024).all()) is (visible < 0)
 
