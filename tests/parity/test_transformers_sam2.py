@@ -113,6 +113,13 @@ def test_masks_in_an_image_are_those_of_transformers(image_models: tuple[nn.Modu
     assert wanted.pred_masks.std() > 0.1
 
 
+def show(theirs: nn.Module, ours: SAM2, score: float) -> None:
+    """Make objects visible, or hidden, for both networks."""
+    heads = theirs.mask_decoder.pred_obj_score_head.proj_out, ours.mask_decoder.pred_obj_score_head.layers[2]
+    for head in heads:
+        nn.init.constant_(head.bias, score)
+
+
 class Both:
     """A clip that both networks follow, with one state each."""
 
@@ -154,6 +161,7 @@ class Both:
 
 @pytest.mark.slow
 def test_a_clip_is_followed_both_ways_and_corrected_as_by_transformers(theirs: nn.Module, ours: SAM2) -> None:
+    show(theirs, ours, 9.0)
     both = Both(theirs, ours, 10)
     assert both.prompt(3, {1: PROMPTS["a point"], 7: PROMPTS["a box"]}) < 1e-4
     forward = list(both.follow(3, reverse=False))
@@ -172,11 +180,7 @@ def test_a_clip_is_followed_both_ways_and_corrected_as_by_transformers(theirs: n
 def test_an_object_that_comes_later_is_followed_as_by_transformers(
     theirs: nn.Module, ours: SAM2, visible: float
 ) -> None:
-    for bias in (
-        theirs.mask_decoder.pred_obj_score_head.proj_out.bias,
-        ours.mask_decoder.pred_obj_score_head.layers[2].bias,
-    ):
-        nn.init.constant_(bias, visible)
+    show(theirs, ours, visible)
     both = Both(theirs, ours, 4)
     both.prompt(1, {1: PROMPTS["three points, the second not on the object"]})
     assert max(both.follow(1, reverse=False)) < 1e-3
@@ -192,10 +196,12 @@ def test_an_object_that_comes_later_is_followed_as_by_transformers(
 
 @pytest.mark.slow
 def test_two_prompted_frames_are_both_remembered_as_by_transformers(theirs: nn.Module, ours: SAM2) -> None:
+    show(theirs, ours, 9.0)
     both = Both(theirs, ours, 20)  # longer than the row of pointers
     assert both.prompt(0, {1: PROMPTS["a box"]}) < 1e-4
     assert both.prompt(9, {1: PROMPTS["a point"]}) < 1e-4
     assert max(both.follow(0, reverse=False)) < 1e-3
+    assert (both.found.coarse > -1024).all()
 
 
 def test_other_weights_are_refused(theirs: nn.Module) -> None:
