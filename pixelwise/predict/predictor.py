@@ -424,7 +424,7 @@ class Predictor:
         for number, prompt in (prompts or {}).items():
             if number < 1:
                 raise ValueError(f"objects have numbers from 1 on, got {number}")
-            prompt.check(state.size)
+            prompt.check(embedded.embedding.size)
             moved[number] = prompt.to(self.device)
         with torch.no_grad(), self._autocast():
             return model.step(state, frame, embedded.embedding, moved, reverse=reverse)

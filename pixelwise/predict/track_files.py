@@ -114,8 +114,8 @@ class TrackWriter:
                     "width": width,
                     "height": height,
                     "segmentations": masks,
-                    "areas": [None if one is None else int(one.area()[0]) for one in sets],
-                    "bboxes": [None if one is None else one.boxes()[0].tolist() for one in sets],
+                    "areas": [None if one is None else int(one.area[0]) for one in sets],
+                    "bboxes": [None if one is None else one.boxes[0].tolist() for one in sets],
                 }
             )
         names = [f"{frame:05d}" for frame in range(length)]

@@ -182,7 +182,9 @@ def save_tracks(state: TrackState, path: str | os.PathLike[str]) -> Path:
             for number, memory in enumerate(memories):
                 for name in _FIELDS:
                     if (tensor := getattr(memory, name)) is not None:
-                        tensors[f"{len(tracks)}.{kind}.{number}.{name}"] = tensor.detach().cpu().clone()
+                        tensors[f"{len(tracks)}.{kind}.{number}.{name}"] = (
+                            tensor.detach().cpu().contiguous().clone()
+                        )
         tracks.append(about)
     header = {"format": _FORMAT, "size": state.size, "num_frames": state.num_frames, "tracks": tracks}
     with atomic_write(path) as temporary:

@@ -22,6 +22,7 @@ HEIGHT, WIDTH = 24, 32
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     model = pw.build("sam2", image_size=32, encoder_width=8, width=32, memory_width=8)
+    torch.nn.init.constant_(model.mask_decoder.pred_obj_score_head.layers[2].bias, 9.0)  # visible objects
     path = tmp_path_factory.mktemp("model") / "sam2.safetensors"
     pw.save(model, path, ClassTable.of("object"))
     return path

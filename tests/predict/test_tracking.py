@@ -30,6 +30,7 @@ def predictor() -> pw.Predictor:
     for key, parameter in model.named_parameters():
         if not parameter.any() or key.endswith("gamma"):
             nn.init.normal_(parameter, std=0.3)
+    nn.init.constant_(model.mask_decoder.pred_obj_score_head.layers[2].bias, 9.0)  # objects are visible
     return pw.Predictor(model, ClassTable.of("object"))
 
 
