@@ -5,7 +5,7 @@
 
 An annotation is a target or a prediction: `LabelMap`, `ClassMasks`, `Boxes`, `MaskSet`, `PanopticMap` or
 `Keypoints`. An output is what a network says before it is decoded: `DenseLogits`, `MaskLogits`,
-`RegionLogits`, `Heatmaps`, `PromptMasks`, or a type that one paper defines in its own file.
+`RegionLogits`, `Heatmaps`, `PromptMasks`, `Tracked`, or a type that one paper defines in its own file.
 
 Everything here is frozen. Values that hold tensors are pytrees: `torch.export`, `torch.compile` and
 `tree_map` look through them, and `.to(...)` moves all their tensors at once.
@@ -1110,6 +1110,95 @@ class PromptMasks(Value):
         return PromptMasks(coarse, iou, self.size, self.seen_size, self.padded_size)
 
 
+@value
+class Memory(Value):
+    """What a network that follows objects keeps of one of them in one frame.
+
+    Attributes:
+        frame: its number.
+        pointer: a vector that stands for the object.
+        features: frame and mask in one map; None where only the pointer is still needed.
+        answer: the scores of the mask; kept of frames with prompts only.
+        score: above 0 where the object is visible.
+        fresh: whether the prompts were answered without other memories, as in a single image.
+    """
+
+    frame: int
+    pointer: Float[Tensor, " c"]
+    features: Float[Tensor, "k h w"] | None
+    answer: Float[Tensor, "h4 w4"] | None
+    score: Float[Tensor, ""]
+    fresh: bool = False
+
+
+@value
+class Track(Value):
+    """One object in a video.
+
+    Attributes:
+        object: its number, as the user gave it.
+        prompted: memories of the frames with prompts for it.
+        recent: memories of other frames.
+        first: number of the first frame where it was followed without prompts; -1 before.
+        last: of the last one.
+    """
+
+    object: int
+    prompted: tuple[Memory, ...]
+    recent: tuple[Memory, ...] = ()
+    first: int = -1
+    last: int = -1
+
+
+@value
+class TrackState(Value):
+    """All that a network that follows objects must know to go on, however long the video is.
+
+    States are never changed: a later one shares the memories of an earlier one. To go back to a frame is to
+    go on from its state.
+
+    Attributes:
+        size: height and width of the frames.
+        num_frames: of the video where it is known.
+        tracks: the objects, in the order in which they came.
+    """
+
+    size: tuple[int, int]
+    num_frames: int | None = None
+    tracks: tuple[Track, ...] = ()
+
+
+@value
+class Tracked(Value):
+    """Objects in one frame of a video.
+
+    Attributes:
+        frame: its number.
+        objects: the number of each object.
+        coarse: scores of its mask; above 0 is inside.
+        scores: above 0 where the object is visible.
+        size: height and width of the frame.
+    """
+
+    frame: int
+    objects: tuple[int, ...]
+    coarse: Float[Tensor, "n h w"]
+    scores: Float[Tensor, " n"]
+    size: tuple[int, int]
+
+    @property
+    def logits(self) -> Float[Tensor, "n H W"]:
+        """Scores at the size of the frame (bilinear)."""
+        return F.interpolate(self.coarse[None].float(), self.size, mode="bilinear", align_corners=False)[0]
+
+    @property
+    def labels(self) -> Int64[Tensor, "H W"]:
+        """Number of the object at each pixel, 0 for none; where several claim a pixel, the surest has it."""
+        score, best = self.logits.max(0)
+        numbers = torch.tensor(self.objects, device=best.device)
+        return torch.where(score > 0, numbers[best], 0)
+
+
 # --- models ---------------------------------------------------------------------------------------
 
 
@@ -1291,6 +1380,34 @@ class PromptableModel(Model):
     def forward(self, image: Float[Tensor, "1 c H W"], prompts: Prompts) -> PromptMasks:
         """Both steps."""
         return self.masks(self.embed(image), prompts)
+
+
+class TrackingModel(PromptableModel):
+    """A network that follows what it is pointed at through a video: a state is folded over the frames."""
+
+    @abstractmethod
+    def step(
+        self,
+        state: TrackState,
+        frame: int,
+        embedding: Embedding,
+        prompts: Mapping[int, Prompts],
+        *,
+        reverse: bool = False,
+    ) -> tuple[TrackState, Tracked]:
+        """Go on by one frame: find the objects there, and remember them.
+
+        Args:
+            state: of the frames that were seen so far, in any order.
+            frame: number of this one.
+            embedding: what `embed` says of it.
+            prompts: one prompt for each object that is new or to be corrected there, by its number. Masks
+                alone are taken as they are; beside points or boxes they are an earlier answer.
+            reverse: whether the video is followed backwards.
+
+        Raises:
+            ValueError: if there is no object, or prompts, frame or state do not fit.
+        """
 
 
 class Paper(NamedTuple):

@@ -27,6 +27,7 @@ from .predict import predict
 from .prompt import prompt
 from .segment import segment
 from .style import style
+from .track import track
 from .train import train
 from .warmup import warmup
 
@@ -93,6 +94,7 @@ for command in (
     grounded,
     background,
     style,
+    track,
     check,
     warmup,
     models,

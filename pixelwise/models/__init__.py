@@ -451,6 +451,16 @@ from .sam import (
     sam_vit_h as sam_vit_h,
     sam_vit_l as sam_vit_l,
 )
+from .sam2 import (
+    SAM2 as SAM2,
+    from_sam2 as from_sam2,
+    from_transformers_sam2 as from_transformers_sam2,
+    sam2 as sam2,
+    sam2_hiera_base_plus as sam2_hiera_base_plus,
+    sam2_hiera_large as sam2_hiera_large,
+    sam2_hiera_small as sam2_hiera_small,
+    sam2_hiera_tiny as sam2_hiera_tiny,
+)
 from .sdn import SDN as SDN, sdn as sdn, sdn_densenet161 as sdn_densenet161
 from .segformer import (
     SegFormer as SegFormer,

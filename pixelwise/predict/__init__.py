@@ -13,5 +13,12 @@ from .many import predict_many as predict_many
 from .prediction import Prediction as Prediction
 from .predictor import Predictor as Predictor, Refine as Refine
 from .streaming import TilePlan as TilePlan
+from .track_files import TrackWriter as TrackWriter, score_masks as score_masks
+from .tracking import (
+    IncompleteVideo as IncompleteVideo,
+    load_tracks as load_tracks,
+    save_tracks as save_tracks,
+    track_video as track_video,
+)
 from .tta import View as View, averaged as averaged, flipped as flipped, scaled as scaled
 from .writing import find_images as find_images, write_predictions as write_predictions

@@ -33,6 +33,9 @@ from ..types import (
     PromptMasks,
     Prompts,
     Sample,
+    Tracked,
+    TrackingModel,
+    TrackState,
 )
 from . import streaming
 from .embedded import EmbeddedImage, fingerprint, read_embedded
@@ -513,6 +516,44 @@ class Predictor:
     @cached_property
     def _fingerprint(self) -> str:
         return fingerprint(self._promptable())
+
+    def track(
+        self,
+        state: TrackState,
+        frame: int,
+        embedded: EmbeddedImage,
+        prompts: Mapping[int, Prompts] | None = None,
+        *,
+        reverse: bool = False,
+    ) -> tuple[TrackState, Tracked]:
+        """Follow objects to one more frame of a video; `track_video` does so for all frames.
+
+        Args:
+            state: after the frames before, `TrackState((height, width))` at first. It is not changed.
+            frame: number of the frame.
+            embedded: the frame, by `embed`.
+            prompts: one prompt for each object that is new or to be corrected there, by the object's number,
+                1 or more. Masks alone are taken as they are.
+            reverse: whether the video is followed backwards.
+
+        Returns:
+            The state after this frame, and the objects there.
+
+        Raises:
+            ValueError: if the model follows nothing through a video, there is nothing to follow, or a prompt
+                does not fit.
+        """
+        model = self.model
+        if not isinstance(model, TrackingModel):
+            raise ValueError(f"{type(model).__name__} does not follow objects through a video, SAM 2 does")
+        moved = {}
+        for number, prompt in (prompts or {}).items():
+            if number < 1:
+                raise ValueError(f"objects have numbers from 1 on, got {number}")
+            prompt.check(embedded.embedding.size)
+            moved[number] = prompt.to(self.device)
+        with torch.no_grad(), self._autocast():
+            return model.step(state, frame, embedded.embedding, moved, reverse=reverse)
 
     def _promptable(self) -> PromptableModel:
         if not isinstance(self.model, PromptableModel):

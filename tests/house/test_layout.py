@@ -52,8 +52,8 @@ ALLOWED = {
     | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "kernels", "losses", "metrics", "ops"}
     | {"planning", "rle", "tiling"},
     "predict": FOUNDATION
-    | {"algorithms", "checkpoint", "data", "decode", "export", "files", "kernels", "metrics", "ops", "rle"}
-    | {"tasks", "tiling", "video"},
+    | {"algorithms", "checkpoint", "data", "decode", "draw", "export", "files", "kernels", "metrics", "ops"}
+    | {"rle", "tasks", "tiling", "video"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
     "paper_recipes": {"wording"},
@@ -103,6 +103,7 @@ LARGER = {
     "shapemask": (5, 760),
     "panet": (5, 900),
     "fcis": (5, 760),
+    "video_network": (8, 800),  # of SAM 2, which is SAM with a memory
 }
 
 
