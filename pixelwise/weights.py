@@ -133,10 +133,11 @@ def load_weights(
             raise ValueError(f"there is no file {path}")
         _check(path, entry)
     model = convert(read_state_dict(path))
-    if model.num_classes != len(entry.classes):
+    if model.num_classes not in (None, len(entry.classes)):
         raise ValueError(f"{path} scores {model.num_classes} classes, {name!r} has {len(entry.classes)}")
     if model.built_by is None:
-        model.built_by = BuiltBy(entry.builder, {"num_classes": model.num_classes, **entry.arguments})
+        known = {} if model.num_classes is None else {"num_classes": model.num_classes}
+        model.built_by = BuiltBy(entry.builder, {**known, **entry.arguments})
     notes = {
         "weights": name,
         "url": entry.url,
@@ -167,7 +168,7 @@ def find_converter(entry: PublishedWeights) -> Callable[[dict[str, Tensor]], Mod
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Tensors by name from a safetensors file or a file of `torch.save`, on the CPU.
 
-    A file of `torch.save` may hold them under `state_dict`, beside other things.
+    A file of `torch.save` may hold them under `state_dict` or `model`, beside other things.
 
     Raises:
         ValueError: if it is neither, is not whole, or holds more than tensors.
@@ -180,8 +181,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except Exception as error:  # torch's reader raises whatever it stumbles over: KeyError, EOFError ...
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a file of weights: {said}") from error
-    if isinstance(state_dict, dict) and isinstance(state_dict.get("state_dict"), dict):
-        state_dict = state_dict["state_dict"]  # OpenMMLab's files tell more beside it
+    for wrapper in ("state_dict", "model"):  # OpenMMLab's files and others tell more beside it
+        if isinstance(state_dict, dict) and isinstance(state_dict.get(wrapper), dict):
+            state_dict = state_dict[wrapper]
     if not isinstance(state_dict, dict) or not all(isinstance(t, Tensor) for t in state_dict.values()):
         raise ValueError(f"{path} holds something else than tensors by name")
     return dict(state_dict)

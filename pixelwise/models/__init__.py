@@ -327,6 +327,7 @@ from .maskformer import (
     maskformer_swin_small as maskformer_swin_small,
     maskformer_swin_tiny as maskformer_swin_tiny,
 )
+from .mobile_sam import from_mobile_sam as from_mobile_sam, mobile_sam as mobile_sam
 from .msci import MSCI as MSCI, msci as msci, msci_resnet152 as msci_resnet152
 from .nasfpn import (
     NASFPN as NASFPN,

@@ -30,7 +30,7 @@ class SAM(PromptableModel):
         image_encoder: square image -> map of `width` channels.
         image_size: side in pixels of the square that the encoder sees.
         in_channels: of the image.
-        width: channels of the map and of the tokens.
+        width: channels of the map and of the tokens; a multiple of 32, one head of attention for each.
     """
 
     encoder_parts = ("image_encoder",)
@@ -46,7 +46,7 @@ class SAM(PromptableModel):
         )
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder(width)
-        self.mask_decoder = MaskDecoder(width)
+        self.mask_decoder = MaskDecoder(width, width // 32, 8 * width)
 
     def embed(self, image: Float[Tensor, "1 c H W"]) -> Embedding:
         """Look at an image.
@@ -178,6 +178,7 @@ def sam(
     heads: int = 4,
     depth: int = 4,
     window: int = 8,
+    decoder_width: int = 64,
     in_channels: int = 3,
 ) -> SAM:
     """SAM of any size, to be trained from random weights on few images and without a GPU.
@@ -191,6 +192,7 @@ def sam(
         heads: of its attention.
         depth: its blocks.
         window: side of the windows in patches.
+        decoder_width: channels of the decoder, a multiple of 32.
         in_channels: of the image.
 
     Raises:
@@ -201,8 +203,12 @@ def sam(
     if width % heads:
         raise ValueError(f"width must be a multiple of the {heads} heads, got {width}")
     windows = [0 if i % 2 else window for i in range(depth)]
-    encoder = ImageEncoder(image_size, patch, width, heads, windows, in_channels=in_channels)
-    return SAM(encoder, image_size, in_channels=in_channels)
+    if decoder_width % 32:
+        raise ValueError(f"decoder_width must be a multiple of 32, got {decoder_width}")
+    encoder = ImageEncoder(
+        image_size, patch, width, heads, windows, in_channels=in_channels, c_out=decoder_width
+    )
+    return SAM(encoder, image_size, in_channels=in_channels, width=decoder_width)
 
 
 def sam_vit_b(in_channels: int = 3) -> SAM:
