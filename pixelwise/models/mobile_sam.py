@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..types import BuiltBy, Paper
+from .lora import add_lora
 from .sam import SAM
 from .sam.image_encoder import in_windows, make_neck
 
@@ -215,20 +216,24 @@ class TinyViT(nn.Module):
         return looked
 
 
-def mobile_sam(image_size: int = 1024, in_channels: int = 3) -> SAM:
+def mobile_sam(image_size: int = 1024, in_channels: int = 3, lora: int | None = None) -> SAM:
     """SAM on TinyViT-5M: 9.8 M parameters.
 
     Args:
         image_size: side in pixels of the square that the encoder sees; a multiple of 16. Published weights
             are for 1024, and serve others too.
         in_channels: of the image.
+        lora: as in `sam`.
 
     Raises:
         ValueError: if `image_size` is no multiple of 16.
     """
     if image_size % 16:
         raise ValueError(f"image_size must be a multiple of 16, got {image_size}")
-    return SAM(TinyViT(image_size, in_channels), image_size, in_channels=in_channels)
+    model = SAM(TinyViT(image_size, in_channels), image_size, in_channels=in_channels)
+    if lora is not None:
+        add_lora(model.image_encoder, lora)
+    return model
 
 
 def from_mobile_sam(state_dict: Mapping[str, Tensor]) -> SAM:

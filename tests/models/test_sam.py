@@ -142,3 +142,31 @@ def test_mobile_sam_works_at_any_multiple_of_sixteen() -> None:
     assert found.logits.shape == (1, 3, 50, 90)
     with pytest.raises(ValueError, match="image_size must be a multiple of 16, got 100"):
         pw.build("mobile_sam", image_size=100)
+
+
+def test_a_changed_encoder_begins_as_it_was_and_learns_its_changes_only() -> None:
+    plain, changed = tiny(), tiny(lora=2)
+    missing, unexpected = changed.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected
+    assert len(missing) == 4
+    assert all("qkv.lora_" in name for name in missing)
+    image, prompts = torch.rand(1, 3, 40, 50), Prompts.at([(20, 10)])
+    torch.testing.assert_close(changed(image, prompts).coarse, plain(image, prompts).coarse)
+    learned = {name for name, p in changed.named_parameters() if p.requires_grad}
+    assert {name for name in learned if name.startswith("image_encoder.")} == set(missing)
+    assert any(name.startswith("mask_decoder.") for name in learned)
+    for name, parameter in changed.named_parameters():
+        if "lora_b" in name:
+            torch.nn.init.normal_(parameter)
+    assert not torch.allclose(changed(image, prompts).coarse, plain(image, prompts).coarse)
+    changed(image, prompts).coarse.sum().backward()
+    assert all(dict(changed.named_parameters())[name].grad.any() for name in missing)
+
+
+def test_a_changed_encoder_comes_back_from_a_checkpoint(tmp_path) -> None:
+    changed = tiny(lora=2)
+    pw.save(changed, tmp_path / "a.safetensors", pw.ClassTable.of("object"))
+    again = pw.load(tmp_path / "a.safetensors").model
+    image, prompts = torch.rand(1, 3, 40, 50), Prompts.at([(20, 10)])
+    with torch.no_grad():
+        assert torch.equal(again(image, prompts).coarse, changed(image, prompts).coarse)

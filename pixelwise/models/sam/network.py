@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from ...layers import IMAGENET_MEAN, IMAGENET_STD, Normalize, size_of
 from ...ops import pillow_resize
 from ...types import BuiltBy, Embedding, Paper, PromptableModel, PromptMasks, Prompts
+from ..lora import add_lora
 from .image_encoder import ImageEncoder
 from .mask_decoder import MaskDecoder
 from .prompt_encoder import BOTTOM_RIGHT, NOTHING, TOP_LEFT, PromptEncoder
@@ -180,6 +181,7 @@ def sam(
     window: int = 8,
     decoder_width: int = 64,
     in_channels: int = 3,
+    lora: int | None = None,
 ) -> SAM:
     """SAM of any size, to be trained from random weights on few images and without a GPU.
 
@@ -194,6 +196,7 @@ def sam(
         window: side of the windows in patches.
         decoder_width: channels of the decoder, a multiple of 32.
         in_channels: of the image.
+        lora: rank of the changes that a frozen encoder learns, see `add_lora`; None for all of its weights.
 
     Raises:
         ValueError: if a size is no multiple of what it is divided by.
@@ -208,22 +211,30 @@ def sam(
     encoder = ImageEncoder(
         image_size, patch, width, heads, windows, in_channels=in_channels, c_out=decoder_width
     )
-    return SAM(encoder, image_size, in_channels=in_channels, width=decoder_width)
+    model = SAM(encoder, image_size, in_channels=in_channels, width=decoder_width)
+    return _changed(model, lora)
 
 
-def sam_vit_b(in_channels: int = 3) -> SAM:
-    """SAM on ViT-B: 94 M parameters."""
-    return _published(768, 12, 12, in_channels)
+def sam_vit_b(in_channels: int = 3, lora: int | None = None) -> SAM:
+    """SAM on ViT-B: 94 M parameters; `lora` as in `sam`."""
+    return _changed(_published(768, 12, 12, in_channels), lora)
 
 
-def sam_vit_l(in_channels: int = 3) -> SAM:
-    """SAM on ViT-L: 312 M parameters."""
-    return _published(1024, 16, 24, in_channels)
+def sam_vit_l(in_channels: int = 3, lora: int | None = None) -> SAM:
+    """SAM on ViT-L: 312 M parameters; `lora` as in `sam`."""
+    return _changed(_published(1024, 16, 24, in_channels), lora)
 
 
-def sam_vit_h(in_channels: int = 3) -> SAM:
-    """SAM on ViT-H, the paper's: 641 M parameters."""
-    return _published(1280, 16, 32, in_channels)
+def sam_vit_h(in_channels: int = 3, lora: int | None = None) -> SAM:
+    """SAM on ViT-H, the paper's: 641 M parameters; `lora` as in `sam`."""
+    return _changed(_published(1280, 16, 32, in_channels), lora)
+
+
+def _changed(model: SAM, lora: int | None) -> SAM:
+    """The network, with a frozen encoder and changes of that rank where there is one."""
+    if lora is not None:
+        add_lora(model.image_encoder, lora)
+    return model
 
 
 def _published(width: int, heads: int, depth: int, in_channels: int) -> SAM:
