@@ -40,13 +40,16 @@ def export(
     """Write a trained model for other runtimes, for images of any size and batches of any length.
 
     The file is compared with the model at three sizes before it appears. `predict` and `evaluate` take it
-    like any checkpoint; other programs give it images "b 3 H W" in [0, 1] and get scores or labels.
+    like any checkpoint; other programs give it images "b 3 H W" in [0, 1] and get scores or labels. Of a
+    promptable network it is the decoder, with the inputs of segment-anything's: embeddings are made by
+    pixelwise.
 
     Example: [bold]pixelwise export runs/first --to openvino --out first.xml[/bold]
     """
     from ..data.formats import images_in
-    from ..export import RUNTIMES, export, export_int8, load
+    from ..export import RUNTIMES, export, export_decoder, export_int8, load
     from ..files import check_targets, record
+    from ..types import PromptableModel
 
     if to is not None and to not in RUNTIMES:
         raise ValueError(f"--to takes {', '.join(RUNTIMES)}, got {to!r:.80}")
@@ -60,6 +63,14 @@ def export(
     files = [out, out.with_suffix(".bin")] if out.suffix == RUNTIMES["openvino"] else [out]
     check_targets(files, out.parent, overwrite=overwrite)
     found = load(checkpoint)
+    if isinstance(found.model, PromptableModel):
+        if out.suffix != RUNTIMES["onnx"] or labels or int8 is not None:
+            raise ValueError("of a promptable network the decoder is exported, to a file that ends in .onnx")
+        worst = export_decoder(found.model, out)
+        record(out, out.parent)
+        size = out.stat().st_size
+        typer.echo(f"{out}: decoder of prompts, {size / 1e6:.1f} MB; differs by at most {worst:.0e}")
+        return
     if int8 is None:
         compared = export(found, out, labels=labels)
         worst = max(one.largest for one in compared)

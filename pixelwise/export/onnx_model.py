@@ -89,7 +89,7 @@ def export_onnx(
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"an ONNX file ends in {SUFFIX}, got {path}")
-    _installed()
+    installed()
     model = model.cpu().eval()
     size = sum(x.numel() * x.element_size() for x in model.state_dict().values())
     if size > _LARGEST:
@@ -107,7 +107,7 @@ def traced(model: Model, form: "Form") -> ExportedProgram:
     Raises:
         ValueError: if it cannot be traced.
     """
-    with _quiet(), torch.no_grad(), _PoolingOfAnySize():
+    with quiet(), torch.no_grad(), _PoolingOfAnySize():
         try:
             program = torch.export.export(
                 form.program.eval(), (_example(model, _TRACED),), dynamic_shapes=(form.sizes,)
@@ -127,7 +127,7 @@ def write_onnx(
     Raises:
         ValueError: if an operator has no translation.
     """
-    with _quiet():
+    with quiet():
         try:
             found = torch.onnx.export(
                 program, dynamo=True, input_names=["image"], output_names=form.names, verbose=False
@@ -206,7 +206,7 @@ def load_onnx(path: str | os.PathLike[str], classes: ClassTable | None = None) -
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
-    _installed()
+    installed()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -426,7 +426,12 @@ def _compared(model: Model, exported: Model, size: tuple[int, int, int], form: F
     return Difference(whole, largest)
 
 
-def _installed() -> None:
+def installed() -> None:
+    """Refuse to go on without the packages of the extra.
+
+    Raises:
+        ValueError: if one is missing.
+    """
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -436,7 +441,7 @@ def _installed() -> None:
 
 
 @contextmanager
-def _quiet() -> Any:
+def quiet() -> Any:
     """Without the remarks of the exporter."""
     import logging
 

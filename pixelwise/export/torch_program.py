@@ -20,7 +20,7 @@ from torch import Tensor
 from ..checkpoint import Checkpoint, read_classes
 from ..files import atomic_write
 from ..types import BuiltBy, ClassTable, Model
-from .onnx_model import FORMAT, Difference, _as_tuples, _output_type, _quiet, checked, form_of, traced
+from .onnx_model import FORMAT, Difference, _as_tuples, _output_type, checked, form_of, quiet, traced
 
 SUFFIX = ".pt2"
 _ABOUT = "pixelwise.json"
@@ -94,7 +94,7 @@ def load_torch(path: str | os.PathLike[str]) -> Checkpoint:
         about = json.loads(_looked_through(path))
         if about["format"] != FORMAT:
             raise ValueError(f"its format is {about['format']!r:.40}, not {FORMAT}")
-        with _quiet():
+        with quiet():
             program = torch.export.load(path)
         classes = read_classes(about["classes"])
         model = TorchProgram(program, about)

@@ -19,20 +19,22 @@ class AnsweredClicks(Value):
     Attributes:
         rounds: after each click, the masks of some objects of one image; images one after the other.
         targets: the objects of each of these rounds.
+        nothing: 0, as a function of the weights: the loss where there is no object to click on.
     """
 
     rounds: tuple[PromptMasks, ...]
     targets: tuple[Float[Tensor, "p H W"], ...]
+    nothing: Float[Tensor, ""]
 
 
 @loss_parts.register
 def clicks_parts(output: AnsweredClicks, batch: Batch) -> dict[str, Float[Tensor, ""]]:
     """Means over objects and clicks; see `answer_losses`."""
-    parts = [answer_losses(*one) for one in zip(output.rounds, output.targets, strict=True)]
-    count = max(sum(len(part) for part in parts), 1)
-    anchor = sum((one.coarse.sum() + one.iou.sum()) * 0.0 for one in output.rounds)  # of no object too
-    focal, dice, iou = (sum(part[:, i].sum() for part in parts) / count for i in range(3))
-    return {"focal": FOCAL * focal + anchor, "dice": DICE * dice, "iou": IOU * iou}
+    none = output.nothing.new_zeros(0, 3)
+    pairs = zip(output.rounds, output.targets, strict=True)
+    parts = torch.cat([none, *(answer_losses(*one) for one in pairs)])
+    focal, dice, iou = (parts.sum(0) / max(len(parts), 1)).unbind()
+    return {"focal": FOCAL * focal + output.nothing, "dice": DICE * dice, "iou": IOU * iou}
 
 
 def answer_losses(output: PromptMasks, target: Float[Tensor, "p H W"]) -> Float[Tensor, "p 3"]:

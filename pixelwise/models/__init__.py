@@ -336,6 +336,7 @@ from .mmseg import (
     mmseg_hrnet as mmseg_hrnet,
     mmseg_pspnet as mmseg_pspnet,
 )
+from .mobile_sam import from_mobile_sam as from_mobile_sam, mobile_sam as mobile_sam
 from .msci import MSCI as MSCI, msci as msci, msci_resnet152 as msci_resnet152
 from .nasfpn import (
     NASFPN as NASFPN,

@@ -79,8 +79,11 @@ def in_the_middle(regions: Bool[Tensor, "p H W"]) -> Float[Tensor, "p 2"]:
     """The pixel of each region that is farthest from its outline, and from the border of the image."""
     places = []
     for region in regions.cpu().numpy():
-        distance = squared_distance_to(np.pad(~region, 1, constant_values=True))[1:-1, 1:-1]
-        places.append(divmod(int(distance.argmax()), region.shape[1])[::-1])
+        rows, columns = (np.flatnonzero(region.any(axis)) for axis in (1, 0))
+        part = region[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+        distance = squared_distance_to(np.pad(~part, 1, constant_values=True))[1:-1, 1:-1]
+        row, column = np.unravel_index(int(distance.argmax()), part.shape)
+        places.append((columns[0] + column, rows[0] + row))
     return torch.tensor(places, dtype=torch.float32, device=regions.device).reshape(-1, 2)
 
 

@@ -125,7 +125,8 @@ def answered(model: Model, batch: Batch) -> AnsweredClicks:
     assert isinstance(model, PromptableModel)
     samples = batch.samples
     rounds, targets = [], []
-    for sample, embedding in zip(samples, model.embed_all([one.image for one in samples]), strict=True):
+    seen = model.embed_all([one.image for one in samples])
+    for sample, embedding in zip(samples, seen, strict=True):
         assert isinstance(sample.target, MaskSet)
         chosen = _usable(sample.target)
         chosen = chosen[torch.randperm(len(chosen))[:OBJECTS_IN_TRAINING]]
@@ -139,7 +140,8 @@ def answered(model: Model, batch: Batch) -> AnsweredClicks:
         answers = clicked(model, embedding, objects, CLICKS_IN_TRAINING, anywhere, boxes)
         rounds += answers
         targets += [objects.float()] * len(answers)
-    return AnsweredClicks(tuple(rounds), tuple(targets))
+    nothing = torch.stack([0.0 * map.sum() for one in seen for map in one.maps]).sum()
+    return AnsweredClicks(tuple(rounds), tuple(targets), nothing)
 
 
 def inferred(network: Network, sample: Sample, classes: ClassTable, settings: Settings) -> ClickedMasks:

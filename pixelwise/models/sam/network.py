@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from ...layers import IMAGENET_MEAN, IMAGENET_STD, Normalize, size_of
 from ...ops import pillow_resize
 from ...types import BuiltBy, Embedding, Paper, PromptableModel, PromptMasks, Prompts
+from ..lora import add_lora
 from .image_encoder import ImageEncoder
 from .mask_decoder import MaskDecoder
 from .prompt_encoder import BOTTOM_RIGHT, NOTHING, TOP_LEFT, PromptEncoder
@@ -30,7 +31,7 @@ class SAM(PromptableModel):
         image_encoder: square image -> map of `width` channels.
         image_size: side in pixels of the square that the encoder sees.
         in_channels: of the image.
-        width: channels of the map and of the tokens.
+        width: channels of the map and of the tokens; a multiple of 32, one head of attention for each.
     """
 
     encoder_parts = ("image_encoder",)
@@ -46,7 +47,7 @@ class SAM(PromptableModel):
         )
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder(width)
-        self.mask_decoder = MaskDecoder(width)
+        self.mask_decoder = MaskDecoder(width, width // 32, 8 * width)
 
     def embed(self, image: Float[Tensor, "1 c H W"]) -> Embedding:
         """Look at an image.
@@ -178,7 +179,9 @@ def sam(
     heads: int = 4,
     depth: int = 4,
     window: int = 8,
+    decoder_width: int = 64,
     in_channels: int = 3,
+    lora: int | None = None,
 ) -> SAM:
     """SAM of any size, to be trained from random weights on few images and without a GPU.
 
@@ -191,7 +194,9 @@ def sam(
         heads: of its attention.
         depth: its blocks.
         window: side of the windows in patches.
+        decoder_width: channels of the decoder, a multiple of 32.
         in_channels: of the image.
+        lora: rank of the changes that a frozen encoder learns, see `add_lora`; None for all of its weights.
 
     Raises:
         ValueError: if a size is no multiple of what it is divided by.
@@ -201,23 +206,35 @@ def sam(
     if width % heads:
         raise ValueError(f"width must be a multiple of the {heads} heads, got {width}")
     windows = [0 if i % 2 else window for i in range(depth)]
-    encoder = ImageEncoder(image_size, patch, width, heads, windows, in_channels=in_channels)
-    return SAM(encoder, image_size, in_channels=in_channels)
+    if decoder_width % 32:
+        raise ValueError(f"decoder_width must be a multiple of 32, got {decoder_width}")
+    encoder = ImageEncoder(
+        image_size, patch, width, heads, windows, in_channels=in_channels, c_out=decoder_width
+    )
+    model = SAM(encoder, image_size, in_channels=in_channels, width=decoder_width)
+    return _changed(model, lora)
 
 
-def sam_vit_b(in_channels: int = 3) -> SAM:
-    """SAM on ViT-B: 94 M parameters."""
-    return _published(768, 12, 12, in_channels)
+def sam_vit_b(in_channels: int = 3, lora: int | None = None) -> SAM:
+    """SAM on ViT-B: 94 M parameters; `lora` as in `sam`."""
+    return _changed(_published(768, 12, 12, in_channels), lora)
 
 
-def sam_vit_l(in_channels: int = 3) -> SAM:
-    """SAM on ViT-L: 312 M parameters."""
-    return _published(1024, 16, 24, in_channels)
+def sam_vit_l(in_channels: int = 3, lora: int | None = None) -> SAM:
+    """SAM on ViT-L: 312 M parameters; `lora` as in `sam`."""
+    return _changed(_published(1024, 16, 24, in_channels), lora)
 
 
-def sam_vit_h(in_channels: int = 3) -> SAM:
-    """SAM on ViT-H, the paper's: 641 M parameters."""
-    return _published(1280, 16, 32, in_channels)
+def sam_vit_h(in_channels: int = 3, lora: int | None = None) -> SAM:
+    """SAM on ViT-H, the paper's: 641 M parameters; `lora` as in `sam`."""
+    return _changed(_published(1280, 16, 32, in_channels), lora)
+
+
+def _changed(model: SAM, lora: int | None) -> SAM:
+    """The network, with a frozen encoder and changes of that rank where there is one."""
+    if lora is not None:
+        add_lora(model.image_encoder, lora)
+    return model
 
 
 def _published(width: int, heads: int, depth: int, in_channels: int) -> SAM:
