@@ -22,8 +22,9 @@ Format = Annotated[str, typer.Option(help=f"Layout of the data: auto looks at th
 MaskRule = Annotated[
     str,
     typer.Option(
-        help="How masks are read: exact (values are classes), or above-127 or above-0, which make brighter "
-        "pixels foreground: for JPEG masks, smooth edges and instance maps."
+        help="How masks are read: exact (values are classes), above-127 or above-0, which make brighter "
+        "pixels foreground (JPEG masks, smooth edges, instance maps), or first-channel (the first channel of "
+        "masks in colours holds the classes)."
     ),
 ]
 Classes = Annotated[

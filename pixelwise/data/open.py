@@ -3,6 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ..types import ClassTable
@@ -44,7 +45,8 @@ def open_data(
         channels: of the images; volumes have those of their files.
         mask_rule: "exact": the values of masks are classes. "above-127" and "above-0": brighter pixels are
             foreground, all others background; for JPEG masks, smooth edges and instance maps. Of a colour,
-            also one of a palette, the brightest channel counts.
+            also one of a palette, the brightest channel counts. "first-channel": the first channel of a mask
+            in colours holds the classes, and others number objects.
         formats: the layouts to choose from; each task has its own.
 
     Raises:
@@ -98,10 +100,15 @@ def open_reporting(
     if mask_rule != "exact":
         if layout.read_target is not None:
             raise ValueError(f"the mask rule {mask_rule} is for mask files, {root} is of the layout {name}")
+    channel = 0 if mask_rule == "first-channel" else None
+    if mask_rule in ("above-127", "above-0"):
         encoding = LabelEncoding.by_rule(mask_rule, encoding.classes if encoding else None)
     if encoding is None:
         pairs = [pair for part in layout.pairs.values() for pair in part]
-        encoding = encoding_from_masks([pair.mask for pair in pairs if pair.mask], on_error)
+        masks = [pair.mask for pair in pairs if pair.mask]
+        encoding = encoding_from_masks(masks, on_error, channel=channel)
+    if channel is not None:
+        encoding = replace(encoding, channel=channel)
     if layout.unpaired:
         _log.warning(
             "%s: %d files have no partner and are left out, such as %s",

@@ -145,7 +145,7 @@ class Predictor:
         if tuple(scales) != (1.0,):
             self._network = scaled(self._network, scales, classes.exclusive)
         if flip:
-            self._network = flipped(self._network, classes.exclusive)
+            self._network = flipped(self._network, classes.exclusive, classes.flip_pairs)
 
     def __repr__(self) -> str:
         names = self.classes.names

@@ -16,17 +16,26 @@ from ..types import DenseLogits
 _LARGEST = 16
 
 
-def flipped(f: Network, exclusive: bool = True) -> Network:
+def flipped(
+    f: Network, exclusive: bool = True, flip_pairs: Sequence[tuple[int, int]] = ()
+) -> Network:
     """`f`, averaged over the image and its mirror image (left and right exchanged).
 
     Args:
         f: image -> DenseLogits.
         exclusive: whether probabilities are the softmax over the classes, or the sigmoid of each.
+        flip_pairs: labels that change places in the mirror, such as left and right arm.
     """
 
     def views(image: Float[Tensor, "b c H W"]) -> Iterator[Float[Tensor, "b k H W"]]:
         yield f(image).logits
-        yield f(image.flip(-1)).logits.flip(-1)
+        mirrored = f(image.flip(-1)).logits.flip(-1)
+        if flip_pairs:
+            order = list(range(mirrored.shape[1]))
+            for first, second in flip_pairs:
+                order[first], order[second] = second, first
+            mirrored = mirrored[:, order]
+        yield mirrored
 
     return lambda image: _mean(views(image), exclusive)
 

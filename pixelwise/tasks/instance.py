@@ -118,6 +118,7 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         flip_vertical=settings["flip_vertical"],
         rotate90=settings["rotate90"],
         ignore=0,
+        flip_pairs=classes.flip_pairs,
     )
 
 

@@ -138,6 +138,7 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         rotate90=settings["rotate90"],
         rare_crops=settings["rare_crops"],
         ignore=classes.ignore,
+        flip_pairs=classes.flip_pairs,
     )
 
 
