@@ -17,7 +17,8 @@ from ..data.datasets import (
     cityscapes_instances,
     coco_instances,
     instance_maps,
-    labelme_instances,
+    layouts,
+    voc_instances,
     yolo_instances,
 )
 from ..data.formats.labelme import write_labelme
@@ -389,10 +390,11 @@ INSTANCE = Task(
     name="instance",
     annotation=MaskSet,
     formats={
-        "coco": coco_instances,
         "cityscapes": cityscapes_instances,
+        "voc": voc_instances,
+        **layouts("instances"),
         "yolo": yolo_instances,
-        "labelme": labelme_instances,
+        "coco": coco_instances,
         "instance_maps": instance_maps,
     },
     criterion=criterion,

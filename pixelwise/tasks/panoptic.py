@@ -10,7 +10,7 @@ import torch
 
 from .. import decode, draw
 from ..data import SegmentationData
-from ..data.datasets import coco_panoptic
+from ..data.datasets import coco_panoptic, layouts
 from ..data.formats.coco_panoptic import categories_of, read_segments, write_segments
 from ..files import atomic_write
 from ..metrics import PanopticMetrics
@@ -217,7 +217,7 @@ def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
 PANOPTIC = Task(
     name="panoptic",
     annotation=PanopticMap,
-    formats={"coco_panoptic": coco_panoptic},
+    formats={"coco_panoptic": coco_panoptic, **layouts("panoptic")},
     criterion=instance.criterion,
     decode=decoded,
     check=check,

@@ -4,6 +4,7 @@
 """
 
 from . import camvid, cityscapes, coco, pairs, voc
+from .annotation_tools import layouts as layouts
 from .exports import export_of as export_of
 from .layout import Finder as Finder, Layout as Layout
 
@@ -13,5 +14,6 @@ FORMATS: dict[str, Finder] = {
     "camvid": camvid,
     "cityscapes": cityscapes,
     "pairs": pairs,
+    **layouts("semantic"),
     "coco": coco,
 }
