@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from .. import __version__
 from .check import check
 from .convert import convert
+from .datasets import datasets
 from .demo import demo
 from .ensemble import ensemble
 from .errors import explain
@@ -73,7 +74,22 @@ def root(
     ctx.obj = time.monotonic()  # when the command began: budgets count from here
 
 
-for command in (demo, plan, train, evaluate, predict, ensemble, export, segment, check, convert, warmup, models, info):
+for command in (
+    demo,
+    plan,
+    train,
+    evaluate,
+    predict,
+    ensemble,
+    export,
+    segment,
+    check,
+    convert,
+    datasets,
+    warmup,
+    models,
+    info,
+):
     app.command()(command)
 
 

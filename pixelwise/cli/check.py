@@ -20,8 +20,8 @@ def check(
         bool,
         typer.Option(
             "--write-classes",
-            help="Write what was understood as classes.csv into the folder, to name, merge, recolour and ignore "
-            "classes there. A class file that exists is never replaced.",
+            help="Write what was understood as classes.csv into the folder, to name, merge, recolour and "
+            "ignore classes there. A class file that exists is never replaced.",
         ),
     ] = False,
     seed: Seed = 0,

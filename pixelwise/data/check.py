@@ -301,7 +301,9 @@ def check_data(
         lowest_and_highest,
         tuple(findings.problems),
         tuple(findings.remarks),
-        splits.encoding if any(isinstance(p.read_target, MaskFiles) for p in splits.parts().values()) else None,
+        splits.encoding
+        if any(isinstance(p.read_target, MaskFiles) for p in splits.parts().values())
+        else None,
     )
 
 

@@ -1,7 +1,8 @@
 """From any layout to the files of another tool: `pixelwise convert`.
 
-Polygons stay the polygons that were drawn where reader and writer both have them; everything else goes as pixels.
-The folder of results appears whole or not at all. What a format cannot hold is counted, and told once.
+Polygons stay the polygons that were drawn where reader and writer both have them; everything else goes as
+pixels. The folder of results appears whole or not at all. What a format cannot hold is counted, and told
+once.
 """
 
 import os
@@ -10,6 +11,7 @@ import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -119,8 +121,8 @@ def convert(
     """Write a data set for another tool.
 
     Args:
-        data: what was opened. Parts that were drawn at random are written as if the data named them: open with
-            `val_fraction=0, test_fraction=0`.
+        data: what was opened. Parts that were drawn at random are written as if the data named them: open
+            with `val_fraction=0, test_fraction=0`.
         to: "coco", "yolo", "panoptic", "pairs", "cvat", "labelme" or "geojson".
         out: the new folder, which must not exist or be empty.
         exact: whether polygons are written as the pixels that their tool draws.
@@ -198,7 +200,7 @@ def _jobs(
 
 
 def _names(ids: Sequence[str]) -> dict[str, str]:
-    """A file name for each image of a part; the whole path where two differ in their folder or suffix only."""
+    """A file name for each image of a part; the whole path where two differ in folder or suffix only."""
     stems = Counter(PurePosixPath(name).stem for name in ids)
     named = {}
     for name in ids:
@@ -239,9 +241,7 @@ def _shapes_of(annotation: Annotation, classes: ClassTable, counted: Counter[str
     """
     if isinstance(annotation, MaskSet):
         masks = (
-            annotation.masks
-            if isinstance(annotation.masks, RleMasks)
-            else RleMasks.encode(annotation.dense)
+            annotation.masks if isinstance(annotation.masks, RleMasks) else RleMasks.encode(annotation.dense)
         )
         columns = annotation.classes.tolist(), annotation.is_crowd.tolist()
         return [
@@ -250,10 +250,10 @@ def _shapes_of(annotation: Annotation, classes: ClassTable, counted: Counter[str
         ]
     if isinstance(annotation, PanopticMap):
         id_map = annotation.id_map.numpy()
-        columns = annotation.ids.tolist(), annotation.classes.tolist(), annotation.is_crowd.tolist()
+        segments = annotation.ids.tolist(), annotation.classes.tolist(), annotation.is_crowd.tolist()
         return [
             Shape(classes.names[label], mask=RleMasks.encode((id_map == number)[None]), crowd=crowd)
-            for number, label, crowd in zip(*columns, strict=True)
+            for number, label, crowd in zip(*segments, strict=True)
         ]
     if isinstance(annotation, LabelMap) and annotation.labels.ndim == 2:
         labels = annotation.labels.numpy()
@@ -265,10 +265,10 @@ def _shapes_of(annotation: Annotation, classes: ClassTable, counted: Counter[str
             if label != classes.ignore
         ]
     if isinstance(annotation, Boxes):
-        columns = annotation.boxes.tolist(), annotation.classes.tolist(), annotation.is_crowd.tolist()
+        objects = annotation.boxes.tolist(), annotation.classes.tolist(), annotation.is_crowd.tolist()
         return [
             Shape(classes.names[label], (box_ring(*corners),), crowd=crowd)
-            for corners, label, crowd in zip(*columns, strict=True)
+            for corners, label, crowd in zip(*objects, strict=True)
         ]
     raise ValueError(f"{type(annotation).__name__} cannot be converted: it has no shapes")
 
@@ -276,10 +276,9 @@ def _shapes_of(annotation: Annotation, classes: ClassTable, counted: Counter[str
 def _pieces(shape: Shape) -> list[Shape]:
     """Each connected outline of a mask by itself."""
     assert shape.mask is not None
-    rings = [polygon for polygon in shape.mask.polygons()[0]]
     return [
         Shape(shape.name, tuple(corners.astype(np.float64) for corners in (one.outer, *one.holes)))
-        for one in rings
+        for one in shape.mask.polygons()[0]
     ]
 
 
@@ -304,17 +303,7 @@ def _with_images(jobs: Iterator[Job], root: Path, to: str, link: bool) -> Iterat
 
 def _by_part(jobs: Iterator[Job]) -> Iterator[tuple[str, Iterator[Job]]]:
     """Jobs of one part after the other, which they come in."""
-    waiting = next(jobs, None)
-    while waiting is not None:
-        part = waiting.part
-
-        def of_part() -> Iterator[Job]:
-            nonlocal waiting
-            while waiting is not None and waiting.part == part:
-                yield waiting
-                waiting = next(jobs, None)
-
-        yield part, of_part()
+    return groupby(jobs, key=lambda job: job.part)
 
 
 def _coco(root: Path, jobs: Iterator[Job], classes: ClassTable, lost: Counter[str]) -> None:
@@ -394,7 +383,7 @@ def _panoptic(root: Path, jobs: Iterator[Job], classes: ClassTable, lost: Counte
 
 
 def _segments_of(job: Job, classes: ClassTable, lost: Counter[str]) -> PanopticMap:
-    """The segments of an image: the smaller of two objects keeps the pixels of both, where they have no order."""
+    """The segments of an image: without an order the smaller of two objects keeps the pixels."""
     if isinstance(job.annotation, PanopticMap):
         return job.annotation
     height, width = job.picture.height, job.picture.width

@@ -197,7 +197,8 @@ class LabelEncoding:
         if distance[near] > _NEAR:
             return ""
         return (
-            f": {self.classes.names[near]!r} has {self.classes.colors[near]}, which is near (blurred by JPEG or "
+            f": {self.classes.names[near]!r} has {self.classes.colors[near]}, which is near (blurred "
+            "by JPEG or "
             "by resizing, or drawn a little off? write the masks without loss)"
         )
 

@@ -1,11 +1,12 @@
 """Shapes: what an annotation tool says of an image, whichever tool it is.
 
-A reader of a tool yields shapes; semantic labels, instances and panoptic segments are painted from them by the
-rules below, and writers of other tools take them as they are, so that a polygon stays the polygon that was drawn.
+A reader of a tool yields shapes; semantic labels, instances and panoptic segments are painted from them by
+the rules below, and writers of other tools take them as they are, so that a polygon stays the polygon that
+was drawn.
 
 Coordinates are pixels from the corner of the image: the centre of the first pixel is (0.5, 0.5). Tools whose
-points are centres of pixels (labelme, Cityscapes, Supervisely, VIA) are shifted by half a pixel when read, and
-drawn by the rule of their own libraries, which counts the pixels under the outline.
+points are centres of pixels (labelme, Cityscapes, Supervisely, VIA) are shifted by half a pixel when read,
+and drawn by the rule of their own libraries, which counts the pixels under the outline.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -165,7 +166,9 @@ def drawn(shape: Shape, height: int, width: int) -> RleMasks:
     if shape.mask is not None:
         if (shape.mask.height, shape.mask.width) != (height, width):
             given = f"{shape.mask.height} x {shape.mask.width}"
-            raise ValueError(f"the mask of {brief(shape.name)} has {given} pixels, the image {height} x {width}")
+            raise ValueError(
+                f"the mask of {brief(shape.name)} has {given} pixels, the image {height} x {width}"
+            )
         return shape.mask
     if shape.drawing == "covered":
         outline = RleMasks.from_polygons([[shape.rings[0].ravel()]], height, width)
@@ -240,9 +243,7 @@ def semantic_of(
     return LabelMap(torch.from_numpy(labels))
 
 
-def instances_of(
-    shapes: Sequence[Shape], height: int, width: int, label_of: Mapping[str, int]
-) -> MaskSet:
+def instances_of(shapes: Sequence[Shape], height: int, width: int, label_of: Mapping[str, int]) -> MaskSet:
     """The instances: shapes of one class and group are one, those that show no pixel are left out.
 
     Masks may overlap, as they were drawn.

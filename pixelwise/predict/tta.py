@@ -16,9 +16,7 @@ from ..types import DenseLogits
 _LARGEST = 16
 
 
-def flipped(
-    f: Network, exclusive: bool = True, flip_pairs: Sequence[tuple[int, int]] = ()
-) -> Network:
+def flipped(f: Network, exclusive: bool = True, flip_pairs: Sequence[tuple[int, int]] = ()) -> Network:
     """`f`, averaged over the image and its mirror image (left and right exchanged).
 
     Args:

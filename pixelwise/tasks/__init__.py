@@ -82,7 +82,8 @@ def open_data(root: str | os.PathLike[str], *, task: str | None = None, **option
 def task_for_conversion(root: Path, format: str, among: tuple[str, ...]) -> str:
     """The task whose reading of a folder suits a conversion: the first that matches.
 
-    Masks of pairs are classes of pixels unless the caller says that they number objects, which nobody can see.
+    Masks of pairs are classes of pixels unless the caller says that they number objects, which nobody can
+    see.
     """
     for name in among:
         formats = get_task(name).formats

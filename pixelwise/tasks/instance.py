@@ -16,6 +16,7 @@ from ..data import training_transform
 from ..data.datasets import (
     cityscapes_instances,
     coco_instances,
+    data_sets,
     instance_maps,
     layouts,
     voc_instances,
@@ -392,6 +393,7 @@ INSTANCE = Task(
     formats={
         "cityscapes": cityscapes_instances,
         "voc": voc_instances,
+        **data_sets("instance"),
         **layouts("instances"),
         "yolo": yolo_instances,
         "coco": coco_instances,

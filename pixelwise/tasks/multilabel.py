@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from .. import decode, draw
-from ..data.datasets import class_folders, layers
+from ..data.datasets import class_folders, data_sets, layers
 from ..files import atomic_write
 from ..metrics import MultilabelMetrics
 from ..metrics.pixels.precision_recall import PixelPrecisionRecall
@@ -127,7 +127,7 @@ def _file_name(name: str) -> str:
 MULTILABEL = Task(
     name="multilabel",
     annotation=ClassMasks,
-    formats={"class_folders": class_folders, "layers": layers},
+    formats={**data_sets("multilabel"), "class_folders": class_folders, "layers": layers},
     criterion=semantic.criterion,
     decode=decoded,
     metrics=ClassMaskMetrics,

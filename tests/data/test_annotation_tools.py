@@ -60,7 +60,8 @@ CVAT = """<?xml version="1.0" encoding="utf-8"?>
  <polyline label="car" points="0,0;3,3"/>
 </image>
 <image id="1" name="b.png" width="16" height="12" subset="validation">
- <box label="car" xtl="1" ytl="1" xbr="3" ybr="4" group_id="7"/><box label="car" xtl="5" ytl="1" xbr="6" ybr="4" group_id="7"/>
+ <box label="car" xtl="1" ytl="1" xbr="3" ybr="4" group_id="7"/>
+ <box label="car" xtl="5" ytl="1" xbr="6" ybr="4" group_id="7"/>
  <ellipse label="road" cx="10" cy="6" rx="3" ry="2"/>
 </image>
 </annotations>
@@ -98,7 +99,9 @@ def test_the_video_form_of_cvat_has_tracks_and_what_is_outside_is_gone(tmp_path)
 
 
 def test_entities_in_xml_are_refused(tmp_path) -> None:
-    bomb = '<!DOCTYPE a [<!ENTITY x "lol"><!ENTITY y "&x;&x;&x;">]>' + CVAT.split("?>")[1].replace("road", "&y;")
+    bomb = '<!DOCTYPE a [<!ENTITY x "lol"><!ENTITY y "&x;&x;&x;">]>' + CVAT.split("?>")[1].replace(
+        "road", "&y;"
+    )
     root = write(tmp_path, {"images/set/a.png": None, "annotations.xml": bomb})
     with pytest.raises(ValueError, match="is not a file of CVAT: Entities"):
         open_data(root)
@@ -125,8 +128,10 @@ def test_supervisely_has_bitmaps_with_an_origin_and_polygons_with_holes(tmp_path
         {"classTitle": "bird", "geometryType": "bitmap", "bitmap": {"origin": [9, 8], "data": bitmap(mask)}},
         {"classTitle": "bird", "shape": "bitmap",
          "bitmap": {"origin": [15, 11], "data": bitmap(mask, packed=False)}},
-        {"classTitle": "bird", "geometryType": "rectangle", "points": {"exterior": [[9, 1], [10, 2]], "interior": []}},
-        {"classTitle": "tree", "geometryType": "line", "points": {"exterior": [[0, 0], [9, 9]], "interior": []}},
+        {"classTitle": "bird", "geometryType": "rectangle",
+         "points": {"exterior": [[9, 1], [10, 2]], "interior": []}},
+        {"classTitle": "tree", "geometryType": "line",
+         "points": {"exterior": [[0, 0], [9, 9]], "interior": []}},
     ]  # fmt: skip
     meta = {"classes": [{"title": "tree", "color": "#00FF00"}, {"title": "bird", "color": "#0000FF"}]}
     ann = {"size": {"height": 12, "width": 16}, "tags": [], "objects": objects}
@@ -200,10 +205,14 @@ def test_via_is_a_project_or_bare_with_regions_in_a_list_or_a_table(tmp_path) ->
         {"shape_attributes": circle, "region_attributes": {"class": {"sun": True}}},
         {"shape_attributes": {"name": "point", "cx": 1, "cy": 1}, "region_attributes": {"class": "dot"}},
     ]
-    bare = {"a.png9": {"filename": "a.png", "size": 9, "regions": dict(enumerate(regions)), "file_attributes": {}}}
+    bare = {
+        "a.png9": {"filename": "a.png", "size": 9, "regions": dict(enumerate(regions)), "file_attributes": {}}
+    }
     project = {
         "_via_settings": {},
-        "_via_img_metadata": {"a.png9": {"filename": "a.png", "size": 9, "regions": regions, "file_attributes": {}}},
+        "_via_img_metadata": {
+            "a.png9": {"filename": "a.png", "size": 9, "regions": regions, "file_attributes": {}}
+        },
     }
     cell = json.dumps
     rows = [
@@ -211,7 +220,9 @@ def test_via_is_a_project_or_bare_with_regions_in_a_list_or_a_table(tmp_path) ->
         f'"{cell(r["region_attributes"]).replace(chr(34), chr(34) * 2)}"'
         for i, r in enumerate(regions)
     ]
-    head = "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+    head = (
+        "filename,file_size,file_attributes,region_count,region_id,region_shape_attributes,region_attributes"
+    )
     for name, files in {
         "bare": {"via.json": bare},
         "project": {"via.json": project},
@@ -258,7 +269,11 @@ def test_datumaro_names_its_parts_by_files(tmp_path) -> None:
 
 
 def feature(kind: str, coordinates: object, **properties: object) -> dict[str, object]:
-    return {"type": "Feature", "properties": properties, "geometry": {"type": kind, "coordinates": coordinates}}
+    return {
+        "type": "Feature",
+        "properties": properties,
+        "geometry": {"type": kind, "coordinates": coordinates},
+    }
 
 
 def test_geojson_of_a_photograph_is_in_pixels_and_of_a_geotiff_on_its_map(tmp_path) -> None:
@@ -349,7 +364,9 @@ def test_polygons_of_cityscapes_are_drawn_in_order_and_plates_are_not(tmp_path) 
 
 
 def test_objects_of_voc_take_their_class_from_the_other_mask(tmp_path) -> None:
-    root = write(tmp_path, {"JPEGImages/2007_000032.jpg": None, "ImageSets/Segmentation/train.txt": "2007_000032\n"})
+    root = write(
+        tmp_path, {"JPEGImages/2007_000032.jpg": None, "ImageSets/Segmentation/train.txt": "2007_000032\n"}
+    )
     kinds, objects = np.zeros((2, HEIGHT, WIDTH), np.uint8)
     kinds[2:6, 2:6], objects[2:6, 2:6] = 15, 1
     kinds[2:6, 8:12], objects[2:6, 8:12] = 7, 2
@@ -449,7 +466,9 @@ def test_an_outline_that_crosses_itself_is_drawn_as_its_tool_draws_it() -> None:
 def test_a_wrong_shape_names_file_image_and_reason(tmp_path) -> None:
     cvat = CVAT.replace("2,2;6,2;6,6;2,6", "2,2;6,2")
     root = write(tmp_path, {"images/set/a.png": None, "images/b.png": None, "annotations.xml": cvat})
-    with pytest.raises(ValueError, match=r"annotations\.xml: a shape of images/set/a\.png cannot be drawn: .*three"):
+    with pytest.raises(
+        ValueError, match=r"annotations\.xml: a shape of images/set/a\.png cannot be drawn: .*three"
+    ):
         open_data(root).train.labels(0)
 
 

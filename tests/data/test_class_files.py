@@ -178,7 +178,7 @@ def test_matrices_of_matlab_are_found_by_name_or_alone(tmp_path) -> None:
         savemat(tmp_path / f"{name}.mat", content)
         assert read_mask_pixels(tmp_path / f"{name}.mat").tolist() == labels.tolist(), name
     savemat(tmp_path / "two.mat", {"x": labels, "y": labels})
-    with pytest.raises(ValueError, match="2 matrices of labels .*which of them counts"):
+    with pytest.raises(ValueError, match=r"2 matrices of labels .*which of them counts"):
         read_mask_pixels(tmp_path / "two.mat")
     truths = np.empty((1, 2), object)
     truths[0, 0] = truths[0, 1] = {"Segmentation": labels, "Boundaries": boundaries}
@@ -239,9 +239,7 @@ SIDES = ClassTable(("ground", "left", "right"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)
 def test_a_mirrored_left_is_a_right() -> None:
     image, labels = torch.rand(3, 2, 3), torch.tensor([[1, 0, 0], [0, 0, 2]])
     for flips in ({"flip": 1.0}, {"flip": 0.0, "flip_vertical": 1.0}):
-        change = training_transform(
-            None, scale=(1, 1), color=0, flip_pairs=SIDES.flip_pairs, **flips
-        )
+        change = training_transform(None, scale=(1, 1), color=0, flip_pairs=SIDES.flip_pairs, **flips)
         changed = change(Sample(image, LabelMap(labels), "a", None))
         axis = 1 if flips["flip"] else 0
         swapped = torch.tensor([0, 2, 1])[labels]

@@ -1,6 +1,5 @@
 """Layouts that are met every day: read where file names decide, named where they are not read yet."""
 
-import json
 import zlib
 
 import numpy as np

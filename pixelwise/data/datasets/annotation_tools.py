@@ -1,9 +1,10 @@
-"""What annotation tools write: shapes of images, read as classes of pixels, as instances or as panoptic segments.
+"""What annotation tools write: shapes, read as classes of pixels, instances or panoptic segments.
 
-Each tool is a row of `TOOLS`: by what it is recognised, what reads its files, what makes shapes of them. Images are
-looked for among the files of the folder only, by the longest end of the path that the tool wrote, so that no name
-leads out of it. The classes are those that the files name, in their order, or in alphabetical order where they name
-none; the names `_background_` and `__ignore__` are none. Shapes are painted in the order of the tool.
+Each tool is a row of `TOOLS`: by what it is recognised, what reads its files, what makes shapes of them.
+Images are looked for among the files of the folder only, by the longest end of the path that the tool
+wrote, so that no name leads out of it. The classes are those that the files name, in their order, or in
+alphabetical order where they name none; the names `_background_` and `__ignore__` are none. Shapes are
+painted in the order of the tool.
 """
 
 import re
@@ -55,7 +56,8 @@ class Tool:
     """An annotation tool.
 
     Attributes:
-        files: the annotation files in a folder, none where it is not of this tool; looks at few and small parts.
+        files: the annotation files in a folder, none where it is not of this tool; looks at few and small
+            parts.
         read: folder and files -> what they say of each image.
         shapes: what is said of an image, and the image -> its shapes.
         classes: of each kind of annotation, where they are those of a data set; all other names are ignored
@@ -114,9 +116,7 @@ class ReadShapes:
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             if isinstance(error, KeyError):
                 reason = f"{reason} is missing"
-            raise ValueError(
-                f"{described.file}: a shape of {pair.id} cannot be drawn: {reason}"
-            ) from error
+            raise ValueError(f"{described.file}: a shape of {pair.id} cannot be drawn: {reason}") from error
 
 
 def picture_of(path: Path) -> Picture:
@@ -168,7 +168,8 @@ class Shapes:
         if not any(pairs.values()):
             first = brief(export.images[0].image) if export.images else "none"
             raise ValueError(
-                f"none of the {len(export.images)} images that {files[0]} names lies in {root}: the first is {first}"
+                f"none of the {len(export.images)} images that {files[0]} names lies in {root}: the "
+                f"first is {first}"
             )
         own = self.tool.classes.get(self.kind) or self._classes(export, root)
         classes = own if encoding is None else encoding.classes
@@ -183,7 +184,8 @@ class Shapes:
         remarks = []
         if encoding is not None and unknown:
             remarks.append(
-                f"{len(unknown)} names of shapes are not in the class table and are left out: {some_of(unknown)}"
+                f"{len(unknown)} names of shapes are not in the class table and are left out: "
+                f"{some_of(unknown)}"
             )
         read = ReadShapes(self.tool.shapes, described, self.kind, classes, label_of)
         layout = Layout(
@@ -213,7 +215,7 @@ class Shapes:
 def _found(
     root: Path, export: Export
 ) -> tuple[dict[str, tuple[Pair, ...]], dict[str, Described], list[Path], list[str]]:
-    """Pairs of each part, what is said of each image, images that are missing, and what contradicts itself."""
+    """Pairs of each part, what is said of each image, missing images, and what contradicts itself."""
     files = image_files(root)
     by_name: dict[str, list[Path]] = {}
     for path in files:
@@ -232,7 +234,10 @@ def _found(
             problems.append(f"{name} is described twice, in {described[name].file} and {one.file}")
             continue
         described[name] = one
-        words = [*reversed(image.relative_to(root).parts[:-1]), *reversed(one.file.relative_to(root).parts[:-1])]
+        words = [
+            *reversed(image.relative_to(root).parts[:-1]),
+            *reversed(one.file.relative_to(root).parts[:-1]),
+        ]
         part = split_of(one.part or "") or next((p for word in words if (p := split_of(word))), "all")
         parts.setdefault(part, []).append(Pair(image, one.file, name))
     pairs = {part: tuple(sorted(found, key=lambda pair: pair.id)) for part, found in parts.items()}
@@ -250,7 +255,9 @@ def _image_of(one: Described, by_name: Mapping[str, list[Path]], files: Sequence
         return None
     name = wanted[-1]
     found = by_name.get(name) or (
-        by_name.get(PurePosixPath(name).stem) if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES else None
+        by_name.get(PurePosixPath(name).stem)
+        if PurePosixPath(name).suffix.lower() in IMAGE_SUFFIXES
+        else None
     )
     if not found:  # servers put a mark before the name of an uploaded file: ab12cd34-a.jpg
         found = by_name.get(name.partition("-")[2]) if "-" in name else None
@@ -305,7 +312,9 @@ def _by_beginning(pattern: str, *words: bytes) -> Callable[[Path], Sequence[Path
         if first is None:
             return ()
         level = "*/" * (len(first.relative_to(root).parts) - 1)
-        return sorted(p for p in root.glob(level + pattern) if not p.name.startswith(".") and _begins(p, *words))
+        return sorted(
+            p for p in root.glob(level + pattern) if not p.name.startswith(".") and _begins(p, *words)
+        )
 
     return files
 
@@ -406,7 +415,9 @@ def _labelme_shapes(described: Described, picture: Picture) -> list[Shape]:
 
 
 TOOLS: dict[str, Tool] = {
-    "cvat": Tool(_by_beginning("*.xml", b"<annotations>", b"<annotations "), _of_each(read_cvat), cvat_shapes),
+    "cvat": Tool(
+        _by_beginning("*.xml", b"<annotations>", b"<annotations "), _of_each(read_cvat), cvat_shapes
+    ),
     "supervisely": Tool(_supervisely, lambda root, files: read_supervisely(root), supervisely_shapes),
     "label_studio": Tool(_label_studio, _of_each(read_label_studio), label_studio_shapes),
     "via": Tool(_via, _of_each(read_via), via_shapes),

@@ -7,7 +7,8 @@
 - `img_1.png` and `mask_1.png`, `a_sat.jpg` and `a_mask.png`, `a.png` and `a_L.png`;
 - `..._Training_Input` and `..._Training_GroundTruth` (the ISIC challenges), `img_dir` and `ann_dir`.
 
-Masks are images, NumPy arrays, `.mat` files, or tables of whole numbers as text. Instead of folders, files may tell the parts; see `split_files`.
+Masks are images, NumPy arrays, `.mat` files, or tables of whole numbers as text. Instead of folders, files
+may tell the parts; see `split_files`.
 """
 
 from collections.abc import Iterator

@@ -1,7 +1,7 @@
-"""PASCAL VOC: instances from `SegmentationObject/x.png`, whose values number the objects, and 255 is their border.
+"""PASCAL VOC: instances from `SegmentationObject/x.png`, which numbers them; 255 is their border.
 
-The class of an object is the one that most of its pixels have in `SegmentationClass/x.png`; where there is no such
-file, the one that `Annotations/x.xml` names at its place. The folder is laid out as `voc.py` tells.
+The class of an object is the one that most of its pixels have in `SegmentationClass/x.png`; where there is
+no such file, the one that `Annotations/x.xml` names at its place. The folder is laid out as `voc.py` tells.
 """
 
 from dataclasses import dataclass
@@ -68,7 +68,7 @@ class Instances:
 
 def _named(path: Path) -> list[str]:
     """The names of the objects in an XML file, in its order."""
-    from defusedxml.ElementTree import parse
+    from defusedxml.ElementTree import parse  # type: ignore[import-untyped]
 
     try:
         return [str(one.findtext("name")) for one in parse(path).getroot().iter("object")]

@@ -44,14 +44,14 @@ def read_classes_file(path: str | os.PathLike[str]) -> ClassTable:
 def read_label_encoding(path: str | os.PathLike[str]) -> LabelEncoding:
     """The class table in a file, and which values masks use for its classes.
 
-    - `.csv`: a header with `name` and, if wanted, `r`, `g`, `b`, `id` (the value in masks; without it the number
-      of the row), `flip` (the name of the class that takes its place in the mirrored image: left and right arm)
-      and `thing` (1 for a countable class). Rows with one name are one class with several values or colours. A
-      row with the name `ignore` is no class: its id and colour mark pixels that do not count; the id `*` stands
-      for all that no row names.
-    - `.json`: the fields of `ClassTable`; only `names` must be there. `ids` may give the values in masks, one or
-      a list for each class, `colors` likewise; `flip_pairs` are pairs of names; `others_ignored`: true ignores
-      all that is not named.
+    - `.csv`: a header with `name` and, if wanted, `r`, `g`, `b`, `id` (the value in masks; without it the
+      number of the row), `flip` (the name of the class that takes its place in the mirrored image: left and
+      right arm) and `thing` (1 for a countable class). Rows with one name are one class with several values
+      or colours. A row with the name `ignore` is no class: its id and colour mark pixels that do not count;
+      the id `*` stands for all that no row names.
+    - `.json`: the fields of `ClassTable`; only `names` must be there. `ids` may give the values in masks,
+      one or a list for each class, `colors` likewise; `flip_pairs` are pairs of names; `others_ignored`:
+      true ignores all that is not named.
     - `.txt`: one name per line; or `r g b name`, as CamVid and CVAT write `label_colors.txt`; or
       `name:r,g,b:parts:actions`, as CVAT writes `labelmap.txt`. There the classes are numbered 0, 1, ...
 
@@ -279,9 +279,7 @@ def _coding(
         raise ValueError(f"a class is mirrored to {brief(unknown[0])}, which is none of the names")
     palette = tuple(some[0] for some in colors) if colors else voc_palette(len(names))
     pairs = tuple((names.index(a), names.index(b)) for a, b in sides)
-    classes = ClassTable(
-        tuple(names), palette, label, exclusive=exclusive, things=things, flip_pairs=pairs
-    )
+    classes = ClassTable(tuple(names), palette, label, exclusive=exclusive, things=things, flip_pairs=pairs)
     return LabelEncoding(
         classes,
         tuple(some[0] for some in values),

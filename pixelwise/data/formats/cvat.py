@@ -1,8 +1,8 @@
 """CVAT's own format, "CVAT for images 1.1" and "CVAT for video 1.1": an XML file.
 
-Points are pixels from the corner of the image. Masks are run lengths, row by row within their box, zeros first.
-Shapes of higher `z_order` lie on top; those with one `group_id` (not 0) are one instance. Holes are possible in
-masks only. Boxes, polygons, ellipses and masks are read; lines, points and tags have no area.
+Points are pixels from the corner of the image. Masks are run lengths, row by row within their box, zeros
+first. Shapes of higher `z_order` lie on top; those with one `group_id` (not 0) are one instance. Holes are
+possible in masks only. Boxes, polygons, ellipses and masks are read; lines, points and tags have no area.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -27,7 +27,7 @@ def read_cvat(path: Path) -> Export:
     Raises:
         ValueError: if it is missing or no such file; also if it holds entities, which could fill the memory.
     """
-    from defusedxml.ElementTree import parse
+    from defusedxml.ElementTree import parse  # type: ignore[import-untyped]
 
     try:
         if path.stat().st_size > _LARGEST:
@@ -104,9 +104,7 @@ def _shape(element: Element, picture: Picture) -> Shape:
         points = [point.split(",") for point in element.get("points", "").split(";")]
         return Shape(rings=(ring([(float(x), float(y)) for x, y in points]),), **shared)
     if element.tag == "ellipse":
-        outline = ellipse_ring(
-            number("cx"), number("cy"), number("rx"), number("ry"), number("rotation")
-        )
+        outline = ellipse_ring(number("cx"), number("cy"), number("rx"), number("ry"), number("rotation"))
         return Shape(rings=(outline,), **shared)
     corners = box_ring(number("xtl"), number("ytl"), number("xbr"), number("ybr"))
     if angle := np.deg2rad(number("rotation")):
@@ -176,14 +174,14 @@ def write_cvat(
                 )
             if shape.mask is None and not shape.has_holes:
                 points = ";".join(f"{x:.6g},{y:.6g}" for x, y in shape.rings[0].tolist())
-                SubElement(image, "polygon", points=points, **fields)
+                SubElement(image, "polygon", {"points": points, **fields})
                 continue
             mask = drawn(shape, height, width)
             x, y, w, h = mask.boxes[0].astype(int).tolist()
             if w:
                 runs = _runs(mask.crop(x, y, w, h).decode()[0].ravel())
                 box = {"left": str(x), "top": str(y), "width": str(w), "height": str(h)}
-                SubElement(image, "mask", rle=", ".join(map(str, runs)), **box, **fields)
+                SubElement(image, "mask", {"rle": ", ".join(map(str, runs)), **box, **fields})
     indent(root, " ")
     with atomic_write(path) as temporary:
         temporary.write_bytes(b'<?xml version="1.0" encoding="utf-8"?>\n' + tostring(root, "utf-8"))

@@ -1,7 +1,7 @@
 """Datumaro 1.0: `annotations/PART.json` with classes and items, images in `images/PART/`.
 
-Points are pixels from the corner of the image, masks are COCO's run lengths. Shapes of higher `z_order` lie on top;
-those with one `group` (not 0) are one instance. Polygons, masks and boxes are read.
+Points are pixels from the corner of the image, masks are COCO's run lengths. Shapes of higher `z_order` lie
+on top; those with one `group` (not 0) are one instance. Polygons, masks and boxes are read.
 """
 
 from pathlib import Path

@@ -1,9 +1,9 @@
 """GeoJSON: a file of polygons beside each image, `a.geojson` for `a.tif`.
 
-Of a GeoTIFF the coordinates are those of its map, and the tags of the file say where pixels lie; of other images
-they are pixels from the corner of the image, with y downwards, as QuPath writes them. The first ring of a polygon is
-its outline, others are holes; the parts of a MultiPolygon are one instance. The class is the property `class`,
-`label`, `name`, `type`, `category`, or QuPath's `classification`.
+Of a GeoTIFF the coordinates are those of its map, and the tags of the file say where pixels lie; of other
+images they are pixels from the corner of the image, with y downwards, as QuPath writes them. The first ring
+of a polygon is its outline, others are holes; the parts of a MultiPolygon are one instance. The class is
+the property `class`, `label`, `name`, `type`, `category`, or QuPath's `classification`.
 """
 
 import json
@@ -40,7 +40,9 @@ def read_geojson(paths: Sequence[Path], root: Path) -> Export:
         try:
             content = read_json(path)
             features = content["features"] if content["type"] == "FeatureCollection" else [content]
-            kept = [one for one in features if (one["geometry"] or {}).get("type") in ("Polygon", "MultiPolygon")]
+            kept = [
+                one for one in features if (one["geometry"] or {}).get("type") in ("Polygon", "MultiPolygon")
+            ]
             colors |= dict.fromkeys((_class(feature) for feature in kept), None)
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{path} is not a file of GeoJSON: {type(error).__name__} {error}") from error

@@ -1,10 +1,11 @@
-"""Label Studio: a JSON list of tasks, with outlines in percent of the image and brushes in run lengths of its own.
+"""Label Studio: a JSON list of tasks, outlines in percent of the image, brushes in run lengths of its own.
 
-A brush is a stream of bits, highest first: 32 bits say how many values follow (height x width x 4), 5 bits the
-size of a value less 1, four times 4 bits the sizes of lengths less 1. Then, until all values are there: a bit (1
-for a run, 0 for values one by one), 2 bits that choose a size, so many bits with the length less 1, and one value or
-that many. The values are red, green, blue and alpha of the pixels, row by row; the mask is where alpha is not 0
-(label-studio-converter, `brush.py`). Of several annotations of a task the first that was not cancelled counts.
+A brush is a stream of bits, highest first: 32 bits say how many values follow (height x width x 4), 5 bits
+the size of a value less 1, four times 4 bits the sizes of lengths less 1. Then, until all values are there:
+a bit (1 for a run, 0 for values one by one), 2 bits that choose a size, so many bits with the length less
+1, and one value or that many. The values are red, green, blue and alpha of the pixels, row by row; the mask
+is where alpha is not 0 (label-studio-converter, `brush.py`). Of several annotations of a task the first
+that was not cancelled counts.
 """
 
 from pathlib import Path
@@ -43,7 +44,9 @@ def read_label_studio(path: Path) -> Export:
                 images.append(Described(path, _image_name(task), results))
         return Export(tuple(images), colors)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
-        raise ValueError(f"{path} is not an export of Label Studio: {type(error).__name__} {error}") from error
+        raise ValueError(
+            f"{path} is not an export of Label Studio: {type(error).__name__} {error}"
+        ) from error
 
 
 def _image_name(task: Any) -> str:
@@ -73,10 +76,12 @@ def _shape(result: Any, picture: Picture) -> Shape:
     value, name = result["value"], str(_label(result))
     across, down = picture.width / 100, picture.height / 100
     if "rle" in value:
-        width, height = int(result["original_width"]), int(result["original_height"])
-        if (height, width) != (picture.height, picture.width):
-            raise ValueError(f"a brush of {height} x {width} pixels, the image has {picture.height} x {picture.width}")
-        return Shape(name, mask=RleMasks.encode(decode_brush(value["rle"], height, width)[None]))
+        size = int(result["original_height"]), int(result["original_width"])
+        if size != (picture.height, picture.width):
+            raise ValueError(
+                f"a brush of {size[0]} x {size[1]} pixels, the image has {picture.height} x {picture.width}"
+            )
+        return Shape(name, mask=RleMasks.encode(decode_brush(value["rle"], *size)[None]))
     if "points" in value:
         return Shape(name, (ring([(float(x) * across, float(y) * down) for x, y in value["points"]]),))
     x, y = float(value["x"]) * across, float(value["y"]) * down
@@ -88,7 +93,7 @@ def _shape(result: Any, picture: Picture) -> Shape:
     angle = np.deg2rad(turn)
     corners = np.array([(0, 0), (width, 0), (width, height), (0, height)])
     turned = corners @ np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return Shape(name, (ring(turned + [x, y]),))
+    return Shape(name, (ring(turned + np.array([x, y])),))
 
 
 def decode_brush(rle: list[int], height: int, width: int) -> Bool[np.ndarray, "H W"]:

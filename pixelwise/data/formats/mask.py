@@ -1,7 +1,7 @@
 """Masks: one class per pixel, as the index of a palette, a grey value (8 or 16 bit) or a colour.
 
-Besides pictures: NumPy arrays (`.npy`), MATLAB files (`.mat`) and tables of whole numbers as text (`.txt`). The
-indices of a GIF say nothing, since every writer sorts its palette anew: what is seen counts there.
+Besides pictures: NumPy arrays (`.npy`), MATLAB files (`.mat`) and tables of whole numbers as text (`.txt`).
+The indices of a GIF say nothing, since every writer sorts its palette anew: what is seen counts there.
 """
 
 import os

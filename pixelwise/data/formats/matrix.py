@@ -1,8 +1,8 @@
 """Matrices of labels in files that are no pictures: MATLAB's `.mat`, and whole numbers as text.
 
 In a `.mat` file the labels are found by the names that data sets use, wherever structures hold them: `GTcls`
-of SBD, `LabelMap` of Pascal Context, `S` of SIFT-Flow and COCO-Stuff, `segmentation` of NYU depth; otherwise the
-file must hold a single matrix of whole numbers.
+of SBD, `LabelMap` of Pascal Context, `S` of SIFT-Flow and COCO-Stuff, `segmentation` of NYU depth;
+otherwise the file must hold a single matrix of whole numbers.
 """
 
 import os

@@ -1,7 +1,7 @@
-"""Supervisely: `meta.json` with the classes, and for `DATASET/img/a.jpg` the objects in `DATASET/ann/a.jpg.json`.
+"""Supervisely: `meta.json` with classes, `DATASET/img/a.jpg`, and its objects in `DATASET/ann/a.jpg.json`.
 
-Points are centres of pixels, polygons may have holes, bitmaps are PNG files in zlib in base64. Later objects lie
-on top. Polygons, rectangles and bitmaps are read; lines and points have no area.
+Points are centres of pixels, polygons may have holes, bitmaps are PNG files in zlib in base64. Later
+objects lie on top. Polygons, rectangles and bitmaps are read; lines and points have no area.
 """
 
 import base64
@@ -60,7 +60,10 @@ def supervisely_shapes(described: Described, picture: Picture) -> list[Shape]:
             found.append(Shape(name, mask=_bitmap(entry["bitmap"], picture)))
         elif kind == "polygon":
             points = entry["points"]
-            rings = (ring(points["exterior"], 0.5), *(ring(hole, 0.5) for hole in points.get("interior") or ()))
+            rings = (
+                ring(points["exterior"], 0.5),
+                *(ring(hole, 0.5) for hole in points.get("interior") or ()),
+            )
             found.append(Shape(name, rings, drawing="outlined"))
         elif kind == "rectangle":
             (x, y), (u, v) = entry["points"]["exterior"][:2]

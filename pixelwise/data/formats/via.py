@@ -1,8 +1,8 @@
 """VIA, the VGG Image Annotator (versions 1 and 2): a JSON file or csv of regions.
 
-Points are centres of pixels; the file does not know how large images are. The class of a region is the value of
-its attribute; of several attributes the one called class, label, name, type or category counts, else the first. Polygons,
-boxes, circles and ellipses are read; lines and points have no area.
+Points are centres of pixels; the file does not know how large images are. The class of a region is the
+value of its attribute; of several attributes the one called class, label, name, type or category counts,
+else the first. Polygons, boxes, circles and ellipses are read; lines and points have no area.
 """
 
 import csv
@@ -45,7 +45,9 @@ def _from_json(content: Any) -> list[tuple[str, list[Any]]]:
     found = []
     for entry in images.values():
         regions = entry["regions"]
-        found.append((str(entry["filename"]), list(regions.values() if isinstance(regions, dict) else regions)))
+        found.append(
+            (str(entry["filename"]), list(regions.values() if isinstance(regions, dict) else regions))
+        )
     return found
 
 

@@ -97,9 +97,7 @@ def yolo_shapes(path: Path, height: int, width: int, names: Mapping[int, str]) -
     return [Shape(names[number], (ring(shares * [width, height]),)) for number, shares in outlines]
 
 
-def _read_outlines(
-    path: Path, label_of: Mapping[int, int]
-) -> list[tuple[int, Float[np.ndarray, "_ 2"]]]:
+def _read_outlines(path: Path, label_of: Mapping[int, int]) -> list[tuple[int, Float[np.ndarray, "_ 2"]]]:
     """Label and outline of each line, in shares of width and height."""
     found = []
     try:
@@ -193,11 +191,13 @@ def write_yolo_shapes(
     return lost
 
 
-def _joined(rings: Sequence[Integer[np.ndarray, "_ 2"] | Float[np.ndarray, "_ 2"]]) -> Float[np.ndarray, "n 2"]:
+def _joined(
+    rings: Sequence[Integer[np.ndarray, "_ 2"] | Float[np.ndarray, "_ 2"]],
+) -> Float[np.ndarray, "n 2"]:
     """One ring of several: from the first corner of the first to each other one, around it, and back."""
     start = rings[0][:1]
     parts = [rings[0]]
-    for ring in rings[1:]:
-        parts += [start, ring, ring[:1]]
+    for other in rings[1:]:
+        parts += [start, other, other[:1]]
     joined = np.concatenate([*parts, start] if len(rings) > 1 else parts)
     return joined.astype(np.float64)
