@@ -291,6 +291,7 @@ def read_classes(fields: dict[str, Any]) -> ClassTable:
         things=tuple(fields["things"]),
         skeleton=None if skeleton is None else _skeleton(skeleton),
         ids=tuple(fields.get("ids", ())),
+        flip_pairs=tuple((int(a), int(b)) for a, b in fields.get("flip_pairs", ())),
     )
 
 

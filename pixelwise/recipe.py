@@ -147,11 +147,12 @@ class Recipe:
         high=100,
         without="all",
     )
-    mask_rule: Literal["exact", "above-127", "above-0"] = _setting(
+    mask_rule: Literal["exact", "above-127", "above-0", "first-channel"] = _setting(
         "exact",
         "Data",
-        "exact (values of masks are classes), or above-127 or above-0: brighter pixels are foreground.",
-        choices=("exact", "above-127", "above-0"),
+        "exact (values of masks are classes), above-127 or above-0 (brighter pixels are foreground), or "
+        "first-channel (the first channel of masks in colours holds the classes).",
+        choices=("exact", "above-127", "above-0", "first-channel"),
     )
     loss: str = _setting(
         "cross_entropy", "Loss", "A loss of docs/losses.md or a sum: cross_entropy+0.5*dice."

@@ -142,6 +142,7 @@ class ClassTable:
         skeleton: the joints of an object, for keypoints.
         ids: the number of each class in the files of its data set, such as COCO's category ids, so that
             predictions are written with the same; empty where files name none.
+        flip_pairs: pairs of labels that change places when the image is mirrored: left and right arm.
 
     >>> table = ClassTable.of("sky", "road")
     >>> len(table), table.names[1]
@@ -155,13 +156,15 @@ class ClassTable:
     things: tuple[int, ...] = ()
     skeleton: Skeleton | None = None
     ids: tuple[int, ...] = ()
+    flip_pairs: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         """Reject a table that cannot be a task.
 
         Raises:
             ValueError: on fewer than one class, duplicate names, missing or impossible colours, an ignore
-                label that is also a class, a thing that is no class, or ids that do not tell classes apart.
+                label that is also a class, a thing that is no class, ids that do not tell classes apart, or a
+                class that is mirrored twice.
         """
         if not self.names:
             raise ValueError("a class table needs at least one class, got none")
@@ -181,6 +184,12 @@ class ClassTable:
             raise ValueError(f"things must be labels in 0..{len(self.names) - 1}, got {wrong[0]}")
         if self.ids and len(set(self.ids)) != len(self.names):
             raise ValueError(f"{len(self.names)} classes need as many different ids, got {self.ids!r:.80}")
+        sides = [label for pair in self.flip_pairs for label in pair]
+        if len(set(sides)) < len(sides) or not all(0 <= label < len(self.names) for label in sides):
+            raise ValueError(
+                f"flip_pairs must be pairs of labels in 0..{len(self.names) - 1}, each label once, got "
+                f"{self.flip_pairs!r:.80}"
+            )
 
     @classmethod
     def of(cls, *names: str, ignore: int = 255) -> "ClassTable":
@@ -195,6 +204,14 @@ class ClassTable:
     def category_ids(self) -> tuple[int, ...]:
         """The number of each class in COCO's files: its id, or label + 1 where files name none."""
         return self.ids or tuple(range(1, len(self) + 1))
+
+    @property
+    def flipped(self) -> tuple[int, ...]:
+        """For each label, the one that takes its place in the mirrored image."""
+        order = list(range(len(self)))
+        for first, second in self.flip_pairs:
+            order[first], order[second] = second, first
+        return tuple(order)
 
 
 # --- annotations ----------------------------------------------------------------------------------

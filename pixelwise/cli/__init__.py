@@ -13,6 +13,8 @@ from .. import __version__
 from .background import background
 from .check import check
 from .compare import compare
+from .convert import convert
+from .datasets import datasets
 from .demo import demo
 from .ensemble import ensemble
 from .errors import explain
@@ -96,6 +98,8 @@ for command in (
     style,
     track,
     check,
+    convert,
+    datasets,
     warmup,
     models,
     info,

@@ -16,6 +16,14 @@ def check(
     classes: Classes = None,
     mask_rule: MaskRule = "exact",
     as_json: AsJson = False,
+    write_classes: Annotated[
+        bool,
+        typer.Option(
+            "--write-classes",
+            help="Write what was understood as classes.csv into the folder, to name, merge, recolour and "
+            "ignore classes there. A class file that exists is never replaced.",
+        ),
+    ] = False,
     seed: Seed = 0,
 ) -> None:
     """Look for what would spoil a training: broken files, missing partners, wrong sizes and labels, leaks.
@@ -23,7 +31,7 @@ def check(
     Ends with code 1 if there are problems. Example: [bold]pixelwise check street[/bold]
     """
     from ..console import progress_bar
-    from ..data import check_data
+    from ..data import check_data, propose_classes
     from ..tasks import get_task, task_of_folder
 
     chosen = get_task(task) if task is not None else task_of_folder(data, format)
@@ -41,5 +49,7 @@ def check(
         print_json(report.as_dict())
     else:
         typer.echo(report.render())
+    if write_classes:
+        typer.echo(f"Wrote {propose_classes(data, report)}", err=as_json)
     if report.problems:
         raise typer.Exit(PROBLEMS)

@@ -16,15 +16,17 @@ LONGEST_SIDE = 16384  # pixels of a crop, a tile, or a size to compute with
 
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 LAYOUTS = (
-    "pairs, voc, camvid, cityscapes, coco, class_folders, layers, yolo, labelme, instance_maps, "
-    "coco_panoptic, coco_keypoints or volumes"
+    "pairs, voc, camvid, cityscapes, coco, class_folders, layers, yolo, labelme, cvat, supervisely, "
+    "label_studio, via, datumaro, geojson, cityscapes_polygons, instance_maps, coco_panoptic, "
+    "coco_keypoints, volumes, or the name of a data set (`pixelwise datasets`)"
 )
 Format = Annotated[str, typer.Option(help=f"Layout of the data: auto looks at the folder. Else: {LAYOUTS}.")]
 MaskRule = Annotated[
     str,
     typer.Option(
-        help="How masks are read: exact (values are classes), or above-127 or above-0, which make brighter "
-        "pixels foreground: for JPEG masks, smooth edges and instance maps."
+        help="How masks are read: exact (values are classes), above-127 or above-0, which make brighter "
+        "pixels foreground (JPEG masks, smooth edges, instance maps), or first-channel (the first channel of "
+        "masks in colours holds the classes)."
     ),
 ]
 Classes = Annotated[

@@ -9,6 +9,7 @@ from .check import (
     DataReport as DataReport,
     check_data as check_data,
     class_counts as class_counts,
+    propose_classes as propose_classes,
 )
 from .contents import classes_of_images as classes_of_images, sizes_of_images as sizes_of_images
 from .copy_paste import copy_paste as copy_paste

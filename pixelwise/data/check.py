@@ -14,9 +14,10 @@ import torch
 
 from ..types import Annotation, ClassMasks, ClassTable, Keypoints, LabelMap, Sample
 from ..wording import counted, some_of
-from .dataset import DataSplits, SegmentationData
+from .dataset import DataSplits, MaskFiles, SegmentationData
 from .datasets import FORMATS, Finder
-from .label_encoding import MaskRule
+from .formats.class_file import find_class_file, write_classes_file
+from .label_encoding import LabelEncoding, MaskRule
 from .open import open_reporting
 
 Progress = Callable[[int, int], None]
@@ -134,6 +135,7 @@ class DataReport:
             a readable image.
         problems: what would stop a training or spoil its numbers, one sentence each.
         remarks: what is worth knowing, one sentence each.
+        encoding: what values and colours in mask files mean; None where annotations are no mask files.
     """
 
     root: Path
@@ -143,6 +145,7 @@ class DataReport:
     sizes: tuple[tuple[int, ...], tuple[int, ...]] | None
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    encoding: LabelEncoding | None = None
 
     @property
     def class_weights(self) -> tuple[float, ...]:
@@ -175,12 +178,18 @@ class DataReport:
     def _table(self) -> list[str]:
         width = max(5, *(len(name) for name in self.classes.names))
         parts = list(self.counts)
-        head = f"{'label':>5}  {'class':<{width}}" + "".join(
+        meant = [""] * len(self.classes)
+        if self.encoding is not None:
+            told = [self.encoding.meaning(label) for label in range(len(self.classes))]
+            column = max(8, *(len(text) for text in told))
+            meant = [f"  {text:<{column}}" for text in told]
+        in_masks = f"  {'in masks':<{len(meant[0]) - 2}}" if meant[0] else ""
+        head = f"{'label':>5}  {'class':<{width}}{in_masks}" + "".join(
             f"  {part + ' %':>8} {'images':>6}" for part in parts
         )
         lines = [f"{head}  {'weight':>7}"]
         for label, name in enumerate(self.classes.names):
-            row = f"{label:>5}  {name:<{width}}"
+            row = f"{label:>5}  {name:<{width}}{meant[label]}"
             for part in parts:
                 counts = self.counts[part]
                 row += f"  {100 * counts.shares[label]:>8.2f} {counts.images[label]:>6}"
@@ -194,6 +203,9 @@ class DataReport:
             "format": self.format,
             "classes": list(self.classes.names),
             "ignore": self.classes.ignore,
+            "in_masks": [self.encoding.meaning(label) for label in range(len(self.classes))]
+            if self.encoding
+            else None,
             "parts": {
                 part: {
                     "images": counts.num_images,
@@ -289,6 +301,9 @@ def check_data(
         lowest_and_highest,
         tuple(findings.problems),
         tuple(findings.remarks),
+        splits.encoding
+        if any(isinstance(p.read_target, MaskFiles) for p in splits.parts().values())
+        else None,
     )
 
 
@@ -408,3 +423,25 @@ def _note_classes(splits: DataSplits, counts: dict[str, ClassCounts], findings: 
 def _first(sentences: tuple[str, ...]) -> list[str]:
     more = len(sentences) - _LISTED
     return [*sentences[:_LISTED], *([f"and {more} more like these"] if more > 0 else [])]
+
+
+def propose_classes(root: str | os.PathLike[str], report: DataReport) -> Path:
+    """Write what a check understood as a class file into the folder, where its owner can change it.
+
+    Args:
+        root: the folder.
+        report: of `check_data`.
+
+    Returns:
+        The file: `classes.csv`, or `classes.json` where a csv cannot hold the classes.
+
+    Raises:
+        ValueError: if there is a class file already, or it cannot be written.
+    """
+    folder = Path(root) if Path(root).is_dir() else Path(root).parent
+    if (known := find_class_file(folder)) is not None:
+        raise ValueError(f"{known} exists and is not replaced: change it, or take it away first")
+    table = report.classes
+    plain = all(name.strip() == name and name.lower() != "ignore" for name in table.names)
+    path = folder / ("classes.csv" if table.exclusive and plain else "classes.json")
+    return write_classes_file(path, report.encoding or table)

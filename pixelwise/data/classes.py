@@ -20,7 +20,10 @@ _MASK_SUFFIXES_WITH_LOSS = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 
 def encoding_from_masks(
-    paths: Sequence[Path], on_error: Callable[[Path, ValueError], None] | None = None
+    paths: Sequence[Path],
+    on_error: Callable[[Path, ValueError], None] | None = None,
+    *,
+    channel: int | None = None,
 ) -> LabelEncoding:
     """The class table that mask files suggest. Every file is read.
 
@@ -37,12 +40,13 @@ def encoding_from_masks(
         paths: the mask files.
         on_error: told of a file that cannot be read and of masks that need a rule, which are then read by
             the one that is suggested; without it both raise.
+        channel: the channel of masks in colours that holds the classes; None where colours are classes.
 
     Raises:
         ValueError: if a file cannot be read, or there are too many values or colours to be classes.
     """
     try:
-        return _looked_through(paths, on_error)
+        return _looked_through(paths, on_error, channel)
     except NeedsRule as error:
         if on_error is None:
             raise
@@ -67,7 +71,7 @@ class NeedsRule(ValueError):
 
 
 def _looked_through(
-    paths: Sequence[Path], on_error: Callable[[Path, ValueError], None] | None
+    paths: Sequence[Path], on_error: Callable[[Path, ValueError], None] | None, channel: int | None
 ) -> LabelEncoding:
     values: set[int] = set()
     colors: set[int] = set()
@@ -80,8 +84,12 @@ def _looked_through(
                 raise
             on_error(path, error)
             continue
+        if pixels.ndim == 3 and channel is not None:
+            pixels = pixels[..., channel]
         if pixels.ndim == 3 and (pixels == pixels[..., :1]).all():
             pixels = pixels[..., 0]
+        if pixels.ndim == 3 and pixels.dtype != np.uint8:
+            LabelEncoding.of(ClassTable.of("any")).labels(pixels, path)  # says what such a mask needs
         if pixels.ndim == 3:
             colors.update(np.unique(pixels.astype(np.int64) @ np.array([1 << 16, 1 << 8, 1])).tolist())
         elif pixels.dtype == np.uint8:
@@ -169,7 +177,7 @@ def _ignore(count: int) -> int:
 def _palette(paths: Sequence[Path]) -> tuple[Color, ...]:
     """The palette of the first mask that can be read; none where it is not one of colours."""
     for path in paths:
-        if path.suffix.lower() == ".npy":
+        if path.suffix.lower() in (".npy", ".mat", ".txt"):
             return ()
         try:
             palette = read_palette(path)

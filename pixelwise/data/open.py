@@ -3,13 +3,14 @@
 import logging
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from ..types import ClassTable
 from ..wording import brief
 from .classes import encoding_from_masks
 from .dataset import DataSplits, MaskFiles, SegmentationData, divided
-from .datasets import FORMATS, Finder, Layout, export_of
+from .datasets import FORMATS, Finder, Layout, Tree, export_of
 from .formats.class_file import find_class_file, read_label_encoding
 from .label_encoding import MASK_RULES, LabelEncoding, MaskRule
 
@@ -44,7 +45,8 @@ def open_data(
         channels: of the images; volumes have those of their files.
         mask_rule: "exact": the values of masks are classes. "above-127" and "above-0": brighter pixels are
             foreground, all others background; for JPEG masks, smooth edges and instance maps. Of a colour,
-            also one of a palette, the brightest channel counts.
+            also one of a palette, the brightest channel counts. "first-channel": the first channel of a mask
+            in colours holds the classes, and others number objects.
         formats: the layouts to choose from; each task has its own.
 
     Raises:
@@ -87,7 +89,7 @@ def open_reporting(
         raise ValueError(f"mask_rule must be one of {', '.join(MASK_RULES)}, got {brief(mask_rule)}")
     name = format_of(root, formats) if format == "auto" else format
     if name not in formats:
-        raise ValueError(f"format must be auto, {', '.join(formats)}, got {brief(name)}")
+        raise ValueError(f"format must be auto, {_known(formats)}, got {brief(name)}")
     _check_exists(root)
     layout = formats[name].find(root, _given(root, classes))
     if layout.problems and on_error is None:
@@ -98,10 +100,15 @@ def open_reporting(
     if mask_rule != "exact":
         if layout.read_target is not None:
             raise ValueError(f"the mask rule {mask_rule} is for mask files, {root} is of the layout {name}")
+    channel = 0 if mask_rule == "first-channel" else None
+    if mask_rule in ("above-127", "above-0"):
         encoding = LabelEncoding.by_rule(mask_rule, encoding.classes if encoding else None)
     if encoding is None:
         pairs = [pair for part in layout.pairs.values() for pair in part]
-        encoding = encoding_from_masks([pair.mask for pair in pairs if pair.mask], on_error)
+        masks = [pair.mask for pair in pairs if pair.mask]
+        encoding = encoding_from_masks(masks, on_error, channel=channel)
+    if channel is not None:
+        encoding = replace(encoding, channel=channel)
     if layout.unpaired:
         _log.warning(
             "%s: %d files have no partner and are left out, such as %s",
@@ -125,15 +132,37 @@ def format_of(root: Path, formats: Mapping[str, Finder] = FORMATS) -> str:
         raise ValueError(f"the data folder {root} is empty")
     for name, layout in formats.items():
         if layout.matches(root):
+            if isinstance(layout, Tree):
+                _refuse_two(root, name, formats)
             return name
     if root.is_file() and "coco" in formats:
         return "coco"  # it says what is wrong with the file
     if (export := export_of(root)) is not None:
-        layouts = ", ".join(formats)
         raise ValueError(
-            f"{root} looks like {export.name}, which is none of the layouts {layouts}: {export.advice}"
+            f"{root} looks like {export.name}, which is none of the layouts {_known(formats)}: "
+            f"{export.advice}"
         )
     return "pairs" if "pairs" in formats else next(iter(formats))  # it says what it misses
+
+
+def _refuse_two(root: Path, name: str, formats: Mapping[str, Finder]) -> None:
+    """Ask where a folder could be two data sets."""
+    others = [
+        other
+        for other, layout in formats.items()
+        if other != name and isinstance(layout, Tree) and layout.matches(root)
+    ]
+    if others:
+        raise ValueError(
+            f"{root} could be {name} or {' or '.join(others)}, which look alike: say which (--format {name})"
+        )
+
+
+def _known(formats: Mapping[str, Finder]) -> str:
+    """The names of layouts; those of data sets have a list of their own."""
+    plain = ", ".join(name for name, layout in formats.items() if not isinstance(layout, Tree))
+    some = any(isinstance(layout, Tree) for layout in formats.values())
+    return f"{plain} or one of `pixelwise datasets`" if some else plain
 
 
 def _check_exists(root: Path) -> None:

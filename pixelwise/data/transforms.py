@@ -37,6 +37,7 @@ def training_transform(
     rotate90: float = 0.0,
     rare_crops: float = 0.0,
     ignore: int = 255,
+    flip_pairs: Sequence[tuple[int, int]] = (),
 ) -> Callable[[Sample], Sample]:
     """The usual changes: scale and crop, mirror, turn, rotate, deform, recolour, in this order.
 
@@ -52,6 +53,7 @@ def training_transform(
         rotate90: probability of a quarter turn; the images or crops of a batch must then be square.
         rare_crops: share of crops that hold a pixel of a class drawn by 1 / sqrt(its pixels in the image).
         ignore: label of pixels that come from outside the image.
+        flip_pairs: labels that change places in the mirror, such as left and right arm.
 
     Raises:
         ValueError: on a range or size that makes no sense.
@@ -78,9 +80,9 @@ def training_transform(
         raise ValueError("scale_to crop needs the size of a crop, got None")
     if crop is not None or (low, high) != (1, 1):
         steps.append(ScaleAndCrop(crop, scale, scale_to=scale_to, rare=rare_crops, ignore=ignore))
-    if flip:
+    if flip and not flip_pairs:
         steps.append(v2.RandomHorizontalFlip(flip))
-    if flip_vertical:
+    if flip_vertical and not flip_pairs:
         steps.append(v2.RandomVerticalFlip(flip_vertical))
     if rotate90:
         steps.append(QuarterTurn(rotate90))
@@ -91,7 +93,62 @@ def training_transform(
         steps.append(ElasticDeformation(elastic, ignore=ignore))
     if color:
         steps.append(ColorChange(color))
+    if flip_pairs:
+        return MirrorSides(flip, flip_vertical, flip_pairs, OnSample(steps))
     return OnSample(steps)
+
+
+class MirrorSides:
+    """Mirror a sample whose classes have sides: what was a left arm is a right arm afterwards.
+
+    Args:
+        flip: probability of mirroring left and right.
+        flip_vertical: probability of mirroring upside down, which exchanges the sides as well.
+        flip_pairs: labels that change places.
+        then: what happens to the sample afterwards.
+    """
+
+    def __init__(
+        self,
+        flip: float,
+        flip_vertical: float,
+        flip_pairs: Sequence[tuple[int, int]],
+        then: Callable[[Sample], Sample],
+    ) -> None:
+        self.flip, self.flip_vertical, self.then = flip, flip_vertical, then
+        self.flip_pairs = tuple(flip_pairs)
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The changed sample."""
+        for chance, mirror in (
+            (self.flip, v2.RandomHorizontalFlip(1.0)),
+            (self.flip_vertical, v2.RandomVerticalFlip(1.0)),
+        ):
+            if torch.rand(()) < chance:
+                sample = OnSample([mirror])(sample)
+                if sample.target is not None:
+                    sample = replace(sample, target=_other_sides(sample.target, self.flip_pairs))
+        return self.then(sample)
+
+
+def _other_sides(target: Annotation, flip_pairs: Sequence[tuple[int, int]]) -> Annotation:
+    """The annotation with the labels of each pair exchanged."""
+    if isinstance(target, LabelMap):
+        return replace(target, labels=_exchanged(target.labels, flip_pairs))
+    if isinstance(target, ClassMasks):
+        order = _exchanged(torch.arange(len(target.masks)), flip_pairs)
+        return replace(target, masks=target.masks[order])
+    assert isinstance(target, MaskSet | PanopticMap | Boxes)  # what `OnSample` moves
+    return replace(target, classes=_exchanged(target.classes, flip_pairs))
+
+
+def _exchanged(
+    labels: Integer[Tensor, "*any"], flip_pairs: Sequence[tuple[int, int]]
+) -> Integer[Tensor, "*any"]:
+    changed = labels.clone()
+    for first, second in flip_pairs:
+        changed[labels == first], changed[labels == second] = second, first
+    return changed
 
 
 class OnSample:

@@ -185,7 +185,7 @@ class Predictor:
         self._choosing = threading.Lock()
         self.network: Network = self._score_dense
         if self.views != (View(),):
-            self.network = averaged(self._score_dense, self.views, classes.exclusive)
+            self.network = averaged(self._score_dense, self.views, classes.exclusive, classes.flip_pairs)
 
     def __repr__(self) -> str:
         names = self.classes.names
@@ -761,7 +761,8 @@ class Predictor:
                 yield Block(everywhere, self.network(images.to(self.device)), everywhere)
                 return
             images = images.to(self.device)
-            outputs = [in_view(self._score_dense, view)(images) for view in self.views]
+            pairs = self.classes.flip_pairs
+            outputs = [in_view(self._score_dense, view, pairs)(images) for view in self.views]
             for first, scores in decode.mean_in_rows(outputs, self.classes.exclusive):
                 height = scores.shape[2]
                 place = (slice(first, first + height), slice(0, size[1]))

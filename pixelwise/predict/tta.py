@@ -143,37 +143,55 @@ def views_of(
 # --- scores of pixels -----------------------------------------------------------------------------
 
 
-def in_view(f: Network, view: View) -> Network:
-    """`f` on a view of the image; its scores are brought back, as coarse as they are."""
+def in_view(f: Network, view: View, flip_pairs: Sequence[tuple[int, int]] = ()) -> Network:
+    """`f` on a view of the image; its scores are brought back, as coarse as they are.
+
+    Args:
+        f: image -> DenseLogits.
+        view: how the image is looked at.
+        flip_pairs: labels that change places in the mirror, such as left and right arm.
+    """
 
     def apply(image: Float[Tensor, "b c *grid"]) -> DenseLogits:
         output = f(view.seen(image))
         # Straight from the coarse map to the size of the image: one interpolation, not two. It is the same
         # from left to right as from right to left, so that a coarse map is mirrored as well as a fine one.
-        return DenseLogits(view.turned_back(output.coarse), tuple(image.shape[2:]), (), output.align_corners)
+        coarse = view.turned_back(output.coarse)
+        if view.mirror and flip_pairs:
+            order = list(range(coarse.shape[1]))
+            for first, second in flip_pairs:
+                order[first], order[second] = second, first
+            coarse = coarse[:, order]
+        return DenseLogits(coarse, tuple(image.shape[2:]), (), output.align_corners)
 
     return apply
 
 
-def averaged(f: Network, views: Sequence[View], exclusive: bool = True) -> Network:
+def averaged(
+    f: Network,
+    views: Sequence[View],
+    exclusive: bool = True,
+    flip_pairs: Sequence[tuple[int, int]] = (),
+) -> Network:
     """`f`, averaged over several views: scores at the size of the image that give the mean probabilities.
 
     Args:
         f: image -> DenseLogits.
         views: at least one.
         exclusive: whether probabilities are the softmax over the classes, or the sigmoid of each.
+        flip_pairs: labels that change places in the mirror, such as left and right arm.
     """
 
     def apply(image: Float[Tensor, "b c *grid"]) -> DenseLogits:
-        scores = mean_scores((in_view(f, view)(image).logits for view in views), exclusive)
+        scores = mean_scores((in_view(f, view, flip_pairs)(image).logits for view in views), exclusive)
         return DenseLogits(scores, tuple(image.shape[2:]))
 
     return apply
 
 
-def flipped(f: Network, exclusive: bool = True) -> Network:
+def flipped(f: Network, exclusive: bool = True, flip_pairs: Sequence[tuple[int, int]] = ()) -> Network:
     """`f`, averaged over the image and its mirror image (left and right exchanged); see `averaged`."""
-    return averaged(f, MIRROR, exclusive)
+    return averaged(f, MIRROR, exclusive, flip_pairs)
 
 
 def scaled(f: Network, scales: Sequence[float], exclusive: bool = True) -> Network:

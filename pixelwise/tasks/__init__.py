@@ -24,6 +24,7 @@ from .task import (
 )
 from .volume import VOLUME
 
+GUESSED = "instance_maps"  # a layout that no folder shows: masks of pairs may number objects
 # The first one is meant where nothing says which.
 TASKS: dict[str, Task] = {
     task.name: task
@@ -76,6 +77,23 @@ def open_data(root: str | os.PathLike[str], *, task: str | None = None, **option
     if not chosen.formats:
         raise ValueError(f"the task {chosen.name} reads no data: its models are used by prompts")
     return data.open_data(root, formats=chosen.formats, **options)
+
+
+def task_for_conversion(root: Path, format: str, among: tuple[str, ...]) -> str:
+    """The task whose reading of a folder suits a conversion: the first that matches.
+
+    Masks of pairs are classes of pixels unless the caller says that they number objects, which nobody can
+    see.
+    """
+    for name in among:
+        formats = get_task(name).formats
+        if format == "auto" and root.exists():
+            layout = next((layout for layout, finder in formats.items() if finder.matches(root)), None)
+            if layout is not None and layout != GUESSED:
+                return name
+        elif format in formats:
+            return name
+    return next(iter(TASKS))
 
 
 def task_of_folder(root: Path, format: str = "auto", among: tuple[str, ...] = tuple(TASKS)) -> Task:

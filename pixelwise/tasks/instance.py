@@ -17,11 +17,13 @@ from ..data import training_transform
 from ..data.datasets import (
     cityscapes_instances,
     coco_instances,
+    data_sets,
     instance_maps,
-    labelme_instances,
+    layouts,
+    voc_instances,
     yolo_instances,
 )
-from ..data.formats.geojson import write_geojson
+from ..data.formats.geojson_regions import write_geojson_regions
 from ..data.formats.labelme import write_labelme
 from ..data.formats.yolo import write_yolo_classes, write_yolo_labels
 from ..files import atomic_write
@@ -120,6 +122,7 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         flip_vertical=settings["flip_vertical"],
         rotate90=settings["rotate90"],
         ignore=0,
+        flip_pairs=classes.flip_pairs,
     )
 
 
@@ -397,10 +400,12 @@ INSTANCE = Task(
     name="instance",
     annotation=MaskSet,
     formats={
-        "coco": coco_instances,
         "cityscapes": cityscapes_instances,
+        "voc": voc_instances,
+        **data_sets("instance"),
+        **layouts("instances"),
         "yolo": yolo_instances,
-        "labelme": labelme_instances,
+        "coco": coco_instances,
         "instance_maps": instance_maps,
     },
     criterion=criterion,
@@ -414,7 +419,7 @@ INSTANCE = Task(
     writers={
         ".json": Writer(write_json, prepare=compact),
         ".png": Writer(write_png),
-        ".geojson": Writer(write_geojson, prepare=compact),
+        ".geojson": Writer(write_geojson_regions, prepare=compact),
     },
     collectors={
         **COCO,

@@ -9,8 +9,8 @@ import torch
 from PIL import Image
 
 from .. import decode, draw
-from ..data.datasets import class_folders, layers
-from ..data.formats.geojson import write_geojson
+from ..data.datasets import class_folders, data_sets, layers
+from ..data.formats.geojson_regions import write_geojson_regions
 from ..files import atomic_write
 from ..metrics import MultilabelMetrics
 from ..metrics.pixels.precision_recall import PixelPrecisionRecall
@@ -135,7 +135,7 @@ def _file_name(name: str) -> str:
 MULTILABEL = Task(
     name="multilabel",
     annotation=ClassMasks,
-    formats={"class_folders": class_folders, "layers": layers},
+    formats={**data_sets("multilabel"), "class_folders": class_folders, "layers": layers},
     criterion=semantic.criterion,
     decode=decoded,
     metrics=ClassMaskMetrics,
@@ -147,7 +147,7 @@ MULTILABEL = Task(
         ".png": Writer(write_pngs, class_files, unchanged),
         ".tif": Writer(write_tiff, prepare=unchanged),
         ".npy": Writer(write_npy, prepare=unchanged),
-        ".geojson": Writer(write_geojson, prepare=regions),
+        ".geojson": Writer(write_geojson_regions, prepare=regions),
     },
     collectors={"coco": Collector(instance.collect, instance.collected_files, regions)},
     decoding={"thresholds": 0.5, "flip": False, "min_component": 0},

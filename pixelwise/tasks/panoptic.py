@@ -11,9 +11,9 @@ import torch
 
 from .. import decode, draw
 from ..data import SegmentationData
-from ..data.datasets import coco_panoptic
+from ..data.datasets import coco_panoptic, layouts
 from ..data.formats.coco_panoptic import categories_of, read_segments, write_segments
-from ..data.formats.geojson import write_geojson
+from ..data.formats.geojson_regions import write_geojson_regions
 from ..files import atomic_write
 from ..metrics import PanopticMetrics
 from ..planning import DataFacts, MachineFacts, Planning, Rung
@@ -228,7 +228,7 @@ def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
 PANOPTIC = Task(
     name="panoptic",
     annotation=PanopticMap,
-    formats={"coco_panoptic": coco_panoptic},
+    formats={"coco_panoptic": coco_panoptic, **layouts("panoptic")},
     criterion=instance.criterion,
     decode=decoded,
     check=check,
@@ -239,7 +239,10 @@ PANOPTIC = Task(
     errors=draw.segment_errors,
     legend=LEGEND,
     read=read,
-    writers={".png": Writer(write_png, png_files), ".geojson": Writer(write_geojson, prepare=regions)},
+    writers={
+        ".png": Writer(write_png, png_files),
+        ".geojson": Writer(write_geojson_regions, prepare=regions),
+    },
     collectors={"coco": Collector(write_coco, coco_files)},
     decoding={"min_score": None, "max_overlap": None, "min_stuff_area": None},
     model_arguments=model_arguments,

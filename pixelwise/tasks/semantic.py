@@ -14,7 +14,7 @@ from .. import decode, draw
 from ..data import SegmentationData, read_mask, training_transform, write_mask
 from ..data.dataset import MaskFiles
 from ..data.datasets import FORMATS
-from ..data.formats.geojson import write_geojson
+from ..data.formats.geojson_regions import write_geojson_regions
 from ..data.formats.mask import read_mask_pixels
 from ..files import atomic_write
 from ..losses import PaperCriterion, make_criterion
@@ -141,6 +141,7 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         rotate90=settings["rotate90"],
         rare_crops=settings["rare_crops"],
         ignore=classes.ignore,
+        flip_pairs=classes.flip_pairs,
     )
 
 
@@ -264,7 +265,7 @@ SEMANTIC = Task(
         ".png": Writer(write_png, prepare=unchanged),
         ".npy": Writer(write_npy, prepare=unchanged),
         ".tif": Writer(write_tiff, prepare=unchanged),
-        ".geojson": Writer(write_geojson, prepare=regions),
+        ".geojson": Writer(write_geojson_regions, prepare=regions),
     },
     collectors={"coco": Collector(instance.collect, instance.collected_files, regions)},
     decoding={"threshold": None, "flip": False, "min_component": 0, "crf": False},

@@ -105,7 +105,9 @@ def test_a_rule_fits_two_classes_in_mask_files_only(pair_folder) -> None:
     root = pair_folder()
     with pytest.raises(ValueError, match="the class table has 3 classes"):
         open_data(root, classes=ClassTable.of("a", "b", "c"), mask_rule="above-0")
-    with pytest.raises(ValueError, match=r"mask_rule must be one of exact, above-127, above-0, got 'xx"):
+    with pytest.raises(
+        ValueError, match=r"mask_rule must be one of exact, above-127, above-0, first-channel, got 'xx"
+    ):
         open_data(root, mask_rule="x" * 5000)
     named = open_data(root, classes=ClassTable.of("ground", "road"), mask_rule="above-0")
     assert named.classes.names == ("ground", "road")

@@ -4,11 +4,14 @@ Good files of every kind are written once, then damaged in their bytes or, where
 values. The same seed gives the same files.
 """
 
+import base64
 import io
 import json
 import random
 import resource
+import struct
 import traceback
+import zlib
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,12 +23,14 @@ import pytest
 import torch
 from PIL import Image, features
 from safetensors.torch import load_file, save
+from scipy.io import savemat
 
 from pixelwise import build, checkpoint
 from pixelwise.data import open_data
 from pixelwise.data.formats.class_file import read_label_encoding
 from pixelwise.data.formats.coco import read_coco, semantic_labels
 from pixelwise.data.formats.image import read_image
+from pixelwise.data.formats.label_studio import encode_brush
 from pixelwise.data.formats.mask import read_mask_pixels
 from pixelwise.metrics import coco_evaluate
 from pixelwise.training import Recipe
@@ -139,6 +144,193 @@ def read_split_list(path: Path) -> object:
     return open_data(root, format="pairs")
 
 
+SQUARE = [[1.0, 1.0], [6.0, 1.0], [6.0, 6.0], [1.0, 6.0]]
+
+
+def tool_files() -> dict[str, dict[str, bytes]]:
+    """A good file of each annotation tool, for the image a.png of 12 x 16 pixels, by suffix."""
+    memory = io.BytesIO()
+    Image.new("L", (4, 3), 255).save(memory, "PNG")
+    window = base64.b64encode(memory.getvalue()).decode()
+    flat = [x for point in SQUARE for x in point]
+    brush = encode_brush(np.eye(12, 16) > 0)
+    labels = {"labels": [{"name": "car"}]}
+    size = {"original_width": 16, "original_height": 12}
+    cvat = (
+        b"<annotations><version>1.1</version><meta><task><labels><label><name>car</name><color>#ff0001</color>"
+        b'</label></labels></task></meta><image id="0" name="a.png" width="16" height="12">'
+        b"<annotations><version>1.1</version><meta><task><labels><label><name>car</name><color>#ff0001"
+        b"</color>"
+        b'ybr="5" rotation="20"/><mask label="car" left="2" top="2" width="3" height="2" rle="1, 4, 1"/>'
+        b'<ellipse label="car" cx="5" cy="5" rx="3" ry="2"/></image></annotations>'
+    )
+    return {
+        "cvat": {".xml": cvat},
+        "labelme": {
+            ".json": coded(
+                {
+                    "imagePath": "a.png",
+                    "shapes": [
+                        {"label": "car", "points": SQUARE, "shape_type": "polygon", "group_id": 1},
+                        {"label": "car", "points": SQUARE[:2], "shape_type": "circle"},
+                        {"label": "car", "points": [[2, 2], [5, 4]], "shape_type": "mask", "mask": window},
+                    ],
+                }
+            )
+        },
+        "supervisely": {
+            ".json": coded(
+                {
+                    "objects": [
+                        {
+                            "classTitle": "car",
+                            "geometryType": "polygon",
+                            "points": {"exterior": SQUARE, "interior": [SQUARE]},
+                        },
+                        {
+                            "classTitle": "car",
+                            "geometryType": "bitmap",
+                            "bitmap": {"origin": [2, 2], "data": window},
+                        },
+                    ]
+                }
+            )
+        },
+        "label_studio": {
+            ".json": coded(
+                [
+                    {
+                        "data": {"image": "/x/a.png"},
+                        "annotations": [
+                            {
+                                "result": [
+                                    {"value": {"points": SQUARE, "polygonlabels": ["car"]}},
+                                    {
+                                        "value": {
+                                            "x": 1,
+                                            "y": 1,
+                                            "width": 50,
+                                            "height": 50,
+                                            "rotation": 9,
+                                            "rectanglelabels": ["car"],
+                                        }
+                                    },
+                                    {
+                                        **size,
+                                        "value": {"format": "rle", "rle": brush, "brushlabels": ["car"]},
+                                    },
+                                ]
+                            }
+                        ],
+                    }
+                ]
+            )
+        },
+        "via": {
+            ".json": coded(
+                {
+                    "a.png9": {
+                        "filename": "a.png",
+                        "file_attributes": {},
+                        "regions": [
+                            {
+                                "shape_attributes": {
+                                    "name": "polygon",
+                                    "all_points_x": [1, 6, 6],
+                                    "all_points_y": [1, 1, 6],
+                                },
+                                "region_attributes": {"class": "car"},
+                            },
+                            {
+                                "shape_attributes": {"name": "circle", "cx": 5, "cy": 5, "r": 2},
+                                "region_attributes": {},
+                            },
+                        ],
+                    }
+                }
+            )
+        },
+        "datumaro": {
+            ".json": coded(
+                {
+                    "categories": {"label": labels},
+                    "items": [
+                        {
+                            "id": "a",
+                            "annotations": [
+                                {"type": "polygon", "label_id": 0, "points": flat},
+                                {
+                                    "type": "mask",
+                                    "label_id": 0,
+                                    "rle": {"size": [12, 16], "counts": [180, 12]},
+                                },
+                                {"type": "bbox", "label_id": 0, "bbox": [1, 2, 3, 4]},
+                            ],
+                            "image": {"path": "a.png"},
+                        }
+                    ],
+                }
+            )
+        },
+        "geojson": {
+            ".geojson": coded(
+                {
+                    "type": "FeatureCollection",
+                    "features": [
+                        {
+                            "properties": {"class": "car"},
+                            "geometry": {"type": "Polygon", "coordinates": [SQUARE, SQUARE]},
+                        },
+                        {"properties": {}, "geometry": {"type": "MultiPolygon", "coordinates": [[SQUARE]]}},
+                    ],
+                }
+            )
+        },
+        "yolo": {".txt": b"0 0.1 0.1 0.5 0.1 0.5 0.5\n0 0.5 0.5 0.25 0.25\n"},
+    }
+
+
+def read_tool(name: str) -> Callable[[Path], object]:
+    """The file beside one image, where the tool expects it."""
+
+    def read(path: Path) -> object:
+        root = path.parent / f"tool_{name}"
+        place = {"supervisely": "ds/ann/a.png.json", "geojson": "a.geojson", "yolo": "labels/a.txt"}
+        target = root / place.get(name, f"a{path.suffix}")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(path.read_bytes())
+        splits = open_data(root, format=name)
+        return [part.target(i) for part in splits.parts().values() for i in range(len(part))]
+
+    return read
+
+
+def tool_folders(folder: Path) -> None:
+    for name in tool_files():
+        home = folder / f"tool_{name}" / {"supervisely": "ds/img", "yolo": "images"}.get(name, "")
+        home.mkdir(parents=True)
+        Image.new("RGB", (16, 12)).save(home / "a.png")
+    (folder / "tool_yolo" / "data.yaml").write_text("train: images\nnames: [car]\n")
+
+
+def matrix() -> bytes:
+    file = io.BytesIO()
+    savemat(file, {"S": np.arange(12).reshape(3, 4)})
+    return file.getvalue()
+
+
+def deep_mask() -> bytes:
+    pixels = struct.pack(">18H", *range(18))
+    rows = b"".join(bytes([kind]) + pixels[:18] for kind in range(2))
+
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head = struct.pack(">IIBBBBB", 3, 2, 16, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", head), chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + b"".join(parts)
+
+
 def kinds(folder: Path) -> dict[str, Kind]:
     """Every kind of file that pixelwise reads."""
     truth, table = coded(coco_truth()), b"name,r,g,b,id\nsky,0,0,0,0\ncar,1,2,3,7\nignore,9,9,9,255\n"
@@ -150,6 +342,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
             content = picture(".png") if part == "images" else mask(".png")
             (folder / "listed" / part / f"{stem}.png").write_bytes(content)
     recipe = coded(Recipe(data="x").as_dict())
+    tool_folders(folder)
     return {
         "image": Kind({suffix: picture(suffix) for suffix in suffixes}, read_image, 6),
         "mask": Kind(
@@ -171,6 +364,10 @@ def kinds(folder: Path) -> dict[str, Kind]:
             {".json": coded(coco_results())}, lambda path: coco_evaluate(coco_truth(), path), 3
         ),
         "list": Kind({".txt": b"a\nb\n"}, read_split_list, 1),
+        "matrix": Kind(
+            {".mat": matrix(), ".txt": b"0 1 2\n2 1 0\n", ".png": deep_mask()}, read_mask_pixels, 2
+        ),
+        **{name: Kind(good, read_tool(name), 2) for name, good in tool_files().items()},
     }
 
 

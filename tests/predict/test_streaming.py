@@ -153,7 +153,7 @@ def test_a_killed_prediction_goes_on_and_gives_the_same_file(
     before = calls[0]
     monkeypatch.setattr(type(network), "forward", counted)
     assert (np.load(predict.stream(source, path)) == whole).all()
-    # All have 18 tiles. What overlaps finished rows is looked at again: of the first row of tiles, everything.
+    # All have 18 tiles. What overlaps finished rows is looked at again: of the first row, everything.
     assert calls[0] - before <= (12 if blend == "crop" or killed_after == 2 else 18)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.npy", "photo.npy", "whole.npy"]
 

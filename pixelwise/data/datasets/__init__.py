@@ -4,14 +4,25 @@
 """
 
 from . import camvid, cityscapes, coco, pairs, voc
+from .annotation_tools import layouts as layouts
 from .exports import export_of as export_of
 from .layout import Finder as Finder, Layout as Layout
+from .sets import DATASETS as DATASETS
+from .tree import Row as Row, Tree as Tree
+
+
+def data_sets(task: str) -> dict[str, Tree]:
+    """The layouts of the data sets of a task that are read by a row of the table."""
+    return {name: Tree(row) for name, row in DATASETS.items() if row.task == task and row.parts}
+
 
 # In the order in which they are tried.
 FORMATS: dict[str, Finder] = {
     "voc": voc,
     "camvid": camvid,
     "cityscapes": cityscapes,
+    **data_sets("semantic"),
     "pairs": pairs,
+    **layouts("semantic"),
     "coco": coco,
 }

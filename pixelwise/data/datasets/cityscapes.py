@@ -45,6 +45,20 @@ _IMAGE = "_leftImg8bit"
 
 
 def matches(root: Path) -> bool:
+    """Whether it is a Cityscapes folder with maps of ids, or without anything else that is read."""
+    return is_cityscapes(root) and not (has_polygons(root) and not _has_maps(root))
+
+
+def has_polygons(root: Path) -> bool:
+    """Whether there are files of polygons, which the tool `cityscapes_polygons` reads."""
+    return next(root.glob("gt*/*/*/*_polygons.json"), None) is not None
+
+
+def _has_maps(root: Path) -> bool:
+    return any(next(root.glob(f"gt*/*/*/*_{kind}.png"), None) for kind in ("labelIds", "labelTrainIds"))
+
+
+def is_cityscapes(root: Path) -> bool:
     """Whether there are `leftImg8bit` with a part in it, and `gtFine` or `gtCoarse`."""
     return any((root / "leftImg8bit" / part).is_dir() for part in SPLITS) and _truth(root) is not None
 
@@ -76,7 +90,7 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
         if found:
             pairs[part] = tuple(Pair(i, m, i.relative_to(root).as_posix()) for i, m in found)
     if not pairs:
-        raise ValueError(f"{truth} holds no {kind}.png of the images: the polygons in json are not read yet")
+        raise ValueError(f"{truth} holds no {kind}.png of the images and no polygons")
     return Layout(pairs, encoding or own, unpaired=tuple(unpaired), remarks=tuple(remarks))
 
 

@@ -38,7 +38,7 @@ class Instances:
 
 def matches(root: Path) -> bool:
     """Whether it is a Cityscapes folder with files of instances."""
-    return cityscapes.matches(root) and next(root.glob("gt*/*/*/*_instanceIds.png"), None) is not None
+    return cityscapes.is_cityscapes(root) and next(root.glob("gt*/*/*/*_instanceIds.png"), None) is not None
 
 
 def find(root: Path, encoding: LabelEncoding | None) -> Layout:

@@ -80,30 +80,13 @@ EXPORTS = (
     ),
     Export(
         "a YOLO-seg export",
-        f"with its data.yaml the task instance (--model mask_rcnn) reads it; of others {_AS_MASKS}",
+        f"with its data.yaml it is read; without it {_AS_MASKS}",
         _yolo,
-    ),
-    Export("a Supervisely project", _AS_MASKS, _holds("*.json", b'"classTitle"')),
-    Export(
-        "a VIA (VGG Image Annotator) project",
-        _AS_MASKS,
-        _any(_holds("*.json", b'"shape_attributes"'), _holds("*.csv", b"region_shape_attributes")),
-    ),
-    Export(
-        "LabelMe json files",
-        "the task instance (--model mask_rcnn) reads them; for others convert them to PNG masks",
-        _holds("*.json", b'"shapes"'),
     ),
     Export(
         "a COCO panoptic file",
         "the task panoptic (--model panoptic_fpn) reads it; or open its file of instances",
         _any(_has("**/*panoptic*.json"), _holds("*.json", b'"segments_info"')),
-    ),
-    Export("a Label Studio export", _AS_MASKS, _holds("*.json", b'"annotations"', b'"result"', b'"data"')),
-    Export(
-        "a CVAT XML export",
-        "export 'Segmentation mask 1.1' or 'COCO 1.0' instead",
-        _holds("*.xml", b"<annotations", b"<meta"),
     ),
     Export(
         "the Data Science Bowl 2018 (a folder of masks for each image)",

@@ -8,6 +8,7 @@ from typing import Protocol, runtime_checkable
 
 from ..dataset import Pair, ReadImage, ReadTarget, read_plain_image
 from ..formats.image import IMAGE_SUFFIXES
+from ..formats.matrix import is_table
 from ..label_encoding import LabelEncoding
 
 _LONGEST_PATH = 4096
@@ -94,6 +95,18 @@ def image_files(root: Path, *, deep: bool = True) -> list[Path]:
         and not any(part.startswith(".") for part in path.relative_to(root).parts)
         and path.is_file()
     )
+
+
+def mask_files(root: Path) -> list[Path]:
+    """The files of masks in a folder: images, or else matrices in `.mat` files or as text."""
+    if found := image_files(root):
+        return found
+    if root.is_file():
+        return []
+    visible = sorted(p for p in root.rglob("*.*") if not p.name.startswith("."))
+    return [p for p in visible if p.suffix.lower() == ".mat"] or [
+        p for p in visible if p.suffix.lower() == ".txt" and is_table(p)
+    ]
 
 
 def read_names(path: Path, known: Container[str]) -> list[str]:

@@ -7,7 +7,8 @@
 - `img_1.png` and `mask_1.png`, `a_sat.jpg` and `a_mask.png`, `a.png` and `a_L.png`;
 - `..._Training_Input` and `..._Training_GroundTruth` (the ISIC challenges), `img_dir` and `ann_dir`.
 
-Instead of folders, files may tell the parts; see `split_files`.
+Masks are images, NumPy arrays, `.mat` files, or tables of whole numbers as text. Instead of folders, files
+may tell the parts; see `split_files`.
 """
 
 from collections.abc import Iterator
@@ -17,7 +18,7 @@ from PIL import Image
 
 from ..dataset import Pair
 from ..label_encoding import LabelEncoding
-from .layout import Layout, by_stem, folders, image_files, split_of
+from .layout import Layout, by_stem, folders, image_files, mask_files, split_of
 from .split_files import by_files
 
 IMAGES = (
@@ -68,7 +69,7 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
     """
     pairs: dict[str, list[Pair]] = {}
     unpaired: list[Path] = []
-    places = [place for place in _places(root) if image_files(place[2])]
+    places = [place for place in _places(root) if mask_files(place[2])]
     for split, image_folder, mask_folder in places:
         found, alone = _matched(image_folder, mask_folder, root)
         pairs.setdefault(split, []).extend(found)
@@ -142,7 +143,7 @@ def _parts(root: Path) -> list[tuple[str, Path]]:
 
 
 def _matched(image_folder: Path, mask_folder: Path, root: Path) -> tuple[list[Pair], list[Path]]:
-    masks = by_stem(image_files(mask_folder), mask_folder)
+    masks = by_stem(mask_files(mask_folder), mask_folder)
     pairs, alone, used = [], [], set()
     for image in image_files(image_folder):
         stem = image.relative_to(image_folder).with_suffix("").as_posix()

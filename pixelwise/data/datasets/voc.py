@@ -21,7 +21,7 @@ CODING = LabelEncoding(CLASSES, tuple(range(len(NAMES))), (255,), ignored_colors
 
 def matches(root: Path) -> bool:
     """Whether there are `JPEGImages` and `SegmentationClass`."""
-    return _home(root) is not None
+    return home_of(root) is not None
 
 
 def find(root: Path, encoding: LabelEncoding | None) -> Layout:
@@ -32,11 +32,25 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
     Raises:
         ValueError: if the folder does not have this layout, or its lists do not fit.
     """
-    home = _home(root)
+    pairs, unpaired = listed(root, "SegmentationClass")
+    return Layout(pairs, encoding or CODING, unpaired=unpaired)
+
+
+def listed(root: Path, kind: str) -> tuple[dict[str, tuple[Pair, ...]], tuple[Path, ...]]:
+    """Images and masks of each part, and files without a partner.
+
+    Args:
+        root: the folder.
+        kind: the folder of the masks.
+
+    Raises:
+        ValueError: as `find`.
+    """
+    home = home_of(root, kind)
     if home is None:
-        raise ValueError(f"{root} has no VOC layout: expected JPEGImages/ and SegmentationClass/")
+        raise ValueError(f"{root} has no VOC layout: expected JPEGImages/ and {kind}/")
     images = by_stem(image_files(home / "JPEGImages"), home / "JPEGImages")
-    masks = by_stem(image_files(home / "SegmentationClass"), home / "SegmentationClass")
+    masks = by_stem(image_files(home / kind), home / kind)
     lists = {
         name: home / "ImageSets" / "Segmentation" / f"{name}.txt"
         for name in ("train", "val", "test", "trainval")
@@ -63,13 +77,13 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
             pairs[part] = tuple(found)
     if not pairs:
         raise ValueError(f"{home} holds no image with a mask that its lists name")
-    return Layout(pairs, encoding or CODING, unpaired=tuple(unpaired))
+    return pairs, tuple(unpaired)
 
 
-def _home(root: Path) -> Path | None:
+def home_of(root: Path, kind: str = "SegmentationClass") -> Path | None:
     """The folder with the images: the root or one that lies at most two below it."""
     for pattern in (".", "VOC*", "VOCdevkit/VOC*"):
         for folder in sorted(root.glob(pattern)) if pattern != "." else [root]:
-            if (folder / "JPEGImages").is_dir() and (folder / "SegmentationClass").is_dir():
+            if (folder / "JPEGImages").is_dir() and (folder / kind).is_dir():
                 return folder
     return None

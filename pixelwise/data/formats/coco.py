@@ -3,11 +3,12 @@
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
@@ -16,6 +17,7 @@ from ...files import atomic_write
 from ...rle import RleMasks
 from ...types import Boxes, ClassTable, MaskSet, voc_palette
 from ...wording import brief, some_of
+from ..shapes import Shape, drawn, ring
 
 _MOST_PIXELS = 2**30
 _MOST_CATEGORIES = 65_534  # with background and an ignore label they fit into 16 bits
@@ -316,6 +318,30 @@ def instances(image: CocoImage, label_of: Mapping[int, int]) -> MaskSet:
     return MaskSet.of(masks, classes, is_crowd=is_crowd)
 
 
+def coco_shapes(image: CocoImage, names: Mapping[int, str]) -> list[Shape]:
+    """The shapes of one image; the rings of an instance are one group.
+
+    Args:
+        image: the image and its annotations.
+        names: of the category ids.
+
+    Raises:
+        ValueError: on an instance that cannot be drawn.
+    """
+    found = []
+    for number, annotation in enumerate(image.annotations):
+        name, crowd = names[annotation["category_id"]], bool(annotation.get("iscrowd", 0))
+        rings = annotation["segmentation"]
+        if not isinstance(rings, list):
+            found.append(Shape(name, mask=_mask(annotation, image), crowd=crowd))
+            continue
+        group = str(number) if len(rings) > 1 else None
+        for corners in rings:
+            points = np.array(_ring(corners)[: len(corners) // 2 * 2]).reshape(-1, 2)
+            found.append(Shape(name, (ring(points),), group=group, crowd=crowd))
+    return found
+
+
 def boxes(image: CocoImage, label_of: Mapping[int, int]) -> Boxes:
     """The boxes of one image, crowds among them; around its mask where an annotation has no box.
 
@@ -462,6 +488,53 @@ def write_lvis(
         category["image_count"] = count
         category["frequency"] = "r" if count <= _RARE else "c" if count <= _COMMON else "f"
     _write(path, content)
+
+
+def write_coco_shapes(
+    path: Path,
+    images: Iterable[tuple[str, int, int, Sequence[Shape]]],
+    classes: ClassTable,
+) -> Mapping[str, int]:
+    """Write an annotation file of instances from shapes: polygons stay polygons.
+
+    Shapes of one class and group are one instance. Those with holes, and groups with run lengths among them,
+    are written as run lengths, since COCO's polygons have no holes.
+
+    Args:
+        path: of the json file.
+        images: file name, height, width and shapes of each; every shape has the name of a class.
+        classes: their names, and ids where they have some.
+
+    Returns:
+        How often the format could not say something, by sentence: nothing.
+    """
+    content = _content([], classes, polygons=False)
+    ids = dict(zip(classes.names, classes.category_ids, strict=True))
+    for number, (name, height, width, shapes) in enumerate(images, 1):
+        content["images"].append({"id": number, "file_name": name, "height": height, "width": width})
+        groups: dict[object, list[Shape]] = {}
+        for at, shape in enumerate(shapes):
+            groups.setdefault(at if shape.group is None else (shape.name, shape.group), []).append(shape)
+        for members in groups.values():
+            mask = RleMasks.concatenate([drawn(shape, height, width) for shape in members]).merge()
+            if not (area := int(mask.area[0])):
+                continue
+            crowd = members[0].crowd
+            plain = not crowd and all(one.mask is None and not one.has_holes for one in members)
+            rings = [one.rings[0].ravel().round(4).tolist() for one in members] if plain else None
+            content["annotations"].append(
+                {
+                    "id": len(content["annotations"]) + 1,
+                    "image_id": number,
+                    "category_id": ids[members[0].name],
+                    "segmentation": rings or mask.to_coco()[0],
+                    "area": area,
+                    "bbox": mask.boxes[0].tolist(),
+                    "iscrowd": int(crowd),
+                }
+            )
+    _write(path, content)
+    return {}
 
 
 def _content(named: Sequence[tuple[str, MaskSet]], classes: ClassTable, polygons: bool) -> dict[str, Any]:

@@ -9,12 +9,12 @@ import base64
 import io
 import json
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
-import torch
 from jaxtyping import Bool
 from PIL import Image, ImageDraw
 
@@ -22,11 +22,12 @@ from ...files import atomic_write
 from ...rle import RleMasks
 from ...types import ClassTable, MaskSet
 from ...wording import brief
+from ..shapes import Shape, drawn, instances_of, ring
 
 CROWD = "iscrowd"  # the flag of a shape that stands for several instances
 _LEAST_POINTS = {"polygon": 3, "rectangle": 2, "circle": 2, "mask": 2, "oriented_rectangle": 4}
 _SKIPPED = ("line", "linestrip", "point", "points")  # without an area
-_LARGEST = 2**30
+_LARGEST = 2**20  # pixels: a coordinate
 
 
 @dataclass(frozen=True)
@@ -69,6 +70,39 @@ def read_labelme(path: Path) -> LabelmeFile:
     return LabelmeFile(path, image, kept)
 
 
+def labelme_shapes(file: LabelmeFile, height: int, width: int) -> list[Shape]:
+    """The shapes of a file that have an area.
+
+    Args:
+        file: what was read.
+        height: of the image in pixels.
+        width: of the image in pixels.
+
+    Raises:
+        ValueError: on a shape that cannot be drawn; names the file.
+    """
+    found = []
+    for number, shape in enumerate(file.shapes):
+        name, group = str(shape["label"]), shape.get("group_id")
+        try:
+            shared: dict[str, Any] = {
+                "name": name,
+                "group": None if group is None else str(group),
+                "crowd": bool((shape.get("flags") or {}).get(CROWD)),
+            }
+            if (shape.get("shape_type") or "polygon") in ("polygon", "oriented_rectangle"):
+                found.append(Shape(rings=(ring(shape["points"], 0.5),), drawing="outlined", **shared))
+            else:
+                mask = RleMasks.encode(_drawn(shape, height, width)[None])
+                found.append(Shape(mask=mask, **shared))
+        except Exception as error:  # strangers' numbers, and Pillow on a damaged mask
+            reason = str(error) or type(error).__name__
+            raise ValueError(
+                f"{file.path}: shape {number} ({brief(name)}) cannot be drawn: {reason[:200]}"
+            ) from error
+    return found
+
+
 def labelme_instances(file: LabelmeFile, height: int, width: int, label_of: dict[str, int]) -> MaskSet:
     """The instances of a file.
 
@@ -81,25 +115,9 @@ def labelme_instances(file: LabelmeFile, height: int, width: int, label_of: dict
     Raises:
         ValueError: on a shape that cannot be drawn; names the file.
     """
-    masks: dict[object, Bool[np.ndarray, "H W"]] = {}
-    labels: dict[object, int] = {}
-    crowds: dict[object, bool] = {}
-    for number, shape in enumerate(file.shapes):
-        name, group = str(shape["label"]), shape.get("group_id")
-        if name not in label_of:
-            continue
-        key = (name, group) if group is not None else number
-        try:
-            drawn = _drawn(shape, height, width)
-        except (ValueError, TypeError, KeyError, OSError, OverflowError) as error:
-            raise ValueError(
-                f"{file.path}: shape {number} ({brief(name)}) cannot be drawn: {error}"
-            ) from error
-        masks[key] = masks[key] | drawn if key in masks else drawn
-        labels[key], crowds[key] = label_of[name], bool((shape.get("flags") or {}).get(CROWD))
-    stacked = np.stack(list(masks.values())) if masks else np.zeros((0, height, width), bool)
-    classes, is_crowd = torch.tensor(list(labels.values())).long(), torch.tensor(list(crowds.values())).bool()
-    return MaskSet.of(RleMasks.encode(stacked), classes, is_crowd=is_crowd)
+    known = tuple(shape for shape in file.shapes if str(shape["label"]) in label_of)
+    shapes = labelme_shapes(replace(file, shapes=known), height, width)
+    return instances_of(shapes, height, width, label_of)
 
 
 def _drawn(shape: dict[str, Any], height: int, width: int) -> Bool[np.ndarray, "H W"]:
@@ -121,7 +139,7 @@ def _drawn(shape: dict[str, Any], height: int, width: int) -> Bool[np.ndarray, "
         (x, y), (u, v) = points[:2]
         draw.rectangle((min(x, u), min(y, v), max(x, u), max(y, v)), outline=1, fill=1)
     else:
-        draw.polygon(points, outline=1, fill=1)
+        raise ValueError(f"a {kind}, which is none of {', '.join(_LEAST_POINTS)}")
     return np.array(canvas, bool)
 
 
@@ -141,6 +159,45 @@ def _pasted(
     return mask
 
 
+def write_labelme_shapes(path: Path, shapes: Sequence[Shape], size: tuple[int, int], image: str) -> None:
+    """Write shapes: polygons without holes as polygons, all others as pixels; empty ones are left out.
+
+    Args:
+        path: of the json file.
+        shapes: of the image.
+        size: height and width of the image in pixels.
+        image: name of the image, as it is found from the file.
+    """
+    groups: dict[object, int] = {}
+    entries = []
+    for shape in sorted(shapes, key=lambda one: one.order):
+        group = None
+        if shape.group is not None:
+            group = groups.setdefault((shape.name, shape.group), len(groups) + 1)
+        flags = {CROWD: True} if shape.crowd else {}
+        shared = {"label": shape.name, "group_id": group, "description": "", "flags": flags}
+        if shape.mask is None and not shape.has_holes:
+            points = (shape.rings[0] - 0.5).round(4).tolist()
+            entries.append({**shared, "points": points, "shape_type": "polygon", "mask": None})
+        elif (pixels := _pixels(drawn(shape, *size))) is not None:
+            entries.append({**shared, **pixels})
+    _write(path, entries, size, image)
+
+
+def _pixels(mask: RleMasks) -> dict[str, Any] | None:
+    """Box and pixels of a shape of the kind "mask"; None for an empty one."""
+    x, y, w, h = mask.boxes[0].astype(int).tolist()
+    if not w:
+        return None
+    memory = io.BytesIO()
+    Image.fromarray(mask.crop(x, y, w, h).decode()[0]).save(memory, format="PNG")
+    return {
+        "points": [[x, y], [x + w - 1, y + h - 1]],
+        "shape_type": "mask",
+        "mask": base64.b64encode(memory.getvalue()).decode("ascii"),
+    }
+
+
 def write_labelme(path: Path, instances: MaskSet, classes: ClassTable, image: str) -> None:
     """Write the instances of an image as shapes of the kind "mask"; empty ones are left out.
 
@@ -152,37 +209,30 @@ def write_labelme(path: Path, instances: MaskSet, classes: ClassTable, image: st
         classes: names them.
         image: name of the image, as it is found from the file.
     """
-    height, width = instances.size
     masks = instances.masks if isinstance(instances.masks, RleMasks) else RleMasks.encode(instances.dense)
     columns = (instances.classes, instances.scores, instances.is_crowd)
-    shapes = []
-    for mask, box, label, score, crowd in zip(
-        masks, masks.boxes.astype(int).tolist(), *(column.tolist() for column in columns), strict=True
-    ):
-        x, y, w, h = box
-        if not w:
-            continue
-        memory = io.BytesIO()
-        Image.fromarray(mask.crop(x, y, w, h).decode()[0]).save(memory, format="PNG")
-        shapes.append(
-            {
+    entries = []
+    for mask, label, score, crowd in zip(masks, *(column.tolist() for column in columns), strict=True):
+        if (pixels := _pixels(mask)) is not None:
+            shared = {
                 "label": classes.names[label],
-                "points": [[x, y], [x + w - 1, y + h - 1]],
                 "group_id": None,
                 "description": "" if score == 1 else f"score {score:.4f}",
-                "shape_type": "mask",
                 "flags": {CROWD: True} if crowd else {},
-                "mask": base64.b64encode(memory.getvalue()).decode("ascii"),
             }
-        )
+            entries.append({**shared, **pixels})
+    _write(path, entries, instances.size, image)
+
+
+def _write(path: Path, shapes: list[dict[str, Any]], size: tuple[int, int], image: str) -> None:
     content: dict[str, Any] = {
         "version": "5.4.1",
         "flags": {},
         "shapes": shapes,
         "imagePath": PurePosixPath(image).as_posix(),
         "imageData": None,
-        "imageHeight": height,
-        "imageWidth": width,
+        "imageHeight": size[0],
+        "imageWidth": size[1],
     }
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content), encoding="utf-8")

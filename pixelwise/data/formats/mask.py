@@ -1,4 +1,8 @@
-"""Masks: one class per pixel, as the index of a palette, a grey value (8 or 16 bit) or a colour."""
+"""Masks: one class per pixel, as the index of a palette, a grey value (8 or 16 bit) or a colour.
+
+Besides pictures: NumPy arrays (`.npy`), MATLAB files (`.mat`) and tables of whole numbers as text (`.txt`).
+The indices of a GIF say nothing, since every writer sorts its palette anew: what is seen counts there.
+"""
 
 import os
 from pathlib import Path
@@ -12,9 +16,12 @@ from torch import Tensor
 from ...files import atomic_write
 from ...types import ClassTable, Color, LabelMap, voc_palette
 from ..label_encoding import LabelEncoding
-from .image import opened
+from .image import IMAGE_SUFFIXES, opened
+from .matrix import MATRIX_SUFFIXES, read_matrix
+from .png16 import has_deep_colors, read_deep_colors
 
 _ORIENTATION = 0x0112  # EXIF tag
+MASK_SUFFIXES = IMAGE_SUFFIXES | MATRIX_SUFFIXES
 _VOID: Color = voc_palette(256)[255]
 
 
@@ -46,7 +53,7 @@ def read_mask(
 
 
 def read_mask_pixels(path: Path, *, as_seen: bool = False) -> np.ndarray:
-    """Values (H W) or colours (H W 3) of a mask file, as they are written.
+    """Values (H W) or colours (H W 3) of a mask file, as they are written, with 16 bits where it has them.
 
     Args:
         path: the file.
@@ -58,6 +65,10 @@ def read_mask_pixels(path: Path, *, as_seen: bool = False) -> np.ndarray:
     try:
         if path.suffix.lower() == ".npy":
             return _array(path, as_seen)
+        if path.suffix.lower() in MATRIX_SUFFIXES:
+            return read_matrix(path)
+        if path.suffix.lower() == ".png" and has_deep_colors(path):
+            return _deep_colors(path)
         return _pixels(path, as_seen)
     except ValueError:
         raise
@@ -73,7 +84,7 @@ def check_size(path: Path, height: int, width: int) -> None:
     Raises:
         ValueError: if they differ, or the image cannot be opened.
     """
-    if path.suffix.lower() == ".npy":
+    if path.suffix.lower() in (".npy", *MATRIX_SUFFIXES):
         return
     try:
         with Image.open(path) as image:
@@ -86,7 +97,7 @@ def check_size(path: Path, height: int, width: int) -> None:
 
 def turned_by_exif(path: Path) -> bool:
     """Whether the EXIF orientation of a picture exchanges its height and width."""
-    if path.suffix.lower() == ".npy":
+    if path.suffix.lower() in (".npy", *MATRIX_SUFFIXES):
         return False
     with Image.open(path) as image:
         return image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
@@ -94,8 +105,10 @@ def turned_by_exif(path: Path) -> bool:
 
 def _pixels(path: Path, as_seen: bool) -> np.ndarray:
     with opened(path) as image:
-        if as_seen and image.mode in ("P", "PA", "1"):
+        if (as_seen or image.format == "GIF") and image.mode in ("P", "PA", "1"):
             pixels = np.array(image.convert("L" if image.mode == "1" else "RGB"))
+            if image.format == "GIF" and (pixels == pixels[..., :1]).all():
+                pixels = pixels[..., 0]
         elif image.mode in ("P", "L", "1") or image.mode.startswith("I"):
             pixels = np.array(image)
         elif image.mode in ("PA", "LA"):
@@ -110,6 +123,12 @@ def _pixels(path: Path, as_seen: bool) -> np.ndarray:
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8)
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _deep_colors(path: Path) -> np.ndarray:
+    with opened(path) as image:  # refuses what is no image, or claims to be too large
+        size = image.size
+    return read_deep_colors(path, size)
 
 
 def read_palette(path: Path) -> tuple[Color, ...]:

@@ -18,7 +18,11 @@ from ...files import atomic_write
 from ...rle import RleMasks
 from ...types import ClassTable, MaskSet, voc_palette
 from ...wording import brief
+from ..shapes import Shape, ring
 
+_HOLES = "holes, which were filled"
+_PARTS = "objects of several parts, which were joined by lines of no width"
+_CROWDS = "crowds, which were left out"
 _FARTHEST = 16.0  # a share of an image; outlines may reach a little beyond it
 
 
@@ -71,7 +75,31 @@ def read_yolo_labels(path: Path, height: int, width: int, label_of: Mapping[int,
     Raises:
         ValueError: if a line is no outline, or has an unknown class; names file and line.
     """
-    polygons, classes = [], []
+    outlines = _read_outlines(path, label_of)
+    polygons = [[(shares * [width, height]).ravel()] for _, shares in outlines]
+    classes = torch.tensor([label for label, _ in outlines]).long()
+    return MaskSet.of(RleMasks.from_polygons(polygons, height, width), classes)
+
+
+def yolo_shapes(path: Path, height: int, width: int, names: Mapping[int, str]) -> list[Shape]:
+    """The outlines of one image in pixels; see `read_yolo_labels`.
+
+    Args:
+        path: of the text file.
+        height: of the image in pixels.
+        width: of the image in pixels.
+        names: the class of each number in the file.
+
+    Raises:
+        ValueError: as `read_yolo_labels`.
+    """
+    outlines = _read_outlines(path, {number: number for number in names})
+    return [Shape(names[number], (ring(shares * [width, height]),)) for number, shares in outlines]
+
+
+def _read_outlines(path: Path, label_of: Mapping[int, int]) -> list[tuple[int, Float[np.ndarray, "_ 2"]]]:
+    """Label and outline of each line, in shares of width and height."""
+    found = []
     try:
         text = path.read_text(encoding="utf-8-sig") if path.is_file() else ""
     except (OSError, UnicodeDecodeError) as error:
@@ -95,9 +123,8 @@ def read_yolo_labels(path: Path, height: int, width: int, label_of: Mapping[int,
                 f"{path}, line {number}: expected a class and at least three points x y in 0..1, "
                 f"got {len(shares)} numbers"
             )
-        polygons.append([(shares.reshape(-1, 2) * [width, height]).ravel()])
-        classes.append(label_of[label])
-    return MaskSet.of(RleMasks.from_polygons(polygons, height, width), torch.tensor(classes).long())
+        found.append((label_of[label], shares.reshape(-1, 2)))
+    return found
 
 
 def write_yolo_labels(path: Path, instances: MaskSet) -> None:
@@ -118,11 +145,59 @@ def write_yolo_labels(path: Path, instances: MaskSet) -> None:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
-def _joined(rings: Sequence[Integer[np.ndarray, "_ 2"]]) -> Float[np.ndarray, "n 2"]:
+def write_yolo_shapes(
+    path: Path, shapes: Sequence[Shape], size: tuple[int, int], labels: Mapping[str, int]
+) -> Mapping[str, int]:
+    """Write outlines: polygons as they are, run lengths by their outlines.
+
+    Args:
+        path: of the text file.
+        shapes: of the image; every one has the name of a class.
+        size: height and width of the image in pixels.
+        labels: the number of each class.
+
+    Returns:
+        How often the format could not say something, by sentence.
+    """
+    height, width = size
+    lost: dict[str, int] = {}
+    groups: dict[object, list[Shape]] = {}
+    for number, shape in enumerate(shapes):
+        if shape.crowd:
+            lost[_CROWDS] = lost.get(_CROWDS, 0) + 1
+            continue
+        groups.setdefault(number if shape.group is None else (shape.name, shape.group), []).append(shape)
+    lines = []
+    for members in groups.values():
+        rings, holes = [], 0
+        for shape in members:
+            if shape.mask is None:
+                rings += [shape.rings[0]]
+                holes += len(shape.rings) - 1
+            else:
+                for polygon in shape.mask.polygons()[0]:
+                    rings.append(polygon.outer)
+                    holes += len(polygon.holes)
+        if not rings:
+            continue
+        if holes:
+            lost[_HOLES] = lost.get(_HOLES, 0) + holes
+        if len(rings) > 1:
+            lost[_PARTS] = lost.get(_PARTS, 0) + 1
+        shares = (_joined(rings) / [width, height]).clip(0, 1)
+        lines.append(" ".join([str(labels[members[0].name]), *(f"{share:.8g}" for share in shares.ravel())]))
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    return lost
+
+
+def _joined(
+    rings: Sequence[Integer[np.ndarray, "_ 2"] | Float[np.ndarray, "_ 2"]],
+) -> Float[np.ndarray, "n 2"]:
     """One ring of several: from the first corner of the first to each other one, around it, and back."""
     start = rings[0][:1]
     parts = [rings[0]]
-    for ring in rings[1:]:
-        parts += [start, ring, ring[:1]]
+    for other in rings[1:]:
+        parts += [start, other, other[:1]]
     joined = np.concatenate([*parts, start] if len(rings) > 1 else parts)
     return joined.astype(np.float64)

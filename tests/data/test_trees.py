@@ -1,0 +1,270 @@
+"""Data sets by name: trees typed by hand in `trees/listings.txt`, never made from the row that reads them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy.io import savemat
+from test_class_files import deep_png
+
+from pixelwise import metrics
+from pixelwise.data import check_data, open_data as open_semantic
+from pixelwise.data.datasets import DATASETS
+from pixelwise.tasks import get_task, open_data
+from pixelwise.types import ClassMasks
+
+SIZE = (4, 6)
+BY_NAME = {"gta5", "refuge", "ecssd", "msra10k", "lip", "eg1800"}  # look like other people's folders
+
+
+@dataclass(frozen=True)
+class Line:
+    part: str
+    image: str
+    mask: str
+    kind: str
+    values: list[str]
+    labels: list[int]
+
+
+def listings() -> dict[str, tuple[list[Line], dict[str, str]]]:
+    found: dict[str, tuple[list[Line], dict[str, str]]] = {}
+    name = ""
+    for text in (Path(__file__).parent / "trees" / "listings.txt").read_text().splitlines():
+        if text.startswith("["):
+            name = text.strip("[]")
+            found[name] = ([], {})
+        elif text.startswith("- |"):
+            _, path, content = text.split(" | ")
+            found[name][1][path] = content + "\n"
+        elif text and not text.startswith("#"):
+            part, image, mask, kind, values, labels = text.split(" | ")
+            found[name][0].append(
+                Line(part, image, mask, kind, values.split(), list(map(int, labels.split())))
+            )
+    return found
+
+
+LISTINGS = listings()
+
+
+def picture(path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.full((*SIZE, 3), 90, np.uint8)).save(path)
+
+
+def mask(path: Path, kind: str, values: list[str]) -> None:
+    """A mask whose columns hold the values in turn, stored as the line says."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cells = [tuple(map(int, value.split("/"))) for value in values]
+    row = np.array([cells[i % len(cells)] for i in range(SIZE[1])])
+    pixels = np.tile(row[None], (SIZE[0], 1, 1))
+    flat = pixels[..., 0]
+    if kind == "RGB":
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    elif kind == "RGB16":
+        deep_png(path, pixels.astype(np.uint16))
+    elif kind == "P":
+        image = Image.fromarray(flat.astype(np.uint8), "P")
+        image.putpalette([x for i in range(256) for x in (i, 255 - i, i // 2)])
+        image.save(path)
+    elif kind.startswith("mat:"):
+        key = kind.removeprefix("mat:")
+        content = {"Segmentation": flat.astype(np.uint8)} if key == "GTcls" else flat.astype(np.uint8)
+        savemat(path, {key: content})
+    elif kind == "txt":
+        np.savetxt(path, flat, fmt="%d")
+    elif kind == "jpg":
+        big = np.kron(flat, np.ones((8, 8))).astype(np.uint8)
+        Image.fromarray(big).save(path, quality=95)
+    else:
+        Image.fromarray(flat.astype(np.uint8)).save(path)
+
+
+def grown(root: Path, name: str) -> Path:
+    lines, texts = LISTINGS[name]
+    for line in lines:
+        picture(root / line.image)
+        mask(root / line.mask, line.kind, line.values)
+        if line.kind == "jpg":
+            Image.fromarray(np.full((SIZE[0] * 8, SIZE[1] * 8, 3), 90, np.uint8)).save(root / line.image)
+    for path, content in texts.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(content)
+    return root
+
+
+@pytest.mark.parametrize("name", LISTINGS)
+def test_a_tree_is_read_as_its_owners_mean_it(tmp_path, name) -> None:
+    root = grown(tmp_path, name)
+    data = open_semantic(root, format=name, val_fraction=0, test_fraction=0)
+    lines = LISTINGS[name][0]
+    found = {
+        (part, pair.id): (images.labels(i), pair)
+        for part, images in data.parts().items()
+        for i, pair in enumerate(images.pairs)
+    }
+    assert set(found) == {(line.part, line.image) for line in lines}
+    for line in lines:
+        labels, pair = found[line.part, line.image]
+        assert pair.mask == root / line.mask
+        step = 8 if line.kind == "jpg" else 1
+        row = labels[0, ::step].tolist()
+        assert row == [line.labels[i % len(line.labels)] for i in range(SIZE[1])], line
+    assert not data.unpaired
+
+
+@pytest.mark.parametrize("name", sorted(set(LISTINGS) - BY_NAME - {"deepglobe_land", "deepglobe_road"}))
+def test_a_tree_is_recognised_by_itself_also_from_the_folder_above(tmp_path, name) -> None:
+    grown(tmp_path / "download" / "SET", name)
+    for root in (tmp_path / "download" / "SET", tmp_path / "download"):
+        assert open_semantic(root, val_fraction=0, test_fraction=0).format == name
+
+
+@pytest.mark.parametrize("name", sorted(BY_NAME))
+def test_folders_that_anybody_may_have_are_no_data_set_unless_somebody_says_so(tmp_path, name) -> None:
+    root = grown(tmp_path, name)
+    assert not any(DATASETS[other].marks and get_task().formats[other].matches(root) for other in LISTINGS)
+
+
+def test_a_tree_that_could_be_two_data_sets_is_asked_for(tmp_path) -> None:
+    root = grown(tmp_path, "deepglobe_road")
+    with pytest.raises(ValueError, match=r"could be deepglobe_land or deepglobe_road.*--format"):
+        open_semantic(root)
+
+
+def test_values_that_a_data_set_does_not_have_are_told(tmp_path) -> None:
+    root = grown(tmp_path, "coco_stuff")
+    mask(root / "annotations/val2017/000000000139.png", "L", ["11"])
+    with pytest.raises(ValueError, match="holds the value 11"):
+        open_semantic(root).val.labels(0)
+    root = grown(tmp_path / "isprs", "potsdam")
+    mask(root / "5_Labels_all/top_potsdam_2_10_label.tif", "RGB", ["254/0/0"])
+    with pytest.raises(ValueError, match=r"the colour \(254, 0, 0\).*'clutter' has \(255, 0, 0\)"):
+        open_semantic(root).train.labels(0)
+
+
+def test_an_image_without_a_mask_is_a_finding(tmp_path) -> None:
+    root = grown(tmp_path, "ade20k")
+    picture(root / "images/training/ADE_train_00000002.jpg")
+    data = open_semantic(root)
+    assert [path.name for path in data.unpaired] == ["ADE_train_00000002.jpg"]
+    assert any("no partner" in problem for problem in check_data(root).problems)
+
+
+def test_a_class_file_of_the_user_counts_more(tmp_path) -> None:
+    root = grown(tmp_path, "ade20k")
+    (root / "classes.csv").write_text("name,id\nstuff,0\nthing,1\nthing,150\nthing,4\nthing,13\n")
+    assert open_semantic(root).train.labels(0)[0, :3].tolist() == [0, 1, 1]
+
+
+# --- trees with code of their own ---------------------------------------------------------------------
+
+
+def test_lesions_of_idrid_overlap_and_may_be_absent(tmp_path) -> None:
+    for part, number in (("a. Training Set", "01"), ("b. Testing Set", "55")):
+        picture(tmp_path / "1. Original Images" / part / f"IDRiD_{number}.jpg")
+        truth = tmp_path / "2. All Segmentation Groundtruths" / part
+        mask(truth / "1. Microaneurysms" / f"IDRiD_{number}_MA.tif", "L", ["0", "76"])
+        mask(truth / "5. Optic Disc" / f"IDRiD_{number}_OD.tif", "L", ["0", "76", "76"])
+    data = open_data(tmp_path, task="multilabel", val_fraction=0, test_fraction=0)
+    assert data.format == "idrid"
+    assert len(data.train) == len(data.test) == 1
+    target = data.train.target(0)
+    assert isinstance(target, ClassMasks)
+    assert data.classes.names == (
+        "microaneurysm",
+        "haemorrhage",
+        "hard exudate",
+        "soft exudate",
+        "optic disc",
+    )
+    assert target.masks.flatten(1).any(1).tolist() == [True, False, False, False, True]
+    assert target.masks[0, 0].tolist() == [0, 1] * 3
+    assert target.masks[4, 0].tolist() == [0, 1, 1] * 2
+    assert not data.unpaired
+
+
+def test_parts_of_a_face_lie_over_each_other_and_are_half_as_large(tmp_path) -> None:
+    for number in (0, 2001):
+        path = tmp_path / "CelebA-HQ-img" / f"{number}.jpg"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.full((SIZE[0] * 2, SIZE[1] * 2, 3), 90, np.uint8)).save(path)
+        home = tmp_path / "CelebAMask-HQ-mask-anno" / str(number // 2000)
+        mask(home / f"{number:05d}_skin.png", "L", ["255", "255", "0"])
+        mask(home / f"{number:05d}_nose.png", "L", ["0", "255", "0"])
+    data = open_semantic(tmp_path, val_fraction=0, test_fraction=0)
+    assert data.format == "celebamask_hq"
+    assert len(data.train) == 2
+    for i in range(2):
+        assert data.train.labels(i)[0].tolist() == [1, 1, 2, 2, 0, 0] * 2  # the nose wins, there is no hat
+        assert data.train[i].image.shape[1:] == data.train.labels(i).shape
+    pairs = {tuple(data.classes.names[y] for y in pair) for pair in data.classes.flip_pairs}
+    assert pairs == {("l_eye", "r_eye"), ("l_brow", "r_brow"), ("l_ear", "r_ear")}
+
+
+def test_nuclei_have_a_file_each_and_pedestrians_a_number(tmp_path) -> None:
+    home = tmp_path / "dsb" / "stage1_train" / "00ae65c1"
+    home.joinpath("images").mkdir(parents=True)
+    Image.fromarray(np.full((*SIZE, 4), 90, np.uint8)).save(home / "images" / "00ae65c1.png")
+    mask(home / "masks" / "a.png", "L", ["255", "0", "0"])
+    mask(home / "masks" / "b.png", "L", ["0", "255", "0"])  # touches the first
+    picture(tmp_path / "fudan" / "PNGImages" / "FudanPed00001.png")
+    mask(tmp_path / "fudan" / "PedMasks" / "FudanPed00001_mask.png", "L", ["0", "1", "2"])
+    for name, row in (("dsb", "dsb2018"), ("fudan", "penn_fudan")):
+        data = open_data(tmp_path / name, task="instance", val_fraction=0, test_fraction=0)
+        assert data.format == row
+        target = data.train.target(0)
+        assert len(target) == 2
+        assert not (target.dense[0] & target.dense[1]).any()
+        assert torch.equal(target.dense.flatten(1).sum(1), torch.tensor([8, 8]))
+
+
+# --- the table ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", DATASETS)
+def test_a_row_says_what_its_user_must_know(name) -> None:
+    row = DATASETS[name]
+    assert row.name == name
+    assert row.title
+    assert row.licence
+    assert row.source
+    assert row.metric
+    if row.score:
+        assert getattr(metrics, row.score)
+    if row.parts:
+        assert len(row.table.names) > 0
+        assert len(row.tree()) >= 2
+        assert name in get_task(row.task).formats
+    elif row.layout:
+        assert row.layout in get_task(row.task).formats
+
+
+def test_every_row_with_a_tree_is_tested_here() -> None:
+    by_hand = {"idrid", "celebamask_hq", "dsb2018", "penn_fudan"}
+    assert {name for name, row in DATASETS.items() if row.parts} == set(LISTINGS) | by_hand
+
+
+def test_the_table_of_cityscapes_is_one_table() -> None:
+    from pixelwise.data.datasets import cityscapes
+
+    for name, expected in (
+        ("cityscapes_ids", cityscapes.LABEL_IDS),
+        ("cityscapes_train_ids", cityscapes.TRAIN_IDS),
+    ):
+        row = next(row for row in DATASETS.values() if row.classes == name)
+        assert row.encoding.values == expected.values
+        assert row.table.names == cityscapes.CLASSES.names
+        assert row.table.colors == cityscapes.CLASSES.colors
+
+
+def test_camvid_of_32_colours_becomes_the_11_classes_of_segnet() -> None:
+    from pixelwise.data.datasets import camvid
+
+    assert set(DATASETS["camvid32"].table.names) == set(camvid.CLASSES.names)
+    assert DATASETS["camvid32"].table.names == camvid.CLASSES.names
+    assert len(DATASETS["camvid32"].encoding.further_colors) == 31 - 11
