@@ -21,6 +21,7 @@ from .models import models
 from .plan import plan
 from .predict import predict
 from .segment import segment
+from .serve import serve
 from .train import train
 from .warmup import warmup
 
@@ -72,7 +73,21 @@ def root(
     ctx.obj = time.monotonic()  # when the command began: budgets count from here
 
 
-for command in (demo, plan, train, evaluate, predict, ensemble, export, segment, check, warmup, models, info):
+for command in (
+    demo,
+    plan,
+    train,
+    evaluate,
+    predict,
+    ensemble,
+    export,
+    serve,
+    segment,
+    check,
+    warmup,
+    models,
+    info,
+):
     app.command()(command)
 
 

@@ -50,6 +50,7 @@ ALLOWED = {
     | {"planning", "tiling"},
     "predict": FOUNDATION
     | {"algorithms", "checkpoint", "data", "decode", "export", "files", "metrics", "tasks", "tiling"},
+    "serve": FOUNDATION | {"checkpoint", "data", "files", "kernels", "predict", "rle", "tasks"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
     "paper_recipes": {"wording"},
