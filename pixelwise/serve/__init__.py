@@ -1,6 +1,7 @@
 """An HTTP server for trained models, a page to try them, and a client (extra `pixelwise[serve]`)."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -77,9 +78,28 @@ def serve(
         where = f"http://{'127.0.0.1' if host in _ANY else host}:{listening.getsockname()[1]}"
         names = ", ".join(one.name for one in models)
         print(f"pixelwise serves {names} on {where} (Ctrl-C stops)", flush=True)
-        uvicorn.Server(config).run(sockets=[listening])
+        server = uvicorn.Server(config)
+        server.capture_signals = lambda: _stopping(server)  # type: ignore[method-assign]
+        server.run(sockets=[listening])
     finally:
         listening.close()
+
+
+@contextmanager
+def _stopping(server: Any) -> Iterator[None]:
+    """Ctrl-C and SIGTERM stop the server once what is under way is answered; that is no failure.
+
+    uvicorn's own handlers raise the signal again at the end.
+    """
+    import signal
+
+    known = (signal.SIGINT, signal.SIGTERM)
+    before = {one: signal.signal(one, server.handle_exit) for one in known}
+    try:
+        yield
+    finally:
+        for one, handler in before.items():
+            signal.signal(one, handler)
 
 
 def _listening(host: str, port: int) -> Any:

@@ -41,10 +41,14 @@ class Client:
         self._errors = httpx.HTTPError
         self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
         self.url = url
-        models = {one["name"]: one for one in self._json("GET", "/v1/models")["models"]}
-        name = next(iter(models)) if model is None else model
-        if name not in models:
-            raise ValueError(f"{url} has no model {name!r}: it has {', '.join(models)}")
+        try:
+            models = {one["name"]: one for one in self._json("GET", "/v1/models")["models"]}
+            name = next(iter(models)) if model is None else model
+            if name not in models:
+                raise ValueError(f"{url} has no model {name!r}: it has {', '.join(models)}")
+        except ValueError:
+            self._http.close()
+            raise
         self.model: dict[str, Any] = models[name]
         classes = self.model["classes"]
         self.classes = ClassTable(
