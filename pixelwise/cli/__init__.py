@@ -28,6 +28,7 @@ from .plan import plan
 from .predict import predict
 from .prompt import prompt
 from .segment import segment
+from .serve import serve
 from .style import style
 from .track import track
 from .train import train
@@ -92,6 +93,7 @@ for command in (
     ensemble,
     export,
     optimize,
+    serve,
     segment,
     grounded,
     background,

@@ -54,6 +54,7 @@ ALLOWED = {
     "predict": FOUNDATION
     | {"algorithms", "checkpoint", "data", "decode", "draw", "export", "files", "kernels", "metrics", "ops"}
     | {"rle", "tasks", "tiling", "video"},
+    "serve": FOUNDATION | {"checkpoint", "data", "files", "kernels", "predict", "rle", "tasks"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
     "paper_recipes": {"wording"},

@@ -1,0 +1,40 @@
+"""`pixelwise serve`."""
+
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from .options import Device
+
+
+def serve(
+    runs: Annotated[
+        list[str],
+        typer.Argument(metavar="CHECKPOINT|RUN|FILE.onnx ...", help="Models to serve.", show_default=False),
+    ],
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port; 0 takes a free one.", min=0, max=65535)] = 8000,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with a token that clients must send; PIXELWISE_TOKEN does the same."),
+    ] = None,
+    cors: Annotated[
+        list[str] | None, typer.Option(help="Address of a page that may use the server, such as https://a.b")
+    ] = None,
+    size: Annotated[int, typer.Option(help="Side of the images for the warm-up, in pixels.", min=8)] = 512,
+    drain: Annotated[float, typer.Option(help="Seconds for requests under way at the end.", min=0)] = 30.0,
+    device: Device = "auto",
+) -> None:
+    """Serve trained models over HTTP, with a page to try them in the browser.
+
+    Other machines can connect only with --host and a token. Images never leave the memory of the server.
+
+    Example: [bold]pixelwise serve runs/first[/bold]
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin would take the core of the others
+    from ..serve import read_token, serve as run
+
+    token = read_token(token_file) if token_file is not None else os.environ.get("PIXELWISE_TOKEN") or None
+    run(runs, host=host, port=port, token=token, origins=cors or (), size=size, drain=drain, device=device)

@@ -1,0 +1,352 @@
+"""A model behind a server: how requests are run, what is remembered of images, how large batches are."""
+
+import hashlib
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from ..data.formats.image import to_tensor
+from ..predict import Prediction, Predictor
+from ..predict.embedded import EmbeddedImage
+from ..types import (
+    Boxes,
+    ClassMasks,
+    Keypoints,
+    LabelMap,
+    MaskSet,
+    PanopticMap,
+    PromptableModel,
+    Prompts,
+    Sample,
+)
+from .limits import Limits
+from .model_thread import Job, ModelThread
+from .outputs import OUTPUTS, Options, usual_output
+from .problems import Problem
+
+BATCHES = (1, 2, 4, 8, 16)
+_ENOUGH = 1.05  # a batch is taken if its time per image is at most so many times that of the best
+_VARIANTS = 8  # predictors with other settings that are kept
+_SHOWN = 0.5  # score from which an object is drawn
+
+
+@dataclass(frozen=True)
+class Embedded:
+    """An image that a promptable model has looked at.
+
+    Attributes:
+        id: SHA-256 of the file that was sent.
+        image: what the model keeps.
+        height: of the image in pixels.
+        width: of the image in pixels.
+        bytes: what it takes in memory.
+    """
+
+    id: str
+    image: EmbeddedImage
+    height: int
+    width: int
+    bytes: int
+
+
+class Embeddings:
+    """The images that were used last, up to a number of bytes."""
+
+    def __init__(self, most_bytes: int) -> None:
+        self.most_bytes, self.bytes = most_bytes, 0
+        self.hits, self.misses = 0, 0
+        self._kept: OrderedDict[str, Embedded] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def get(self, id: str) -> Embedded | None:
+        """The embedding of an image; None where it is gone."""
+        with self._lock:
+            found = self._kept.get(id)
+            if found is None:
+                self.misses += 1
+                return None
+            self.hits += 1
+            self._kept.move_to_end(id)
+            return found
+
+    def put(self, embedded: Embedded) -> None:
+        """Keep one, and forget those that were used longest ago where there is no room."""
+        with self._lock:
+            self._forget(embedded.id)
+            self._kept[embedded.id] = embedded
+            self.bytes += embedded.bytes
+            while self.bytes > self.most_bytes and len(self._kept) > 1:
+                self._forget(next(iter(self._kept)))
+
+    def remove(self, id: str) -> bool:
+        """Forget an image; whether it was there."""
+        with self._lock:
+            return self._forget(id)
+
+    def _forget(self, id: str) -> bool:
+        found = self._kept.pop(id, None)
+        if found is None:
+            return False
+        self.bytes -= found.bytes
+        return True
+
+
+class Served:
+    """A model that answers requests.
+
+    Args:
+        name: by which clients call it.
+        predictor: what predicts.
+        sha256: of its weights.
+        thread: runs it; several models may share one.
+        limits: of the server.
+        run: its run directory, where it has one.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        predictor: Predictor,
+        sha256: str,
+        thread: ModelThread,
+        limits: Limits,
+        run: Path | None = None,
+    ) -> None:
+        self.name, self.predictor, self.sha256, self.run = name, predictor, sha256, run
+        self.thread, self.limits = thread, limits
+        self.embeddings = Embeddings(limits.embeddings)
+        self.batch, self.ready = 1, False
+        self._variants: OrderedDict[tuple[tuple[str, Any], ...], Predictor] = OrderedDict()
+        self._embedding: dict[str, Future[Any]] = {}
+        self._lock = threading.Lock()
+
+    @property
+    def promptable(self) -> bool:
+        """Whether it answers prompts instead of whole images."""
+        return isinstance(self.predictor.model, PromptableModel)
+
+    @property
+    def outputs(self) -> list[str]:
+        """The outputs that it can answer with."""
+        kind = self.predictor.task.annotation
+        names = [] if self.promptable else ["coco", "overlay"]
+        if issubclass(kind, LabelMap | MaskSet | PanopticMap) and not self.promptable:
+            names += ["labels", "raw"]
+        if issubclass(kind, LabelMap | ClassMasks) and not self.promptable:
+            names += ["probabilities", "confidence"]
+        if not issubclass(kind, Boxes | Keypoints) and not self.promptable:
+            names += ["geojson", "hf"]
+        return sorted(names)
+
+    @property
+    def usual_output(self) -> str:
+        """The output where a request asks for none."""
+        return usual_output(self.predictor.task.annotation)
+
+    def described(self) -> dict[str, Any]:
+        """What clients are told of it."""
+        model, classes = self.predictor.model, self.predictor.classes
+        named = zip(classes.category_ids, classes.names, classes.colors, strict=True)
+        return {
+            "name": self.name,
+            "task": self.predictor.task.name,
+            "classes": [
+                {"id": number, "label": label, "name": name, "color": list(color)}
+                for label, (number, name, color) in enumerate(named)
+            ],
+            "channels": model.in_channels,
+            "minimum_size": model.minimum_size,
+            "promptable": self.promptable,
+            "outputs": self.outputs,
+            "usual_output": None if self.promptable else self.usual_output,
+            "sha256": self.sha256,
+            "device": str(self.predictor.device),
+            "batch": self.batch,
+            "ready": self.ready,
+        }
+
+    def warm_up(self, size: int) -> None:
+        """Run batches of several sizes; keep the smallest that is nearly as fast per image as the best."""
+        model = self.predictor.model
+        side = max(size, model.minimum_size)
+        image = torch.rand(model.in_channels, side, side)
+        if self.promptable:
+            embedded = self.predictor.embed(image)
+            self.predictor.masks(embedded, Prompts.at([(side / 2, side / 2)]))
+        else:
+            self.batch = self._best_batch(image) if model.output.__name__ == "DenseLogits" else 1
+        self.ready = True
+
+    def _best_batch(self, image: torch.Tensor) -> int:
+        sample, seconds = Sample(image, None, "warm-up"), {}
+        self.predictor.annotations([sample])  # the first time compiles and allocates
+        for count in BATCHES:
+            rounds = []
+            for _ in range(2):
+                began = time.monotonic()
+                self.predictor.annotations([sample] * count)
+                rounds.append((time.monotonic() - began) / count)
+            seconds[count] = min(rounds)
+            if seconds[count] > 1.2 * min(seconds.values()):
+                break  # it only gets worse
+        best = min(seconds.values())
+        return min(count for count, taken in seconds.items() if taken <= _ENOUGH * best)
+
+    # --- whole images -------------------------------------------------------------------------------
+
+    def predict(self, image: Image.Image, output: str, options: Options) -> Job:
+        """A job whose result is what the output's `encode` takes."""
+        chosen = OUTPUTS[output]
+        settings = tuple(sorted((k, v) for k, v in options.items() if k in ("threshold", "min_area", "flip")))
+        shape = (image.height, image.width, image.mode)
+        alone = chosen.probabilities or self.predictor.model.output.__name__ != "DenseLogits"
+
+        def run(images: Sequence[Image.Image]) -> list[Any]:
+            found = self._predictions(images, self._variant(settings), probabilities=chosen.probabilities)
+            return [chosen.read(one, options) for one in found]
+
+        return Job(
+            key=None if alone else (self.name, shape, output, settings, options.get("instances")),
+            work=image,
+            run=run,
+            pixels=image.height * image.width,
+            deadline=time.monotonic() + self.limits.seconds,
+        )
+
+    def _predictions(
+        self, images: Sequence[Image.Image], predictor: Predictor, *, probabilities: bool
+    ) -> list[Prediction]:
+        try:
+            if probabilities:
+                return [predictor(image, probabilities=True) for image in images]
+            channels = predictor.model.in_channels
+            tensors = [to_tensor(image, channels) for image in images]
+            found = predictor.annotations([Sample(one, None, "image") for one in tensors])
+        except ValueError as error:
+            small = "at least" in str(error) and "pixels" in str(error)
+            kind = "image-too-small" if small else "unusable-image"
+            raise Problem(kind, str(error)) from error
+        task, classes = predictor.task, predictor.classes
+        return [
+            Prediction(one.to("cpu"), task, classes, tensor, "")
+            for one, tensor in zip(found, tensors, strict=True)
+        ]
+
+    def _variant(self, settings: tuple[tuple[str, Any], ...]) -> Predictor:
+        """The predictor with these settings of a request."""
+        if not settings:
+            return self.predictor
+        if settings not in self._variants:
+            given = dict(settings)
+            decoding = {}
+            for name, names in (("threshold", ("thresholds", "min_score")), ("min_area", ("min_component",))):
+                if name in given:
+                    known = [one for one in names if one in self.predictor.decoding]
+                    if not known:
+                        raise Problem("bad-parameter", f"this model has no setting {name}")
+                    decoding[known[0]] = given[name]
+            try:
+                self._variants[settings] = Predictor(
+                    self.predictor.model,
+                    self.predictor.classes,
+                    task=self.predictor.task.name,
+                    device=self.predictor.device,
+                    decoding={**self.predictor.decoding, **decoding},
+                    flip=given.get("flip"),
+                )
+            except ValueError as error:
+                raise Problem("bad-parameter", str(error)) from error
+            if len(self._variants) > _VARIANTS:
+                self._variants.popitem(last=False)
+        return self._variants[settings]
+
+    # --- prompts ------------------------------------------------------------------------------------
+
+    def embed(self, id: str, image: Image.Image) -> "Future[Any]":
+        """Look at an image; asked twice at once, it is done once."""
+        with self._lock:
+            known = self._embedding.get(id)
+            if known is not None:
+                return known
+            job = Job(
+                key=None,
+                work=(id, image),
+                run=lambda works: [self._embed(*work) for work in works],
+                pixels=image.height * image.width,
+                deadline=time.monotonic() + self.limits.seconds,
+            )
+            future = self.thread.submit(job)
+            self._embedding[id] = future
+        future.add_done_callback(lambda _: self._embedding.pop(id, None))
+        return future
+
+    def _embed(self, id: str, image: Image.Image) -> Embedded:
+        try:
+            found = self.predictor.embed(image)
+        except ValueError as error:
+            raise Problem("unusable-image", str(error)) from error
+        tensors = [x for x in torch.utils._pytree.tree_leaves(found.embedding) if isinstance(x, torch.Tensor)]
+        size = sum(x.numel() * x.element_size() for x in [found.image, *tensors])
+        embedded = Embedded(id, found, image.height, image.width, size)
+        self.embeddings.put(embedded)
+        return embedded
+
+    def segment(self, embedded: Embedded, prompts: Prompts, *, every: bool) -> Job:
+        """A job whose result is a list of run lengths with scores."""
+
+        def run(works: Sequence[Prompts]) -> list[Any]:
+            predictor = self._every() if every else self.predictor
+            found = [predictor.masks(embedded.image, work).annotation for work in works]
+            answers = []
+            for one in found:
+                assert isinstance(one, MaskSet)
+                rles = coco_run_lengths(one)
+                answers.append(list(zip(rles, one.scores.tolist(), strict=True)))
+            return answers
+
+        deadline = time.monotonic() + self.limits.seconds
+        return Job(key=None, work=prompts, run=run, pixels=0, deadline=deadline)
+
+    def _every(self) -> Predictor:
+        """Gives every candidate of a prompt, not only the best one."""
+        return Predictor(
+            self.predictor.model,
+            self.predictor.classes,
+            task=self.predictor.task.name,
+            device=self.predictor.device,
+            decoding={**self.predictor.decoding, "all": True},
+        )
+
+
+def coco_run_lengths(found: MaskSet) -> list[dict[str, Any]]:
+    """The masks as COCO's compressed run lengths."""
+    from ..rle import RleMasks
+
+    masks = found.masks if isinstance(found.masks, RleMasks) else RleMasks.encode(found.dense)
+    return masks.to_coco()
+
+
+def load_served(path: str, thread: ModelThread, limits: Limits, **options: Any) -> Served:
+    """A model of a checkpoint, a run directory or an exported file.
+
+    Raises:
+        ValueError: if there is none, or it cannot be read.
+    """
+    place = Path(path)
+    predictor = Predictor(path, **options)
+    file = place / "best.safetensors" if place.is_dir() else place
+    name = place.resolve().name if place.is_dir() else place.stem
+    return Served(name, predictor, _sha256(file), thread, limits, place if place.is_dir() else None)
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
