@@ -85,8 +85,8 @@ class Client:
         if kind == "labels":
             height, width = map(int, answer.headers["x-shape"].split(","))
             dtype = np.dtype("u1" if answer.headers["x-type"] == "uint8" else "<u2")
-            labels = np.frombuffer(answer.content, dtype).reshape(height, width).astype(np.int64)
-            return Prediction(LabelMap(torch.from_numpy(labels)), task, self.classes, image, name)
+            array = np.frombuffer(answer.content, dtype).reshape(height, width).astype(np.int64)
+            return Prediction(LabelMap(torch.from_numpy(array)), task, self.classes, image, name)
         entries = json.loads(answer.content)["annotations"]
         label_of = {number: label for label, number in enumerate(self.classes.category_ids)}
         size = (image.shape[-2], image.shape[-1])
