@@ -9,6 +9,8 @@ import io
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -247,7 +249,7 @@ def _coco(prediction: Prediction, options: Options) -> Any:
     height, width = prediction.image.shape[-2:]
     image |= {"height": height, "width": width}
     if isinstance(annotation, Boxes | Keypoints):
-        entries = [dict(one) for one in _boxes(annotation)]
+        entries = _written(prediction)
     else:
         found = objects_of(prediction, options)
         boxes, areas = found.masks.boxes.tolist(), found.masks.area.tolist()
@@ -268,30 +270,15 @@ def _coco(prediction: Prediction, options: Options) -> Any:
     return {"images": [image], "annotations": annotations, "categories": categories}
 
 
-def _boxes(annotation: Boxes | Keypoints) -> list[dict[str, Any]]:
-    if isinstance(annotation, Keypoints):
-        entries = []
-        for points, score in zip(annotation.points.tolist(), annotation.scores.tolist(), strict=True):
-            xs, ys = [p[0] for p in points], [p[1] for p in points]
-            flat = [number for x, y in points for number in (round(x, 3), round(y, 3), 2)]
-            box = [min(xs), min(ys), max(xs) - min(xs), max(ys) - min(ys)]
-            entries.append(
-                {
-                    "keypoints": flat,
-                    "num_keypoints": len(points),
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "score": score,
-                    "label": 0,
-                }
-            )
-        return entries
-    entries = []
-    for (x1, y1, x2, y2), label, score in zip(
-        annotation.boxes.tolist(), annotation.classes.tolist(), annotation.scores.tolist(), strict=True
-    ):
-        box = [x1, y1, x2 - x1, y2 - y1]
-        entries.append({"bbox": box, "area": box[2] * box[3], "score": score, "label": label})
+def _written(prediction: Prediction) -> list[dict[str, Any]]:
+    """What the task's own file of COCO says of the objects, which have no masks."""
+    with TemporaryDirectory() as folder:
+        path = prediction.save(Path(folder) / "objects.json")
+        entries: list[dict[str, Any]] = json.loads(path.read_text(encoding="utf-8"))["annotations"]
+    for entry in entries:
+        entry["label"] = prediction.classes.category_ids.index(entry.pop("category_id"))
+        for name in ("id", "image_id", "iscrowd"):
+            entry.pop(name, None)
     return entries
 
 

@@ -164,7 +164,7 @@ class Served:
             ],
             "channels": model.in_channels,
             "minimum_size": model.minimum_size,
-            "promptable": self.promptable,
+            "takes_prompts": self.promptable,
             "outputs": self.outputs,
             "usual_output": None if self.promptable else self.usual_output,
             "sha256": self.sha256,

@@ -21,7 +21,7 @@ from pixelwise.types import Batch, ClassTable, DenseLogits, DenseModel
 
 CLASSES = 5
 BIG = 12_000_000
-MANY_MODULES = 80  # so many take long to trace
+MANY_MODULES = 45  # so many take long to trace
 
 
 def signature(name: str) -> inspect.Signature:

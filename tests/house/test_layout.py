@@ -54,7 +54,8 @@ ALLOWED = {
     "predict": FOUNDATION
     | {"algorithms", "checkpoint", "data", "decode", "draw", "export", "files", "kernels", "metrics", "ops"}
     | {"rle", "tasks", "tiling", "video"},
-    "serve": FOUNDATION | {"checkpoint", "data", "files", "kernels", "predict", "rle", "tasks"},
+    "serve": FOUNDATION
+    | {"__version__", "checkpoint", "data", "files", "kernels", "predict", "rle", "tasks"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
     "paper_recipes": {"wording"},
@@ -80,7 +81,8 @@ ALLOWED = {
         "files",
         "interruption",
     }
-    | {"paper_recipes", "planning", "predict", "recipe", "registry", "report", "summary", "tasks"}
+    | {"paper_recipes", "planning", "predict", "recipe", "registry", "report", "serve", "summary"}
+    | {"tasks"}
     | {"tiling", "training", "video", "warmup"}
     | {"backgrounds", "grounded", "style", "weights"},
     "__main__": {"cli"},

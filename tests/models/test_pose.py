@@ -279,7 +279,7 @@ def test_hrnet_upsamples_as_it_is_told() -> None:
 
 @pytest.mark.compile
 def test_hrnet_refuses_another_way_of_upsampling() -> None:
-    with pytest.raises(ValueError, match="nearest or bilinear, got 'cubic'"):
+    with pytest.raises(ValueError, match="nearest, bilinear, bilinear_unaligned, got 'cubic'"):
         HRNet(8, upsampling="cubic")
 
 

@@ -183,7 +183,9 @@ def test_images_of_one_size_share_a_batch_and_are_answered_as_alone(start: Start
     for thread in threads:
         thread.join()
     assert answers == alone
-    assert sorted(served.thread.batches) == [1, 3, 4]
+    assert sum(served.thread.batches) == 8
+    assert max(served.thread.batches) == 4
+    assert len(served.thread.batches) <= 4
 
 
 # --- what is wrong ------------------------------------------------------------------------------------

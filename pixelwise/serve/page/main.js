@@ -34,7 +34,7 @@ async function start() {
 
 function choose(name) {
   state.model = state.models.find((one) => one.name === name);
-  const { promptable, outputs, classes } = state.model;
+  const { takes_prompts: promptable, outputs, classes } = state.model;
   $("prompt").hidden = !promptable;
   $("save-mask").hidden = !promptable;
   $("classes").hidden = promptable;
@@ -70,7 +70,7 @@ async function look() {
   $("legend").replaceChildren();
   const began = performance.now();
   say("Looking at the image ...");
-  if (state.model.promptable) {
+  if (state.model.takes_prompts) {
     state.embedded = await api.embed(state.model.name, state.file);
     state.width = state.embedded.width;
     state.height = state.embedded.height;
