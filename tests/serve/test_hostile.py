@@ -38,7 +38,8 @@ def hostile(chance: random.Random) -> dict[str, Any]:
     paths = (
         "/v1/models/streets/predict", "/v1/predict", "/v1/models", "/v1/models/streets/images",
         "/v1/models/streets/images/../../x/segment", "/v1/runs/streets", "/page/%2e%2e%2fapp.py",
-        "/page/app.py", "/v1/models/%00/predict", f"/v1/models/{'x' * 3000}/predict", "/v1/runs/..%2f..%2fetc",
+        "/page/app.py", "/v1/models/%00/predict", f"/v1/models/{'x' * 3000}/predict",
+        "/v1/runs/..%2f..%2fetc",
         "/metrics", "/",
     )  # fmt: skip
     queries = (
