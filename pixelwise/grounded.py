@@ -186,7 +186,8 @@ class DetectorBoxes:
         for number, phrase in enumerate(phrases):
             asked[known[phrase.lower()]] = number
         numbers = asked[boxes.classes]
-        boxes = Boxes(clip_boxes(boxes.boxes, image.shape[1:]), numbers, boxes.scores, boxes.is_crowd)
+        inside = clip_boxes(boxes.boxes, (image.shape[1], image.shape[2]))
+        boxes = Boxes(inside, numbers, boxes.scores, boxes.is_crowd)
         boxes = boxes.take((numbers >= 0) & (boxes.scores >= self.min_score) & _have_area(boxes.boxes))
         return boxes.take(boxes.scores.argsort(descending=True, stable=True))
 
