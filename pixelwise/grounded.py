@@ -1,6 +1,6 @@
 """Segmentation by text: what is named is found as boxes, and each box becomes a mask.
 
-    text -> GroundingDino -> boxes -> any promptable network -> masks        (grounded_masks)
+    text -> GroundingDino -> boxes -> any promptable network -> masks        (grounded_sam)
     text -> ClipSeg -> a soft mask for each phrase                           (no boxes, no instances)
 
 This is Grounded SAM (Ren et al. 2024): Grounding DINO (Liu et al., ECCV 2024) and SAM one behind the other,
@@ -192,7 +192,7 @@ class DetectorBoxes:
         return boxes.take(boxes.scores.argsort(descending=True, stable=True))
 
 
-def grounded_masks(source: Source, phrases: Sequence[str], find: BoxFinder, segment: Predictor) -> Prediction:
+def grounded_sam(source: Source, phrases: Sequence[str], find: BoxFinder, segment: Predictor) -> Prediction:
     """Masks of what the phrases name: boxes from the text, and a mask for each box.
 
     Args:
