@@ -1,6 +1,6 @@
 """Segmentation by text: what is named is found as boxes, and each box becomes a mask.
 
-    text -> GroundingDino -> boxes -> any promptable network -> masks        (grounded_masks)
+    text -> GroundingDino -> boxes -> any promptable network -> masks        (grounded_sam)
     text -> ClipSeg -> a soft mask for each phrase                           (no boxes, no instances)
 
 This is Grounded SAM (Ren et al. 2024): Grounding DINO (Liu et al., ECCV 2024) and SAM one behind the other,
@@ -186,12 +186,13 @@ class DetectorBoxes:
         for number, phrase in enumerate(phrases):
             asked[known[phrase.lower()]] = number
         numbers = asked[boxes.classes]
-        boxes = Boxes(clip_boxes(boxes.boxes, image.shape[1:]), numbers, boxes.scores, boxes.is_crowd)
+        inside = clip_boxes(boxes.boxes, (image.shape[1], image.shape[2]))
+        boxes = Boxes(inside, numbers, boxes.scores, boxes.is_crowd)
         boxes = boxes.take((numbers >= 0) & (boxes.scores >= self.min_score) & _have_area(boxes.boxes))
         return boxes.take(boxes.scores.argsort(descending=True, stable=True))
 
 
-def grounded_masks(source: Source, phrases: Sequence[str], find: BoxFinder, segment: Predictor) -> Prediction:
+def grounded_sam(source: Source, phrases: Sequence[str], find: BoxFinder, segment: Predictor) -> Prediction:
     """Masks of what the phrases name: boxes from the text, and a mask for each box.
 
     Args:

@@ -138,7 +138,7 @@ def _finder(
     """
     from functools import partial
 
-    from ..grounded import ClipSeg, DetectorBoxes, GroundingDino, grounded_masks, phrases_of
+    from ..grounded import ClipSeg, DetectorBoxes, GroundingDino, grounded_sam, phrases_of
     from ..predict import Predictor
     from ..weights import list_weights, load_weights
 
@@ -162,4 +162,4 @@ def _finder(
     named = model in list_weights() and not Path(model).exists()
     segment = Predictor(load_weights(model) if named else model, device=device)
     assert phrases is not None
-    return partial(grounded_masks, phrases=phrases, find=find, segment=segment)
+    return partial(grounded_sam, phrases=phrases, find=find, segment=segment)

@@ -120,6 +120,8 @@ def _regions(
     photo: Any, styles: list[Path], mask: Path | None, labels: str | None, style_mask: Path | None
 ) -> Any:
     """Which style goes where."""
+    import torch
+
     from ..data.formats.image import read_image
     from ..data.formats.mask import read_mask
     from ..style import StyleRegion, regions_of_masks
@@ -145,5 +147,5 @@ def _regions(
     if len(styles) not in (1, len(wanted)):
         raise ValueError(f"{len(wanted)} labels take one style or one each, got {len(styles)}")
     if len(styles) == 1:
-        return [StyleRegion(pictures[0], sum(found == label for label in wanted) > 0)]
+        return [StyleRegion(pictures[0], torch.isin(found, torch.tensor(wanted)))]
     return [StyleRegion(picture, found == label) for picture, label in zip(pictures, wanted, strict=True)]

@@ -313,7 +313,7 @@ def resized(image: Float[Tensor, "c _ _"], longest: int, shortest: int) -> Float
 
 def _pooled(mask: Float[Tensor, "H W"], like: Float[Tensor, "1 c h w"]) -> Float[Tensor, "h w"]:
     """How much of each place of a map lies in the mask."""
-    pooled: Tensor = F.adaptive_avg_pool2d(mask[None], like.shape[-2:])[0]
+    pooled: Tensor = F.adaptive_avg_pool2d(mask[None], (like.shape[-2], like.shape[-1]))[0]
     return pooled
 
 

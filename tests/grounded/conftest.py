@@ -32,7 +32,7 @@ def networks(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16,
                 "max_position_embeddings": 64,
             },
-            d_model=16, encoder_layers=1, decoder_layers=1, encoder_ffn_dim=16, decoder_ffn_dim=16,
+            d_model=32, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
             encoder_attention_heads=2, decoder_attention_heads=2, num_queries=20, max_text_len=32,
         )
     )  # fmt: skip

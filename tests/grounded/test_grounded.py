@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pixelwise.grounded import ClipSeg, DetectorBoxes, GroundingDino, grounded_masks, phrases_of
+from pixelwise.grounded import ClipSeg, DetectorBoxes, GroundingDino, grounded_sam, phrases_of
 from pixelwise.predict import Predictor
 from pixelwise.registry import build
 from pixelwise.types import Boxes, ClassTable, Embedding, MaskSet, PromptableModel, PromptMasks, Prompts
@@ -53,7 +53,7 @@ def test_each_box_becomes_a_mask_with_the_class_and_the_score_of_its_phrase(segm
             torch.tensor([0.9, 0.4]),
         )
 
-    found = grounded_masks(torch.rand(3, 32, 40), ("dog", "ball"), find, segment)
+    found = grounded_sam(torch.rand(3, 32, 40), ("dog", "ball"), find, segment)
     masks = found.annotation
     assert isinstance(masks, MaskSet)
     assert found.classes.names == ("dog", "ball")
@@ -68,7 +68,7 @@ def test_nothing_found_is_a_set_without_masks(segment: Predictor) -> None:
     def find(image: Tensor, phrases: tuple[str, ...]) -> Boxes:
         return Boxes.of(torch.zeros(0, 4), torch.zeros(0, dtype=torch.int64))
 
-    found = grounded_masks(torch.rand(3, 32, 40), ("dog",), find, segment)
+    found = grounded_sam(torch.rand(3, 32, 40), ("dog",), find, segment)
     assert len(found.annotation) == 0
     assert found.annotation.size == (32, 40)
     found.overlay()
@@ -134,7 +134,7 @@ def test_a_detector_of_ours_stands_in_for_text(segment: Predictor) -> None:
     assert find(torch.rand(3, 32, 40), ("ball", "dog")).classes.tolist() == [0]
     with pytest.raises(ValueError, match="knows Dog, ball, tree, not 'cow'"):
         find(torch.rand(3, 32, 40), ("cow",))
-    real = grounded_masks(torch.rand(3, 64, 64), ("Dog",), DetectorBoxes(detector, min_score=0.0), segment)
+    real = grounded_sam(torch.rand(3, 64, 64), ("Dog",), DetectorBoxes(detector, min_score=0.0), segment)
     assert set(real.annotation.classes.tolist()) <= {0}
     with pytest.raises(ValueError, match="finds objects"):
         DetectorBoxes(Predictor(build("pspnet", 3, encoder="tiny"), table))
