@@ -19,7 +19,7 @@ _HEAD, _DEEPEST, _LARGEST, _MOST_CELLS = 128, 8, 1 << 28, 1 << 16
 
 
 def read_matlab(path: Path) -> dict[str, Any]:
-    """The variables of a file: arrays, lists of the elements of cells, and lists of structures as dictionaries.
+    """The variables of a file: arrays, lists of the elements of cells, lists of structures as dictionaries.
 
     Raises:
         ValueError: if it is no such file, or damaged.
