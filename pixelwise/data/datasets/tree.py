@@ -330,7 +330,8 @@ def _masks_of(home: Path, part: Part, places: Places, row: Row) -> Iterator[tupl
     for pattern in _several(part.masks):
         if row.layers is not None:
             for key in row.layers:
-                path = home / Pattern(pattern).filled({**places, "layer": key, **_derived(places)})
+                layer = Pattern(key).filled(places)
+                path = home / Pattern(pattern).filled({**places, "layer": layer, **_derived(places)})
                 if path.is_file():
                     yield key, path
             continue
