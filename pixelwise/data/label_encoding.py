@@ -160,7 +160,7 @@ class LabelEncoding:
 
         >>> table = ClassTable(("road", "car"), ((128, 64, 128), (0, 0, 142)))
         >>> LabelEncoding(table, (7, 26), (), further=((8, 0),)).meaning(0)
-        '7, 8 or (128, 64, 128)'
+        '7..8 or (128, 64, 128)'
         """
         if self.above is not None:
             return (f"0..{self.above}", f"above {self.above}")[label]

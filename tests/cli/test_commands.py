@@ -11,6 +11,7 @@ from PIL import Image
 
 import pixelwise as pw
 from pixelwise import cli
+from pixelwise.data.datasets import Tree
 from pixelwise.tasks import TASKS
 
 COMMANDS = [command.callback.__name__ for command in cli.app.registered_commands]
@@ -27,8 +28,10 @@ def test_every_command_has_help_with_an_example(pixelwise, command) -> None:
 def test_the_help_names_every_layout_of_data(pixelwise, command) -> None:
     shown = " ".join(pixelwise(command, "--help").out.replace("│", " ").split())
     for task in TASKS.values():
-        for layout in task.formats:
+        layouts = [name for name, layout in task.formats.items() if not isinstance(layout, Tree)]
+        for layout in layouts:
             assert re.search(rf"\b{layout}\b", shown), layout
+    assert "pixelwise datasets" in shown  # lists the data sets
 
 
 def test_the_help_of_predict_names_every_format_of_predictions(pixelwise) -> None:

@@ -32,12 +32,12 @@ def ids(data) -> list[tuple[str, str]]:
         (("train/7_image.jpg", "train_labels/7_L.png"), ("val/8.png", "val_labels/8_L.png")),
         (
             (
-                "ISIC2018_Task1-2_Training_Input/ISIC_1.jpg",
-                "ISIC2018_Task1_Training_GroundTruth/ISIC_1_segmentation.png",
+                "ISIC2019_Task1-2_Training_Input/ISIC_1.jpg",
+                "ISIC2019_Task1_Training_GroundTruth/ISIC_1_segmentation.png",
             ),
             (
-                "ISIC2018_Task1-2_Validation_Input/ISIC_2.jpg",
-                "ISIC2018_Task1_Validation_GroundTruth/ISIC_2_segmentation.png",
+                "ISIC2019_Task1-2_Validation_Input/ISIC_2.jpg",
+                "ISIC2019_Task1_Validation_GroundTruth/ISIC_2_segmentation.png",
             ),
         ),
         (

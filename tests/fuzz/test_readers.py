@@ -157,11 +157,12 @@ def tool_files() -> dict[str, dict[str, bytes]]:
     labels = {"labels": [{"name": "car"}]}
     size = {"original_width": 16, "original_height": 12}
     cvat = (
-        b"<annotations><version>1.1</version><meta><task><labels><label><name>car</name><color>#ff0001</color>"
-        b'</label></labels></task></meta><image id="0" name="a.png" width="16" height="12">'
-        b"<annotations><version>1.1</version><meta><task><labels><label><name>car</name><color>#ff0001"
-        b"</color>"
-        b'ybr="5" rotation="20"/><mask label="car" left="2" top="2" width="3" height="2" rle="1, 4, 1"/>'
+        b"<annotations><version>1.1</version><meta><task><labels><label><name>car</name>"
+        b"<color>#ff0001</color></label></labels></task></meta>"
+        b'<image id="0" name="a.png" width="16" height="12">'
+        b'<polygon label="car" points="1,1;6,1;6,6;1,6" z_order="1"/>'
+        b'<box label="car" xtl="1" ytl="1" xbr="5" ybr="5" rotation="20"/>'
+        b'<mask label="car" left="2" top="2" width="3" height="2" rle="1, 4, 1"/>'
         b'<ellipse label="car" cx="5" cy="5" rx="3" ry="2"/></image></annotations>'
     )
     return {

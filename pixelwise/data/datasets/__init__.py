@@ -20,8 +20,8 @@ def data_sets(task: str) -> dict[str, Tree]:
 FORMATS: dict[str, Finder] = {
     "voc": voc,
     "camvid": camvid,
-    "cityscapes": cityscapes,
     **data_sets("semantic"),
+    "cityscapes": cityscapes,
     "pairs": pairs,
     **layouts("semantic"),
     "coco": coco,

@@ -14,6 +14,7 @@ from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Literal
 
+import numpy as np
 from PIL import Image
 
 from ...types import Annotation, ClassTable, voc_palette
@@ -111,7 +112,8 @@ class ReadShapes:
         """
         described, picture = self.described[pair.id], picture_of(pair.image)
         try:
-            return picture, self.parse(described, picture)
+            with np.errstate(all="ignore"):  # numbers that are none are refused where shapes are made
+                return picture, self.parse(described, picture)
         except Exception as error:  # strangers' numbers in any form, and Pillow on damaged bitmaps
             reason = " ".join(str(error).split())[:200] or type(error).__name__
             if isinstance(error, KeyError):

@@ -90,7 +90,7 @@ EXPORTS = (
     ),
     Export(
         "the Data Science Bowl 2018 (a folder of masks for each image)",
-        "unite the masks of each image into one file, as in images/a.png and masks/a.png",
+        "the instances of stage1_train/ are read; else unite the masks of each image into one file",
         _any(_has("*/images/*.*", "*/masks/*.*"), _has("*/*/images/*.*", "*/*/masks/*.*")),
     ),
     Export(

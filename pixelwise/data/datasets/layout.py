@@ -104,9 +104,9 @@ def mask_files(root: Path) -> list[Path]:
     if root.is_file():
         return []
     visible = sorted(p for p in root.rglob("*.*") if not p.name.startswith("."))
-    return [p for p in visible if p.suffix.lower() == ".mat"] or [
-        p for p in visible if p.suffix.lower() == ".txt" and is_table(p)
-    ]
+    texts = [p for p in visible if p.suffix.lower() == ".txt"]
+    tables = texts if texts and is_table(texts[0]) else []
+    return [p for p in visible if p.suffix.lower() == ".mat"] or tables
 
 
 def read_names(path: Path, known: Container[str]) -> list[str]:

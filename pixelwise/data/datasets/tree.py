@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ...rle import RleMasks
 from ...types import Annotation, ClassMasks, ClassTable, LabelMap, MaskSet
 from ...wording import brief
 from ..dataset import MaskFiles, Pair, ReadTarget
@@ -177,19 +178,18 @@ class ObjectFiles:
 
     def __call__(self, pair: Pair) -> MaskSet:
         """The objects of the image."""
-        found = []
+        masks, size = [], None
         for path in self.files[pair.id]:
             numbers = read_mask_pixels(path)
             numbers = numbers[..., 0] if numbers.ndim == 3 else numbers
-            found += [numbers == value for value in np.unique(numbers).tolist() if value]
-        if len({mask.shape for mask in found}) > 1:
-            raise ValueError(f"the masks of {pair.image} differ in size")
-        if not found:
-            pixels = read_mask_pixels(self.files[pair.id][0])
-            found, kept = [np.zeros(pixels.shape[:2], bool)], 0
-        else:
-            kept = len(found)
-        return MaskSet.of(torch.from_numpy(np.stack(found))[:kept], torch.zeros(kept, dtype=torch.int64))
+            if size is not None and numbers.shape != size:
+                raise ValueError(f"the masks of {pair.image} differ in size")
+            size = numbers.shape
+            objects = [value for value in np.unique(numbers).tolist() if value]
+            masks += [RleMasks.encode((numbers == value)[None]) for value in objects]
+        assert size is not None  # a pair has a mask
+        every = RleMasks.concatenate([RleMasks.from_coco([], (size[0], size[1])), *masks])
+        return MaskSet.of(every, torch.zeros(len(every), dtype=torch.int64))
 
 
 def _times(size: tuple[int, ...], image: Path) -> tuple[tuple[int, ...], int]:
@@ -245,8 +245,11 @@ class Tree:
                     continue
                 pair = Pair(image, masks[0][1], image.relative_to(root).as_posix())
                 if self.row.layers is not None:
+                    named = [(self.row.layers[key], path) for key, path in masks]
                     order = table.names
-                    layers[pair.id] = {order.index(self.row.layers[key]): path for key, path in masks}
+                    layers[pair.id] = {order.index(name): p for name, p in named if name in order}
+                    if not layers[pair.id]:
+                        continue
                 objects[pair.id] = tuple(path for _, path in masks)
                 at = self.row.split(places) if self.row.split is not None else name
                 if at:
@@ -327,7 +330,8 @@ def _masks_of(home: Path, part: Part, places: Places, row: Row) -> Iterator[tupl
     for pattern in _several(part.masks):
         if row.layers is not None:
             for key in row.layers:
-                path = home / Pattern(pattern).filled({**places, "layer": key, **_derived(places)})
+                layer = Pattern(key).filled(places)
+                path = home / Pattern(pattern).filled({**places, "layer": layer, **_derived(places)})
                 if path.is_file():
                     yield key, path
             continue
@@ -362,7 +366,7 @@ class Pattern:
         for found in _PLACEHOLDER.finditer(self.text):
             parts.append(re.escape(self.text[at : found.start()]))
             name = found[1]
-            kind = ".+" if name == "id" else "[0-9]+" if name == "number" else "[^/]+"
+            kind = ".+?" if name == "id" else "[0-9]+" if name == "number" else "[^/]+?"
             parts.append(f"(?P={name})" if name in seen else f"(?P<{name}>{kind})")
             seen.add(name)
             at = found.end()

@@ -52,7 +52,7 @@ def read_label_studio(path: Path) -> Export:
 def _image_name(task: Any) -> str:
     """The path of the image, without what the server puts before it."""
     data = task.get("data", {})
-    value = data.get("image") or next(text for text in data.values() if isinstance(text, str))
+    value = data.get("image") or next((text for text in data.values() if isinstance(text, str)), "")
     parts = urlsplit(str(value))
     local = parse_qs(parts.query).get("d")  # /data/local-files/?d=folder/a.jpg
     return unquote(local[0] if local else parts.path).replace("\\", "/")

@@ -12,10 +12,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64
 
+from .matlab import read_matlab
+
 MATRIX_SUFFIXES = frozenset((".mat", ".txt"))
 _NAMES = ("GTcls", "GTinst", "LabelMap", "S", "segmentation", "Segmentation", "labels", "groundTruth")
 _LARGEST = 1 << 28  # bytes of a file of text or of a matrix
-_DEEPEST = 6
 
 
 def read_matrix(path: str | os.PathLike[str]) -> Int64[np.ndarray, "H W"]:
@@ -32,7 +33,7 @@ def read_matrix(path: str | os.PathLike[str]) -> Int64[np.ndarray, "H W"]:
         matrix = _of_text(path) if path.suffix.lower() == ".txt" else _of_matlab(path)
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
-    except Exception as error:  # damaged files make the reader of SciPy raise anything
+    except Exception as error:  # numbers that overflow, text that is none
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise ValueError(f"cannot read {path}: {reason}") from error
     return matrix
@@ -57,17 +58,9 @@ def _of_text(path: Path) -> Int64[np.ndarray, "H W"]:
 
 
 def _of_matlab(path: Path) -> Int64[np.ndarray, "H W"]:
-    from scipy.io import loadmat, whosmat
-
-    with path.open("rb") as file:
-        if file.read(10) == b"MATLAB 7.3":
-            raise ValueError("it is a MATLAB 7.3 file (HDF5): save it with -v7, or convert it to PNG")
-    for name, shape, kind in whosmat(str(path)):
-        if np.prod([float(side) for side in shape]) > _LARGEST:
-            raise ValueError(f"{name} claims to be {kind} of shape {shape}, which is too large")
-    content = {name: value for name, value in loadmat(str(path)).items() if not name.startswith("__")}
+    content = read_matlab(path)
     named = [content[name] for name in _NAMES if name in content]
-    found = [matrix for value in (named[:1] or content.values()) for matrix in _matrices(value, 0)]
+    found = [matrix for value in (named[:1] or content.values()) for matrix in _matrices(value)]
     if len(found) != 1:
         raise ValueError(
             f"it holds {len(found)} matrices of labels ({', '.join(map(str, content))}), expected one: "
@@ -76,17 +69,14 @@ def _of_matlab(path: Path) -> Int64[np.ndarray, "H W"]:
     return found[0].astype(np.int64)
 
 
-def _matrices(value: Any, depth: int) -> list[np.ndarray]:
+def _matrices(value: Any) -> list[np.ndarray]:
     """The matrices of whole numbers in a value, through the fields of structures that hold one."""
-    if not isinstance(value, np.ndarray) or depth > _DEEPEST:
-        return []
-    if value.dtype.names:
-        inside = [name for name in ("Segmentation", "labels") if name in value.dtype.names]
-        names = inside or list(value.dtype.names)
-        return [m for one in value.ravel() for name in names for m in _matrices(one[name], depth + 1)]
-    if value.dtype == object:
-        return [m for one in value.ravel() for m in _matrices(one, depth + 1)]
-    if value.ndim != 2 or value.dtype.kind not in "buif" or min(value.shape) < 2:
+    if isinstance(value, list):
+        return [matrix for one in value for matrix in _matrices(one)]
+    if isinstance(value, dict):
+        inside = [name for name in ("Segmentation", "labels") if name in value]
+        return [matrix for name in (inside or value) for matrix in _matrices(value[name])]
+    if not isinstance(value, np.ndarray) or value.ndim != 2 or min(value.shape) < 2:
         return []
     whole = value.dtype.kind != "f" or bool(np.isfinite(value).all() and (value == np.round(value)).all())
     return [value] if whole else []
