@@ -56,8 +56,8 @@ def evaluate(
         int | None,
         typer.Option(
             min=1,
-            help="Detections of an image and class that count, best first: more than COCO's where images hold "
-            "more objects, such as cells (default 100).",
+            help="Detections of an image and class that count, best first: more than COCO's where images "
+            "hold more objects, such as cells (default 100).",
         ),
     ] = None,
     format: Annotated[
