@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from pixelwise.registry import describe, taken_by
 from pixelwise.tasks import get_task
 from pixelwise.training import make_experiment
 from pixelwise.training.samplers import train_loader
-from pixelwise.types import ClassTable, DenseLogits
+from pixelwise.types import ClassTable, DenseLogits, Skeleton
 
-CLASSES = ClassTable.of("sky", "road", "car")
+CLASSES = replace(ClassTable.of("sky", "road", "car"), skeleton=Skeleton(("front", "back")))
 # One of each family, and of each kind of optimiser, schedule and loss of its own.
 TRAINED = (
     "fcn8s_voc", "unet_isbi2012", "fc_densenet56_camvid", "unetplusplus_nuclei", "dfn_cityscapes",
