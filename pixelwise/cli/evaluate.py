@@ -58,6 +58,14 @@ def evaluate(
             help="Score of a class in neither target nor prediction: exclude, zero or one (default exclude)."
         ),
     ] = None,
+    max_detections: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Detections of an image and class that count, best first: more than COCO's where images "
+            "hold more objects, such as cells (default 100).",
+        ),
+    ] = None,
     format: Annotated[
         str | None, typer.Option(help=f"Layout of the data (default auto: looks at the folder): {LAYOUTS}.")
     ] = None,
@@ -125,7 +133,8 @@ def evaluate(
             plain=plain,
         )
     chosen = model.task if model else get_task(task)
-    scoring = {} if absent is None else {"absent": absent}
+    asked_of_scores = {"absent": absent, "max_detections": max_detections}
+    scoring = {name: value for name, value in asked_of_scores.items() if value is not None}
     chosen.scoring_with(scoring)  # what cannot be is told now
     asked = {"format": format, "seed": seed, "mask_rule": mask_rule}
     recipe = recipe_on(predictor, data)

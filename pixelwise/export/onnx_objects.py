@@ -171,7 +171,8 @@ def described(model: Model) -> tuple[list[str], dict[str, Any]]:
         form, tensors, _ = taken_apart(model(image))
     part = resizes(model)
     scale = {"min_size": part.min_size if part else None, "max_size": part.max_size if part else 0}
-    return [*tensors, SIZES], {"type": TYPE, "value": form, **scale}
+    names = [*tensors, SIZES]
+    return names, {"type": TYPE, "names": names, "value": form, **scale}
 
 
 class OnnxObjects(Model):
@@ -191,7 +192,7 @@ class OnnxObjects(Model):
         self.minimum_size, self.tasks = int(about["minimum_size"]), tuple(about["tasks"])  # type: ignore[misc]
         described = about["output"]
         self.min_size, self.max_size = described["min_size"], described["max_size"]
-        self.form = described["value"]
+        self.names, self.form = list(described["names"]), described["value"]
         check(self.form)
 
     def forward(
@@ -224,9 +225,9 @@ class OnnxObjects(Model):
                 f"an exported network of objects must see images of {LEAST} to {MOST} pixels on each side, "
                 f"got {height} x {width}"
             )
-        names = [one.name for one in self.session.get_outputs()]
-        found = self.session.run(names, {"image": image.detach().float().cpu().contiguous().numpy()})
-        tensors = {name: torch.from_numpy(one) for name, one in zip(names, found, strict=True)}
+        given = image.detach().float().cpu().contiguous().numpy()
+        found = self.session.run(self.names, {"image": given})
+        tensors = {name: torch.from_numpy(one) for name, one in zip(self.names, found, strict=True)}
         return put_together(self.form, tensors, tensors.pop(SIZES).tolist())
 
 

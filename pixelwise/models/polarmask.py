@@ -31,6 +31,7 @@ from .fcos import (
     STAGES,
     STRIDES,
     Found,
+    LevelHead,
     Limits,
     OneStage,
     PlaceLogits,
@@ -75,7 +76,7 @@ class PolarLogits(Value):
     rays: Float[Tensor, "b n r"]
 
 
-class PolarHead(nn.Module):
+class PolarHead(LevelHead):
     """Three towers that all levels share: classes and centreness, boxes, rays (Fig. 2).
 
     Args:

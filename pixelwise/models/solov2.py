@@ -26,6 +26,7 @@ from ..rle import resize_masks
 from ..types import Batch, Boxes, MaskSet, Paper, Value, value
 from .condinst import dice_loss
 from .fcos import (
+    LevelHead,
     OneStage,
     Scales,
     extent_of,
@@ -90,7 +91,7 @@ def with_positions(x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c2 h w"]:
     return torch.cat([x, along.expand(shape), down[:, None].expand(shape)], 1)
 
 
-class GridHead(nn.Module):
+class GridHead(LevelHead):
     """Two towers that all levels share: classes, and filters, which see where they are (Fig. 2).
 
     Args:

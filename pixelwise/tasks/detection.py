@@ -25,7 +25,7 @@ class DetectionMetrics(TaskMetrics):
 
     def __init__(self, classes: ClassTable, settings: Settings) -> None:
         super().__init__()
-        self.boxes = BoxMetrics(classes)
+        self.boxes = BoxMetrics(classes, instance.counted(settings))
 
     def update(
         self, predictions: Sequence[Annotation], targets: Sequence[Annotation], ids: Sequence[str]
@@ -40,6 +40,7 @@ class DetectionMetrics(TaskMetrics):
         """AP over IoU thresholds from 0.50 to 0.95, and at 0.50 and 0.75."""
         scores = self.boxes.compute()
         note = "COCO's AP: mean over IoU 0.50:0.05:0.95 and classes; sizes are those of the boxes."
+        note += instance.told_of_most(self.boxes.max_detections[-1])
         return Report(
             instance.precisions(scores, "box"),
             instance.of_classes(scores),
@@ -103,6 +104,7 @@ DETECTION = Task(
     writers={".json": Writer(instance.write_json, prepare=unchanged), ".txt": Writer(write_yolo)},
     collectors=instance.COCO,
     decoding={"min_score": 0.0},
+    scoring={"max_detections": instance.MOST},
     defaults=instance.DEFAULTS,
     planning=Planning(ladder, instance.LADDER.format("Faster R-CNN"), instance.RULES),
 )

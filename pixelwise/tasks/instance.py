@@ -35,6 +35,8 @@ from ..types import Annotation, Boxes, ClassTable, MaskSet, Report, Sample
 from .task import Collector, Named, Settings, Task, TaskMetrics, Writer
 
 RESULTS, IMAGES = "coco_results.json", "coco_images.json"
+MOST = 100  # detections of an image and class that COCO counts
+FEW = (1, 10)  # with which it tells recall as well
 RIGHT = 0.5  # IoU from which a detection counts as right in pictures
 SHOWN = 0.5  # score from which a detection is drawn and painted into maps
 
@@ -44,7 +46,8 @@ class MaskAndBoxMetrics(TaskMetrics):
 
     def __init__(self, classes: ClassTable, settings: Settings) -> None:
         super().__init__()
-        self.masks, self.boxes = InstanceMetrics(classes, "mask"), InstanceMetrics(classes, "box")
+        kept = counted(settings)
+        self.masks, self.boxes = (InstanceMetrics(classes, kind, kept) for kind in ("mask", "box"))
 
     def update(
         self, predictions: Sequence[Annotation], targets: Sequence[Annotation], ids: Sequence[str]
@@ -60,8 +63,22 @@ class MaskAndBoxMetrics(TaskMetrics):
         """AP over IoU thresholds from 0.50 to 0.95, and at 0.50 and 0.75."""
         masks, boxes = self.masks.compute(), self.boxes.compute()
         note = "COCO's AP: mean over IoU 0.50:0.05:0.95 and classes; boxes are those around the masks."
+        note += told_of_most(self.masks.max_detections[-1])
         values = {**precisions(masks, "mask"), **precisions(boxes, "box", with_sizes=False)}
         return Report(values, of_classes(masks), note=note, **told_of_errors(masks))
+
+
+def counted(settings: Settings) -> tuple[int, ...]:
+    """How many detections of an image and class count: up to `max_detections`, and COCO's fewer ones."""
+    most = int(settings.get("max_detections", MOST))
+    return (*(few for few in FEW if few < most), most)
+
+
+def told_of_most(most: int) -> str:
+    """A sentence where more or fewer detections count than COCO's."""
+    if most == MOST:
+        return ""
+    return f" Up to {most} detections of an image and class count, where COCO counts {MOST}."
 
 
 def precisions(scores: CocoScores, kind: str, *, with_sizes: bool = True) -> dict[str, float]:
@@ -427,6 +444,7 @@ INSTANCE = Task(
         "labelme": Collector(write_labelme_files, labelme_files, compact),
     },
     decoding={"min_score": 0.0},
+    scoring={"max_detections": MOST},
     defaults=DEFAULTS,
     planning=Planning(ladder, LADDER.format("Mask R-CNN"), RULES),
 )

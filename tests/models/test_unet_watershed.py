@@ -14,6 +14,7 @@ from pixelwise.models.unet_watershed import (
     distance_map,
     number_map,
     separated,
+    standardized,
 )
 from pixelwise.rle import RleMasks
 from pixelwise.types import Batch, MaskSet, Sample
@@ -87,6 +88,19 @@ def test_exposure_and_contrast_do_not_matter() -> None:
         bright, dark, flat = (model(one).classes for one in (image, image * 0.3 + 0.1, image * 0))
     torch.testing.assert_close(bright, dark, atol=0.05, rtol=0.05)
     assert flat.isfinite().all()
+
+
+def test_polarity_does_not_matter() -> None:
+    model = build("unet_watershed", 1, encoder="tiny", width=8).eval()
+    image = 0.1 + 0.05 * torch.rand(2, 3, 64, 80)
+    image[:, :, 10:25, 20:40] += 0.7  # few bright objects, or dark ones on a bright ground
+    image[1] = 1 - image[1]
+    image[1, 0] *= 0.5  # a stain
+    seen = standardized(image)
+    assert (seen[:, :, 10:25, 20:40].mean((2, 3)) > seen.mean((2, 3)) + 0.2).all()
+    with torch.no_grad():
+        bright, dark = model(image[:1]).classes, model(1 - image[:1]).classes
+    torch.testing.assert_close(bright, dark, atol=0.02, rtol=0.02)
 
 
 def test_small_objects_are_noise_and_parts_without_a_middle_stay() -> None:

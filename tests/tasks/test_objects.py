@@ -329,3 +329,24 @@ def test_folds_of_detectors_score_every_image_and_say_that_boxes_have_no_average
     )
     assert not (tmp_path / "folds" / "best.safetensors").exists()
     assert result.best == result.folds[0].last
+
+
+@pytest.mark.parametrize("name", ["instance", "detection"])
+def test_more_objects_than_those_of_coco_count_where_somebody_asks(name: str) -> None:
+    task, table = get_task(name), ClassTable.of("cell")
+    masks = torch.zeros(144, 60, 60, dtype=torch.bool)
+    for number, mask in enumerate(masks):
+        y, x = 5 * (number // 12), 5 * (number % 12)
+        mask[y : y + 4, x : x + 4] = True
+    cells = MaskSet.of(masks, torch.zeros(144, dtype=torch.long))
+    cells = cells if name == "instance" else cells.boxes
+    found = {}
+    for most in (100, 1000, 5):
+        metrics = task.metrics(table, task.scoring_with({"max_detections": most}))
+        metrics.update([cells], [cells], ["dish"])
+        report = metrics.compute()
+        found[most] = report["box_ap50"]
+        assert ("where COCO counts 100" in report.note) == (most != 100)
+    assert found[1000] == 1.0
+    assert 0.6 < found[100] < 0.75
+    assert 0 < found[5] < 0.1

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,9 @@ from pixelwise.registry import describe, taken_by
 from pixelwise.tasks import get_task
 from pixelwise.training import make_experiment
 from pixelwise.training.samplers import train_loader
-from pixelwise.types import ClassTable, DenseLogits
+from pixelwise.types import ClassTable, DenseLogits, Skeleton
 
-CLASSES = ClassTable.of("sky", "road", "car")
+CLASSES = replace(ClassTable.of("sky", "road", "car"), skeleton=Skeleton(("front", "back")))
 # One of each family, and of each kind of optimiser, schedule and loss of its own.
 TRAINED = (
     "fcn8s_voc", "unet_isbi2012", "fc_densenet56_camvid", "unetplusplus_nuclei", "dfn_cityscapes",
@@ -72,14 +73,14 @@ def year_of(source: str) -> int:
 @pytest.mark.parametrize("name", list_recipes())
 def test_a_recipe_names_its_source_and_fits_its_network(name: str) -> None:
     told = paper_recipe(name)
-    recipe = Recipe("street").changed(**told.settings)
+    task = get_task(told.settings.get("task") or describe(told.settings["model"]).tasks[0])
+    recipe = Recipe.of({"data": "street", **task.defaults, **told.settings})  # refuses what it cannot do
     assert abs(describe(recipe.model).paper.year - year_of(told.source)) <= 2
     assert set(told.settings) <= set(SETTINGS)
     assert set(told.uncertain) <= set(SETTINGS)
     if recipe.epochs is recipe.steps is None:
         assert "epochs" in told.uncertain or recipe.early_stopping
     assert recipe.task is None or recipe.task in describe(recipe.model).tasks
-    task = get_task(recipe.task or describe(recipe.model).tasks[0])  # refuses what it cannot do
     assert callable(task.transform(CLASSES, vars(recipe)))
     criterion = task.criterion(CLASSES, vars(recipe) | {"class_weights": "none"})
     if isinstance(criterion, Criterion):

@@ -35,6 +35,7 @@ from .network import (
     seen_objects as seen_objects,
 )
 from .places import (
+    LevelHead as LevelHead,
     OneStage as OneStage,
     Places as Places,
     Scales as Scales,

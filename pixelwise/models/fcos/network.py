@@ -17,6 +17,7 @@ from ...ops.objects import assigned, boxes_in, objects_in, objects_of, rescaled
 from ...types import Annotation, AssignedBoxes, Batch, Boxes, Paper, Value, value
 from ..feature_pyramid import P6P7, FeaturePyramid
 from .places import (
+    LevelHead,
     OneStage,
     Places,
     Scales,
@@ -84,7 +85,7 @@ def predictor(width: int, c_out: int, *, prior: float | None = None) -> nn.Conv2
     return convolution
 
 
-class Head(nn.Module):
+class Head(LevelHead):
     """Two towers that all levels share, and what they say (Fig. 2).
 
     Args:

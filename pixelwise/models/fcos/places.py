@@ -69,13 +69,19 @@ def see(
     return seen.images, Scales((height, width), seen.image_sizes, seen.seen_sizes)
 
 
+class LevelHead(nn.Module):
+    """What looks at every level of a pyramid; it knows how many classes there are."""
+
+    num_classes: int
+
+
 class OneStage(Model):
     """Encoder, pyramid and head: what networks have that look at all places of all levels.
 
     Args:
         encoder: gives the stages that `stages` names.
         pyramid: makes levels of equal width of them.
-        head: looks at every level; knows its `num_classes`.
+        head: looks at every level.
         min_size: the shorter side of images is resized to it, in pixels; None to take images as they are.
         max_size: of the longer side, which holds if both cannot be met.
     """
@@ -86,13 +92,12 @@ class OneStage(Model):
         self,
         encoder: Encoder,
         pyramid: nn.Module,
-        head: nn.Module,
+        head: LevelHead,
         *,
         min_size: int | None = 800,
         max_size: int = 1333,
     ) -> None:
         super().__init__()
-        assert isinstance(head.num_classes, int)
         self.num_classes, self.in_channels = head.num_classes, encoder.in_channels
         self.min_size, self.max_size = min_size, max_size
         self.encoder, self.pyramid, self.head = encoder, pyramid, head

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from ...encoders import Encoder, StemPolicy, make_encoder
 from ...layers import resize_like
 from ...types import Paper, Value, value
-from ..fcos import OneStage, Scales, in_a_row, predictor
+from ..fcos import LevelHead, OneStage, Scales, in_a_row, predictor
 from ..feature_pyramid import P6P7
 
 PAPER = Paper(
@@ -115,7 +115,7 @@ def tower(c_in: int, width: int) -> nn.Sequential:
     return nn.Sequential(*blocks)
 
 
-class WindowHead(nn.Module):
+class WindowHead(LevelHead):
     """Three towers that all levels share: classes, boxes, masks (Sec. 4, Fig. 6, 7).
 
     Args:
