@@ -43,6 +43,7 @@ from .memory import live_bytes
 
 ALIGN = 32  # tiles start at multiples of it: output strides divide it
 _TILE, _TILE_3D = (512, 512), (96, 96, 96)
+_SLICES, _VOXELS = 32, 1 << 17  # of a volume by which its values are scaled, and voxels of each
 _BAND = 1 << 24  # pixels of a map of ids that are painted at once
 _OVERHEAD = 1.1  # time of all that is not the network, over that of the network
 _VOID = voc_palette(256)[255]  # of pixels without a class, as in PASCAL VOC
@@ -200,6 +201,7 @@ class _Reader:
     def __init__(self, stream: Stream) -> None:
         self.source, self.channels = stream.source, int(stream.predictor.model.in_channels)
         self.span, self.rows = (0, 0), np.empty(0)
+        self.window = _window(stream.source) if len(stream.source.size) == 3 else None
 
     def __call__(self, place: tuple[slice, ...]) -> Float[Tensor, "1 c *_"]:
         span = place[0].start, place[0].stop
@@ -223,9 +225,26 @@ class _Reader:
                 return to_tensor(pixels, self.channels)
             except ValueError as error:
                 raise ValueError(f"{self.source.name or 'the image'}: {error}") from error
-        if pixels.shape[-1] != self.channels:
-            raise ValueError(f"the model takes {self.channels} channels, got {pixels.shape[-1]}")
-        return torch.from_numpy(np.moveaxis(pixels, -1, 0).astype(np.float32))
+        values = np.moveaxis(pixels, -1, 0).astype(np.float32)
+        if self.window is not None:
+            low, high = self.window
+            values = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+        return torch.from_numpy(values)
+
+
+def _window(source: Any) -> tuple[float, float] | None:
+    """The values of a volume that become 0 and 1: percentiles of some slices, as `data.intensity` has them.
+
+    None where values lie in [0, 1] already.
+    """
+    depth = source.size[0]
+    slices = [source.read(i, i + 1) for i in range(0, depth, max(1, depth // _SLICES))]
+    step = max(1, math.prod(source.size[1:]) // _VOXELS)
+    values = np.concatenate([one.reshape(-1)[::step] for one in slices]).astype(np.float32)
+    if source.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1:
+        return None
+    low, high = np.percentile(values, (0.5, 99.5))
+    return float(low), float(high)
 
 
 def open_image(source: Any, axes: int, max_pixels: int = MAX_PIXELS) -> Any:

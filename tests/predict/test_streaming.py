@@ -153,7 +153,7 @@ def test_a_killed_prediction_goes_on_and_gives_the_same_file(
     before = calls[0]
     monkeypatch.setattr(type(network), "forward", counted)
     assert (np.load(predict.stream(source, path)) == whole).all()
-    # All have 18 tiles. What overlaps finished rows is looked at again: of the first row of tiles, everything.
+    # All have 18 tiles. Those that overlap finished rows are looked at again: all, of the first row.
     assert calls[0] - before <= (12 if blend == "crop" or killed_after == 2 else 18)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.npy", "photo.npy", "whole.npy"]
 
@@ -207,6 +207,14 @@ def test_volumes_are_streamed_in_tiles_with_three_sides(tmp_path: Path) -> None:
     assert all((one == whole).mean() > 0.9999 for one in found)
     pieces = np.load(predict.stream(tmp_path / "v.npy", tmp_path / "p.npy"))
     assert pieces.shape == volume.shape
+    # Measured values are scaled by their percentiles, as those of medical files are.
+    measured = (volume * 3000 - 1000).astype(np.int16)
+    found = np.zeros(volume.shape, np.uint8)
+    predict.stream(measured, found, tile=(64, 64, 64))
+    low, high = np.percentile(measured, (0.5, 99.5))
+    scaled = torch.from_numpy(np.clip((measured - low) / (high - low), 0, 1).astype(np.float32))
+    whole = model(scaled[None, None]).logits.argmax(1)[0].numpy()
+    assert (found == whole).mean() > 0.99
 
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
