@@ -8,8 +8,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -32,6 +33,7 @@ from ..tiling import (
     Interval,
     PixelSource,
     Size,
+    at,
     blocks,
     grid,
     open_source,
@@ -156,8 +158,8 @@ class Stream:
 
     def look(self, image: Float[Tensor, "b c *_"]) -> Any:
         """What is computed for tiles."""
-        if self.of_objects:
-            return self.predictor.find_objects(image)
+        if not issubclass(self.predictor.model.output, DenseLogits):
+            return [self.predictor.find_objects(one[None]) for one in image]
         return self.predictor.network(image).logits
 
     def rows(self, finished: int = 0) -> Iterator[tuple[int, np.ndarray]]:
@@ -168,31 +170,61 @@ class Stream:
         first = next(i for i, tile in enumerate(self.axes[0]) if _end(tile, self.blend) > finished)
         axes = [self.axes[0][first:], *self.axes[1:]]
         band: np.ndarray | None = None
-        found = blocks(self.predictor.network, _Reader(self), axes, self.blend, batch_size=self.batch_size)
-        for block in found:
-            rows, *others = block.place
-            if rows.start < finished:
-                continue
-            part = self._kept(block)
+        for place, part in self._parts(axes, finished):
+            rows, *others = place
             if band is None:
                 shape = (rows.stop - rows.start, *self.source.size[1:])
                 band = np.empty((*part.shape[: part.ndim - len(shape)], *shape), self.dtype)
-            band[(..., slice(None), *others)] = part
+            band[at((slice(None), *others))] = part
             if all(where.stop == side for where, side in zip(others, self.source.size[1:], strict=True)):
                 yield rows.start, band
                 band = None
 
+    def _parts(
+        self, axes: list[list[Interval]], finished: int
+    ) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
+        """What is written of each block behind the finished rows."""
+        reader = _Reader(self)
+        if not issubclass(self.predictor.model.output, DenseLogits):
+            for place, annotation, inside in in_crops(self.predictor.find_objects, reader, axes):
+                yield place, _pixels_of(annotation)[at(inside)]
+            return
+        network = self.predictor.network
+        for block in blocks(network, reader, axes, self.blend, batch_size=self.batch_size):
+            if block.place[0].start >= finished:
+                yield block.place, self._kept(block)
+
     def _kept(self, block: Block) -> np.ndarray:
         """What is written of a block."""
-        inside = (..., *block.inside)
+        inside = at(block.inside)
         if self.keep == "labels":
-            annotation = self.predictor.decode_block(block.output)
-            found = annotation.labels if isinstance(annotation, LabelMap) else annotation.masks
-            return np.asarray(found[inside].cpu().numpy())
+            return _pixels_of(self.predictor.decode_block(block.output))[inside]
         probable = self.predictor.probable(block.output)[0][inside]
         if self.keep == "confidence":
             probable = probable.amax(0)
         return np.asarray(probable.mul(255).round_().byte().cpu().numpy())
+
+
+def in_crops(
+    find: Callable[[Tensor], Annotation],
+    read: Callable[[tuple[slice, ...]], Tensor],
+    axes: Sequence[Sequence[Interval]],
+) -> Iterator[tuple[tuple[slice, ...], Annotation, tuple[slice, ...]]]:
+    """What is found in each tile, for networks without scores of pixels: its place, and what of it counts."""
+    for tile in product(*axes):
+        found = find(read(tuple(slice(interval.start, interval.stop) for interval in tile)))
+        yield (
+            tuple(slice(*interval.own) for interval in tile),
+            found,
+            tuple(slice(i.own[0] - i.start, i.own[1] - i.start) for i in tile),
+        )
+
+
+def _pixels_of(annotation: Annotation) -> np.ndarray:
+    """Labels, or masks of classes."""
+    assert isinstance(annotation, LabelMap | ClassMasks)
+    found = annotation.labels if isinstance(annotation, LabelMap) else annotation.masks
+    return np.asarray(found.cpu().numpy())
 
 
 class _Reader:
@@ -301,8 +333,10 @@ def prepared(predictor: Any, source: Any, tile: Size | None, keep: Keep, batch_s
         raise ValueError(f"{name}: the model takes images of {wanted} channels, got {given}")
     tile = tuple(max(side, model.minimum_size) for side in tile)
     overlap, blend, align = (predictor.overlap,) * axes, predictor.blend, ALIGN
-    if predictor.task.annotation is MaskSet:
+    if not issubclass(predictor.model.output, DenseLogits):
         blend = "crop"
+        if keep != "labels":
+            raise ValueError(f"keep is for models that score every pixel, got {keep!r:.40}")
     if axes == 3:  # of volumes, how tiles overlap is a setting of their decoding
         overlap = tuple(int(predictor.decoding["overlap"] * side) for side in tile)
         blend, align = predictor.decoding["blend"], ALIGN // 2
@@ -435,24 +469,24 @@ def run(stream: Stream, out: Any, *, resume: bool = True, progress: bool = False
 
 
 def assembled(
-    found: Iterator[Block], size: Sequence[int], decode_block: Callable[[DenseLogits], Annotation]
+    found: Iterable[tuple[tuple[slice, ...], Annotation, tuple[slice, ...]]], size: Sequence[int]
 ) -> Annotation:
-    """The dense annotation of a whole image from its blocks."""
+    """The dense annotation of a whole image from parts of it: place, annotation, and what of it counts."""
     labels = masks = probabilities = None
-    for block in found:
-        inside, part = (..., *block.inside), decode_block(block.output)
+    for place, part, within in found:
+        inside = at(within)
         if isinstance(part, LabelMap):
             labels = part.labels.new_empty(*size) if labels is None else labels
-            labels[block.place] = part.labels[inside]
+            labels[at(place)] = part.labels[inside]
             continue
         assert isinstance(part, ClassMasks)
         if masks is None:
             masks = part.masks.new_empty(len(part.masks), *size)
             if part.probabilities is not None:
                 probabilities = part.probabilities.new_empty(masks.shape)
-        masks[(slice(None), *block.place)] = part.masks[inside]
+        masks[at(place)] = part.masks[inside]
         if probabilities is not None and part.probabilities is not None:
-            probabilities[(slice(None), *block.place)] = part.probabilities[inside]
+            probabilities[at(place)] = part.probabilities[inside]
     if labels is not None:
         return LabelMap(labels)
     assert masks is not None

@@ -360,5 +360,28 @@ def test_an_object_that_all_tiles_cut_is_one_in_the_map_of_ids(tmp_path: Path) -
     with pytest.raises(ValueError, match=r"ids.json exists already|ids.tif exists already"):
         predict.stream(tmp_path / "a.tif", tmp_path / "ids.tif")
     assert "instance" not in str(predict.plan(tmp_path / "a.tif"))
-    with pytest.raises(ValueError, match="keep is for scores of pixels"):
+    with pytest.raises(ValueError, match="keep is for models that score every pixel"):
         predict.stream(tmp_path / "a.tif", tmp_path / "b.tif", keep="confidence")
+
+
+def test_networks_that_classify_masks_label_pixels_tile_by_tile(tmp_path: Path) -> None:
+    class Halves(Blobs):
+        """Class 0 where it is bright, class 1 elsewhere."""
+
+        num_classes = 2
+
+        def forward(self, image: torch.Tensor) -> MaskLogits:
+            bright = 20 * (image.mean(1) - 0.5)
+            classes = torch.tensor([[5.0, -5.0, -5.0], [-5.0, 5.0, -5.0]]).expand(len(image), 2, 3)
+            size = (image.shape[-2], image.shape[-1])
+            return MaskLogits(classes, torch.stack([bright, -bright], 1), size)
+
+    pixels = np.random.default_rng(0).integers(0, 2, (150, 170, 1), np.uint8).repeat(3, 2) * 255
+    predict = Predictor(
+        Halves().eval(), ClassTable.of("bright", "dark"), task="semantic", tile=(64, 64), overlap=32
+    )
+    wanted = (pixels[..., 0] == 0).astype(np.uint8)
+    assert (predict(pixels).label_map.labels.numpy() == wanted).all()
+    assert (np.load(predict.stream(pixels, tmp_path / "m.npy")) == wanted).all()
+    turned = Predictor(Halves().eval(), ClassTable.of("bright", "dark"), task="semantic", views="all")
+    assert (turned(pixels).label_map.labels.numpy() == wanted).all()
