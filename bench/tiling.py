@@ -119,6 +119,7 @@ def table(title: str, ways: tuple[str, ...], source: Path, arguments: argparse.N
                 command += ["--threads", str(arguments.threads)]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 taken[way].append(json.loads(done.stdout.splitlines()[-1]))
+                print(f"{way}: {done.stdout.splitlines()[-1]}", file=sys.stderr, flush=True)
                 if found := list(Path(folder).glob("*.npy")):
                     labels[way] = np.load(found[0])
     print(f"\n### {title}\n\n| way | wall s | processor s | over the first | extra MB | same labels |")

@@ -16,6 +16,7 @@ from torch import nn
 
 import pixelwise as pw
 from pixelwise.predict import Predictor, predictor as predictor_file
+from pixelwise.predict.memory import live_bytes
 from pixelwise.tiling import ArraySource, open_source
 from pixelwise.types import ClassTable, DenseLogits, MaskLogits, MaskModel
 
@@ -294,6 +295,22 @@ def test_no_file_is_lost(predict: Predictor, photo: np.ndarray, tmp_path: Path) 
         predict.stream(source, tmp_path / "a.jpg")
     with pytest.raises(ValueError, match="has the shape"):
         predict.stream(source, np.zeros((3, 3), np.uint8))
+    with pytest.raises(ValueError, match="cannot make the folder"):
+        predict.stream(source, tmp_path / "mine.npy" / "a.tif")
+
+
+@pytest.mark.parametrize("blend", ["gaussian", "crop"])
+def test_memory_does_not_grow_with_the_number_of_rows(
+    blend: str, brightness: type, classes: ClassTable
+) -> None:
+    predict = Predictor(
+        brightness().eval(), classes, tile=(64, 64), overlap=32, blend=blend, max_pixels=10**9
+    )
+    peaks = []
+    for height in (300, 1500):
+        source, out = np.zeros((height, 150, 3), np.uint8), np.zeros((height, 150), np.uint8)
+        peaks.append(live_bytes(lambda: predict.stream(source, out)))  # noqa: B023
+    assert peaks[1] < 1.3 * peaks[0]
 
 
 def test_too_little_room_is_told_before_anything_is_computed(
