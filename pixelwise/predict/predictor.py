@@ -123,6 +123,7 @@ class Predictor:
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
         if max_pixels < 1:
             raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
+        self.origin = os.fspath(model) if isinstance(model, str | os.PathLike) else ""
         if isinstance(model, str | os.PathLike):
             model = export.load(model)
         own: Mapping[str, Any] = {}

@@ -144,13 +144,12 @@ class Stream:
         return np.dtype(np.uint16 if large else np.uint8)
 
     def made_from(self) -> dict[str, Any]:
-        """What the result follows from: source, weights and settings."""
+        """What the result follows from: source, weights and settings; of arrays nobody can tell that."""
         predictor, source = self.predictor, self.source
-        status = os.stat(source.name) if source.name and os.path.exists(source.name) else None
         return {
-            "source": [os.path.abspath(source.name), status.st_size, status.st_mtime_ns] if status else None,
+            "source": _identity(source.name) or [os.getpid(), time.time_ns()],
             "shape": list(self.shape),
-            "weights": _digest(predictor.model),
+            "weights": [_digest(predictor.model), _identity(predictor.origin)],
             "decoding": repr(sorted(predictor.decoding.items())),
             "tiles": [list(self.tile), list(self.overlap), self.blend, self.keep],
             "views": [repr(predictor.views), predictor.precision],
@@ -451,7 +450,7 @@ def run(stream: Stream, out: Any, *, resume: bool = True, progress: bool = False
             stream.shape,
             axes,
             stream.dtype,
-            stream.made_from() if resume else {"process": [os.getpid(), time.time_ns()]},
+            {**stream.made_from(), **({} if resume else {"process": [os.getpid(), time.time_ns()]})},
             colors[:256] if labels else (),
             stream.source.geography,
         )
@@ -505,6 +504,14 @@ def _watched(stream: Stream, finished: int, progress: bool) -> Iterator[tuple[in
 def _end(tile: Interval, blend: Blend) -> int:
     """Behind the last row that a tile has a part in."""
     return tile.own[1] if blend == "crop" else tile.stop
+
+
+def _identity(path: str) -> list[Any] | None:
+    """What tells a file from another of its name, or from itself as it was; None where there is none."""
+    if not path or not os.path.exists(path):
+        return None
+    status = os.stat(path)
+    return [os.path.abspath(path), status.st_size, status.st_mtime_ns]
 
 
 def _digest(model: nn.Module) -> str:

@@ -173,6 +173,18 @@ def test_rows_that_were_made_from_something_else_are_not_kept(
     assert (np.load(other.stream(source, path)) == other(photo).label_map.labels.numpy()).mean() > 0.9999
 
 
+def test_rows_of_another_array_are_never_continued(
+    predict: Predictor, photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.npy"
+    with monkeypatch.context() as patch:
+        patch.setattr(predictor_file.streaming.FileSink, "finish", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict.stream(np.zeros_like(photo), path)
+    expected = predict(photo).label_map.labels.numpy()
+    assert (np.load(predict.stream(photo, path)) == expected).mean() > 0.9999
+
+
 @pytest.mark.parametrize("keep", ["confidence", "probabilities"])
 def test_probabilities_are_kept_as_eight_bits(
     keep: str, predict: Predictor, photo: np.ndarray, tmp_path: Path
