@@ -82,7 +82,7 @@ def once(way: str, source: Path, folder: Path, threads: int) -> dict[str, float]
         for axis in grid(size, TILE, OVERLAP, "crop", 32):
             tiles *= len(axis)
         tile = torch.rand(1, 3, *TILE).contiguous(memory_format=torch.channels_last)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
     wall, used = time.perf_counter(), time.process_time()
     out = folder / f"{way.split()[-1]}-{size[0]}.npy"
     if way == "model calls alone":
@@ -119,6 +119,7 @@ def table(title: str, ways: tuple[str, ...], source: Path, arguments: argparse.N
                 command += ["--threads", str(arguments.threads)]
                 done = subprocess.run(command, capture_output=True, text=True, check=True)
                 taken[way].append(json.loads(done.stdout.splitlines()[-1]))
+                print(f"{way}: {done.stdout.splitlines()[-1]}", file=sys.stderr, flush=True)
                 if found := list(Path(folder).glob("*.npy")):
                     labels[way] = np.load(found[0])
     print(f"\n### {title}\n\n| way | wall s | processor s | over the first | extra MB | same labels |")

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ..ops import box_iou
 from ..rle import RleMasks
-from ..types import Annotation, Boxes, ClassTable, Keypoints, LabelMap, MaskSet, PanopticMap
+from ..types import Annotation, Boxes, ClassMasks, ClassTable, Keypoints, LabelMap, MaskSet, PanopticMap
 
 SAME = 0.55  # IoU from which two objects are one (the paper's)
 _LEAST_FREE = 0.5  # share of a thing that must be left by surer ones
@@ -36,6 +36,20 @@ def fused(first: Annotation, views: Sequence[Any], classes: ClassTable) -> Annot
         ValueError: if such annotations are not fused.
     """
     raise ValueError(f"{type(first).__name__} of several views cannot be fused")
+
+
+@fused.register
+def _(first: LabelMap, views: Sequence[LabelMap], classes: ClassTable) -> LabelMap:
+    """The class that most views give to a pixel; of equally many the first."""
+    votes = _most_votes([view.labels for view in views], range(len(classes)), classes.ignore)
+    return LabelMap(votes, first.spacing)
+
+
+@fused.register
+def _(first: ClassMasks, views: Sequence[ClassMasks], classes: ClassTable) -> ClassMasks:
+    """The classes that at least half of the views give to a pixel."""
+    masks = torch.stack([view.masks.float() for view in views]).mean(0) >= 0.5
+    return ClassMasks(masks.long())
 
 
 @fused.register
@@ -97,12 +111,8 @@ def _(first: PanopticMap, views: Sequence[PanopticMap], classes: ClassTable) -> 
     """Things are fused as masks are, the surest in front; other pixels take most views' class of stuff."""
     views = [view.to("cpu") for view in views]
     things = torch.tensor(classes.things)
-    best, most = torch.full(first.id_map.shape, classes.ignore), torch.zeros(first.id_map.shape)
-    for label in range(len(classes)):
-        if label not in classes.things:
-            votes = sum(torch.isin(view.id_map, view.ids[view.classes == label]).float() for view in views)
-            assert isinstance(votes, Tensor)
-            best, most = torch.where(votes > most, label, best), torch.maximum(votes, most)
+    stuff = [label for label in range(len(classes)) if label not in classes.things]
+    best = _most_votes([_labels_of(view, classes.ignore) for view in views], stuff, classes.ignore)
     sets = []
     for view in views:
         own = view.ids[torch.isin(view.classes, things)]
@@ -122,6 +132,23 @@ def _(first: PanopticMap, views: Sequence[PanopticMap], classes: ClassTable) -> 
     masks = torch.stack(kept) if kept else torch.zeros(0, *free.shape, dtype=torch.bool)
     chosen = MaskSet.of(masks, objects.classes[numbers])
     return PanopticMap.of_things(LabelMap(best), chosen, classes)
+
+
+def _most_votes(maps: Sequence[Tensor], labels: Sequence[int], ignore: int) -> Tensor:
+    """The label that most maps have at each pixel, of some labels; `ignore` where none has one of them."""
+    best, most = torch.full_like(maps[0], ignore), torch.zeros(maps[0].shape, dtype=torch.int64)
+    for label in labels:
+        votes = torch.stack([one == label for one in maps]).sum(0)
+        best, most = torch.where(votes > most, label, best), torch.maximum(votes, most)
+    return best
+
+
+def _labels_of(view: PanopticMap, ignore: int) -> Tensor:
+    """The class of each pixel."""
+    labels = torch.full_like(view.id_map, ignore, dtype=torch.int64)
+    for number, label in zip(view.ids.tolist(), view.classes.tolist(), strict=True):
+        labels[view.id_map == number] = label
+    return labels
 
 
 def _numbers(views: Sequence[Any]) -> Tensor:

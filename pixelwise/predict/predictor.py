@@ -2,7 +2,7 @@
 
 import os
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import cached_property
 from pathlib import Path
@@ -18,7 +18,7 @@ from .. import decode, export
 from ..checkpoint import Checkpoint
 from ..data.formats.image import MAX_PIXELS, Source, to_tensor
 from ..tasks import Task, get_task
-from ..tiling import Blend, Block, Network, Size, blocks, grid
+from ..tiling import Blend, Block, Network, Size, at, blocks, grid
 from ..types import (
     Annotation,
     Boxes,
@@ -43,7 +43,7 @@ from .fusion import fused
 from .joining import as_boxes, as_masks, objects_in_tiles
 from .memory import available_memory, bytes_per_pixel, enough_memory, fitting_tile
 from .prediction import Prediction
-from .streaming import ALIGN, Keep, TilePlan, assembled
+from .streaming import ALIGN, Keep, TilePlan, assembled, in_crops
 from .tta import View, averaged, found_in_views, in_view, views_of
 from .writing import plan, summary, write_predictions
 
@@ -133,6 +133,7 @@ class Predictor:
             raise ValueError(f"precision must be one of {', '.join(get_args(Precision))}, got {precision!r}")
         if max_pixels < 1:
             raise ValueError(f"max_pixels must be at least 1, got {max_pixels}")
+        self.origin = os.fspath(model) if isinstance(model, str | os.PathLike) else ""
         if isinstance(model, str | os.PathLike):
             model = export.load(model, classes)
         own: Mapping[str, Any] = {}
@@ -258,16 +259,18 @@ class Predictor:
 
     @property
     def _joins_tiles(self) -> bool:
-        """Whether objects are found tile by tile and joined."""
-        of_objects = self.task.annotation in (MaskSet, Boxes) and self.task.infer is None
-        return of_objects and isinstance(self.tile, tuple | list)
+        """Whether tiles are decoded one by one, and what was found is joined, not scores."""
+        joined = self.task.annotation in (MaskSet, Boxes, LabelMap, ClassMasks) and self.task.infer is None
+        return joined and not self._scores_pixels and isinstance(self.tile, tuple | list)
 
-    def _of_tiles(self, image: Float[Tensor, "1 c H W"]) -> MaskSet | Boxes:
-        """The objects of an image, found tile by tile."""
+    def _of_tiles(self, image: Float[Tensor, "1 c H W"]) -> Annotation:
+        """What is found in an image tile by tile."""
         assert isinstance(self.tile, tuple | list)
         size = (image.shape[-2], image.shape[-1])
         axes = grid(size, tuple(self.tile), self.overlap, "crop", ALIGN)
-        found = objects_in_tiles(self.find_objects, lambda place: image[(..., *place)], axes)
+        if self.task.annotation not in (MaskSet, Boxes):
+            return assembled(in_crops(self.find_objects, lambda place: image[at(place)], axes), size)
+        found = objects_in_tiles(self.find_objects, lambda place: image[at(place)], axes)
         return as_masks(found, size) if self.task.annotation is MaskSet else as_boxes(found)
 
     def find_objects(self, image: Float[Tensor, "1 c H W"]) -> Any:
@@ -315,13 +318,13 @@ class Predictor:
             with torch.no_grad():
                 found: Tensor | None = None
                 for block in self._blocks(images, tile):
-                    part = self.probable(block.output)[(..., *block.inside)]
+                    part = self.probable(block.output)[at(block.inside)]
                     if part.shape[2:] == images.shape[2:]:
                         found = part
                         break
                     if found is None:
                         found = part.new_empty(*part.shape[:2], *images.shape[2:])
-                    found[(..., *block.place)] = part
+                    found[at(block.place)] = part
             assert found is not None
             return found if self.refine is None else self.refine(found, images)
 
@@ -347,7 +350,9 @@ class Predictor:
                     )
                     return tuple(self._finished(one) for one in whole)
                 return tuple(
-                    self._finished(assembled(self._blocks(image[None], tile), size, self.decode_block))
+                    self._finished(
+                        assembled(self._decoded(self._blocks(image[None], tile), self.decoding), size)
+                    )
                     for image in images
                 )
 
@@ -368,13 +373,15 @@ class Predictor:
                 yield Block((slice(top, top + size[0]), inside[1]), DenseLogits(logits, size), inside)
 
         return tuple(
-            assembled(
-                in_bands(image),
-                (height, width),
-                lambda output: self.task.decode(output, self.classes, settings)[0],
-            )
-            for image in found.split(1)
+            assembled(self._decoded(in_bands(image), settings), (height, width)) for image in found.split(1)
         )
+
+    def _decoded(
+        self, found: Iterable[Block], settings: Mapping[str, Any]
+    ) -> Iterator[tuple[tuple[slice, ...], Annotation, tuple[slice, ...]]]:
+        """The annotations of blocks of one image."""
+        for block in found:
+            yield block.place, self.task.decode(block.output, self.classes, settings)[0], block.inside
 
     def decode_block(self, output: DenseLogits) -> Annotation:
         """The annotation of a part of one image."""
@@ -632,7 +639,8 @@ class Predictor:
         Args:
             source: path of a .npy, .zarr, TIFF, GeoTIFF or .vrt file, of which only the needed rows are
                 read, or of any other image; an array, memory map or zarr array "H W", "H W c" or "c H W" (of
-                volumes with D before H). Values as in `__call__`.
+                volumes with D before H). Values as in `__call__`; volumes that are not in [0, 1] are scaled
+                by percentiles of some of their slices.
             out: path of a .tif (tiled, with a palette, and the place on the Earth of the source), .npy,
                 .zarr or .png file; or an array to fill.
             keep: "labels" (of several classes per pixel their masks, "k H W"), "confidence" (255 times the
@@ -665,14 +673,11 @@ class Predictor:
     ) -> Iterator[streaming.Stream]:
         """One image to be predicted in tiles; a file that was opened for it is closed again."""
         of_objects = self.task.annotation is MaskSet and self.task.infer is None
-        if not (of_objects or issubclass(self.model.output, DenseLogits)) or isinstance(
-            self.model, PromptableModel
-        ):
+        of_pixels = self.task.annotation in (LabelMap, ClassMasks)
+        if not (of_objects or of_pixels) or isinstance(self.model, PromptableModel):
             raise ValueError(
                 f"scores of pixels and instances are predicted file to file, not the task {self.task.name}"
             )
-        if of_objects and keep != "labels":
-            raise ValueError(f"keep is for scores of pixels, got {keep!r:.40} for the task {self.task.name}")
         if self.refine is not None and "crf" not in self.decoding:
             raise ValueError("refine needs the whole image: it cannot be streamed")
         volume = self.task.infer is not None
@@ -770,7 +775,7 @@ class Predictor:
                 yield Block(place, DenseLogits(scores, (height, size[1])), inside)
             return
         axes = grid(size, tile, self.overlap, self.blend, ALIGN)
-        yield from blocks(self.network, lambda place: images[(..., *place)], axes, self.blend)
+        yield from blocks(self.network, lambda place: images[at(place)], axes, self.blend)
 
     def _refuse_pixelwise_options(self) -> None:
         """Refuse what is for scores of every pixel only."""

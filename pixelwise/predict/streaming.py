@@ -8,8 +8,9 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -32,6 +33,7 @@ from ..tiling import (
     Interval,
     PixelSource,
     Size,
+    at,
     blocks,
     grid,
     open_source,
@@ -43,6 +45,7 @@ from .memory import live_bytes
 
 ALIGN = 32  # tiles start at multiples of it: output strides divide it
 _TILE, _TILE_3D = (512, 512), (96, 96, 96)
+_SLICES, _VOXELS = 32, 1 << 17  # of a volume by which its values are scaled, and voxels of each
 _BAND = 1 << 24  # pixels of a map of ids that are painted at once
 _OVERHEAD = 1.1  # time of all that is not the network, over that of the network
 _VOID = voc_palette(256)[255]  # of pixels without a class, as in PASCAL VOC
@@ -141,13 +144,12 @@ class Stream:
         return np.dtype(np.uint16 if large else np.uint8)
 
     def made_from(self) -> dict[str, Any]:
-        """What the result follows from: source, weights and settings."""
+        """What the result follows from: source, weights and settings; of arrays nobody can tell that."""
         predictor, source = self.predictor, self.source
-        status = os.stat(source.name) if source.name and os.path.exists(source.name) else None
         return {
-            "source": [os.path.abspath(source.name), status.st_size, status.st_mtime_ns] if status else None,
+            "source": _identity(source.name) or [os.getpid(), time.time_ns()],
             "shape": list(self.shape),
-            "weights": _digest(predictor.model),
+            "weights": [_digest(predictor.model), _identity(predictor.origin)],
             "decoding": repr(sorted(predictor.decoding.items())),
             "tiles": [list(self.tile), list(self.overlap), self.blend, self.keep],
             "views": [repr(predictor.views), predictor.precision],
@@ -155,8 +157,8 @@ class Stream:
 
     def look(self, image: Float[Tensor, "b c *_"]) -> Any:
         """What is computed for tiles."""
-        if self.of_objects:
-            return self.predictor.find_objects(image)
+        if not issubclass(self.predictor.model.output, DenseLogits):
+            return [self.predictor.find_objects(one[None]) for one in image]
         return self.predictor.network(image).logits
 
     def rows(self, finished: int = 0) -> Iterator[tuple[int, np.ndarray]]:
@@ -167,31 +169,61 @@ class Stream:
         first = next(i for i, tile in enumerate(self.axes[0]) if _end(tile, self.blend) > finished)
         axes = [self.axes[0][first:], *self.axes[1:]]
         band: np.ndarray | None = None
-        found = blocks(self.predictor.network, _Reader(self), axes, self.blend, batch_size=self.batch_size)
-        for block in found:
-            rows, *others = block.place
-            if rows.start < finished:
-                continue
-            part = self._kept(block)
+        for place, part in self._parts(axes, finished):
+            rows, *others = place
             if band is None:
                 shape = (rows.stop - rows.start, *self.source.size[1:])
                 band = np.empty((*part.shape[: part.ndim - len(shape)], *shape), self.dtype)
-            band[(..., slice(None), *others)] = part
+            band[at((slice(None), *others))] = part
             if all(where.stop == side for where, side in zip(others, self.source.size[1:], strict=True)):
                 yield rows.start, band
                 band = None
 
+    def _parts(
+        self, axes: list[list[Interval]], finished: int
+    ) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
+        """What is written of each block behind the finished rows."""
+        reader = _Reader(self)
+        if not issubclass(self.predictor.model.output, DenseLogits):
+            for place, annotation, inside in in_crops(self.predictor.find_objects, reader, axes):
+                yield place, _pixels_of(annotation)[at(inside)]
+            return
+        network = self.predictor.network
+        for block in blocks(network, reader, axes, self.blend, batch_size=self.batch_size):
+            if block.place[0].start >= finished:
+                yield block.place, self._kept(block)
+
     def _kept(self, block: Block) -> np.ndarray:
         """What is written of a block."""
-        inside = (..., *block.inside)
+        inside = at(block.inside)
         if self.keep == "labels":
-            annotation = self.predictor.decode_block(block.output)
-            found = annotation.labels if isinstance(annotation, LabelMap) else annotation.masks
-            return np.asarray(found[inside].cpu().numpy())
+            return _pixels_of(self.predictor.decode_block(block.output))[inside]
         probable = self.predictor.probable(block.output)[0][inside]
         if self.keep == "confidence":
             probable = probable.amax(0)
         return np.asarray(probable.mul(255).round_().byte().cpu().numpy())
+
+
+def in_crops(
+    find: Callable[[Tensor], Annotation],
+    read: Callable[[tuple[slice, ...]], Tensor],
+    axes: Sequence[Sequence[Interval]],
+) -> Iterator[tuple[tuple[slice, ...], Annotation, tuple[slice, ...]]]:
+    """What is found in each tile, for networks without scores of pixels: its place, and what of it counts."""
+    for tile in product(*axes):
+        found = find(read(tuple(slice(interval.start, interval.stop) for interval in tile)))
+        yield (
+            tuple(slice(*interval.own) for interval in tile),
+            found,
+            tuple(slice(i.own[0] - i.start, i.own[1] - i.start) for i in tile),
+        )
+
+
+def _pixels_of(annotation: Annotation) -> np.ndarray:
+    """Labels, or masks of classes."""
+    assert isinstance(annotation, LabelMap | ClassMasks)
+    found = annotation.labels if isinstance(annotation, LabelMap) else annotation.masks
+    return np.asarray(found.cpu().numpy())
 
 
 class _Reader:
@@ -200,6 +232,7 @@ class _Reader:
     def __init__(self, stream: Stream) -> None:
         self.source, self.channels = stream.source, int(stream.predictor.model.in_channels)
         self.span, self.rows = (0, 0), np.empty(0)
+        self.window = _window(stream.source) if len(stream.source.size) == 3 else None
 
     def __call__(self, place: tuple[slice, ...]) -> Float[Tensor, "1 c *_"]:
         span = place[0].start, place[0].stop
@@ -223,9 +256,26 @@ class _Reader:
                 return to_tensor(pixels, self.channels)
             except ValueError as error:
                 raise ValueError(f"{self.source.name or 'the image'}: {error}") from error
-        if pixels.shape[-1] != self.channels:
-            raise ValueError(f"the model takes {self.channels} channels, got {pixels.shape[-1]}")
-        return torch.from_numpy(np.moveaxis(pixels, -1, 0).astype(np.float32))
+        values = np.moveaxis(pixels, -1, 0).astype(np.float32)
+        if self.window is not None:
+            low, high = self.window
+            values = np.clip((values - low) / max(high - low, 1e-12), 0, 1)
+        return torch.from_numpy(values)
+
+
+def _window(source: Any) -> tuple[float, float] | None:
+    """The values of a volume that become 0 and 1: percentiles of some slices, as `data.intensity` has them.
+
+    None where values lie in [0, 1] already.
+    """
+    depth = source.size[0]
+    slices = [source.read(i, i + 1) for i in range(0, depth, max(1, depth // _SLICES))]
+    step = max(1, math.prod(source.size[1:]) // _VOXELS)
+    values = np.concatenate([one.reshape(-1)[::step] for one in slices]).astype(np.float32)
+    if source.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1:
+        return None
+    low, high = np.percentile(values, (0.5, 99.5))
+    return float(low), float(high)
 
 
 def open_image(source: Any, axes: int, max_pixels: int = MAX_PIXELS) -> Any:
@@ -282,8 +332,10 @@ def prepared(predictor: Any, source: Any, tile: Size | None, keep: Keep, batch_s
         raise ValueError(f"{name}: the model takes images of {wanted} channels, got {given}")
     tile = tuple(max(side, model.minimum_size) for side in tile)
     overlap, blend, align = (predictor.overlap,) * axes, predictor.blend, ALIGN
-    if predictor.task.annotation is MaskSet:
+    if not issubclass(predictor.model.output, DenseLogits):
         blend = "crop"
+        if keep != "labels":
+            raise ValueError(f"keep is for models that score every pixel, got {keep!r:.40}")
     if axes == 3:  # of volumes, how tiles overlap is a setting of their decoding
         overlap = tuple(int(predictor.decoding["overlap"] * side) for side in tile)
         blend, align = predictor.decoding["blend"], ALIGN // 2
@@ -398,7 +450,7 @@ def run(stream: Stream, out: Any, *, resume: bool = True, progress: bool = False
             stream.shape,
             axes,
             stream.dtype,
-            stream.made_from() if resume else {"process": [os.getpid(), time.time_ns()]},
+            {**stream.made_from(), **({} if resume else {"process": [os.getpid(), time.time_ns()]})},
             colors[:256] if labels else (),
             stream.source.geography,
         )
@@ -416,24 +468,24 @@ def run(stream: Stream, out: Any, *, resume: bool = True, progress: bool = False
 
 
 def assembled(
-    found: Iterator[Block], size: Sequence[int], decode_block: Callable[[DenseLogits], Annotation]
+    found: Iterable[tuple[tuple[slice, ...], Annotation, tuple[slice, ...]]], size: Sequence[int]
 ) -> Annotation:
-    """The dense annotation of a whole image from its blocks."""
+    """The dense annotation of a whole image from parts of it: place, annotation, and what of it counts."""
     labels = masks = probabilities = None
-    for block in found:
-        inside, part = (..., *block.inside), decode_block(block.output)
+    for place, part, within in found:
+        inside = at(within)
         if isinstance(part, LabelMap):
             labels = part.labels.new_empty(*size) if labels is None else labels
-            labels[block.place] = part.labels[inside]
+            labels[at(place)] = part.labels[inside]
             continue
         assert isinstance(part, ClassMasks)
         if masks is None:
             masks = part.masks.new_empty(len(part.masks), *size)
             if part.probabilities is not None:
                 probabilities = part.probabilities.new_empty(masks.shape)
-        masks[(slice(None), *block.place)] = part.masks[inside]
+        masks[at(place)] = part.masks[inside]
         if probabilities is not None and part.probabilities is not None:
-            probabilities[(slice(None), *block.place)] = part.probabilities[inside]
+            probabilities[at(place)] = part.probabilities[inside]
     if labels is not None:
         return LabelMap(labels)
     assert masks is not None
@@ -452,6 +504,14 @@ def _watched(stream: Stream, finished: int, progress: bool) -> Iterator[tuple[in
 def _end(tile: Interval, blend: Blend) -> int:
     """Behind the last row that a tile has a part in."""
     return tile.own[1] if blend == "crop" else tile.stop
+
+
+def _identity(path: str) -> list[Any] | None:
+    """What tells a file from another of its name, or from itself as it was; None where there is none."""
+    if not path or not os.path.exists(path):
+        return None
+    status = os.stat(path)
+    return [os.path.abspath(path), status.st_size, status.st_mtime_ns]
 
 
 def _digest(model: nn.Module) -> str:

@@ -7,7 +7,7 @@
 file.
 """
 
-from .grid import Blend as Blend, Interval as Interval, Size as Size, grid as grid
+from .grid import Blend as Blend, Interval as Interval, Size as Size, at as at, grid as grid
 from .sinks import SUFFIXES as SUFFIXES, ArraySink as ArraySink, FileSink as FileSink
 from .sources import (
     WINDOWED as WINDOWED,

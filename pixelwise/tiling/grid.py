@@ -9,7 +9,7 @@
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
@@ -63,6 +63,11 @@ def grid(
         _intervals(length, side, shared, blend, align)
         for length, side, shared in zip(image_size, size, _each(overlap, size), strict=True)
     ]
+
+
+def at(place: Sequence[slice]) -> tuple[Any, ...]:
+    """The index of a part along the last axes of an array or tensor."""
+    return (..., *place)
 
 
 def check(size: Size, overlap: int | Size, blend: str) -> None:

@@ -27,7 +27,7 @@ SUFFIXES = (".tif", ".tiff", ".npy", ".zarr", ".png")
 _SIDE = 256  # of the tiles of a TIFF file, in pixels
 _CHUNK = 512  # of zarr
 _BIG = 1 << 32  # bytes from which a TIFF file needs 64-bit offsets
-_BAND = 1 << 26  # bytes that are converted at once
+_BAND = 1 << 22  # bytes that are converted at once
 
 
 class ArraySink:
@@ -115,7 +115,7 @@ class FileSink:
         try:
             for number, rows in enumerate(band if self.planes else band[None]):
                 self._file.seek(number * plane + start * row)
-                left = memoryview(np.ascontiguousarray(rows, self.dtype)).cast("B")
+                left = np.ascontiguousarray(rows, self.dtype).data.cast("B")
                 while left:  # without a buffer, a write may be a part of one
                     left = left[self._file.write(left) :]
             os.fsync(self._file.fileno())
@@ -137,18 +137,12 @@ class FileSink:
         self._file.close()
         if 0 in self.shape:
             raise ValueError(f"cannot write {self.path}: it has no pixels")
-        rows = np.memmap(self.rows, self.dtype, "r", shape=self.shape)
         if self.suffix == ".zarr":
-            self._write_zarr(rows)
+            self._write_zarr()
         else:
+            writers = {".npy": self._write_npy, ".png": self._write_png}
             with atomic_write(self.path) as temporary:
-                if self.suffix == ".npy":
-                    _write_npy(temporary, rows, self.planes)
-                elif self.suffix == ".png":
-                    _write_png(temporary, rows, self.colors)
-                else:
-                    self._write_tiff(temporary, rows)
-        del rows
+                writers.get(self.suffix, self._write_tiff)(temporary)
         self._remove()
 
     def close(self) -> None:
@@ -193,7 +187,27 @@ class FileSink:
         self.rows.unlink(missing_ok=True)
         self.note.unlink(missing_ok=True)
 
-    def _write_tiff(self, path: Path, rows: np.ndarray) -> None:
+    def _read(self, page: int, start: int, stop: int) -> np.ndarray:
+        """Some finished rows of a map; they are read, not mapped: a map would count as memory."""
+        height, width = self.shape[-2:]
+        stop = min(stop, height)
+        offset = (page * height + start) * width * self.dtype.itemsize
+        rows = np.fromfile(self.rows, self.dtype, (stop - start) * width, offset=offset)
+        return rows.reshape(stop - start, width)
+
+    def _tiles(self) -> Iterator[np.ndarray]:
+        """The tiles of each page in reading order, the last ones filled up with zeros."""
+        height, width = self.shape[-2:]
+        for page in range(int(np.prod(self.shape[:-2]))):
+            for top in range(0, height, _SIDE):
+                rows = self._read(page, top, top + _SIDE)
+                for left in range(0, width, _SIDE):
+                    part = rows[:, left : left + _SIDE]
+                    if part.shape != (_SIDE, _SIDE):
+                        part = np.pad(part, [(0, _SIDE - side) for side in part.shape])
+                    yield np.ascontiguousarray(part)
+
+    def _write_tiff(self, path: Path) -> None:
         import tifffile
 
         palette: dict[str, Any] = {"photometric": "minisblack"}
@@ -203,27 +217,57 @@ class FileSink:
             palette = {"photometric": "palette", "colormap": table}
         tifffile.imwrite(
             path,
-            _tiles(rows if rows.ndim == 3 else rows[None]),
+            self._tiles(),
             shape=self.shape,
             dtype=self.dtype,
             tile=(_SIDE, _SIDE),
             compression="zlib",
-            bigtiff=rows.nbytes > _BIG // 2,
-            metadata=None if rows.ndim == 2 else {"axes": "ZYX"},
+            bigtiff=int(np.prod(self.shape)) * self.dtype.itemsize > _BIG // 2,
+            metadata=None if len(self.shape) == 2 else {"axes": "ZYX"},
             extratags=list(self.geography),
             **palette,
         )
 
-    def _write_zarr(self, rows: np.ndarray) -> None:
+    def _write_npy(self, path: Path) -> None:
+        with path.open("wb") as file, self.rows.open("rb") as rows:
+            header = {"descr": self.dtype.str, "fortran_order": False, "shape": self.shape}
+            np.lib.format.write_array_header_1_0(file, header)
+            shutil.copyfileobj(rows, file, _BAND)
+
+    def _write_png(self, path: Path) -> None:
+        """A PNG file (ISO/IEC 15948) with 8 bits per pixel, of a palette where there are colours."""
+        height, width = self.shape
+
+        with path.open("wb") as file:
+
+            def chunk(kind: bytes, content: bytes) -> None:
+                checksum = zlib.crc32(kind + content)
+                file.write(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum))
+
+            file.write(b"\x89PNG\r\n\x1a\n")
+            chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3 if self.colors else 0, 0, 0, 0))
+            if self.colors:
+                chunk(b"PLTE", bytes(part for color in self.colors for part in color))
+            packed = zlib.compressobj(6)
+            step = max(1, _BAND // width)
+            for top in range(0, height, step):
+                rows = self._read(0, top, top + step)
+                lines = np.pad(rows, ((0, 0), (1, 0)))  # each begins with filter 0
+                if content := packed.compress(lines.tobytes()):
+                    chunk(b"IDAT", content)
+            chunk(b"IDAT", packed.flush())
+            chunk(b"IEND", b"")
+
+    def _write_zarr(self) -> None:
         zarr = _zarr(self.path)
         temporary = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        chunks = (*(1,) * (rows.ndim - 2), min(_CHUNK, rows.shape[-2]), min(_CHUNK, rows.shape[-1]))
+        height, width = self.shape[-2:]
+        chunks = (*(1,) * (len(self.shape) - 2), min(_CHUNK, height), min(_CHUNK, width))
         try:
             array = zarr.create_array(str(temporary), shape=self.shape, chunks=chunks, dtype=self.dtype)
-            for index in np.ndindex(rows.shape[:-2]):
-                for top in range(0, rows.shape[-2], _CHUNK):
-                    part = (*index, slice(top, top + _CHUNK))
-                    array[part] = rows[part]
+            for page, index in enumerate(np.ndindex(self.shape[:-2])):
+                for top in range(0, height, _CHUNK):
+                    array[(*index, slice(top, top + _CHUNK))] = self._read(page, top, top + _CHUNK)
             if self.path.exists():
                 shutil.rmtree(self.path)
             os.replace(temporary, self.path)
@@ -239,48 +283,3 @@ def _zarr(path: str | os.PathLike[str]) -> Any:
     except ImportError as error:
         raise ValueError(f"{path} is written by zarr: pip install pixelwise[zarr]") from error
     return zarr
-
-
-def _tiles(pages: np.ndarray) -> Iterator[np.ndarray]:
-    """The tiles of each page in reading order, the last ones filled up with zeros."""
-    for page in pages:
-        for top in range(0, page.shape[0], _SIDE):
-            for left in range(0, page.shape[1], _SIDE):
-                part = np.asarray(page[top : top + _SIDE, left : left + _SIDE])
-                if part.shape != (_SIDE, _SIDE):
-                    part = np.pad(part, [(0, _SIDE - side) for side in part.shape])
-                yield part
-
-
-def _write_npy(path: Path, rows: np.ndarray, planes: int) -> None:
-    with path.open("wb") as file:
-        header = {"descr": rows.dtype.str, "fortran_order": False, "shape": rows.shape}
-        np.lib.format.write_array_header_1_0(file, header)
-        flat = rows.reshape(-1)
-        for start in range(0, flat.size, _BAND):
-            file.write(flat[start : start + _BAND].data)
-
-
-def _write_png(path: Path, rows: np.ndarray, colors: Sequence[tuple[int, int, int]]) -> None:
-    """A PNG file (ISO/IEC 15948) with 8 bits per pixel, of a palette where there are colours."""
-    height, width = rows.shape
-
-    with path.open("wb") as file:
-
-        def chunk(kind: bytes, content: bytes) -> None:
-            checksum = zlib.crc32(kind + content)
-            file.write(struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum))
-
-        file.write(b"\x89PNG\r\n\x1a\n")
-        chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 3 if colors else 0, 0, 0, 0))
-        if colors:
-            chunk(b"PLTE", bytes(part for color in colors for part in color))
-        packed = zlib.compressobj(6)
-        step = max(1, _BAND // 16 // width)
-        for top in range(0, height, step):
-            lines = np.zeros((min(step, height - top), width + 1), np.uint8)  # each begins with filter 0
-            lines[:, 1:] = rows[top : top + step]
-            if content := packed.compress(lines.tobytes()):
-                chunk(b"IDAT", content)
-        chunk(b"IDAT", packed.flush())
-        chunk(b"IEND", b"")

@@ -4,6 +4,7 @@ A source has the axes "*grid c": height and width of an image, or depth, height 
 the channels. Only the rows (of a volume: slices) that a tile needs are held in memory.
 """
 
+import math
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -104,6 +105,24 @@ class ArraySource(_Closing):
         return rows.reshape(stop - start, *self.size[1:], self.channels)
 
 
+class NpySource(ArraySource):
+    """A NumPy file whose rows are read, not mapped: a map would count as memory of the process."""
+
+    def read(self, start: int, stop: int) -> np.ndarray:
+        """See `PixelSource`."""
+        if self.planes_first or not self.array.flags.c_contiguous:
+            return super().read(start, stop)
+        row = math.prod(self.size[1:]) * self.channels
+        with _readable(self.name):
+            rows = np.fromfile(
+                self.name,
+                self.dtype,
+                (stop - start) * row,
+                offset=self.array.offset + start * row * self.dtype.itemsize,
+            )
+            return rows.reshape(stop - start, *self.size[1:], self.channels)
+
+
 def open_source(path: str | os.PathLike[str], axes: int = 2) -> Any:
     """A file of which a part can be read: .npy, .zarr, TIFF (tiled or in strips, also GeoTIFF), .vrt, ...
 
@@ -124,7 +143,7 @@ def open_source(path: str | os.PathLike[str], axes: int = 2) -> Any:
     if suffix == ".npy":
         with _readable(str(path)):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        return ArraySource(array, axes, str(path))
+        return NpySource(array, axes, str(path))
     if suffix == ".zarr":
         return ArraySource(_zarr_array(path), axes, str(path))
     if suffix in TIFF:

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..types import DenseLogits
-from .grid import Blend, Interval, Size, grid
+from .grid import Blend, Interval, Size, at, grid
 
 Network = Callable[[Float[Tensor, "b c *grid"]], DenseLogits]
 Read = Callable[[tuple[slice, ...]], Float[Tensor, "b c *_"]]
@@ -144,7 +144,7 @@ def bands(
     axes = grid(image.shape[2:], size, overlap, blend)
     maps = (
         scores
-        for some, output in _outputs(f, lambda place: image[(..., *place)], axes, batch_size)
+        for some, output in _outputs(f, lambda place: image[at(place)], axes, batch_size)
         for scores in output.logits.float().split(len(output.coarse) // some)
     )
     yield from _in_rows(stitched(maps, axes), tuple(image.shape[2:]))
@@ -214,7 +214,7 @@ def _in_rows(
         rows, *others = place
         if band is None:
             band = scores.new_empty(*scores.shape[:2], rows.stop - rows.start, *size[1:])
-        band[(..., slice(None), *others)] = scores
+        band[at((slice(None), *others))] = scores
         if all(where.stop == side for where, side in zip(others, size[1:], strict=True)):
             yield band
             band = None
@@ -222,4 +222,4 @@ def _in_rows(
 
 def _place(tile: tuple[Interval, ...]) -> tuple[Any, ...]:
     """Where a tile lies along the last axes."""
-    return (..., *(slice(interval.start, interval.stop) for interval in tile))
+    return at([slice(interval.start, interval.stop) for interval in tile])

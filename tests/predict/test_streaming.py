@@ -16,6 +16,7 @@ from torch import nn
 
 import pixelwise as pw
 from pixelwise.predict import Predictor, predictor as predictor_file
+from pixelwise.predict.memory import live_bytes
 from pixelwise.tiling import ArraySource, open_source
 from pixelwise.types import ClassTable, DenseLogits, MaskLogits, MaskModel
 
@@ -153,7 +154,7 @@ def test_a_killed_prediction_goes_on_and_gives_the_same_file(
     before = calls[0]
     monkeypatch.setattr(type(network), "forward", counted)
     assert (np.load(predict.stream(source, path)) == whole).all()
-    # All have 18 tiles. What overlaps finished rows is looked at again: of the first row, everything.
+    # All have 18 tiles. Those that overlap finished rows are looked at again: all, of the first row.
     assert calls[0] - before <= (12 if blend == "crop" or killed_after == 2 else 18)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["again.npy", "photo.npy", "whole.npy"]
 
@@ -170,6 +171,18 @@ def test_rows_that_were_made_from_something_else_are_not_kept(
             predict.stream(source, path)
     other = Predictor(network, TABLE, tile=(64, 64), overlap=24, flip=True)
     assert (np.load(other.stream(source, path)) == other(photo).label_map.labels.numpy()).mean() > 0.9999
+
+
+def test_rows_of_another_array_are_never_continued(
+    predict: Predictor, photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "out.npy"
+    with monkeypatch.context() as patch:
+        patch.setattr(predictor_file.streaming.FileSink, "finish", lambda self: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            predict.stream(np.zeros_like(photo), path)
+    expected = predict(photo).label_map.labels.numpy()
+    assert (np.load(predict.stream(photo, path)) == expected).mean() > 0.9999
 
 
 @pytest.mark.parametrize("keep", ["confidence", "probabilities"])
@@ -207,6 +220,14 @@ def test_volumes_are_streamed_in_tiles_with_three_sides(tmp_path: Path) -> None:
     assert all((one == whole).mean() > 0.9999 for one in found)
     pieces = np.load(predict.stream(tmp_path / "v.npy", tmp_path / "p.npy"))
     assert pieces.shape == volume.shape
+    # Measured values are scaled by their percentiles, as those of medical files are.
+    measured = (volume * 3000 - 1000).astype(np.int16)
+    found = np.zeros(volume.shape, np.uint8)
+    predict.stream(measured, found, tile=(64, 64, 64))
+    low, high = np.percentile(measured, (0.5, 99.5))
+    scaled = torch.from_numpy(np.clip((measured - low) / (high - low), 0, 1).astype(np.float32))
+    whole = model(scaled[None, None]).logits.argmax(1)[0].numpy()
+    assert (found == whole).mean() > 0.99
 
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
@@ -286,6 +307,22 @@ def test_no_file_is_lost(predict: Predictor, photo: np.ndarray, tmp_path: Path) 
         predict.stream(source, tmp_path / "a.jpg")
     with pytest.raises(ValueError, match="has the shape"):
         predict.stream(source, np.zeros((3, 3), np.uint8))
+    with pytest.raises(ValueError, match="cannot make the folder"):
+        predict.stream(source, tmp_path / "mine.npy" / "a.tif")
+
+
+@pytest.mark.parametrize("blend", ["gaussian", "crop"])
+def test_memory_does_not_grow_with_the_number_of_rows(
+    blend: str, brightness: type, classes: ClassTable
+) -> None:
+    predict = Predictor(
+        brightness().eval(), classes, tile=(64, 64), overlap=32, blend=blend, max_pixels=10**9
+    )
+    peaks = []
+    for height in (300, 1500):
+        source, out = np.zeros((height, 150, 3), np.uint8), np.zeros((height, 150), np.uint8)
+        peaks.append(live_bytes(lambda: predict.stream(source, out)))  # noqa: B023
+    assert peaks[1] < 1.3 * peaks[0]
 
 
 def test_too_little_room_is_told_before_anything_is_computed(
@@ -352,5 +389,28 @@ def test_an_object_that_all_tiles_cut_is_one_in_the_map_of_ids(tmp_path: Path) -
     with pytest.raises(ValueError, match=r"ids.json exists already|ids.tif exists already"):
         predict.stream(tmp_path / "a.tif", tmp_path / "ids.tif")
     assert "instance" not in str(predict.plan(tmp_path / "a.tif"))
-    with pytest.raises(ValueError, match="keep is for scores of pixels"):
+    with pytest.raises(ValueError, match="keep is for models that score every pixel"):
         predict.stream(tmp_path / "a.tif", tmp_path / "b.tif", keep="confidence")
+
+
+def test_networks_that_classify_masks_label_pixels_tile_by_tile(tmp_path: Path) -> None:
+    class Halves(Blobs):
+        """Class 0 where it is bright, class 1 elsewhere."""
+
+        num_classes = 2
+
+        def forward(self, image: torch.Tensor) -> MaskLogits:
+            bright = 20 * (image.mean(1) - 0.5)
+            classes = torch.tensor([[5.0, -5.0, -5.0], [-5.0, 5.0, -5.0]]).expand(len(image), 2, 3)
+            size = (image.shape[-2], image.shape[-1])
+            return MaskLogits(classes, torch.stack([bright, -bright], 1), size)
+
+    pixels = np.random.default_rng(0).integers(0, 2, (150, 170, 1), np.uint8).repeat(3, 2) * 255
+    predict = Predictor(
+        Halves().eval(), ClassTable.of("bright", "dark"), task="semantic", tile=(64, 64), overlap=32
+    )
+    wanted = (pixels[..., 0] == 0).astype(np.uint8)
+    assert (predict(pixels).label_map.labels.numpy() == wanted).all()
+    assert (np.load(predict.stream(pixels, tmp_path / "m.npy")) == wanted).all()
+    turned = Predictor(Halves().eval(), ClassTable.of("bright", "dark"), task="semantic", views="all")
+    assert (turned(pixels).label_map.labels.numpy() == wanted).all()
