@@ -169,7 +169,10 @@ def test_a_machine_that_is_lost_in_the_middle_loses_and_doubles_nothing(
         out = tmp_path / "out"
         written: list[Written] = []
         job = threading.Thread(
-            target=lambda: written.append(predict_on_ray(checkpoint, [str(folder)], str(out), progress=False))
+            daemon=True,
+            target=lambda: written.append(
+                predict_on_ray(checkpoint, [str(folder)], str(out), progress=False)
+            ),
         )
         job.start()
         while job.is_alive() and len(list(out.rglob("*.png"))) < 9:
