@@ -117,8 +117,8 @@ def write_movie(
                 writer.write(result)
     finally:
         results.close()  # its threads end
-        forget_announced(out)
     record(overlay, out)
+    forget_announced(out)
     if frames.problem:
         problems.append(frames.problem)
     if together:
