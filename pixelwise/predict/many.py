@@ -169,7 +169,8 @@ def _pictures(
 
 def _picture(predict: Predict, index: int, image: Image) -> _Picture:
     """Read in the calling thread."""
-    name, spacing = _name(index, image), None
+    name = _name(index, image)
+    spacing: tuple[float, ...] | None = None
     try:
         if isinstance(image, Path) and predict.task.read_image is not None:
             found, spacing = predict.task.read_image(image, predict.model.in_channels)
