@@ -1,6 +1,6 @@
 """A folder of images predicted to palette PNGs and overlays: pixelwise beside the loop that people write.
 
-    python bench/predict_folder.py [--images FOLDER] [--count 200] [--rounds 3]
+    python bench/predict_folder.py [--images FOLDER] [--count 200] [--rounds 3] [--overlay] [--few]
 
 Every measurement is a process of its own, because the waiting policy of OpenMP is read when torch is loaded;
 the ways take turns. Loading and one image are not counted. `policy` is what the process was told: `as it is`
@@ -28,6 +28,7 @@ WAYS = {  # way, its waiting policy
     "plain loop": ("plain", "as it is"),
     "plain loop, threads sleep": ("plain", "passive"),
 }
+FEW = ("pixelwise, 2 workers", "pixelwise, 2 workers, threads spin", "plain loop")
 
 
 def child(way: str, model_name: str, images: Path, count: int, overlay: bool) -> None:
@@ -107,7 +108,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", default="espnetv2_s_1_0,unet")
-    parser.add_argument("--overlay", action="store_true")
+    parser.add_argument("--overlay", action="store_true", help="only with overlays")
+    parser.add_argument("--few", action="store_true", help="only ours, and the loop as people write it")
     parser.add_argument("--child")
     parser.add_argument("--model")
     given = parser.parse_args()
@@ -117,10 +119,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         images = given.images or made(Path(temporary), given.count)
         for model in given.models.split(","):
-            for overlay in (False, True):
-                taken: dict[str, list[list[float]]] = {name: [] for name in WAYS}
+            for overlay in (True,) if given.overlay else (False, True):
+                ways = {name: way for name, way in WAYS.items() if not given.few or name in FEW}
+                taken: dict[str, list[list[float]]] = {name: [] for name in ways}
                 for _ in range(given.rounds):
-                    for name, (way, policy) in WAYS.items():
+                    for name, (way, policy) in ways.items():
                         taken[name].append(measured(way, policy, model, images, given.count, overlay))
                 files = "labels and overlays" if overlay else "labels"
                 print(f"\n### {model}, {given.count} images to {files}, {given.rounds} rounds, medians\n")

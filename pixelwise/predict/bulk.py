@@ -257,26 +257,33 @@ def _rows(ray: Any, work: _Work, chunks: Mapping[int, Sequence[tuple[str, str]]]
 
 
 class _Worker:
-    """Loads the model once and predicts chunks of images."""
+    """What Ray makes on a machine, once; it gets the chunks one after the other."""
 
     def __init__(self, told: Any) -> None:
         import ray
 
-        self.work: _Work = ray.get(told)
-        self.predictor = Predictor(self.work.checkpoint, **self.work.options)
+        self.chunks = _Chunks(ray.get(told))
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Predict the images of each chunk and write the results."""
-        images, problems = [], []
-        for chunk in batch["chunk"]:
-            names = [(name, short) for name, short in json.loads(chunk)]
-            with tempfile.TemporaryDirectory() as folder:
-                found = self._chunk(names, Path(folder))
-            images += [name for name, _ in names]
-            problems += [found.get(index, "") for index in range(len(names))]
-        return {"image": np.array(images, object), "problem": np.array(problems, object)}
+        """Predict the images of a chunk and write the results."""
+        rows = [row for chunk in batch["chunk"] for row in self.chunks.predict(json.loads(chunk))]
+        return {name: np.array([row[name] for row in rows], object) for name in ("image", "problem")}
 
-    def _chunk(self, names: Sequence[tuple[str, str]], folder: Path) -> dict[int, str]:
+
+class _Chunks:
+    """Loads the model once and predicts chunks of images."""
+
+    def __init__(self, work: _Work) -> None:
+        self.work = work
+        self.predictor = Predictor(work.checkpoint, **work.options)
+
+    def predict(self, names: Sequence[tuple[str, str]]) -> list[dict[str, str]]:
+        """Predict images and write the results: for each its name and, where it could not be used, why."""
+        with tempfile.TemporaryDirectory() as folder:
+            found = self._problems(names, Path(folder))
+        return [{"image": name, "problem": found.get(index, "")} for index, (name, _) in enumerate(names)]
+
+    def _problems(self, names: Sequence[tuple[str, str]], folder: Path) -> dict[int, str]:
         """The problems of a chunk of images, by their number."""
         work, task, classes = self.work, self.predictor.task, self.predictor.classes
         problems: dict[int, str] = {}
@@ -418,6 +425,7 @@ def _write_parquet(rows: Sequence[Mapping[str, Any]], target: str, folder: Path)
 
 
 def _library() -> Any:
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing about this machine is sent anywhere
     try:
         import pyarrow  # noqa: F401
         import ray

@@ -22,7 +22,7 @@ Image = Path | UInt8[np.ndarray, "H W c"]
 
 WORKERS = 2
 _MOST_PIXELS = 1 << 26  # of the images that are read ahead
-_BATCH_ON_A_GPU = 8  # on a CPU a batch of 8 takes more time per image than a batch of 1 (bench/)
+_BATCH_ON_A_GPU = 8  # a CPU is busy with one image
 
 
 @runtime_checkable
@@ -169,7 +169,8 @@ def _pictures(
 
 def _picture(predict: Predict, index: int, image: Image) -> _Picture:
     """Read in the calling thread."""
-    name, spacing = _name(index, image), None
+    name = _name(index, image)
+    spacing: tuple[float, ...] | None = None
     try:
         if isinstance(image, Path) and predict.task.read_image is not None:
             found, spacing = predict.task.read_image(image, predict.model.in_channels)

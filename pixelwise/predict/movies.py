@@ -1,7 +1,7 @@
 """Movies: every frame predicted, and the movie with the predictions drawn on it."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from glob import glob, has_magic
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,8 @@ def write_movie(
                 writer.write(result)
     finally:
         results.close()  # its threads end
-        forget_announced(out)
     record(overlay, out)
+    forget_announced(out)
     if frames.problem:
         problems.append(frames.problem)
     if together:
@@ -131,7 +131,7 @@ def write_movie(
 def _ahead(items: Frames, count: int = 4) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
     """The same frames, decoded by another thread while the caller works."""
     with ThreadPoolExecutor(1, "pixelwise") as thread:
-        waiting = [thread.submit(next, items, None) for _ in range(count)]
+        waiting: list[Future[Any]] = [thread.submit(next, items, None) for _ in range(count)]
         while (frame := waiting.pop(0).result()) is not None:
             waiting.append(thread.submit(next, items, None))
             yield frame

@@ -191,8 +191,8 @@ def write_predictions(
         raise ValueError(f"the format {collector} holds all images together and cannot be resumed")
     targets_of = {job: _targets(job, task, classes, collector, overlay) for job in jobs}
     owner: dict[Path, Path] = {}
-    for job, targets in targets_of.items():
-        for target in targets:
+    for job in jobs:
+        for target in targets_of[job]:
             if target in owner:
                 raise ValueError(f"{owner[target]} and {job.image} would both be written to {target}")
             owner[target] = job.image
@@ -212,7 +212,8 @@ def write_predictions(
     def then(index: int, prediction: Prediction) -> Callable[[], list[Path]]:
         """Write the files of an image."""
         job, again = todo[index], overwrite or resume
-        targets, steps = targets_of[job], []
+        targets = targets_of[job]
+        steps: list[Callable[[], object]] = []
         if together:
             compact[index] = together.compact(prediction.annotation)
         elif not job.target.name.endswith(OVERLAY):

@@ -1,9 +1,9 @@
 """Ray: the same files as without it, whatever happens to a worker."""
 
-import json
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,9 +11,9 @@ from PIL import Image
 
 import pixelwise as pw
 from pixelwise.files import BEGUN, MANIFEST
-from pixelwise.predict import Predictor
+from pixelwise.predict import Predictor, bulk
 from pixelwise.predict.bulk import find, is_uri, predict_on_ray
-from pixelwise.predict.writing import plan, write_predictions
+from pixelwise.predict.writing import Written, plan, write_predictions
 from pixelwise.rle import RleMasks
 
 IMAGES = 60
@@ -62,71 +62,130 @@ def test_what_holds_all_images_together_is_refused(folder: Path, checkpoint, tmp
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Chunks are predicted in this process, as a worker of Ray does it."""
+
+    def rows(ray: object, work: bulk._Work, chunks: dict[int, list[tuple[str, str]]], cpus: int):
+        worker = bulk._Chunks(work)
+        for chunk in chunks.values():
+            yield from worker.predict(chunk)
+
+    monkeypatch.setattr(bulk, "_library", lambda: SimpleNamespace(is_initialized=lambda: True))
+    monkeypatch.setattr(bulk, "_rows", rows)
+
+
+def test_the_files_are_those_of_a_plain_folder(here: None, folder: Path, checkpoint, tmp_path: Path) -> None:
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    write_predictions(Predictor(checkpoint), plan([folder], whole), whole, progress=False)
+    (folder / "a" / "005.png").write_bytes(b"")
+    result = predict_on_ray(checkpoint, [str(folder)], str(out), progress=False)
+    expected = pictures(whole)
+    del expected["a/005.png"]
+    assert pictures(out) == expected
+    assert len(result.predictions) == IMAGES - 1
+    (problem,) = result.problems
+    assert "005.png: it is empty" in problem
+    names = [line.split("  ")[1] for line in (out / MANIFEST).read_text().splitlines()]
+    assert sorted(names) == sorted(expected)
+    assert not (out / BEGUN).exists()
+    with pytest.raises(ValueError, match="was written before"):
+        predict_on_ray(checkpoint, [str(folder)], str(out), progress=False)
+
+    # A later call does the chunk with what is missing only.
+    Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(folder / "a" / "005.png")
+    again = predict_on_ray(checkpoint, [str(folder)], str(out), resume=True, progress=False)
+    assert len(again.predictions) == 8
+    assert len(pictures(out)) == IMAGES
+
+
+def test_uris_are_read_and_written(here: None, folder: Path, checkpoint, tmp_path: Path) -> None:
+    whole, uri = tmp_path / "whole", f"file://{tmp_path}/remote"
+    write_predictions(Predictor(checkpoint), plan([folder], whole), whole, progress=False)
+    (folder / "b" / "002.png").write_bytes(b"")
+    result = predict_on_ray(checkpoint, [f"file://{folder}"], uri, progress=False)
+    expected = pictures(whole)
+    del expected["b/002.png"]
+    assert pictures(tmp_path / "remote") == expected
+    (problem,) = result.problems
+    assert problem == f"cannot read file://{folder}/b/002.png: it is empty"
+    with pytest.raises(ValueError, match="--resume leaves it out"):
+        predict_on_ray(checkpoint, [f"file://{folder}"], uri, progress=False)
+    predict_on_ray(checkpoint, [f"file://{folder}"], uri, overwrite=True, progress=False)
+    assert pictures(tmp_path / "remote") == expected
+
+
+def test_rows_of_run_lengths_give_the_labels_back(
+    here: None, folder: Path, checkpoint, tmp_path: Path
+) -> None:
+    from pyarrow import parquet
+
+    whole, out = tmp_path / "whole", tmp_path / "out"
+    write_predictions(Predictor(checkpoint), plan([folder], whole), whole, progress=False)
+    result = predict_on_ray(checkpoint, [str(folder)], str(out), format="parquet", progress=False)
+    assert sorted(result.predictions) == sorted(out.glob("*.parquet"))
+    assert len(result.predictions) == (IMAGES + 7) // 8
+    rows = parquet.read_table(out).to_pylist()
+    for short in pictures(whole):
+        labels = np.full((32, 40), -1)
+        for row in rows:
+            if row["image"] == str(folder / short):
+                mask = {"size": [row["height"], row["width"]], "counts": row["counts"]}
+                labels[RleMasks.from_coco([mask]).decode()[0]] = row["label"]
+        assert np.array_equal(labels, np.asarray(Image.open(whole / short)))
+    assert predict_on_ray(
+        checkpoint, [str(folder)], str(out), format="parquet", resume=True, progress=False
+    ) == Written([], [], [], IMAGES, IMAGES)
+
+
+def test_an_image_that_does_not_come_back_or_comes_twice_is_told(
+    here: None, folder: Path, checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = bulk._rows
+    monkeypatch.setattr(bulk, "_rows", lambda *given: list(rows(*given))[:-1])
+    with pytest.raises(ValueError, match=r"1 images were lost, such as .*: run again with --resume"):
+        predict_on_ray(checkpoint, [str(folder)], str(tmp_path / "out"), progress=False)
+    monkeypatch.setattr(bulk, "_rows", lambda *given: [*(found := list(rows(*given))), found[0]])
+    with pytest.raises(ValueError, match="was predicted twice"):
+        predict_on_ray(checkpoint, [str(folder)], str(tmp_path / "again"), progress=False)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # of Ray and its threads
 def test_a_machine_that_is_lost_in_the_middle_loses_and_doubles_nothing(
     folder: Path, checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import ray
-    from pyarrow import parquet
     from ray.cluster_utils import Cluster
 
     whole = tmp_path / "whole"
     write_predictions(Predictor(checkpoint), plan([folder], whole), whole, progress=False)
-    (folder / "a" / "005.png").write_bytes(b"")
     monkeypatch.setenv("PYTHONPATH", str(Path(pw.__file__).parent.parent))
+    monkeypatch.setenv("RAY_worker_niceness", "0")  # else workers starve where others compute
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
     lost = cluster.add_node(num_cpus=1)
     try:
         ray.init(address=cluster.address, log_to_driver=False, logging_level="error")
         out = tmp_path / "out"
-        written: list[object] = []
+        written: list[Written] = []
         job = threading.Thread(
+            daemon=True,
             target=lambda: written.append(
-                predict_on_ray(checkpoint, [str(folder)], str(out), cpus=1, progress=False)
-            )
+                predict_on_ray(checkpoint, [str(folder)], str(out), progress=False)
+            ),
         )
         job.start()
         while job.is_alive() and len(list(out.rglob("*.png"))) < 9:
             time.sleep(0.05)
         assert job.is_alive(), "the job was over before a machine could be lost"
         cluster.remove_node(lost, allow_graceful=False)
-        job.join(300)
+        job.join(600)
         (result,) = written
-        expected = pictures(whole)
-        del expected["a/005.png"]
-        assert pictures(out) == expected
-        assert len(result.predictions) == IMAGES - 1
-        (problem,) = result.problems
-        assert "005.png: it is empty" in problem
+        assert not result.problems
+        assert len(result.predictions) == IMAGES
+        assert pictures(out) == pictures(whole)
         names = [line.split("  ")[1] for line in (out / MANIFEST).read_text().splitlines()]
-        assert sorted(names) == sorted(expected)
-        assert not (out / BEGUN).exists()
-
-        # A later call does what is missing only; the results of URIs are the same.
-        Image.fromarray(np.zeros((32, 40, 3), np.uint8)).save(folder / "a" / "005.png")
-        again = predict_on_ray(checkpoint, [str(folder)], str(out), resume=True, progress=False)
-        assert 1 <= len(again.predictions) <= 8
-        assert len(pictures(out)) == IMAGES
-        uri = f"file://{tmp_path}/remote"
-        predict_on_ray(checkpoint, [f"file://{folder}"], uri, progress=False)
-        assert pictures(tmp_path / "remote") == pictures(out)
-        with pytest.raises(ValueError, match="--resume leaves it out"):
-            predict_on_ray(checkpoint, [f"file://{folder}"], uri, progress=False)
-
-        # Rows of run lengths.
-        rows_out = tmp_path / "rows"
-        predict_on_ray(checkpoint, [str(folder)], str(rows_out), format="parquet", progress=False)
-        rows = parquet.read_table(rows_out).to_pylist()
-        for short, png in pictures(out).items():
-            labels = np.full((32, 40), -1)
-            for row in rows:
-                if row["image"] == str(folder / short):
-                    mask = {"size": [row["height"], row["width"]], "counts": row["counts"]}
-                    labels[RleMasks.from_coco([mask]).decode()[0]] = row["label"]
-            assert png == (out / short).read_bytes()
-            assert np.array_equal(labels, np.asarray(Image.open(out / short)))
-        assert json.dumps(rows[0])
+        assert sorted(names) == sorted(pictures(whole))
     finally:
         ray.shutdown()
         cluster.shutdown()

@@ -144,6 +144,13 @@ def test_a_stopped_run_goes_on_where_it_was(
     assert write_predictions(predictor, jobs, out, resume=True, progress=False).skipped == 10
 
 
+def test_one_image_given_twice_is_refused(folder: Path, model, classes: ClassTable, tmp_path: Path) -> None:
+    jobs = plan([folder / "1.png", folder / "1.png"], tmp_path / "out")
+    with pytest.raises(ValueError, match="would both be written to"):
+        write_predictions(Predictor(model, classes), jobs, tmp_path / "out", progress=False)
+    assert not (tmp_path / "out").exists()
+
+
 def test_a_run_that_goes_on_never_touches_a_file_that_somebody_changed(
     folder: Path, model, classes: ClassTable, tmp_path: Path
 ) -> None:
