@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...encoders.timm import per_channel
 from ...layers import IMAGENET_MEAN, IMAGENET_STD, Normalize, size_of
 from ...ops import pillow_resize
 from ...types import BuiltBy, Embedding, Paper, PromptableModel, PromptMasks, Prompts
@@ -43,7 +44,7 @@ class SAM(PromptableModel):
         super().__init__()
         self.image_size, self.in_channels = image_size, in_channels
         self.normalize = Normalize(
-            _repeated(IMAGENET_MEAN, in_channels), _repeated(IMAGENET_STD, in_channels)
+            per_channel(IMAGENET_MEAN, in_channels), per_channel(IMAGENET_STD, in_channels)
         )
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder(width)
@@ -167,11 +168,6 @@ class SAM(PromptableModel):
         return F.pad(looked, (0, self.image_size - width, 0, self.image_size - height))[0]
 
 
-def _repeated(numbers: tuple[float, ...], count: int) -> tuple[float, ...]:
-    """The numbers of three colours, or their mean for each of another number of channels."""
-    return numbers if count == len(numbers) else (sum(numbers) / len(numbers),) * count
-
-
 def sam(
     image_size: int = 256,
     patch: int = 8,
@@ -271,7 +267,7 @@ def from_segment_anything(state_dict: Mapping[str, Tensor]) -> SAM:
         with torch.device("meta"):
             encoder = ImageEncoder(side * grid, side, width, heads, windows, in_channels=in_channels)
             model = SAM(encoder, side * grid, in_channels=in_channels)
-        own = Normalize(_repeated(IMAGENET_MEAN, in_channels), _repeated(IMAGENET_STD, in_channels))
+        own = Normalize(per_channel(IMAGENET_MEAN, in_channels), per_channel(IMAGENET_STD, in_channels))
         weights = dict(state_dict) | {f"normalize.{key}": x for key, x in own.state_dict().items()}
         model.load_state_dict(weights, assign=True)
     except (KeyError, IndexError, RuntimeError, ValueError, AttributeError) as error:
