@@ -204,7 +204,7 @@ class Predictor:
             if self.task.infer is None:
                 return self.task.decode(self._score(images), self.classes, self.decoding)
             # What takes prompts is asked again and again about an image that it has looked at once.
-            network = self.model if isinstance(self.model, PromptableModel) else self._score
+            network: Any = self.model if isinstance(self.model, PromptableModel) else self._score
             with self._autocast():
                 return tuple(
                     self.task.infer(network, sample, self.classes, self.decoding) for sample in samples

@@ -202,6 +202,7 @@ class MaskDecoder(nn.Module):
         one. Places are put in order at the end, when each has few numbers, so that no large map is moved.
         """
         first, norm, gelu, second, _ = self.output_upscaling
+        assert isinstance(norm, LayerNorm2d)
         x = map.flatten(2).transpose(1, 2)
         x = gelu(
             F.layer_norm(_four_of_one(x, first), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
