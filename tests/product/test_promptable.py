@@ -22,9 +22,11 @@ def test_a_network_is_trained_scored_asked_and_exported(pixelwise: Callable, pla
     assert all(name in scores for name in ("mean_iou_1", "mean_iou_5", "mean_iou_8", "noc_85", "noc_90"))
     asked = ["prompt", "photos/large.jpg", "--model", "runs/sam", "--embedding", "seen.safetensors"]
     ended(pixelwise(*asked, "--point", "2000,1500", "--out", "large.png"))
-    assert Image.open(place / "large.png").size == (4000, 3000)
+    with Image.open(place / "large.png") as mask:
+        assert mask.size == (4000, 3000)
     ended(pixelwise(*asked, "--box", "1500,1000,2500,2000", "--out", "large_overlay.png"))
-    assert np.asarray(Image.open(place / "large_overlay.png")).shape == (3000, 4000, 3)
+    with Image.open(place / "large_overlay.png") as overlay:
+        assert np.asarray(overlay).shape == (3000, 4000, 3)
     ended(pixelwise("export", "runs/sam", "--out", "decoder.onnx"))
 
 
