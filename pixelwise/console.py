@@ -31,7 +31,18 @@ def progress_bar(what: str, *, hidden: bool = False) -> Iterator[Callable[[int, 
 
 
 def report_table(report: Report, title: str, remarks: Sequence[str] = ()) -> Table:
-    """One line per class, the scores over everything below, and under them the remarks."""
+    """One line per class, the scores over everything below, and under them the remarks.
+
+    Where classes have no scores of their own, one line per score.
+    """
+    if not report.per_class:
+        table = Table(title=title, title_justify="left", caption_justify="left", min_width=72)
+        table.add_column("score")
+        table.add_column("", justify="right")
+        for name, value in report.values.items():
+            table.add_row(score_name(name), _number(value))
+        table.caption = "\n".join([report.note, *remarks])
+        return table
     table = Table(title=title, title_justify="left", caption_justify="left")
     table.add_column("class")
     for column in report.columns:

@@ -112,8 +112,7 @@ def export_decoder(model: PromptableModel, path: str | os.PathLike[str]) -> floa
 
 def _example(model: SAM, prompts: int, points: int) -> tuple[Tensor, ...]:
     rng = torch.Generator().manual_seed(points)
-    width, grid = model.prompt_encoder.no_mask_embed.weight.shape[1], model.image_encoder.grid
-    assert isinstance(grid, int)
+    width, grid = model.prompt_encoder.no_mask_embed.weight.shape[1], model.image_size // model.patch
     return (
         torch.randn(1, width, grid, grid, generator=rng),
         torch.rand(prompts, points, 2, generator=rng) * model.image_size,

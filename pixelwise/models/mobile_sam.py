@@ -177,7 +177,6 @@ class TinyViT(nn.Module):
     """Square image -> map of 256 channels, 16 times smaller.
 
     Args:
-        image_size: side of the image in pixels; a multiple of 16.
         in_channels: of the image.
         widths: channels of the four stages.
         depths: blocks of each.
@@ -187,13 +186,11 @@ class TinyViT(nn.Module):
 
     def __init__(
         self,
-        image_size: int = 1024,
         in_channels: int = 3,
         widths: tuple[int, ...] = (64, 128, 160, 320),
         depths: tuple[int, ...] = (2, 2, 6, 2),
     ) -> None:
         super().__init__()
-        self.grid = image_size // 16
         self.patch_embed = PatchEmbedding(in_channels, widths[0])
         stages = []
         for i, (width, depth) in enumerate(zip(widths, depths, strict=True)):
@@ -230,7 +227,7 @@ def mobile_sam(image_size: int = 1024, in_channels: int = 3, lora: int | None = 
     """
     if image_size % 16:
         raise ValueError(f"image_size must be a multiple of 16, got {image_size}")
-    model = SAM(TinyViT(image_size, in_channels), image_size, in_channels=in_channels)
+    model = SAM(TinyViT(in_channels), image_size, in_channels=in_channels)
     if lora is not None:
         add_lora(model.image_encoder, lora)
     return model

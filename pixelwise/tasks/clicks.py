@@ -24,8 +24,8 @@ def clicked(
 ) -> list[PromptMasks]:
     """What a network answers to one click after the other, each where the mask before it is wrong.
 
-    From the second click on the network is also given its mask of before. Where nothing is wrong any more,
-    the click confirms the object.
+    From the second click on the network is also given its mask of before, if it takes any. Where nothing is
+    wrong any more, the click confirms the object.
 
     Args:
         model: is asked.
@@ -49,8 +49,8 @@ def clicked(
             inside = objects[torch.arange(len(objects), device=objects.device), row, column]
             points = torch.cat([points, place[:, None]], 1)
             labels = torch.cat([labels, inside.long()[:, None]], 1)
-        some = points.shape[1] > 0
-        prompts = Prompts.of(points if some else None, labels if some else None, boxes, masks)
+        some, earlier = points.shape[1] > 0, masks if model.takes_masks else None
+        prompts = Prompts.of(points if some else None, labels if some else None, boxes, earlier)
         answers.append(model.masks(embedding, prompts))
         with torch.no_grad():
             best = best_of(answers[-1])

@@ -64,6 +64,7 @@ class PromptMetrics(TaskMetrics):
     iou_sum: Float[Tensor, " r"]
     clicks_sum: Float[Tensor, " g"]
     count: Float[Tensor, ""]
+    rounds: Float[Tensor, ""]
     MOST = 64  # clicks
 
     def __init__(self, classes: ClassTable, settings: Settings) -> None:

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers import LayerNorm2d
+from ...layers import LayerNorm2d, at_least
 from .image_encoder import Mlp
 
 CANDIDATES = 3  # masks for an ambiguous prompt: whole, part, subpart
@@ -34,7 +34,7 @@ class Attention(nn.Module):
         self, q: Float[Tensor, "#p n c"], k: Float[Tensor, "#p m c"], v: Float[Tensor, "#p m c"]
     ) -> Float[Tensor, "p n c"]:
         """What the tokens `q` learn of `v`."""
-        count = max(len(q), len(k))
+        count = at_least(q.shape[0], k.shape[0])
         heads = [
             x.unflatten(2, (self.heads, -1)).transpose(1, 2).expand(count, -1, -1, -1)
             for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
@@ -186,7 +186,7 @@ class MaskDecoder(nn.Module):
     ) -> tuple[Float[Tensor, "p 4 _ _"], Float[Tensor, "p 4"]]:
         """Scores of each mask at four times the resolution of the map, and the IoU expected of it."""
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
-        tokens = torch.cat([own.expand(len(prompts), -1, -1), prompts], dim=1)
+        tokens = torch.cat([own.expand(prompts.shape[0], -1, -1), prompts], dim=1)
         tokens, map = self.transformer(image, positions, tokens)
         filters = torch.stack(
             [mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
@@ -202,6 +202,7 @@ class MaskDecoder(nn.Module):
         one. Places are put in order at the end, when each has few numbers, so that no large map is moved.
         """
         first, norm, gelu, second, _ = self.output_upscaling
+        assert isinstance(norm, LayerNorm2d)
         x = map.flatten(2).transpose(1, 2)
         x = gelu(
             F.layer_norm(_four_of_one(x, first), norm.normalized_shape, norm.weight, norm.bias, norm.eps)

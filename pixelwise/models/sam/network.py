@@ -7,6 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...encoders.timm import per_channel
 from ...layers import IMAGENET_MEAN, IMAGENET_STD, Normalize, size_of
 from ...ops import pillow_resize
 from ...types import BuiltBy, Embedding, Paper, PromptableModel, PromptMasks, Prompts
@@ -30,6 +31,7 @@ class SAM(PromptableModel):
     Args:
         image_encoder: square image -> map of `width` channels.
         image_size: side in pixels of the square that the encoder sees.
+        patch: by how much smaller the map is.
         in_channels: of the image.
         width: channels of the map and of the tokens; a multiple of 32, one head of attention for each.
     """
@@ -38,12 +40,18 @@ class SAM(PromptableModel):
     minimum_size = 16
 
     def __init__(
-        self, image_encoder: nn.Module, image_size: int, *, in_channels: int = 3, width: int = 256
+        self,
+        image_encoder: nn.Module,
+        image_size: int,
+        patch: int = 16,
+        *,
+        in_channels: int = 3,
+        width: int = 256,
     ) -> None:
         super().__init__()
-        self.image_size, self.in_channels = image_size, in_channels
+        self.image_size, self.patch, self.in_channels = image_size, patch, in_channels
         self.normalize = Normalize(
-            _repeated(IMAGENET_MEAN, in_channels), _repeated(IMAGENET_STD, in_channels)
+            per_channel(IMAGENET_MEAN, in_channels), per_channel(IMAGENET_STD, in_channels)
         )
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder(width)
@@ -141,7 +149,7 @@ class SAM(PromptableModel):
         """
         if prompts.masks is None:
             return None
-        masks, cells = prompts.masks[:, None], self._cells()
+        masks, cells = prompts.masks[:, None], 4 * self.image_size // self.patch
         if tuple(masks.shape[2:]) == (cells, cells):
             return masks
         height, width = self.seen(size)
@@ -149,12 +157,6 @@ class SAM(PromptableModel):
         outside = float(masks.min())
         masks = F.pad(masks, (0, self.image_size - width, 0, self.image_size - height), value=outside)
         return F.interpolate(masks, (cells, cells), mode="bilinear", align_corners=False, antialias=True)
-
-    def _cells(self) -> int:
-        """Side of the masks in cells: four times that of the map."""
-        grid = self.image_encoder.grid
-        assert isinstance(grid, int)
-        return 4 * grid
 
     def _square(self, image: Float[Tensor, "c H W"], size: tuple[int, int]) -> Float[Tensor, "c S S"]:
         """The image resized, normalised, and padded with zeros at its right and lower side.
@@ -165,11 +167,6 @@ class SAM(PromptableModel):
         levels = pillow_resize((image * 255).round(), (height, width))
         looked: Tensor = self.normalize(levels[None] / 255)
         return F.pad(looked, (0, self.image_size - width, 0, self.image_size - height))[0]
-
-
-def _repeated(numbers: tuple[float, ...], count: int) -> tuple[float, ...]:
-    """The numbers of three colours, or their mean for each of another number of channels."""
-    return numbers if count == len(numbers) else (sum(numbers) / len(numbers),) * count
 
 
 def sam(
@@ -211,7 +208,7 @@ def sam(
     encoder = ImageEncoder(
         image_size, patch, width, heads, windows, in_channels=in_channels, c_out=decoder_width
     )
-    model = SAM(encoder, image_size, in_channels=in_channels, width=decoder_width)
+    model = SAM(encoder, image_size, patch, in_channels=in_channels, width=decoder_width)
     return _changed(model, lora)
 
 
@@ -270,8 +267,8 @@ def from_segment_anything(state_dict: Mapping[str, Tensor]) -> SAM:
         windows = [0 if size == grid else size for size in rows]
         with torch.device("meta"):
             encoder = ImageEncoder(side * grid, side, width, heads, windows, in_channels=in_channels)
-            model = SAM(encoder, side * grid, in_channels=in_channels)
-        own = Normalize(_repeated(IMAGENET_MEAN, in_channels), _repeated(IMAGENET_STD, in_channels))
+            model = SAM(encoder, side * grid, side, in_channels=in_channels)
+        own = Normalize(per_channel(IMAGENET_MEAN, in_channels), per_channel(IMAGENET_STD, in_channels))
         weights = dict(state_dict) | {f"normalize.{key}": x for key, x in own.state_dict().items()}
         model.load_state_dict(weights, assign=True)
     except (KeyError, IndexError, RuntimeError, ValueError, AttributeError) as error:
