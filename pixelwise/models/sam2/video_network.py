@@ -221,8 +221,8 @@ class SAM2(TrackingModel):
             pointers = torch.stack([memory.pointer for _, memory in recalled.pointers]).to(coarse)
             when = pointers.new_zeros(len(pointers), width)
             if self.obj_ptr_tpos_proj is not None:
-                away = torch.tensor([away for away, _ in recalled.pointers], device=coarse.device)
-                times = sine_of_times(away / recalled.longest, pointers.shape[1])
+                distances = torch.tensor([away for away, _ in recalled.pointers], device=coarse.device)
+                times = sine_of_times(distances / recalled.longest, pointers.shape[1])
                 when = self.obj_ptr_tpos_proj(times.to(coarse.dtype))
             parts = pointers.numel() // width
             memories.append(pointers.view(1, parts, width))
