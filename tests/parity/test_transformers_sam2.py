@@ -204,7 +204,11 @@ def test_two_prompted_frames_are_both_remembered_as_by_transformers(theirs: nn.M
     assert (both.found.coarse > -1024).all()
 
 
-def test_other_weights_are_refused(theirs: nn.Module) -> None:
+def test_other_weights_are_refused(theirs: nn.Module, image_models: tuple[nn.Module, SAM2]) -> None:
+    of_images = image_models[0].state_dict()
+    of_images.pop("mask_decoder.iou_token.weight")
+    with pytest.raises(ValueError, match=r"not that of a SAM 2: .*iou_token"):
+        from_transformers_sam2(of_images)
     weights = theirs.state_dict()
     with pytest.raises(ValueError, match="not that of a SAM 2"):
         from_transformers_sam2(nn.Linear(2, 2).state_dict())

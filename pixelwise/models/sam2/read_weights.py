@@ -77,6 +77,18 @@ _OF_TRANSFORMERS: Names = (
 )
 
 
+# What a model for images lacks, and what no file holds.
+_OF_VIDEOS = (
+    "memory_",
+    "maskmem_",
+    "mask_downsample.",
+    "no_mem_pos_enc",
+    "no_obj_",
+    "obj_ptr_",
+    "normalize.",
+)
+
+
 def from_sam2(state_dict: Mapping[str, Tensor], image_size: int = 1024) -> SAM2:
     """Weights of the authors' `sam2` in our model, in eval mode; of SAM 2 and SAM 2.1 in their four sizes.
 
@@ -141,7 +153,7 @@ def _loaded(weights: dict[str, Tensor], image_size: int) -> SAM2:
             model = model.to_empty(device="cpu")
         else:  # of a model for images
             model = published(names[0], image_size, version, in_channels)
-            own = {key: one for key, one in model.state_dict().items() if key not in weights}
+            own = {key: one for key, one in model.state_dict().items() if key.startswith(_OF_VIDEOS)}
         model.load_state_dict(weights | own)
     except (KeyError, RuntimeError, ValueError) as error:
         problem = " ".join(str(error).split())[:200]
