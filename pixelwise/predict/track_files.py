@@ -132,7 +132,7 @@ class TrackWriter:
         with MovieWriter(path, rate or frames.rate or FOLDER_RATE) as movie:
             for number, frame in enumerate(frames):
                 if number in self._frames:
-                    labels = torch.from_numpy(np.asarray(Image.open(self.mask_path(number))).copy())
+                    labels = torch.from_numpy(read_mask_pixels(self.mask_path(number)))
                     shown = tinted(Image.fromarray(frame), LabelMap(labels.long()), classes, contours=True)
                     frame = np.asarray(shown)
                 movie.write(frame)
