@@ -1352,10 +1352,14 @@ class PromptableModel(Model):
     """A network that segments what it is pointed at: image -> Embedding, with prompts -> PromptMasks.
 
     It has no classes and keeps no state: what is known of an image is in its embedding.
+
+    Attributes:
+        takes_masks: whether earlier masks are among the prompts that it understands.
     """
 
     tasks: ClassVar[tuple[str, ...]] = ("promptable",)
     output = PromptMasks
+    takes_masks: ClassVar[bool] = True
 
     @abstractmethod
     def embed(self, image: Float[Tensor, "1 c H W"]) -> Embedding:

@@ -136,8 +136,8 @@ def load_weights(
     if model.num_classes not in (None, len(entry.classes)):
         raise ValueError(f"{path} scores {model.num_classes} classes, {name!r} has {len(entry.classes)}")
     if model.built_by is None:
-        classes = {} if model.num_classes is None else {"num_classes": model.num_classes}
-        model.built_by = BuiltBy(entry.builder, {**classes, **entry.arguments})
+        known = {} if model.num_classes is None else {"num_classes": model.num_classes}
+        model.built_by = BuiltBy(entry.builder, {**known, **entry.arguments})
     notes = {
         "weights": name,
         "url": entry.url,
@@ -181,9 +181,9 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     except Exception as error:  # torch's reader raises whatever it stumbles over: KeyError, EOFError ...
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a file of weights: {said}") from error
-    for name in ("state_dict", "model"):  # OpenMMLab's files tell more beside it; SAM 2's have nothing else
-        if isinstance(state_dict, dict) and isinstance(state_dict.get(name), dict):
-            state_dict = state_dict[name]
+    for wrapper in ("state_dict", "model"):  # OpenMMLab's files and others tell more beside it
+        if isinstance(state_dict, dict) and isinstance(state_dict.get(wrapper), dict):
+            state_dict = state_dict[wrapper]
     if not isinstance(state_dict, dict) or not all(isinstance(t, Tensor) for t in state_dict.values()):
         raise ValueError(f"{path} holds something else than tensors by name")
     return dict(state_dict)

@@ -19,16 +19,25 @@ def export(
     """Write a trained model as an ONNX file, for images of any size and batches of any length.
 
     The file is compared with the model at three sizes before it appears. `predict` and `evaluate` take it
-    like any checkpoint; other programs give it images "b 3 H W" in [0, 1] and get scores.
+    like any checkpoint; other programs give it images "b 3 H W" in [0, 1] and get scores. Of a promptable
+    network it is the decoder, with the inputs of segment-anything's: embeddings are made by pixelwise.
 
     Example: [bold]pixelwise export runs/first --out first.onnx[/bold]
     """
     from ..checkpoint import load
-    from ..export import export_onnx
+    from ..export import export_decoder, export_onnx
     from ..files import check_targets, record
+    from ..types import PromptableModel
 
     check_targets([out], out.parent, overwrite=overwrite)
     found = load(checkpoint)
+    if isinstance(found.model, PromptableModel):
+        worst = export_decoder(found.model, out)
+        record(out, out.parent)
+        typer.echo(
+            f"{out}: decoder of prompts, {out.stat().st_size / 1e6:.1f} MB; differs by at most {worst:.0e}"
+        )
+        return
     compared = export_onnx(found.model, out, found.classes, task=found.task, decoding=found.decoding)
     record(out, out.parent)
     worst = max(one.largest for one in compared)

@@ -84,7 +84,7 @@ def export_onnx(
     path = Path(path)
     if path.suffix != SUFFIX:
         raise ValueError(f"an ONNX file ends in {SUFFIX}, got {path}")
-    _installed()
+    installed()
     model = model.cpu().eval()
     size = sum(x.numel() * x.element_size() for x in model.state_dict().values())
     if size > _LARGEST:
@@ -101,7 +101,7 @@ def export_onnx(
         "output": form.described,
     }
     image = _example(model, _TRACED)
-    with _quiet(), torch.no_grad(), _PoolingOfAnySize():
+    with quiet(), torch.no_grad(), _PoolingOfAnySize():
         try:
             program = torch.onnx.export(
                 form.program.eval(),
@@ -142,7 +142,7 @@ def load_onnx(path: str | os.PathLike[str]) -> Checkpoint:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
-    _installed()
+    installed()
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -338,7 +338,12 @@ def _compared(model: Model, exported: Model, size: tuple[int, int, int]) -> Diff
     return Difference(whole, largest)
 
 
-def _installed() -> None:
+def installed() -> None:
+    """Refuse to go on without the packages of the extra.
+
+    Raises:
+        ValueError: if one is missing.
+    """
     try:
         import onnx  # noqa: F401
         import onnxruntime  # noqa: F401
@@ -348,7 +353,7 @@ def _installed() -> None:
 
 
 @contextmanager
-def _quiet() -> Any:
+def quiet() -> Any:
     """Without the remarks of the exporter."""
     import logging
 

@@ -11,6 +11,7 @@ from .boundary import (
     signed_distances as signed_distances,
 )
 from .cldice import ClDice as ClDice, cldice_loss as cldice_loss, soft_skeleton as soft_skeleton
+from .clicks import AnsweredClicks as AnsweredClicks, answer_losses as answer_losses
 from .criterion import (
     Criterion as Criterion,
     NoLoss as NoLoss,

@@ -119,6 +119,12 @@ from .dpt import (
 )
 from .dsspn import DSSPN as DSSPN, dsspn as dsspn, dsspn_resnet101 as dsspn_resnet101
 from .duc_hdc import DUC as DUC, DUCHDC as DUCHDC, duc_hdc as duc_hdc, duc_hdc_resnet101 as duc_hdc_resnet101
+from .efficient_sam import (
+    EfficientSAM as EfficientSAM,
+    efficient_sam_s as efficient_sam_s,
+    efficient_sam_ti as efficient_sam_ti,
+    from_efficient_sam as from_efficient_sam,
+)
 from .efficientfcn import (
     EfficientFCN as EfficientFCN,
     efficientfcn as efficientfcn,
@@ -327,6 +333,7 @@ from .maskformer import (
     maskformer_swin_small as maskformer_swin_small,
     maskformer_swin_tiny as maskformer_swin_tiny,
 )
+from .mobile_sam import from_mobile_sam as from_mobile_sam, mobile_sam as mobile_sam
 from .msci import MSCI as MSCI, msci as msci, msci_resnet152 as msci_resnet152
 from .nasfpn import (
     NASFPN as NASFPN,

@@ -229,8 +229,8 @@ class _Cutting:
         stability, encoded = [np.empty(0, np.float32)], []
         for start in range(0, len(coarse), few):
             some = np.ascontiguousarray(coarse[start : start + few], np.float32)
-            pieces = np.array_split(np.arange(len(some)), min(len(some), torch.get_num_threads()))
-            cut = parallel_map(lambda piece, some=some: self._cut(some[piece]), pieces, len(pieces))
+            pieces = np.array_split(some, min(len(some), torch.get_num_threads()))
+            cut = parallel_map(self._cut, pieces, len(pieces))
             own = np.concatenate([share for _, share in cut])
             stability.append(own)
             masks = np.concatenate([part for part, _ in cut])

@@ -206,9 +206,12 @@ class Predictor:
         with enough_memory(tuple(images.shape[2:]), None), torch.no_grad():
             if self.task.infer is None:
                 return self.task.decode(self._score(images), self.classes, self.decoding)
-            return tuple(
-                self.task.infer(self._score, sample, self.classes, self.decoding) for sample in samples
-            )
+            # What takes prompts is asked again and again about an image that it has looked at once.
+            network: Any = self.model if isinstance(self.model, PromptableModel) else self._score
+            with self._autocast():
+                return tuple(
+                    self.task.infer(network, sample, self.classes, self.decoding) for sample in samples
+                )
 
     def labels(self, images: Float[Tensor, "b c H W"]) -> LabelMap:
         """Segment a batch by a model with one class per pixel: labels "b H W" on the device of the model.

@@ -1,7 +1,9 @@
 """Promptable segmentation: a mask for each point or box that a person gives.
 
 Models are `PromptableModel`s; `Predictor.embed` looks at an image once, `Predictor.masks` answers prompts.
-Training needs prompts that are drawn from masks, which are not here yet.
+Training and scores need nobody who clicks: clicks are simulated on annotated objects, the first one anywhere
+on the object (in scores in its middle), each further one where the mask is wrong (SAM, Sec. 3 and App. A;
+RITM, Sofiiuk et al. 2022, Sec. 4).
 """
 
 from collections.abc import Sequence
@@ -15,21 +17,62 @@ from torch import Tensor
 
 from .. import draw_objects
 from ..files import atomic_write
-from ..types import Annotation, ClassTable, MaskSet, PromptMasks, Report
+from ..losses import AnsweredClicks
+from ..planning import DataFacts, MachineFacts, Planning, Rung
+from ..rle import RleMasks
+from ..types import (
+    Annotation,
+    Batch,
+    ClassTable,
+    MaskSet,
+    Model,
+    PromptableModel,
+    PromptMasks,
+    Report,
+    Sample,
+    value,
+)
 from . import instance
-from .task import Settings, Task, TaskMetrics, Writer
+from .clicks import anywhere, best_of, clicked, in_the_middle, noisy_boxes
+from .task import Network, Settings, Task, TaskMetrics, Writer
+
+CLICKS_IN_TRAINING = 4
+OBJECTS_IN_TRAINING = 12  # of an image in one step, chosen by chance
+OBJECTS_AT_ONCE = 64  # of an image when it is scored
+TOLD = (1, 3, 5, 8)  # clicks after which the mean IoU is told
+GOALS = (0.85, 0.90)  # IoU up to which clicks are counted
+
+
+@value
+class ClickedMasks(MaskSet):
+    """Masks after the last of some clicks.
+
+    Attributes:
+        rounds: the masks after each click, the last among them.
+    """
+
+    rounds: tuple[RleMasks, ...] = ()
 
 
 class PromptMetrics(TaskMetrics):
-    """Mean IoU of the mask of each prompt with the object that was meant: masks and objects in one order."""
+    """IoU of the mask of each prompt with the object that was meant: masks and objects in one order.
 
-    iou_sum: Float[Tensor, ""]
+    Where masks are known after each of several clicks, also the mean IoU after 1, 3, 5 and 8 of them, and the
+    mean number of clicks until an IoU is reached (NoC), where an object that never reaches it counts as all.
+    """
+
+    iou_sum: Float[Tensor, " r"]
+    clicks_sum: Float[Tensor, " g"]
     count: Float[Tensor, ""]
+    rounds: Float[Tensor, ""]
+    MOST = 64  # clicks
 
     def __init__(self, classes: ClassTable, settings: Settings) -> None:
         super().__init__()
-        self.add_state("iou_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("iou_sum", torch.zeros(self.MOST, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("clicks_sum", torch.zeros(len(GOALS), dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("rounds", torch.zeros((), dtype=torch.float64), dist_reduce_fx="max")
 
     def update(
         self, predictions: Sequence[Annotation], targets: Sequence[Annotation], ids: Sequence[str]
@@ -43,15 +86,111 @@ class PromptMetrics(TaskMetrics):
                     f"{name}: {len(target)} objects of {target.size} pixels need as many masks of that size, "
                     f"got {len(prediction)} of {prediction.size}"
                 )
-            found, there = prediction.dense.cpu(), target.dense.cpu()
-            union = (found | there).flatten(1).sum(1)
-            iou = (found & there).flatten(1).sum(1) / union.clamp_min(1)
-            self.iou_sum += torch.where(union > 0, iou, 1.0).sum().to(self.iou_sum)
+            rounds = prediction.rounds if isinstance(prediction, ClickedMasks) else ()
+            there = instance.run_lengths(target)
+            told = [_iou_in_order(one, there) for one in rounds or (instance.run_lengths(prediction),)]
+            iou = torch.from_numpy(np.stack(told)).to(self.iou_sum)
+            self.iou_sum[: len(iou)] += iou.sum(1)
+            reached = iou[None] >= iou.new_tensor(GOALS)[:, None, None]  # goals, clicks, objects
+            first = torch.where(reached.any(1), reached.double().argmax(1) + 1.0, float(len(iou)))
+            self.clicks_sum += first.sum(1).to(self.clicks_sum)
             self.count += len(target)
+            self.rounds = torch.maximum(self.rounds, self.rounds.new_tensor(float(len(iou))))
 
     def compute(self) -> Report:
-        """Mean IoU over prompts."""
-        return Report({"mean_iou": float(self.iou_sum / self.count)}, {}, note="IoU of each prompt's mask.")
+        """Means over objects."""
+        rounds, count = int(self.rounds), float(self.count) or float("nan")
+        means = [float(one) / count for one in self.iou_sum[: max(rounds, 1)]]
+        values = {"mean_iou": means[-1]}
+        if rounds > 1:
+            values |= {f"mean_iou_{n}": means[n - 1] for n in TOLD if n <= rounds}
+            goals = zip(GOALS, self.clicks_sum.tolist(), strict=True)
+            values |= {f"noc_{goal * 100:.0f}": clicks / count for goal, clicks in goals}
+        told = f" after {rounds} clicks; NoC counts at most {rounds}" if rounds > 1 else ""
+        return Report(values, {}, note=f"IoU of each prompt's mask{told}.")
+
+
+def _iou_in_order(found: RleMasks, there: RleMasks) -> np.ndarray:
+    """IoU of each mask with the one of its number; 1 where both are empty."""
+    pairs = zip(found, there, strict=True)
+    shared = np.array([one.iou(other)[0, 0] for one, other in pairs], np.float64)
+    empty = (found.area == 0) & (there.area == 0)
+    return np.where(empty, 1.0, shared)
+
+
+# --- training and scores --------------------------------------------------------------------------
+
+
+def answered(model: Model, batch: Batch) -> AnsweredClicks:
+    """What a network answers to simulated clicks and boxes on some objects of each image of a batch."""
+    assert isinstance(model, PromptableModel)
+    samples = batch.samples
+    rounds, targets = [], []
+    seen = model.embed_all([one.image for one in samples])
+    for sample, embedding in zip(samples, seen, strict=True):
+        assert isinstance(sample.target, MaskSet)
+        chosen = _usable(sample.target)
+        chosen = chosen[torch.randperm(len(chosen))[:OBJECTS_IN_TRAINING]]
+        if not len(chosen):
+            continue
+        some = sample.target.take(chosen)
+        objects = some.dense.to(sample.image.device)
+        boxes = None
+        if torch.rand(()) < 0.5:
+            boxes = noisy_boxes(some.boxes.boxes.to(sample.image.device), some.size)
+        answers = clicked(model, embedding, objects, CLICKS_IN_TRAINING, anywhere, boxes)
+        rounds += answers
+        targets += [objects.float()] * len(answers)
+    nothing = torch.stack([0.0 * map.sum() for one in seen for map in one.maps]).sum()
+    return AnsweredClicks(tuple(rounds), tuple(targets), nothing)
+
+
+def inferred(network: Network, sample: Sample, classes: ClassTable, settings: Settings) -> ClickedMasks:
+    """Masks of the annotated objects of an image after each of some clicks.
+
+    Args:
+        network: a `PromptableModel`.
+        sample: an image with its objects.
+        classes: of one class.
+        settings: `clicks`, how many.
+
+    Raises:
+        ValueError: if nobody knows the objects.
+    """
+    if not isinstance(network, PromptableModel) or not isinstance(sample.target, MaskSet):
+        raise ValueError("clicks can be simulated where objects are annotated only: give prompts")
+    image = sample.image.to(next(network.parameters()).device)
+    (embedding,) = network.embed_all([image])
+    usable = _usable(sample.target)
+    rounds: list[list[np.ndarray]] = [[] for _ in range(settings["clicks"])]
+    scores = torch.zeros(len(sample.target))
+    for start in range(0, len(usable), OBJECTS_AT_ONCE):
+        part = usable[start : start + OBJECTS_AT_ONCE]
+        objects = sample.target.take(part).dense.to(image.device)
+        answers = clicked(network, embedding, objects, settings["clicks"], in_the_middle)
+        answers = [best_of(one) for one in answers]
+        for known, answer in zip(rounds, answers, strict=True):
+            known.append((answer.logits[:, 0] > 0).cpu().numpy())
+        scores[part] = answers[-1].iou[:, 0].float().clamp(0, 1).cpu()
+    sets = tuple(_placed(known, usable, sample.target) for known in rounds)
+    none = torch.zeros(len(sample.target), dtype=torch.bool)
+    return ClickedMasks(sets[-1], sample.target.classes.cpu(), scores, none, sets)
+
+
+def _usable(target: MaskSet) -> Tensor:
+    """Numbers of the objects that have pixels and are no crowds."""
+    areas = torch.from_numpy(instance.run_lengths(target).area)
+    return torch.nonzero((areas > 0) & ~target.is_crowd.cpu())[:, 0]
+
+
+def _placed(parts: list[np.ndarray], usable: Tensor, target: MaskSet) -> RleMasks:
+    """Masks at the places of their objects; others, which nobody can click on, count as found."""
+    there = instance.run_lengths(target)
+    if not parts:
+        return there
+    found = RleMasks.concatenate([RleMasks.encode(part) for part in parts])
+    order = {int(place): number for number, place in enumerate(usable.tolist())}
+    return RleMasks.concatenate([found[order[i]] if i in order else there[i] for i in range(len(there))])
 
 
 def decoded(output: PromptMasks, classes: ClassTable, settings: Settings) -> tuple[MaskSet, ...]:
@@ -96,10 +235,18 @@ def draw(image: Float[Tensor, "c H W"], masks: MaskSet, classes: ClassTable) -> 
     return draw_objects.instances(image, masks, classes, min_score=0.0)
 
 
+DEFAULTS: Settings = {**instance.DEFAULTS, "lr": 5e-4, "clip_norm": 1.0, "weight_decay": 0.05}
+
+
+def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
+    """A small SAM; published weights are fine-tuned with `--init-from`."""
+    return (Rung("sam", "sam", {"image_size": 256}),)
+
+
 PROMPTABLE = Task(
     name="promptable",
     annotation=MaskSet,
-    formats={},
+    formats=instance.INSTANCE.formats,
     criterion=instance.criterion,
     decode=decoded,
     metrics=PromptMetrics,
@@ -111,5 +258,9 @@ PROMPTABLE = Task(
         ".npy": Writer(write_npy),
         ".png": Writer(write_png),
     },
-    decoding={"all": False},
+    decoding={"all": False, "clicks": TOLD[-1]},
+    forward=answered,
+    infer=inferred,
+    defaults=DEFAULTS,
+    planning=Planning(ladder, "SAM, small enough to be trained from random weights.", instance.RULES),
 )

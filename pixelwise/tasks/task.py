@@ -18,7 +18,7 @@ from ..data.formats.image import IMAGE_SUFFIXES
 from ..draw import DARKENED, UNKNOWN, WRONG
 from ..losses import PaperCriterion
 from ..planning import Planning
-from ..types import Annotation, ClassTable, Color, Report, Sample
+from ..types import Annotation, Batch, ClassTable, Color, Model, Report, Sample
 
 Settings = Mapping[str, Any]
 Named = tuple[str, Annotation]
@@ -138,6 +138,8 @@ class Task:
         suffixes: of image files, in lower case with the dot.
         infer: network, sample, classes and settings of decoding -> the annotation of a whole image, where it
             takes more than one forward pass (tiles of a volume, crops of objects); None where it does not.
+        forward: model and batch -> output in training, where that takes more than the model's inputs, such as
+            clicks that depend on earlier answers; None where it does not.
         prepare: training data and settings of a recipe -> the samples of the training.
         decoding: settings of `decode` and `infer` with their defaults.
         decoding_of: settings of a recipe -> settings of decoding that follow from them, such as the size of
@@ -176,6 +178,7 @@ class Task:
     read_image: ReadImage | None = None
     suffixes: frozenset[str] = IMAGE_SUFFIXES
     infer: Callable[[Network, Sample, ClassTable, Settings], Annotation] | None = None
+    forward: Callable[[Model, Batch], Any] | None = None
     prepare: Callable[[SegmentationData, Settings], Dataset[Sample]] = _as_it_is
     decoding: Settings = field(default_factory=dict)
     decoding_of: Callable[[Settings], Settings] = _nothing

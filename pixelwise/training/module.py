@@ -118,6 +118,8 @@ class TrainingModule(lightning.LightningModule):
 
     def forward(self, batch: Batch) -> Any:
         """What the model makes of a batch."""
+        if self.task.forward is not None:
+            return self.task.forward(self.model, batch)
         image, *rest = self.model.inputs(batch)
         if self.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)

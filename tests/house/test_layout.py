@@ -47,8 +47,8 @@ ALLOWED = {
     "checkpoint": FOUNDATION | {"ensembles", "registry", "files"},
     "export": FOUNDATION | {"checkpoint", "decode", "files", "layers", "models", "ops", "rle"},
     "tasks": FOUNDATION
-    | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "losses", "metrics", "ops", "rle"}
-    | {"planning", "tiling"},
+    | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "kernels", "losses", "metrics", "ops"}
+    | {"planning", "rle", "tiling"},
     "predict": FOUNDATION
     | {"algorithms", "checkpoint", "data", "decode", "draw", "export", "files", "kernels", "metrics", "rle"}
     | {"tasks", "tiling", "video"},

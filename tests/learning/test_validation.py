@@ -18,7 +18,7 @@ def one_of_each_class() -> list[tuple[str, str]]:
     """The builder with most settings of each class of networks that do more than score pixels."""
     found: dict[str, str] = {}
     for name in sorted(list_models(), key=lambda name: -len(taken_by(name, small(name)))):
-        if describe(name).tasks[0] not in (*DenseModel.tasks, "volume", "keypoints"):
+        if describe(name).tasks[0] not in (*DenseModel.tasks, "volume", "keypoints", "promptable"):
             found.setdefault(kind_of(name), name)
     return [(name, describe(name).tasks[-1]) for name in sorted(found.values())]
 

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 import pixelwise as pw
-from pixelwise.tasks import get_task, open_data
+from pixelwise.tasks import get_task
 from pixelwise.types import ClassTable, Embedding, MaskSet, PromptableModel, PromptMasks, Prompts
 
 TABLE = ClassTable.of("object")
@@ -109,7 +109,7 @@ def test_masks_are_scored_by_their_iou_in_the_order_of_the_prompts() -> None:
         metrics.update([MaskSet.of(half[:1], labels[:1])], [MaskSet.of(masks, labels)], ["a"])
 
 
-def test_what_does_not_belong_together_is_refused(predictor: pw.Predictor, tmp_path: Path) -> None:
+def test_what_does_not_belong_together_is_refused(predictor: pw.Predictor) -> None:
     with pytest.raises(ValueError, match="need points, boxes or masks, as many of each, got none"):
         Prompts.of()
     with pytest.raises(ValueError, match="as many of each, got 1 and 2"):
@@ -121,8 +121,6 @@ def test_what_does_not_belong_together_is_refused(predictor: pw.Predictor, tmp_p
     plain = pw.Predictor(pw.build("pspnet", 2, encoder="tiny"), ClassTable.of("a", "b"))
     with pytest.raises(ValueError, match="PSPNet takes no prompts"):
         plain.embed(torch.rand(3, HEIGHT, WIDTH))
-    with pytest.raises(ValueError, match="promptable reads no data"):
-        open_data(tmp_path, task="promptable")
 
 
 def test_prompts_and_embeddings_move_as_one() -> None:

@@ -59,8 +59,9 @@ def test_every_entry_can_be_checked_and_cited(name: str) -> None:
     }
     assert entry.commercial or entry.note
     assert all(0 < score < 1 for score in entry.scores.values())
-    assert {"mean_iou", "pq"} & set(entry.scores)
-    assert entry.scores_on
+    pointed_at = entry.classes.names == ("object",)  # nothing comparable was published
+    assert pointed_at or {"mean_iou", "pq"} & set(entry.scores)
+    assert pointed_at or entry.scores_on
     assert entry.source
     assert all(side % 8 == 0 for side in entry.input_size)
 

@@ -143,10 +143,10 @@ class ImageEncoder(nn.Module):
         c_out: int = 256,
     ) -> None:
         super().__init__()
-        self.image_size, self.grid = image_size, image_size // patch
+        grid = image_size // patch
         self.patch_embed = PatchEmbedding(in_channels, width, patch)
-        self.pos_embed = nn.Parameter(torch.zeros(1, self.grid, self.grid, width))
-        self.blocks = nn.ModuleList(Block(width, heads, self.grid, window) for window in windows)
+        self.pos_embed = nn.Parameter(torch.zeros(1, grid, grid, width))
+        self.blocks = nn.ModuleList(Block(width, heads, grid, window) for window in windows)
         self.neck = make_neck(width, c_out)
         nn.init.trunc_normal_(self.pos_embed, std=0.02)
 

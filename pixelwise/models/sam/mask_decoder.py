@@ -188,10 +188,33 @@ class MaskDecoder(nn.Module):
         own = torch.cat([self.iou_token.weight, self.mask_tokens.weight])
         tokens = torch.cat([own.expand(len(prompts), -1, -1), prompts], dim=1)
         tokens, map = self.transformer(image, positions, tokens)
-        fine = self.output_upscaling(map)
         filters = torch.stack(
             [mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )
-        return (filters @ fine.flatten(2)).unflatten(2, fine.shape[2:]), self.iou_prediction_head(
-            tokens[:, 0]
+        return self._draw(map, filters), self.iou_prediction_head(tokens[:, 0])
+
+    def _draw(
+        self, map: Float[Tensor, "p c h w"], filters: Float[Tensor, "p m c8"]
+    ) -> Float[Tensor, "p m _ _"]:
+        """The map upscaled four times, each place times each filter.
+
+        A transposed convolution of stride 2 and as wide a kernel is a linear layer that makes four places of
+        one. Places are put in order at the end, when each has few numbers, so that no large map is moved.
+        """
+        first, norm, gelu, second, _ = self.output_upscaling
+        assert isinstance(norm, LayerNorm2d)
+        x = map.flatten(2).transpose(1, 2)
+        x = gelu(
+            F.layer_norm(_four_of_one(x, first), norm.normalized_shape, norm.weight, norm.bias, norm.eps)
         )
+        x = gelu(_four_of_one(x, second))
+        masks = (filters @ x.transpose(1, 2)).unflatten(2, (*map.shape[2:], 2, 2, 2, 2))
+        return masks.permute(0, 1, 2, 4, 6, 3, 5, 7).flatten(5, 7).flatten(2, 4)
+
+
+def _four_of_one(x: Float[Tensor, "p n a"], layer: nn.Module) -> Float[Tensor, "p n4 b"]:
+    """A transposed convolution of 2x2 and stride 2 on places in any order; each becomes a row of four."""
+    assert isinstance(layer, nn.ConvTranspose2d)
+    assert layer.bias is not None
+    weight = layer.weight.permute(0, 2, 3, 1)  # a 2 2 b
+    return (x @ weight.flatten(1)).unflatten(2, (4, -1)).flatten(1, 2) + layer.bias

@@ -7,9 +7,11 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...encoders.timm import per_channel
 from ...layers import IMAGENET_MEAN, IMAGENET_STD, Normalize, size_of
 from ...ops import pillow_resize
 from ...types import BuiltBy, Embedding, Paper, PromptableModel, PromptMasks, Prompts
+from ..lora import add_lora
 from .image_encoder import ImageEncoder
 from .mask_decoder import MaskDecoder
 from .prompt_encoder import BOTTOM_RIGHT, NOTHING, TOP_LEFT, PromptEncoder
@@ -29,24 +31,31 @@ class SAM(PromptableModel):
     Args:
         image_encoder: square image -> map of `width` channels.
         image_size: side in pixels of the square that the encoder sees.
+        patch: by how much smaller the map is.
         in_channels: of the image.
-        width: channels of the map and of the tokens.
+        width: channels of the map and of the tokens; a multiple of 32, one head of attention for each.
     """
 
     encoder_parts = ("image_encoder",)
     minimum_size = 16
 
     def __init__(
-        self, image_encoder: nn.Module, image_size: int, *, in_channels: int = 3, width: int = 256
+        self,
+        image_encoder: nn.Module,
+        image_size: int,
+        patch: int = 16,
+        *,
+        in_channels: int = 3,
+        width: int = 256,
     ) -> None:
         super().__init__()
-        self.image_size, self.in_channels = image_size, in_channels
+        self.image_size, self.patch, self.in_channels = image_size, patch, in_channels
         self.normalize = Normalize(
-            _repeated(IMAGENET_MEAN, in_channels), _repeated(IMAGENET_STD, in_channels)
+            per_channel(IMAGENET_MEAN, in_channels), per_channel(IMAGENET_STD, in_channels)
         )
         self.image_encoder = image_encoder
         self.prompt_encoder = PromptEncoder(width)
-        self.mask_decoder = MaskDecoder(width)
+        self.mask_decoder = MaskDecoder(width, width // 32, 8 * width)
 
     def embed(self, image: Float[Tensor, "1 c H W"]) -> Embedding:
         """Look at an image.
@@ -140,7 +149,7 @@ class SAM(PromptableModel):
         """
         if prompts.masks is None:
             return None
-        masks, cells = prompts.masks[:, None], self._cells()
+        masks, cells = prompts.masks[:, None], 4 * self.image_size // self.patch
         if tuple(masks.shape[2:]) == (cells, cells):
             return masks
         height, width = self.seen(size)
@@ -148,12 +157,6 @@ class SAM(PromptableModel):
         outside = float(masks.min())
         masks = F.pad(masks, (0, self.image_size - width, 0, self.image_size - height), value=outside)
         return F.interpolate(masks, (cells, cells), mode="bilinear", align_corners=False, antialias=True)
-
-    def _cells(self) -> int:
-        """Side of the masks in cells: four times that of the map."""
-        grid = self.image_encoder.grid
-        assert isinstance(grid, int)
-        return 4 * grid
 
     def _square(self, image: Float[Tensor, "c H W"], size: tuple[int, int]) -> Float[Tensor, "c S S"]:
         """The image resized, normalised, and padded with zeros at its right and lower side.
@@ -166,11 +169,6 @@ class SAM(PromptableModel):
         return F.pad(looked, (0, self.image_size - width, 0, self.image_size - height))[0]
 
 
-def _repeated(numbers: tuple[float, ...], count: int) -> tuple[float, ...]:
-    """The numbers of three colours, or their mean for each of another number of channels."""
-    return numbers if count == len(numbers) else (sum(numbers) / len(numbers),) * count
-
-
 def sam(
     image_size: int = 256,
     patch: int = 8,
@@ -178,7 +176,9 @@ def sam(
     heads: int = 4,
     depth: int = 4,
     window: int = 8,
+    decoder_width: int = 64,
     in_channels: int = 3,
+    lora: int | None = None,
 ) -> SAM:
     """SAM of any size, to be trained from random weights on few images and without a GPU.
 
@@ -191,7 +191,9 @@ def sam(
         heads: of its attention.
         depth: its blocks.
         window: side of the windows in patches.
+        decoder_width: channels of the decoder, a multiple of 32.
         in_channels: of the image.
+        lora: rank of the changes that a frozen encoder learns, see `add_lora`; None for all of its weights.
 
     Raises:
         ValueError: if a size is no multiple of what it is divided by.
@@ -201,23 +203,35 @@ def sam(
     if width % heads:
         raise ValueError(f"width must be a multiple of the {heads} heads, got {width}")
     windows = [0 if i % 2 else window for i in range(depth)]
-    encoder = ImageEncoder(image_size, patch, width, heads, windows, in_channels=in_channels)
-    return SAM(encoder, image_size, in_channels=in_channels)
+    if decoder_width % 32:
+        raise ValueError(f"decoder_width must be a multiple of 32, got {decoder_width}")
+    encoder = ImageEncoder(
+        image_size, patch, width, heads, windows, in_channels=in_channels, c_out=decoder_width
+    )
+    model = SAM(encoder, image_size, patch, in_channels=in_channels, width=decoder_width)
+    return _changed(model, lora)
 
 
-def sam_vit_b(in_channels: int = 3) -> SAM:
-    """SAM on ViT-B: 94 M parameters."""
-    return _published(768, 12, 12, in_channels)
+def sam_vit_b(in_channels: int = 3, lora: int | None = None) -> SAM:
+    """SAM on ViT-B: 94 M parameters; `lora` as in `sam`."""
+    return _changed(_published(768, 12, 12, in_channels), lora)
 
 
-def sam_vit_l(in_channels: int = 3) -> SAM:
-    """SAM on ViT-L: 312 M parameters."""
-    return _published(1024, 16, 24, in_channels)
+def sam_vit_l(in_channels: int = 3, lora: int | None = None) -> SAM:
+    """SAM on ViT-L: 312 M parameters; `lora` as in `sam`."""
+    return _changed(_published(1024, 16, 24, in_channels), lora)
 
 
-def sam_vit_h(in_channels: int = 3) -> SAM:
-    """SAM on ViT-H, the paper's: 641 M parameters."""
-    return _published(1280, 16, 32, in_channels)
+def sam_vit_h(in_channels: int = 3, lora: int | None = None) -> SAM:
+    """SAM on ViT-H, the paper's: 641 M parameters; `lora` as in `sam`."""
+    return _changed(_published(1280, 16, 32, in_channels), lora)
+
+
+def _changed(model: SAM, lora: int | None) -> SAM:
+    """The network, with a frozen encoder and changes of that rank where there is one."""
+    if lora is not None:
+        add_lora(model.image_encoder, lora)
+    return model
 
 
 def _published(width: int, heads: int, depth: int, in_channels: int) -> SAM:
@@ -253,8 +267,8 @@ def from_segment_anything(state_dict: Mapping[str, Tensor]) -> SAM:
         windows = [0 if size == grid else size for size in rows]
         with torch.device("meta"):
             encoder = ImageEncoder(side * grid, side, width, heads, windows, in_channels=in_channels)
-            model = SAM(encoder, side * grid, in_channels=in_channels)
-        own = Normalize(_repeated(IMAGENET_MEAN, in_channels), _repeated(IMAGENET_STD, in_channels))
+            model = SAM(encoder, side * grid, side, in_channels=in_channels)
+        own = Normalize(per_channel(IMAGENET_MEAN, in_channels), per_channel(IMAGENET_STD, in_channels))
         weights = dict(state_dict) | {f"normalize.{key}": x for key, x in own.state_dict().items()}
         model.load_state_dict(weights, assign=True)
     except (KeyError, IndexError, RuntimeError, ValueError, AttributeError) as error:

@@ -57,7 +57,7 @@ class PromptEncoder(nn.Module):
             places: x y as shares of the side of the square that the encoder sees, in [0, 1].
             labels: what each point is: outside or inside of the object, corner of a box, or nothing.
         """
-        learned = torch.cat([one.weight for one in self.point_embeddings.children()])
+        learned = torch.cat(list(self.point_embeddings.parameters()))
         tokens = self.pe_layer(places) + learned[labels.clamp(min=OUTSIDE)]
         return torch.where((labels == NOTHING)[..., None], self.not_a_point_embed.weight, tokens)
 

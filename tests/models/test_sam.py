@@ -1,0 +1,172 @@
+"""SAM and MobileSAM: sizes, names of weights, meaning of prompts (parity: tests/parity)."""
+
+import json
+
+import pytest
+import torch
+
+import pixelwise as pw
+from pixelwise.models import SAM, from_mobile_sam, from_segment_anything
+from pixelwise.types import PromptMasks, Prompts
+
+SIZES = {"sam_vit_b": 93_735_472, "sam_vit_l": 312_342_832, "sam_vit_h": 641_090_608}
+UNUSED = 321_640  # parameters of the head that classifies images in the published file of MobileSAM
+
+
+def tiny(**arguments: object) -> SAM:
+    torch.manual_seed(0)
+    model = pw.build(
+        "sam", **{"image_size": 64, "patch": 8, "width": 16, "depth": 2, "decoder_width": 32, **arguments}
+    )
+    assert isinstance(model, SAM)
+    return model.eval()
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_published_numbers_of_parameters(name: str) -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in pw.build(name).parameters()) == SIZES[name]
+
+
+def test_mobile_sam_has_the_published_number_without_its_unused_head() -> None:
+    with torch.device("meta"):
+        model = pw.build("mobile_sam")
+    assert sum(p.numel() for p in model.parameters()) == 10_130_092 - UNUSED
+    assert sum(p.numel() for p in model.image_encoder.parameters()) == 6_065_532 - UNUSED
+
+
+@pytest.mark.parametrize("name, file", [*zip(SIZES, SIZES, strict=True), ("mobile_sam", "mobile_sam_vit_t")])
+def test_names_and_shapes_of_weights_are_the_published_ones(name: str, file: str, shared_data) -> None:
+    table = shared_data("statedicts", f"{file}.json")
+    published = {key: tuple(one["shape"]) for key, one in json.loads(table.read_text())["state"].items()}
+    with torch.device("meta"):
+        ours = pw.build(name).state_dict()
+    unused = ("image_encoder.head.", "image_encoder.norm_head.")
+    assert {key: tuple(x.shape) for key, x in ours.items() if not key.startswith("normalize.")} == {
+        key: shape for key, shape in published.items() if not key.startswith(unused)
+    }
+
+
+def test_weights_of_another_network_are_refused() -> None:
+    with pytest.raises(ValueError, match="these are not the weights of a SAM"):
+        from_segment_anything({"encoder.weight": torch.zeros(1)})
+    with pytest.raises(ValueError, match="these are not the weights of MobileSAM"):
+        from_mobile_sam({"encoder.weight": torch.zeros(1)})
+
+
+def test_one_point_has_three_candidates_and_anything_more_one() -> None:
+    model = tiny()
+    point = torch.tensor([[[20.0, 10.0]], [[3.0, 30.0]]])
+    box = torch.tensor([[1.0, 2, 30, 33], [4, 4, 20, 20]])
+    with torch.no_grad():
+        embedding = model.embed(torch.rand(1, 3, 40, 50))
+        found = model.masks(embedding, Prompts.of(point))
+        assert found.logits.shape == (2, 3, 40, 50)
+        again = found.coarse[:, 0]
+        for prompts in (
+            Prompts.of(point.repeat(1, 2, 1)),
+            Prompts.of(boxes=box),
+            Prompts.of(point, boxes=box),
+            Prompts.of(point, masks=again),
+            Prompts.of(masks=again),
+        ):
+            assert model.masks(embedding, prompts).logits.shape == (2, 1, 40, 50)
+
+
+def test_a_mask_of_the_image_is_the_same_as_one_of_the_network_where_nothing_is_padded() -> None:
+    model = tiny()
+    coarse = torch.randn(1, 32, 32)
+    of_image = torch.nn.functional.interpolate(coarse[:, None], (64, 64), mode="nearest")[:, 0]
+    found = model.mask_prompts(Prompts.of(masks=of_image), (64, 64))
+    torch.testing.assert_close(model.mask_prompts(Prompts.of(masks=coarse), (64, 64))[:, 0], coarse)
+    assert torch.corrcoef(torch.stack([found.flatten(), coarse.flatten()]))[0, 1] > 0.9
+    padded = model.mask_prompts(Prompts.of(masks=torch.ones(1, 20, 40) * torch.arange(40.0)), (20, 40))
+    assert (padded[0, 0, 17:] == 0).all()  # below the image is outside: the least score
+    assert padded[0, 0, 5, 30] > 30
+
+
+def test_the_stability_is_the_iou_of_two_thresholds() -> None:
+    scores = torch.tensor([[-2.0, -0.5, 0.5, 2.0]]).repeat(4, 1)[None, None]
+    output = PromptMasks(scores, torch.ones(1, 1), (4, 4))
+    assert output.stability(1.0).item() == pytest.approx(1 / 3)
+    assert PromptMasks(scores - 9, torch.ones(1, 1), (4, 4)).stability().isnan().all()
+
+
+@pytest.mark.parametrize(
+    "wrong, told",
+    [
+        ({"image_size": 65}, "image_size must be a multiple of the patch of 8 pixels, got 65"),
+        ({"width": 15}, "width must be a multiple of the 4 heads, got 15"),
+        ({"decoder_width": 48}, "decoder_width must be a multiple of 32, got 48"),
+    ],
+)
+def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, int], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        tiny(**wrong)
+
+
+def test_a_small_image_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 16 x 16 pixels, got 15 x 40"):
+        tiny().embed(torch.rand(1, 3, 15, 40))
+
+
+def test_a_block_of_tiny_vit_equals_timms() -> None:
+    from timm.models.tiny_vit import TinyVitBlock
+
+    from pixelwise.models.mobile_sam import TinyViTBlock
+
+    torch.manual_seed(0)
+    ours, theirs = TinyViTBlock(20, 2, 7).eval(), TinyVitBlock(20, 2, window_size=7).eval()
+    with torch.no_grad():
+        for parameter in theirs.parameters():
+            parameter.normal_(std=0.3)
+        theirs.local_conv.bn.running_mean.normal_()
+        theirs.local_conv.bn.running_var.uniform_(0.5, 2)
+        names = {"local_conv.conv.": "local_conv.c."}
+        weights = {}
+        for key, x in theirs.state_dict().items():
+            for old, new in names.items():
+                key = key.replace(old, new)
+            weights[key] = x
+        ours.load_state_dict({key: x for key, x in weights.items() if key in ours.state_dict()})
+        image = torch.randn(2, 20, 10, 16)
+        expected = theirs(image.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+        torch.testing.assert_close(ours(image), expected, atol=1e-4, rtol=1e-4)
+
+
+def test_mobile_sam_works_at_any_multiple_of_sixteen() -> None:
+    torch.manual_seed(0)
+    model = pw.build("mobile_sam", image_size=96).eval()
+    with torch.no_grad():
+        found = model(torch.rand(1, 3, 50, 90), Prompts.at([(20, 30)]))
+    assert found.logits.shape == (1, 3, 50, 90)
+    with pytest.raises(ValueError, match="image_size must be a multiple of 16, got 100"):
+        pw.build("mobile_sam", image_size=100)
+
+
+def test_a_changed_encoder_begins_as_it_was_and_learns_its_changes_only() -> None:
+    plain, changed = tiny(), tiny(lora=2)
+    missing, unexpected = changed.load_state_dict(plain.state_dict(), strict=False)
+    assert not unexpected
+    assert len(missing) == 4
+    assert all("qkv.lora_" in name for name in missing)
+    image, prompts = torch.rand(1, 3, 40, 50), Prompts.at([(20, 10)])
+    torch.testing.assert_close(changed(image, prompts).coarse, plain(image, prompts).coarse)
+    learned = {name for name, p in changed.named_parameters() if p.requires_grad}
+    assert {name for name in learned if name.startswith("image_encoder.")} == set(missing)
+    assert any(name.startswith("mask_decoder.") for name in learned)
+    for name, parameter in changed.named_parameters():
+        if "lora_b" in name:
+            torch.nn.init.normal_(parameter)
+    assert not torch.allclose(changed(image, prompts).coarse, plain(image, prompts).coarse)
+    changed(image, prompts).coarse.sum().backward()
+    assert all(dict(changed.named_parameters())[name].grad.any() for name in missing)
+
+
+def test_a_changed_encoder_comes_back_from_a_checkpoint(tmp_path) -> None:
+    changed = tiny(lora=2)
+    pw.save(changed, tmp_path / "a.safetensors", pw.ClassTable.of("object"))
+    again = pw.load(tmp_path / "a.safetensors").model
+    image, prompts = torch.rand(1, 3, 40, 50), Prompts.at([(20, 10)])
+    with torch.no_grad():
+        assert torch.equal(again(image, prompts).coarse, changed(image, prompts).coarse)
