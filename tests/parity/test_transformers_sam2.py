@@ -9,6 +9,7 @@ from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 from transformers.models.sam2.configuration_sam2 import Sam2HieraDetConfig, Sam2VisionConfig
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
+import pixelwise as pw
 from pixelwise.models import SAM2, from_transformers_sam2
 from pixelwise.types import Prompts, TrackState
 
@@ -69,7 +70,9 @@ def theirs() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def ours(theirs: nn.Module) -> SAM2:
-    return from_transformers_sam2(theirs.state_dict(), theirs.config.to_dict())
+    model = pw.from_transformers(theirs)
+    assert isinstance(model, SAM2)
+    return model
 
 
 PROMPTS = {
