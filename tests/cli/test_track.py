@@ -97,7 +97,11 @@ def test_files_of_the_user_are_never_lost(checkpoint: Path, video: Path, tmp_pat
     assert run(*arguments)[0] == 0
     code, told = run(*arguments)
     assert (code, "was written before" in told) == (2, True)
+    assert run(*arguments, "--overwrite", "--point", "9,1,1")[0] == 2
+    assert len(list((out / "masks").iterdir())) == 4  # what was there stays until there is something else
+    (video / "00003.png").unlink()
     assert run(*arguments, "--overwrite")[0] == 0
+    assert len(list((out / "masks").iterdir())) == 3
     drawn = out / "masks" / "00001.png"
     drawn.write_bytes(b"mine")
     code, told = run(*arguments, "--overwrite")
