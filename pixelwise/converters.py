@@ -23,6 +23,7 @@ from .models import (
     from_transformers_eomt,
     from_transformers_mask2former,
     from_transformers_maskformer,
+    from_transformers_sam2,
     from_transformers_segformer,
     from_transformers_swin,
     from_whai362_pvt,
@@ -67,6 +68,8 @@ _READERS: Mapping[str, Reader] = {
     "EomtForUniversalSegmentation": from_transformers_eomt,
     "DetrForObjectDetection": from_transformers_detr,
     "DetrForSegmentation": from_transformers_detr,
+    "Sam2VideoModel": from_transformers_sam2,
+    "Sam2Model": from_transformers_sam2,
 }
 # A name that only this network has, and who reads it. The first that is there decides.
 _MMSEG: Mapping[str, Callable[[Mapping[str, Tensor]], Model]] = {

@@ -43,12 +43,9 @@ class TrackWriter:
 
     def __init__(self, out: Path, video: Path, *, overwrite: bool = False) -> None:
         self.out, self.video = make_folder(out), video
-        old = sorted((out / MASKS).glob("*.png")) if (out / MASKS).is_dir() else []
+        self._old = sorted((out / MASKS).glob("*.png")) if (out / MASKS).is_dir() else []
         sources = [video] if video.is_file() else [one for one in video.iterdir() if one.is_file()]
-        check_targets([out / RUNS, out / MOVIE, *old], out, sources=sources, overwrite=overwrite)
-        for stale in old:  # frames of a longer video
-            if was_written(stale, out):
-                stale.unlink()
+        check_targets([out / RUNS, out / MOVIE, *self._old], out, sources=sources, overwrite=overwrite)
         self._runs: dict[int, dict[int, dict[str, Any]]] = {}
         self._size = (0, 0)
         self._frames: set[int] = set()
@@ -81,6 +78,8 @@ class TrackWriter:
     def finish(self, *, movie: bool, rate: float | None = None) -> list[Path]:
         """Write the JSON, and the movie of the video tinted with the masks; gives their paths.
 
+        Masks of frames that an earlier run wrote and this one did not are removed.
+
         Args:
             movie: whether to write `overlay.mp4` (extra `video`).
             rate: frames per second; None for those of the video, 24 for a folder.
@@ -88,6 +87,9 @@ class TrackWriter:
         Raises:
             ValueError: if a file cannot be written.
         """
+        for stale in {*self._old} - {self.mask_path(frame) for frame in self._frames}:
+            if was_written(stale, self.out):
+                stale.unlink()
         written = [self.out / RUNS]
         with atomic_write(written[0]) as temporary:
             temporary.write_text(json.dumps(self._content()) + "\n", encoding="utf-8")
@@ -132,7 +134,7 @@ class TrackWriter:
         with MovieWriter(path, rate or frames.rate or FOLDER_RATE) as movie:
             for number, frame in enumerate(frames):
                 if number in self._frames:
-                    labels = torch.from_numpy(np.asarray(Image.open(self.mask_path(number))).copy())
+                    labels = torch.from_numpy(read_mask_pixels(self.mask_path(number)))
                     shown = tinted(Image.fromarray(frame), LabelMap(labels.long()), classes, contours=True)
                     frame = np.asarray(shown)
                 movie.write(frame)

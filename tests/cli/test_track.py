@@ -52,9 +52,9 @@ def test_masks_a_movie_and_run_lengths_are_written(checkpoint: Path, video: Path
     arguments = (video, "--model", checkpoint, "--mask", f"1,{tmp_path / 'first.png'}", "--out", out)
     code, told = run(*arguments, "--point", "3:2,5.5,6", "--outside", "3:2,1,1", "--box", "4:2,1,1,9,9")
     assert (code, told) == (0, f"4 objects followed through 4 frames, written to {out}")
-    masks = [Image.open(out / "masks" / f"{number:05d}.png") for number in range(4)]
-    assert {mask.mode for mask in masks} == {"P"}
-    assert {mask.size for mask in masks} == {(WIDTH, HEIGHT)}
+    for number in range(4):
+        with Image.open(out / "masks" / f"{number:05d}.png") as mask:
+            assert (mask.mode, mask.size) == ("P", (WIDTH, HEIGHT))
     content = json.loads((out / "tracks.json").read_text())
     assert content["videos"][0]["length"] == 4
     assert [one["id"] for one in content["annotations"]] == [1, 2, 3, 4]
@@ -97,7 +97,11 @@ def test_files_of_the_user_are_never_lost(checkpoint: Path, video: Path, tmp_pat
     assert run(*arguments)[0] == 0
     code, told = run(*arguments)
     assert (code, "was written before" in told) == (2, True)
+    assert run(*arguments, "--overwrite", "--point", "9,1,1")[0] == 2
+    assert len(list((out / "masks").iterdir())) == 4  # what was there stays until there is something else
+    (video / "00003.png").unlink()
     assert run(*arguments, "--overwrite")[0] == 0
+    assert len(list((out / "masks").iterdir())) == 3
     drawn = out / "masks" / "00001.png"
     drawn.write_bytes(b"mine")
     code, told = run(*arguments, "--overwrite")

@@ -9,6 +9,7 @@ from transformers import Sam2Config, Sam2Model, Sam2VideoConfig, Sam2VideoModel
 from transformers.models.sam2.configuration_sam2 import Sam2HieraDetConfig, Sam2VisionConfig
 from transformers.models.sam2_video.modeling_sam2_video import Sam2VideoInferenceSession
 
+import pixelwise as pw
 from pixelwise.models import SAM2, from_transformers_sam2
 from pixelwise.types import Prompts, TrackState
 
@@ -69,7 +70,9 @@ def theirs() -> nn.Module:
 
 @pytest.fixture(scope="module")
 def ours(theirs: nn.Module) -> SAM2:
-    return from_transformers_sam2(theirs.state_dict(), theirs.config.to_dict())
+    model = pw.from_transformers(theirs)
+    assert isinstance(model, SAM2)
+    return model
 
 
 PROMPTS = {
@@ -204,7 +207,11 @@ def test_two_prompted_frames_are_both_remembered_as_by_transformers(theirs: nn.M
     assert (both.found.coarse > -1024).all()
 
 
-def test_other_weights_are_refused(theirs: nn.Module) -> None:
+def test_other_weights_are_refused(theirs: nn.Module, image_models: tuple[nn.Module, SAM2]) -> None:
+    of_images = image_models[0].state_dict()
+    of_images.pop("mask_decoder.iou_token.weight")
+    with pytest.raises(ValueError, match=r"not that of a SAM 2: .*iou_token"):
+        from_transformers_sam2(of_images)
     weights = theirs.state_dict()
     with pytest.raises(ValueError, match="not that of a SAM 2"):
         from_transformers_sam2(nn.Linear(2, 2).state_dict())

@@ -163,11 +163,11 @@ class Counted:
         self.alive -= 1
 
 
-@pytest.mark.parametrize("count", [60, pytest.param(500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("count", [45, pytest.param(500, marks=pytest.mark.slow)])
 def test_memory_does_not_grow_with_the_length_of_the_video(predictor: pw.Predictor, count: int) -> None:
     frames = Counted(count)
     gc.collect()
-    sizes = [size_of(state) for state, _ in track_video(predictor, iter(frames), {0: {1: POINT, 2: BOX}})]
+    sizes = [size_of(state) for state, _ in track_video(predictor, iter(frames), {0: {1: POINT}})]
     assert len(sizes) == count
     assert max(sizes) == sizes[40]  # the bank is full
     assert sizes[-1] == sizes[40]

@@ -23,6 +23,7 @@ def test_a_clip_of_davis_is_followed_written_and_scored(
     clip = shared_data("data", "davis_sample", "car-shadow")
     torch.manual_seed(0)
     model = pw.build("sam2_hiera_tiny", image_size=256)
+    torch.nn.init.constant_(model.mask_decoder.pred_obj_score_head.layers[2].bias, 9.0)  # visible objects
     pw.save(model, place / "sam2.safetensors", ClassTable.of("object"))
     first = min((clip / "annotations").iterdir())
     done = pixelwise(

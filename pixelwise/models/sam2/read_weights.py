@@ -4,11 +4,12 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from ...types import BuiltBy
-from .sizes import SIZES, _published
-from .video_network import SAM2, Version
+from .sizes import SIZES, published
+from .video_network import SAM2, Version, colors_of
 
 Names = tuple[tuple[str, str], ...]  # theirs, as regular expressions, and ours
 _OF_AUTHORS: Names = (
@@ -76,6 +77,18 @@ _OF_TRANSFORMERS: Names = (
 )
 
 
+# What a model for images lacks, and what no file holds.
+_OF_VIDEOS = (
+    "memory_",
+    "maskmem_",
+    "mask_downsample.",
+    "no_mem_pos_enc",
+    "no_obj_",
+    "obj_ptr_",
+    "normalize.",
+)
+
+
 def from_sam2(state_dict: Mapping[str, Tensor], image_size: int = 1024) -> SAM2:
     """Weights of the authors' `sam2` in our model, in eval mode; of SAM 2 and SAM 2.1 in their four sizes.
 
@@ -133,10 +146,14 @@ def _loaded(weights: dict[str, Tensor], image_size: int) -> SAM2:
         if not names:
             raise ValueError(f"there is no size with {width} channels and {depth} blocks")
         version: Version = "2.1" if "obj_ptr_tpos_proj.weight" in weights else "2.0"
-        model = _published(names[0], image_size, version, in_channels)
-        own = {f"normalize.{key}": tensor for key, tensor in model.normalize.state_dict().items()}
-        if "memory_attention.norm.weight" not in weights:  # of a model for images
-            own = {key: model.state_dict()[key] for key in model.state_dict() if key not in weights}
+        own = {f"normalize.{key}": one for key, one in colors_of(in_channels).state_dict().items()}
+        if "memory_attention.norm.weight" in weights:
+            with torch.device("meta"):  # nothing is drawn at random
+                model = published(names[0], image_size, version, in_channels)
+            model = model.to_empty(device="cpu")
+        else:  # of a model for images
+            model = published(names[0], image_size, version, in_channels)
+            own = {key: one for key, one in model.state_dict().items() if key.startswith(_OF_VIDEOS)}
         model.load_state_dict(weights | own)
     except (KeyError, RuntimeError, ValueError) as error:
         problem = " ".join(str(error).split())[:200]

@@ -67,23 +67,24 @@ def sam2(
 
 def sam2_hiera_tiny(image_size: int = 1024, version: Version = "2.1", in_channels: int = 3) -> SAM2:
     """39 M parameters; see `sam2` for the arguments."""
-    return _published("sam2_hiera_tiny", image_size, version, in_channels)
+    return published("sam2_hiera_tiny", image_size, version, in_channels)
 
 
 def sam2_hiera_small(image_size: int = 1024, version: Version = "2.1", in_channels: int = 3) -> SAM2:
     """46 M parameters; see `sam2` for the arguments."""
-    return _published("sam2_hiera_small", image_size, version, in_channels)
+    return published("sam2_hiera_small", image_size, version, in_channels)
 
 
 def sam2_hiera_base_plus(image_size: int = 1024, version: Version = "2.1", in_channels: int = 3) -> SAM2:
     """81 M parameters; see `sam2` for the arguments."""
-    return _published("sam2_hiera_base_plus", image_size, version, in_channels)
+    return published("sam2_hiera_base_plus", image_size, version, in_channels)
 
 
 def sam2_hiera_large(image_size: int = 1024, version: Version = "2.1", in_channels: int = 3) -> SAM2:
     """224 M parameters; see `sam2` for the arguments."""
-    return _published("sam2_hiera_large", image_size, version, in_channels)
+    return published("sam2_hiera_large", image_size, version, in_channels)
 
 
-def _published(name: str, image_size: int, version: Version, in_channels: int) -> SAM2:
+def published(name: str, image_size: int, version: Version, in_channels: int) -> SAM2:
+    """One of `SIZES` by its name; see `sam2` for the arguments."""
     return SAM2(Hiera(*SIZES[name], in_channels=in_channels), image_size, version=version)

@@ -22,8 +22,12 @@ from .memory import MemoryAttention, MemoryEncoder, sine_of_times
 ABSENT = -1024.0  # the score of a mask whose object is not visible
 SCALE, SHIFT = 20.0, -10.0  # of masks on their way into the memory
 SLOTS = 7  # of memories: prompted frames, and six others by how far away they are
-COLORS = (IMAGENET_MEAN, IMAGENET_STD)
 Version = Literal["2.0", "2.1"]
+
+
+def colors_of(in_channels: int) -> Normalize:
+    """ImageNet's mean and standard deviation, averaged over the colours where there are not three."""
+    return Normalize(per_channel(IMAGENET_MEAN, in_channels), per_channel(IMAGENET_STD, in_channels))
 
 
 class Neck(nn.Module):
@@ -69,7 +73,7 @@ class SAM2(TrackingModel):
             raise ValueError(f"version must be 2.0 or 2.1, got {version!r}")
         self.image_size = image_size
         self.in_channels = encoder.in_channels
-        self.normalize = Normalize(*(per_channel(numbers, encoder.in_channels) for numbers in COLORS))
+        self.normalize = colors_of(encoder.in_channels)
         self.encoder, self.neck = encoder, Neck(encoder.widths, width)
         self.prompt_encoder, self.mask_decoder = PromptEncoder(width), MaskDecoder(width)
         self.memory_attention = MemoryAttention(width, memory_width)
@@ -221,8 +225,8 @@ class SAM2(TrackingModel):
             pointers = torch.stack([memory.pointer for _, memory in recalled.pointers]).to(coarse)
             when = pointers.new_zeros(len(pointers), width)
             if self.obj_ptr_tpos_proj is not None:
-                away = torch.tensor([away for away, _ in recalled.pointers], device=coarse.device)
-                times = sine_of_times(away / recalled.longest, pointers.shape[1])
+                distances = torch.tensor([away for away, _ in recalled.pointers], device=coarse.device)
+                times = sine_of_times(distances / recalled.longest, pointers.shape[1])
                 when = self.obj_ptr_tpos_proj(times.to(coarse.dtype))
             parts = pointers.numel() // width
             memories.append(pointers.view(1, parts, width))
