@@ -81,8 +81,9 @@ def folded_bfloat16(found: Checkpoint, images: Images, file: Path) -> Model:
 
 
 def _folded(found: Checkpoint, dtype: torch.dtype) -> Model:
-    form, about = form_of(found.model, found.classes, task=found.task, decoding=None, labels=False)
-    module = traced(found.model, form).module()
+    model = copy.deepcopy(found.model)  # the program shares its weights, which are changed
+    form, about = form_of(model, found.classes, task=found.task, decoding=None, labels=False)
+    module = traced(model, form).module()
     assert isinstance(module, fx.GraphModule)
     fold(module)
     module.to(dtype)

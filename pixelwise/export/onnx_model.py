@@ -100,7 +100,7 @@ def export_onnx(
         return checked(model, load_onnx(temporary).model, "ONNX", form)
 
 
-def traced(model: Model, form: "Form") -> ExportedProgram:
+def traced(model: Model, form: "_Form") -> ExportedProgram:
     """A program for images of any size, without the names of the files that it was traced from.
 
     Raises:
@@ -119,7 +119,7 @@ def traced(model: Model, form: "Form") -> ExportedProgram:
 
 
 def write_onnx(
-    program: ExportedProgram, path: str | os.PathLike[str], form: "Form", about: Mapping[str, Any]
+    program: ExportedProgram, path: str | os.PathLike[str], form: "_Form", about: Mapping[str, Any]
 ) -> None:
     """Translate a program, and write it with what the file says of itself.
 
@@ -145,7 +145,7 @@ def form_of(
     task: str | None,
     decoding: Mapping[str, Any] | None,
     labels: bool,
-) -> tuple["Form", dict[str, Any]]:
+) -> tuple["_Form", dict[str, Any]]:
     """A model as a program, and what a file says of itself.
 
     Raises:
@@ -166,7 +166,7 @@ def form_of(
     return form, about
 
 
-def checked(model: Model, exported: Model, what: str, form: "Form") -> list[Difference]:
+def checked(model: Model, exported: Model, what: str, form: "_Form") -> list[Difference]:
     """The largest difference of a file from the model at each of three sizes.
 
     Raises:
@@ -301,7 +301,7 @@ class _PoolingOfAnySize(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-class Form(NamedTuple):
+class _Form(NamedTuple):
     """How a model is written: as a program with named results.
 
     Attributes:
@@ -317,7 +317,7 @@ class Form(NamedTuple):
     described: dict[str, Any]
 
 
-def _form_of(model: Model) -> Form:
+def _form_of(model: Model) -> _Form:
     if type(model) in (FasterRCNN, MaskRCNN):
         import torchvision.ops  # noqa: F401  (the exporter knows its operators if they are there before)
 
@@ -325,16 +325,16 @@ def _form_of(model: Model) -> Form:
         names = ["boxes", "classes", "scores", "images", "masks"][: 5 if isinstance(model, MaskRCNN) else 4]
         program = RegionProgram(model)  # type: ignore[arg-type]
         described = onnx_regions.described(model)  # type: ignore[arg-type]
-        return Form(program, {0: Dim("b", min=1, max=64), **sides}, names, described)
+        return _Form(program, {0: Dim("b", min=1, max=64), **sides}, names, described)
     names, described = _described(model)
-    return Form(_Fields(model, names), dict.fromkeys((0, 2, 3), Dim.DYNAMIC), names, described)
+    return _Form(_Fields(model, names), dict.fromkeys((0, 2, 3), Dim.DYNAMIC), names, described)
 
 
-def _labels_of(model: Model, classes: ClassTable, decoding: Mapping[str, Any]) -> Form:
+def _labels_of(model: Model, classes: ClassTable, decoding: Mapping[str, Any]) -> _Form:
     program = label_program(model, classes, decoding.get("threshold"))
     place = f"{PixelLabels.__module__}:{PixelLabels.__qualname__}"
     described = {"type": place, "tensors": ["labels"], "constants": {}}
-    return Form(program, dict.fromkeys((0, 2, 3), Dim.DYNAMIC), ["labels"], described)
+    return _Form(program, dict.fromkeys((0, 2, 3), Dim.DYNAMIC), ["labels"], described)
 
 
 class _Fields(nn.Module):
@@ -397,7 +397,7 @@ def _example(model: Model, size: tuple[int, int, int]) -> Float[Tensor, "b c H W
     return torch.rand(batch, model.in_channels, *sides, generator=generator)
 
 
-def _compared(model: Model, exported: Model, size: tuple[int, int, int], form: Form) -> Difference:
+def _compared(model: Model, exported: Model, size: tuple[int, int, int], form: _Form) -> Difference:
     image = _example(model, size)
     with torch.no_grad():
         expected, found = model(image), exported(image)
