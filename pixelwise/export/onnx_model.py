@@ -10,6 +10,7 @@ sizes that were not traced, and compared with the model.
 """
 
 import json
+import operator
 import os
 import warnings
 from collections.abc import Mapping
@@ -44,6 +45,16 @@ CLOSE = 1e-3  # largest difference that is allowed, relative to the largest valu
 _TRACED = (2, 130, 166)  # batch, height, width
 _CHECKED = ((1, 96, 66), (3, 67, 97), (1, 203, 157))
 _LARGEST = 2**31 - 2**20  # bytes of one file of protocol buffers
+
+
+def _floor_divided(self: Any, other: Any) -> Any:
+    """Division of sizes that rounds down, also of negative ones: -(-7 // 2) is 4.
+
+    The exporter's own division rounds towards zero, and maps of odd sizes would come out too small.
+    """
+    from onnxscript import opset18
+
+    return opset18.Div(opset18.Sub(self, opset18.Mod(self, other)), other)
 
 
 class Difference(NamedTuple):
@@ -129,7 +140,12 @@ def write_onnx(
     with _quiet():
         try:
             found = torch.onnx.export(
-                program, dynamo=True, input_names=["image"], output_names=form.names, verbose=False
+                program,
+                dynamo=True,
+                input_names=["image"],
+                output_names=form.names,
+                custom_translation_table={operator.floordiv: _floor_divided},
+                verbose=False,
             )
         except Exception as error:  # whatever the translation and the optimiser raise
             raise ValueError(f"the model cannot be exported to ONNX: {cause_of(error)}") from error
