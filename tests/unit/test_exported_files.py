@@ -203,6 +203,11 @@ def test_a_program_of_a_stranger_cannot_run_code(
     bad = rewritten(program, tmp_path / "bad.pt2", "sample_inputs/model.pt", lambda _: code)
     with pytest.raises(ValueError, match="could run code"):
         load_torch(bad)
+    twice = rewritten(program, tmp_path / "twice.pt2", "nothing", bytes)
+    with zipfile.ZipFile(twice, "a") as archive:
+        archive.writestr("other/models/model.json", b"{}")
+    with pytest.raises(ValueError, match="a part twice"):
+        load_torch(twice)
     with zipfile.ZipFile(tmp_path / "bad.pt2", "a") as archive:
         archive.writestr("model/data/aotinductor/model/a.so", b"")
     with pytest.raises(ValueError, match="which is not needed"):
