@@ -40,10 +40,10 @@ RUNTIMES = ("torch", "onnx", "openvino")
 TEXT = """# Exported networks
 
 Made by `python docs/make_export_table.py` from measurements (`docs/export_measured.json`): {count} of
-{all} networks that score pixels, one of each file of `pixelwise/models`, in their smallest form with random weights, traced
-at 2 x 130 x 166 pixels and run at {sizes}. A number is the largest difference of a score from the
-network's own, over the largest score; a second number is the share of pixels whose label differs, where any
-does. How to export: [export.md](export.md).
+{all} networks that score pixels, one of each file of `pixelwise/models`, in their smallest form with random
+weights, traced at 2 x 130 x 166 pixels and run at {sizes}. A number is the largest
+difference of a score from the network's own, over the largest score; a second number is the share of pixels
+whose label differs, where any does. How to export: [export.md](export.md).
 
 Measured with torch {torch}, ONNX Runtime {onnxruntime}, OpenVINO {openvino}, on a CPU, {date}.
 
