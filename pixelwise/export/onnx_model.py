@@ -419,7 +419,7 @@ def _compared(model: Model, exported: Model, size: tuple[int, int, int], form: _
         expected, found = model(image), exported(image)
         labels = form.program(image) if isinstance(found, PixelLabels) else None
     whole = (size[0], image.shape[2], image.shape[3])
-    if isinstance(found, PixelLabels):  # the share of pixels that differ: ties are decided either way
+    if labels is not None:  # the share of pixels that differ: ties are decided either way
         return Difference(whole, (found.labels != labels).float().mean().item())
     if isinstance(found, onnx_regions.Found):
         boxes = decode.boxes(expected), decode.boxes(found)
