@@ -24,7 +24,7 @@ from torch.nn import functional as F
 import pixelwise as pw
 from pixelwise.checkpoint import Checkpoint
 from pixelwise.data.formats import images_in
-from pixelwise.export.choice import _file
+from pixelwise.export.choice import file_of
 from pixelwise.export.fast_forms import FORMS
 from pixelwise.export.int8 import classes_of
 from pixelwise.types import BuiltBy, ClassTable
@@ -79,7 +79,7 @@ def compare(
         expected = [classes_of(found, found.model(one[None])) for one in compared]
         for form in forms:
             try:
-                model = FORMS[form](found, images, _file(Path(folder), form))
+                model = FORMS[form](found, images, file_of(Path(folder), form))
                 given = [classes_of(found, model(one[None])) for one in compared]
             except Exception as error:
                 told[form] = f"skipped: {' '.join(str(error).split()):.80}"

@@ -39,11 +39,11 @@ RUNTIMES = ("torch", "onnx", "openvino")
 
 TEXT = """# Exported networks
 
-Made by `python docs/make_export_table.py` from measurements (`docs/export_measured.json`): {count} networks
-that score pixels, one of each file of `pixelwise/models`, in their smallest form with random weights, traced
-at 2 x 130 x 166 pixels and run at {sizes}. A number is the largest difference of a score from the
-network's own, over the largest score; a second number is the share of pixels whose label differs, where any
-does. How to export: [export.md](export.md).
+Made by `python docs/make_export_table.py` from measurements (`docs/export_measured.json`): {count} of
+{all} networks that score pixels, one of each file of `pixelwise/models`, in their smallest form with random
+weights, traced at 2 x 130 x 166 pixels and run at {sizes}. A number is the largest
+difference of a score from the network's own, over the largest score; a second number is the share of pixels
+whose label differs, where any does. How to export: [export.md](export.md).
 
 Measured with torch {torch}, ONNX Runtime {onnxruntime}, OpenVINO {openvino}, on a CPU, {date}.
 
@@ -152,6 +152,7 @@ def page(rows: dict[str, dict[str, Any]]) -> str:
     table = [f"| {name} | {' | '.join(told(rows[name][r]) for r in RUNTIMES)} |" for name in sorted(rows)]
     return TEXT.format(
         count=len(rows),
+        all=len(names()),
         sizes=sizes,
         torch=torch.__version__.partition("+")[0],
         onnxruntime=onnxruntime.__version__,
@@ -179,6 +180,8 @@ def main(arguments: list[str]) -> None:
             print(name, rows[name], flush=True)
             with atomic_write(FILE) as temporary:
                 temporary.write_text(json.dumps(rows, indent=1, sort_keys=True) + "\n")
+            with atomic_write(PAGE) as temporary:
+                temporary.write_text(page(rows))
     with atomic_write(PAGE) as temporary:
         temporary.write_text(page(rows))
 

@@ -44,10 +44,11 @@ def optimize(
 
     Example: [bold]pixelwise optimize runs/first --size 512x512 --calibrate photos[/bold]
     """
+    from torch.nn.functional import interpolate
+
     from ..console import console
     from ..data.formats import images_in
     from ..export import load, optimize
-    from ..layers import resize
 
     wanted = None if size is None else size_of(size, "--size")
     found = load(checkpoint)
@@ -56,7 +57,10 @@ def optimize(
     else:
         images = _of_run(checkpoint, found.task)
     height, width = wanted or (images[0].shape[1], images[0].shape[2])
-    images = [resize(image[None], (height, width))[0] for image in images]
+    images = [
+        interpolate(image[None], (height, width), mode="bilinear", antialias=True)[0].clamp(0, 1)
+        for image in images
+    ]
     tell = (lambda name: typer.echo(f"trying {name}", err=True)) if watched() else (lambda name: None)
     result = optimize(found, images, tolerance=tolerance, forms=form or None, rounds=rounds, tell=tell)
     if as_json:

@@ -154,7 +154,7 @@ class TokenEncoder(nn.Module):
             x = x + of_patches
             if own.shape[1]:
                 prefix = [torch.cat(prefix, dim=1) + own]
-        x = torch.cat([*(token.expand(len(x), -1, -1) for token in prefix), x], dim=1)
+        x = torch.cat([*(token.expand(x.shape[0], -1, -1) for token in prefix), x], dim=1)
         return self.body.norm_pre(self.body.pos_drop(x)), grid, tuple(maps)
 
     def padded(self, size: tuple[int, int]) -> tuple[int, int]:

@@ -105,7 +105,7 @@ def optimize(
                 table[name] = Measured(name, None, None, "needs a folder of images")
                 continue
             try:
-                model = FORMS[name](found, images, _file(Path(scratch), name))
+                model = FORMS[name](found, images, file_of(Path(scratch), name))
                 agreement = _agreement(found, model, compared, expected)
             except Exception as error:  # a runtime may raise anything; the others go on
                 reason = " ".join(str(error).split()) or type(error).__name__
@@ -135,7 +135,7 @@ def recalled(found: Checkpoint, size: tuple[int, int]) -> Optimized | None:
         if name == EAGER:
             return Optimized(name, size, found.model, table)
         blank = [torch.zeros(found.model.in_channels, *size)]
-        file = _file(folder, name)
+        file = file_of(folder, name)
         if name.startswith(("onnx", "openvino")) and not list(folder.glob(f"{file.name}.*")):
             return None
         return Optimized(name, size, FORMS[name](found, blank, file), table)
@@ -193,7 +193,7 @@ def _timed(models: dict[str, Model], image: torch.Tensor, rounds: int) -> dict[s
     return {name: statistics.median(seconds) for name, seconds in taken.items()}
 
 
-def _file(folder: Path, name: str) -> Path:
+def file_of(folder: Path, name: str) -> Path:
     """OpenVINO computes one file in float32 and in bfloat16."""
     plain = name.removesuffix(", bf16") if name.startswith("openvino") else name
     return folder / plain.replace(", ", "-").replace(".", "-")
@@ -203,7 +203,7 @@ def _keep(folder: Path, result: Optimized, scratch: Path) -> None:
     """Write the choice and the files that it needs; without a cache that can be written, nothing is kept."""
     with suppress(OSError, ValueError):
         folder.mkdir(parents=True, exist_ok=True)
-        for source in scratch.glob(f"{_file(scratch, result.form).name}.*"):
+        for source in scratch.glob(f"{file_of(scratch, result.form).name}.*"):
             with atomic_write(folder / source.name) as temporary:
                 shutil.copyfile(source, temporary)
         with atomic_write(folder / _CHOICE) as temporary:

@@ -50,7 +50,7 @@ def _last(image: Tensor) -> Tensor:
 
 
 def _in_last(model: Model) -> Model:
-    return copy.deepcopy(model).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return copy.deepcopy(model).to(memory_format=torch.channels_last)
 
 
 def channels_last(found: Checkpoint, images: Images, file: Path) -> Model:
@@ -81,12 +81,13 @@ def folded_bfloat16(found: Checkpoint, images: Images, file: Path) -> Model:
 
 
 def _folded(found: Checkpoint, dtype: torch.dtype) -> Model:
-    form, about = form_of(found.model, found.classes, task=found.task, decoding=None, labels=False)
-    module = traced(found.model, form).module()
+    model = copy.deepcopy(found.model)  # the program shares its weights, which are changed
+    form, about = form_of(model, found.classes, task=found.task, decoding=None, labels=False)
+    module = traced(model, form).module()
     assert isinstance(module, fx.GraphModule)
     fold(module)
     module.to(dtype)
-    module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    module.to(memory_format=torch.channels_last)
     described = about["output"]
     kind, constants = _output_type(described["type"]), _as_tuples(described["constants"])
 
@@ -112,13 +113,16 @@ def fold(module: fx.GraphModule) -> int:
         convolution, scale, shift, mean, variance = node.args[:5]
         if len(convolution.users) > 1:
             continue
-        weight = convolution.args[1]
         bias = convolution.args[2] if len(convolution.args) > 2 else None
-        values = [
-            None if one is None else _value(module, one)
-            for one in (weight, bias, mean, variance, scale, shift)
-        ]
-        new = fuse_conv_bn_weights(*values[:4], node.args[7], *values[4:])  # type: ignore[arg-type]
+        new = fuse_conv_bn_weights(
+            _value(module, convolution.args[1]),
+            None if bias is None else _value(module, bias),
+            _value(module, mean),
+            _value(module, variance),
+            node.args[7],
+            None if scale is None else _value(module, scale),
+            None if shift is None else _value(module, shift),
+        )
         with module.graph.inserting_before(convolution):
             for name, parameter in zip(("weight", "bias"), new, strict=True):
                 module.register_parameter(f"folded_{count}_{name}", parameter)

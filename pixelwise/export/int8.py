@@ -71,7 +71,7 @@ def export_int8(
         raise ValueError(
             f"8-bit integers are for networks that score pixels, not for {type(found.model).__name__}"
         )
-    about = {"task": found.task, "decoding": found.decoding, "labels": labels}
+    about: dict[str, Any] = {"task": found.task, "decoding": found.decoding, "labels": labels}
     with tempfile.TemporaryDirectory() as folder:
         plain, quantized = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
         export_onnx(found.model, plain, found.classes, **about)
@@ -104,7 +104,7 @@ def quantize_onnx(source: Path, path: Path, images: Sequence[Float[Tensor, "c H 
     from onnxruntime import quantization
     from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Images(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Images(quantization.CalibrationDataReader):
         def __init__(self) -> None:
             self.left = iter(images)
 

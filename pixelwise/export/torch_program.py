@@ -147,6 +147,8 @@ def _looked_through(path: Path) -> str:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.partition("/")[2]: name for name in archive.namelist()}
+            if len(names) < len(archive.namelist()):
+                raise ValueError("it holds a part twice")
             if wrong := [name for name in names if not _FILES.fullmatch(name)]:
                 raise ValueError(f"it holds {wrong[0]!r:.80}, which is not needed")
             if f"extra/{_ABOUT}" not in names:

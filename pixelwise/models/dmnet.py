@@ -51,10 +51,27 @@ class DynamicConvolution(nn.Module):
         filters = self.filters(x).flatten(0, 1)  # bc k k
         channels = self.reduce(x)
         b, c = channels.shape[:2]
-        together = channels.reshape(1, b * c, *channels.shape[2:])
-        found = F.conv2d(together, filters[:, None], padding=filters.shape[-1] // 2, groups=b * c)
+        if torch.compiler.is_exporting():  # ONNX has no number of groups that follows from the batch
+            found = _shifted_sum(channels, filters.unflatten(0, (b, c)))
+        else:
+            together = channels.reshape(1, b * c, *channels.shape[2:])
+            found = F.conv2d(together, filters[:, None], padding=filters.shape[-1] // 2, groups=b * c)
         normed: Tensor = self.norm_act(found.view(channels.shape))
         return normed
+
+
+def _shifted_sum(x: Float[Tensor, "b c h w"], filters: Float[Tensor, "b c k k"]) -> Float[Tensor, "b c h w"]:
+    """Each channel of each image convolved with its own filter: the shifted channels, weighted and added."""
+    height, width, side = x.shape[-2], x.shape[-1], filters.shape[-1]
+    padded = F.pad(x, [side // 2] * 4)
+    return sum(
+        (
+            padded[:, :, i : i + height, j : j + width] * filters[:, :, i : i + 1, j : j + 1]
+            for i in range(side)
+            for j in range(side)
+        ),
+        start=torch.zeros_like(x),
+    )
 
 
 class DMNet(DenseModel):

@@ -215,7 +215,7 @@ def undecided(neuron: Neuron, x: Float[Tensor, "b _ h w"]) -> Float[Tensor, "b c
     """Equal chances for all children, of a neuron whose parameters get gradients of zero."""
     children = neuron.choose.out_channels
     zero = torch.stack([0 * parameter.sum() for parameter in neuron.parameters()]).sum()
-    return zero + x.new_full((len(x), children, x.shape[2], x.shape[3]), -log(children))
+    return zero + x.new_full((x.shape[0], children, x.shape[2], x.shape[3]), -log(children))
 
 
 # --- builders -------------------------------------------------------------------------------------

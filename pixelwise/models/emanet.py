@@ -66,7 +66,7 @@ class EMAttention(nn.Module):
         """Find the bases, draw the map from them, and add it."""
         with torch.no_grad():
             pixels = self.project(x).flatten(2)  # b c hw
-            bases = self.bases.expand(len(x), -1, -1)
+            bases = self.bases.expand(x.shape[0], -1, -1)
             for _ in range(NUM_ITERATIONS):
                 assigned = (pixels.transpose(1, 2) @ bases).softmax(2)  # E: b hw k
                 share = assigned / (assigned.sum(1, keepdim=True) + EPSILON)

@@ -104,7 +104,7 @@ class EoMT(MaskModel):
         for i in range(self.encoder.num_blocks):
             seen = None
             if i == first:
-                x = torch.cat([x, self.queries.expand(len(x), -1, -1)], dim=1)
+                x = torch.cat([x, self.queries.expand(x.shape[0], -1, -1)], dim=1)
                 places = self.encoder.places(grid, more=len(self.queries))
             if i >= first and self.training:
                 classes, masks = self.predict(x, grid)

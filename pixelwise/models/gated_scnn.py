@@ -84,8 +84,10 @@ def canny(image: Float[Tensor, "b c H W"], steps: int = 16) -> Float[Tensor, "b 
     # The edge runs across the gradient: within 22.5 degrees of an axis, or along a diagonal.
     slope = math.tan(math.pi / 8)
     level, upright = dy.abs() < slope * dx.abs(), dx.abs() < slope * dy.abs()
-    diagonal = torch.where(dx * dy > 0, peak(1, 1), peak(1, -1))
-    thin = torch.where(level, peak(0, 1), torch.where(upright, peak(1, 0), diagonal))
+    falling = dx * dy > 0
+    # Not torch.where: ONNX Runtime has it for numbers only.
+    diagonal = (falling & peak(1, 1)) | (~falling & peak(1, -1))
+    thin = (level & peak(0, 1)) | (~level & ((upright & peak(1, 0)) | (~upright & diagonal)))
     weak = (thin & (strength > WEAK)).to(image.dtype)
     edges = (thin & (strength > STRONG)).to(image.dtype)
     for _ in range(steps):

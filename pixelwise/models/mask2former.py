@@ -233,7 +233,7 @@ class Mask2Former(MaskModel):
         coarse = [resize(pixels, (x.shape[-2], x.shape[-1])) for x in levels]
         places = [sine_positions(x) for x in levels]
         memories = [tokens(x) + own for x, own in zip(levels, self.level_embed, strict=True)]
-        x = self.queries.expand(len(image), -1, -1)
+        x = self.queries.expand(image.shape[0], -1, -1)
         earlier = []
         for number, layer in enumerate(self.layers):
             level = number % LEVELS

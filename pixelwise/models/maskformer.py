@@ -137,7 +137,7 @@ class MaskFormer(MaskModel):
         memory = self.input(features.c5)
         places = sine_positions(memory)
         memory, queries = tokens(memory), self.queries[None]
-        x = torch.zeros_like(queries).expand(len(image), -1, -1)
+        x = torch.zeros_like(queries).expand(image.shape[0], -1, -1)
         earlier: list[MaskLogits] = []
         for number, layer in enumerate(self.layers):
             if self.training and number:

@@ -53,7 +53,7 @@ def from_offsets(scores: Float[Tensor, "b o h w"]) -> Float[Tensor, "b hw hw"]:
     reached = (down >= 0) & (down < side) & (right >= 0) & (right < side)
     offset = down.clamp(0, side - 1) * side + right.clamp(0, side - 1)  # v u y x
     offset, reached = (one.flatten(2).flatten(0, 1) for one in (offset, reached))
-    found = scores.flatten(2).gather(1, offset.expand(len(scores), -1, -1))
+    found = scores.flatten(2).gather(1, offset.expand(scores.shape[0], -1, -1))
     return torch.where(reached, found, 0.0)
 
 

@@ -69,7 +69,7 @@ class MaskTransformer(nn.Module):
 
     def forward(self, patches: Float[Tensor, "b p d"]) -> Float[Tensor, "b p k"]:
         """Scores of the classes."""
-        classes = self.class_token.expand(len(patches), -1, -1)
+        classes = self.class_token.expand(patches.shape[0], -1, -1)
         x = self.norm(self.blocks(torch.cat([self.project(patches), classes], dim=1)))
         count = patches.shape[1]
         patches = F.normalize(self.project_patches(x[:, :count]), dim=2)

@@ -139,7 +139,7 @@ class SymbolicGraphReasoning(nn.Module):
 
     def reasoning(self, nodes: Float[Tensor, "b m c"]) -> Float[Tensor, "b m c"]:
         """Each node with its meaning and what its neighbours hold (Eq. 3)."""
-        words = self.words.expand(len(nodes), -1, -1)
+        words = self.words.expand(nodes.shape[0], -1, -1)
         return torch.relu(self.graph @ self.reason(torch.cat([nodes, words], dim=2)))
 
     def mapping(self, nodes: Float[Tensor, "b m c"], x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:

@@ -51,6 +51,7 @@ S = TypeVar("S", bound=Source)
 Precision = Literal["32", "bf16", "16"]
 Refine = Callable[[Float[Tensor, "b k H W"], Float[Tensor, "b c H W"]], Float[Tensor, "b k H W"]]
 
+_CHOOSING = threading.Lock()  # of forms: two measurements at once would disturb each other
 _AUTOCAST = {"bf16": torch.bfloat16, "16": torch.float16}
 _LONGEST_TILE = 2**16  # pixels
 _BAND = 1 << 22  # numbers of a band of rows that is decoded at once (16 MiB)
@@ -183,7 +184,6 @@ class Predictor:
                 "optimize is for networks that score pixels, on the CPU, and chooses the precision itself"
             )
         self._fast: Model | None = None if optimize else self.model
-        self._choosing = threading.Lock()
         self.network: Network = self._score_dense
         if self.views != (View(),):
             self.network = averaged(self._score_dense, self.views, classes.exclusive, classes.flip_pairs)
@@ -389,7 +389,7 @@ class Predictor:
 
     def _choose_form(self, images: Float[Tensor, "b c H W"], tile: Size | None) -> None:
         """With `optimize`, before the first image: the form of the network for its size."""
-        with self._choosing:
+        with _CHOOSING:
             if self._fast is not None:
                 return
             height, width = tile or images.shape[-2:]

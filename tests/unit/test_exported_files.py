@@ -203,6 +203,11 @@ def test_a_program_of_a_stranger_cannot_run_code(
     bad = rewritten(program, tmp_path / "bad.pt2", "sample_inputs/model.pt", lambda _: code)
     with pytest.raises(ValueError, match="could run code"):
         load_torch(bad)
+    twice = rewritten(program, tmp_path / "twice.pt2", "nothing", bytes)
+    with zipfile.ZipFile(twice, "a") as archive:
+        archive.writestr("other/models/model.json", b"{}")
+    with pytest.raises(ValueError, match="a part twice"):
+        load_torch(twice)
     with zipfile.ZipFile(tmp_path / "bad.pt2", "a") as archive:
         archive.writestr("model/data/aotinductor/model/a.so", b"")
     with pytest.raises(ValueError, match="which is not needed"):
@@ -356,3 +361,27 @@ def test_a_program_that_computes_something_else_does_not_appear(
         export(found, tmp_path / "wrong.pt2")
     assert not list(tmp_path.iterdir())
     assert onnx_model.CLOSE < 1e-2
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "xml"])
+def test_sizes_that_are_rounded_up_are_right_at_odd_sizes(kind: str, tmp_path: Path) -> None:
+    """The exporter's own division of -97 by 2 gave -48."""
+
+    class Halved(pw.types.DenseModel):
+        def __init__(self) -> None:
+            super().__init__()
+            self.num_classes, self.weight = 3, torch.nn.Parameter(torch.tensor([1.0, -1.0, 0.5]))
+
+        def forward(self, image: torch.Tensor) -> pw.types.DenseLogits:
+            height, width = image.shape[2:]
+            rows = torch.arange(-(-height // 2), device=image.device) * 2
+            columns = torch.arange(-(-width // 2), device=image.device) * 2
+            coarse = image[:, :, rows][..., columns] * self.weight[:, None, None]
+            return pw.types.DenseLogits(coarse, (height, width))
+
+    model = Halved().eval()
+    found = Checkpoint(model, CLASSES, BuiltBy("x", {}), {}, "semantic")
+    assert max(one.largest for one in export(found, tmp_path / f"m.{kind}")) < 1e-6
+    image = torch.rand(1, 3, 51, 67)
+    assert load(tmp_path / f"m.{kind}").model(image).coarse.equal(model(image).coarse)

@@ -119,6 +119,7 @@ def test_the_place_of_a_choice_tells_machine_and_versions(monkeypatch: pytest.Mo
     assert folder_of(found, (40, 56)) != here
 
 
+@pytest.mark.slow
 def test_forms_of_torch_compute_the_same(cache: Path) -> None:
     found, images = network("unet", encoder="tiny"), pictures()
     with torch.no_grad():
@@ -134,6 +135,7 @@ def test_forms_of_torch_compute_the_same(cache: Path) -> None:
         assert tensor.stride() == before[key].stride()
 
 
+@pytest.mark.slow
 def test_every_norm_after_a_convolution_is_folded() -> None:
     found = network("unet", encoder="tiny")
     form, _ = onnx_model.form_of(found.model, CLASSES, task=None, decoding=None, labels=False)
@@ -160,6 +162,7 @@ def test_a_norm_stays_where_others_need_the_convolution_as_it_is() -> None:
     torch.testing.assert_close(module(image), plain(image))
 
 
+@pytest.mark.slow
 def test_a_predictor_uses_the_choice_and_makes_one_where_there_is_none(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
