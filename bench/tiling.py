@@ -10,7 +10,6 @@ of the whole image, so it is measured on a smaller one; its time is compared per
 
 import argparse
 import json
-import resource
 import statistics
 import subprocess
 import sys
@@ -82,7 +81,8 @@ def once(way: str, source: Path, folder: Path, threads: int) -> dict[str, float]
         for axis in grid(size, TILE, OVERLAP, "crop", 32):
             tiles *= len(axis)
         tile = torch.rand(1, 3, *TILE).contiguous(memory_format=torch.channels_last)
-    before = int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize() / 1024
+    Path("/proc/self/clear_refs").write_text("5")  # the highest resident size starts anew
+    before = _highest()
     wall, used = time.perf_counter(), time.process_time()
     out = folder / f"{way.split()[-1]}-{size[0]}.npy"
     if way == "model calls alone":
@@ -104,8 +104,13 @@ def once(way: str, source: Path, folder: Path, threads: int) -> dict[str, float]
         suffix = {"TIFF": ".tif", "zarr": ".zarr"}.get(way.split()[-1], ".npy")
         predict.stream(source, out.with_suffix(suffix))
     found = {"wall": time.perf_counter() - wall, "processor": time.process_time() - used}
-    after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return {**found, "memory": (after - before) / 1024 * 1.048576}
+    return {**found, "memory": (_highest() - before) / 1e6}
+
+
+def _highest() -> int:
+    """The highest resident size of this process so far, in bytes."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(line for line in lines if line.startswith("VmHWM")).split()[1])
 
 
 def table(title: str, ways: tuple[str, ...], source: Path, arguments: argparse.Namespace) -> None:
