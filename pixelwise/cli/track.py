@@ -153,8 +153,8 @@ def _prompts(points: list[str], outside: list[str], boxes: list[str]) -> "dict[i
         given = clicks.get((frame, number))
         places = None if given is None else torch.tensor([[(x, y) for x, y, _ in given]])
         labels = None if given is None else torch.tensor([[inside for _, _, inside in given]])
-        corners = around.get((frame, number))
-        drawn = None if corners is None else torch.tensor([corners])
+        box = around.get((frame, number))
+        drawn = None if box is None else torch.tensor([box])
         found.setdefault(frame, {})[number] = Prompts.of(places, labels, drawn)
     return found
 

@@ -7,7 +7,6 @@ Departures: of attention, one matrix makes queries, keys and values here, and al
 best setting leaves out the keys. The scale alpha / r is 1.
 """
 
-import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -34,9 +33,8 @@ class LowRankLinear(nn.Linear):
     def __init__(self, layer: nn.Linear, rank: int) -> None:
         super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
         self.weight, self.bias = layer.weight, layer.bias
-        like = {"device": layer.weight.device, "dtype": layer.weight.dtype}
-        self.lora_a = nn.Parameter(torch.empty(rank, layer.in_features, **like))
-        self.lora_b = nn.Parameter(torch.zeros(layer.out_features, rank, **like))
+        self.lora_a = nn.Parameter(layer.weight.new_empty(rank, layer.in_features))
+        self.lora_b = nn.Parameter(layer.weight.new_zeros(layer.out_features, rank))
         nn.init.kaiming_uniform_(self.lora_a, a=5**0.5)
 
     def forward(self, input: Float[Tensor, "*_ a"]) -> Float[Tensor, "*_ b"]:

@@ -173,7 +173,7 @@ def save_tracks(state: TrackState, path: str | os.PathLike[str]) -> Path:
     path = Path(path)
     _check_name(path)
     tensors: dict[str, Tensor] = {}
-    tracks = []
+    tracks: list[dict[str, Any]] = []
     for track in state.tracks:
         about: dict[str, Any] = {"object": track.object, "first": track.first, "last": track.last}
         for kind in ("prompted", "recent"):

@@ -49,7 +49,8 @@ def clicked(
             inside = objects[torch.arange(len(objects), device=objects.device), row, column]
             points = torch.cat([points, place[:, None]], 1)
             labels = torch.cat([labels, inside.long()[:, None]], 1)
-        some, earlier = points.shape[1] > 0, masks if model.takes_masks else None
+        some = points.shape[1] > 0
+        earlier: Tensor | None = masks if model.takes_masks else None
         prompts = Prompts.of(points if some else None, labels if some else None, boxes, earlier)
         answers.append(model.masks(embedding, prompts))
         with torch.no_grad():

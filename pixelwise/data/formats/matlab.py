@@ -115,7 +115,7 @@ def _matrix(parts: Iterator[tuple[int, bytes]]) -> bytes:
     return body
 
 
-def _numbers(element: tuple[int, bytes], order: str) -> np.ndarray:
+def _numbers(element: tuple[int, bytes], order: Any) -> np.ndarray:
     kind, body = element
     if kind not in _NUMBERS:
         raise ValueError(f"numbers have the unknown type {kind}")

@@ -259,7 +259,7 @@ def from_segment_anything(state_dict: Mapping[str, Tensor]) -> SAM:
         )
         width, in_channels, side = patch.shape[:3]
         grid = position.shape[1]
-        tables = []
+        tables: list[Tensor] = []
         while (table := state_dict.get(f"image_encoder.blocks.{len(tables)}.attn.rel_pos_h")) is not None:
             tables.append(table)
         rows = [(len(table) + 1) // 2 for table in tables]
