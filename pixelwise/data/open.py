@@ -154,7 +154,8 @@ def _refuse_two(root: Path, name: str, formats: Mapping[str, Finder]) -> None:
     ]
     if others:
         raise ValueError(
-            f"{root} could be {name} or {' or '.join(others)}, which look alike: say which (--format {name})"
+            f"{root} could be {name} or {' or '.join(others)}, which look alike: say which "
+            f"(--format {name}), or --format pairs if it is neither"
         )
 
 

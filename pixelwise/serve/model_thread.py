@@ -156,11 +156,11 @@ class ModelThread:
             else:
                 jobs[0].result.set_exception(error)
         else:
+            taken = (time.monotonic() - began) / len(jobs)
+            self.seconds_per_job += _SMOOTHING * (taken - self.seconds_per_job)
+            self.batches.append(len(jobs))
             for job, result in zip(jobs, results, strict=True):
                 job.result.set_result(result)
-        taken = (time.monotonic() - began) / len(jobs)
-        self.seconds_per_job += _SMOOTHING * (taken - self.seconds_per_job)
-        self.batches.append(len(jobs))
 
     def _alone(self, job: Job) -> None:
         try:

@@ -28,7 +28,7 @@ def ids(data) -> list[tuple[str, str]]:
             ("images/train/image-1.jpg", "labels/train/label-1.png"),
             ("images/val/3.jpg", "labels/val/gt_3.png"),
         ),
-        (("train/7_sat.jpg", "train/7_mask.png"), ("valid/8_sat.jpg", "valid/8_mask.png")),
+        (("train/7_img.jpg", "train/7_mask.png"), ("valid/8_img.jpg", "valid/8_mask.png")),
         (("train/7_image.jpg", "train_labels/7_L.png"), ("val/8.png", "val_labels/8_L.png")),
         (
             (

@@ -178,7 +178,7 @@ def test_an_empty_or_useless_folder_is_told(tmp_path, draw_image) -> None:
         ("voc", "no VOC layout"),
         ("camvid", "no CamVid layout"),
         ("coco", "no COCO file"),
-        ("cityscape", "format must be auto, voc, camvid, cityscapes, pairs, coco, got 'cityscape'"),
+        ("cityscape", "format must be auto, voc, .* or one of `pixelwise datasets`, got 'cityscape'"),
     ],
 )
 def test_a_format_that_does_not_fit_is_told(pair_folder, format, reason) -> None:

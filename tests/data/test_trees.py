@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 from scipy.io import savemat
-from test_class_files import deep_png
 
 from pixelwise import metrics
 from pixelwise.data import check_data, open_data as open_semantic
 from pixelwise.data.datasets import DATASETS
 from pixelwise.tasks import get_task, open_data
 from pixelwise.types import ClassMasks
+from tests.data.test_class_files import deep_png
 
 SIZE = (4, 6)
 BY_NAME = {"gta5", "refuge", "ecssd", "msra10k", "lip", "eg1800"}  # look like other people's folders

@@ -136,6 +136,16 @@ def mean_shift(folder: Path) -> None:
     segment(torch.rand(3, 64, 20), max_steps=2)
 
 
+def automatic_masks(folder: Path) -> None:
+    import pixelwise as pw
+    from pixelwise.predict import Predictor
+    from pixelwise.predict.automatic import AutomaticMasks
+
+    model = pw.build("sam", image_size=32, patch=8, width=16, depth=1)
+    find = AutomaticMasks(points_per_side=2, min_iou=-99.0, min_stability=0.0)
+    find(Predictor(model), torch.rand(3, 24, 32))
+
+
 # What runs the worker threads of each file that starts some.
 PATHS: dict[str, Callable[[Path], None]] = {
     "decode": decoded,
@@ -152,6 +162,7 @@ PATHS: dict[str, Callable[[Path], None]] = {
     "metrics/coco/shapes": coco_scores,
     "algorithms/dense_crf": dense_crf,
     "algorithms/mean_shift": mean_shift,
+    "predict/automatic": automatic_masks,
 }
 
 
@@ -163,8 +174,8 @@ def test_every_file_that_starts_worker_threads_is_run_here() -> None:
     }
     assert starting - {"kernels/compiling"} == set(PATHS)
     pools = {path.name for path in PACKAGE.rglob("*.py") if "ThreadPoolExecutor(" in path.read_text()}
-    # check_data reads whole files, outside inference mode; a server turns bytes into pixels and back.
-    assert pools == {"compiling.py", "check.py", "app.py"}
+    # They read and write files, or turn bytes into pixels and back, while the model works elsewhere.
+    assert pools == {"compiling.py", "check.py", "app.py", "many.py", "movies.py"}
 
 
 @pytest.mark.parametrize("work", dict.fromkeys(PATHS.values()), ids=lambda work: work.__name__)

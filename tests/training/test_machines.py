@@ -56,7 +56,13 @@ def test_devices_must_be_divided_among_the_machines(tmp_path: Path, monkeypatch:
     for name, value in (TORCHRUN | {"RANK": "0"}).items():
         monkeypatch.setenv(name, value)
     with pytest.raises(ValueError, match="1 devices cannot be divided among 2 machines"):
-        pw.train(street(tmp_path), "unet", encoder="tiny", out=str(tmp_path / "run"), progress=False)
+        pw.train(
+            street(tmp_path),
+            "unet",
+            model_arguments={"encoder": "tiny"},
+            out=str(tmp_path / "run"),
+            progress=False,
+        )
     assert not (tmp_path / "run").exists()
 
 
