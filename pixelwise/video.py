@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
@@ -175,7 +175,7 @@ class MovieWriter:
         self._stream: Any = None
         self._size: tuple[int, ...] = ()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "MovieWriter":
         temporary = self._stack.enter_context(atomic_write(self.path))
         options = {} if self.path.suffix.lower() == ".mkv" else {"movflags": "faststart"}
         self._container = self._av.open(f"file:{temporary}", "w", options=options)

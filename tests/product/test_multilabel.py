@@ -27,6 +27,7 @@ def scenes(place: Path) -> Path:
     return place / "scenes"
 
 
+@pytest.mark.slow
 def test_train_evaluate_and_predict(pixelwise: Callable, place: Path, scenes: Path) -> None:
     model = ["--model", "unet", "--encoder", "resnet18", "--scratch", "--task", "multilabel"]
     commands = (

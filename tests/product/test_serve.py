@@ -98,6 +98,7 @@ def test_a_client_gets_the_predictions_of_the_predictor(server: str, weights: Pa
         Client(server, model="other")
 
 
+@pytest.mark.slow
 def test_requests_under_way_are_answered_when_the_server_is_stopped(weights: Path, photo: Path) -> None:
     process, url = start(weights)
     wait_until_ready(url)
