@@ -264,7 +264,7 @@ def _decoded(av: Any, container: Any, stream: Any) -> Iterator[Frame]:
     Raises:
         _CutOff: after the last good frame, if more should have come.
     """
-    end = None  # of the last packet, in seconds
+    end, count = None, 0  # of the last packet, in seconds; of packets
     damage = ""
     with container:
         packets = container.demux(stream)
@@ -272,6 +272,7 @@ def _decoded(av: Any, container: Any, stream: Any) -> Iterator[Frame]:
             while (packet := next(packets, None)) is not None:
                 # A recording may begin in the middle of a picture; only a broken last one is a cut.
                 damage = "its last picture is incomplete" if packet.is_corrupt else ""
+                count += packet.size > 0
                 if packet.pts is not None:
                     packet_end = float((packet.pts + (packet.duration or 0)) * packet.time_base)
                     end = packet_end if end is None else max(end, packet_end)
@@ -286,7 +287,9 @@ def _decoded(av: Any, container: Any, stream: Any) -> Iterator[Frame]:
         if due is not None and end is not None:
             begin = float(stream.start_time * stream.time_base) if stream.start_time else 0.0
             per_frame = 1 / float(stream.average_rate) if stream.average_rate else 0.04
-            if end - begin < due - 1.5 * per_frame:  # not every file says how long its last picture lasts
+            # Not every file says how long its last picture lasts; some say how many pictures there are.
+            spare = 0.5 if count < stream.frames else 1.5
+            if end - begin < due - spare * per_frame:
                 raise _CutOff(f"it should last {due:.1f} s and ends after {end - begin:.1f} s")
 
 

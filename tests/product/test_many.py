@@ -1,5 +1,8 @@
 """Folders and movies by real commands, with the threads of the machine."""
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +11,7 @@ from PIL import Image
 
 import pixelwise as pw
 from pixelwise.video import MovieWriter, read_frames
+from tests.product.conftest import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -43,12 +47,19 @@ def test_a_movie_and_a_folder_become_masks_and_overlays(pixelwise, place: Path, 
 
 
 @pytest.mark.slow
-def test_threads_that_wait_sleep_unless_the_user_says_otherwise(
-    pixelwise, place: Path, weights: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.delenv("OMP_WAIT_POLICY", raising=False)
-    monkeypatch.setenv("OMP_DISPLAY_ENV", "TRUE")  # libgomp tells its settings on standard error
-    command = ("predict", weights, "my_folder/images/000.png", "--out")
-    assert "OMP_WAIT_POLICY = 'PASSIVE'" in pixelwise(*command, "passive").err
-    monkeypatch.setenv("OMP_WAIT_POLICY", "ACTIVE")
-    assert "OMP_WAIT_POLICY = 'ACTIVE'" in pixelwise(*command, "active").err
+def test_threads_that_wait_sleep_unless_the_user_says_otherwise(place: Path, weights: Path) -> None:
+    def told(policy: str | None, out: str) -> str:
+        # libgomp tells its settings on standard error.
+        variables = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_DISPLAY_ENV": "TRUE"}
+        variables.pop("OMP_WAIT_POLICY", None)
+        if policy is not None:
+            variables["OMP_WAIT_POLICY"] = policy
+        image = place / "my_folder" / "images" / "000.png"
+        words = [sys.executable, "-m", "pixelwise", "predict", weights, image, "--out", place / out]
+        done = subprocess.run(
+            list(map(str, words)), env=variables, capture_output=True, text=True, check=True
+        )
+        return done.stderr
+
+    assert "OMP_WAIT_POLICY = 'PASSIVE'" in told(None, "passive")
+    assert "OMP_WAIT_POLICY = 'ACTIVE'" in told("ACTIVE", "active")

@@ -65,6 +65,19 @@ def test_what_came_before_the_cut_of_a_movie_is_kept_and_the_cut_is_told(
     assert f"a{suffix} is cut off or damaged after {len(kept)} frames" in found.problem
 
 
+def test_two_missing_pictures_of_a_short_movie_are_told(tmp_path: Path) -> None:
+    path = movie(tmp_path / "short.mp4", 6)
+    data = path.read_bytes()
+    for share in (0.6, 0.65, 0.7, 0.75, 0.8, 0.85):
+        path.write_bytes(data[: int(share * len(data))])
+        try:
+            found = read_frames(path)
+        except ValueError:
+            continue  # not one frame is left
+        if len(list(found)) < 5:
+            assert "is cut off or damaged" in found.problem, share
+
+
 def test_a_whole_movie_is_never_called_cut(tmp_path: Path) -> None:
     for count in (1, 2, 5):
         found = read_frames(movie(tmp_path / "a.mp4", count))
