@@ -106,9 +106,11 @@ def export_onnx(
     if size > _LARGEST:
         raise ValueError(f"{type(model).__name__} has {size >> 20} MiB of weights: an ONNX file holds 2,047")
     form, about = form_of(model, classes, task=task, decoding=decoding, labels=labels)
-    program = traced(model, form)
+    # torch.onnx tries several ways to trace, which networks of objects need: the coarsest level of their
+    # pyramid may have one cell, or many.
+    source = form.program.eval() if isinstance(form.program, ObjectProgram) else traced(model, form)
     with atomic_write(path) as temporary:
-        write_onnx(program, temporary, form, about)
+        _write_onnx(source, temporary, model, form, about)
         return checked(model, load_onnx(temporary).model, "ONNX", form)
 
 
@@ -130,26 +132,35 @@ def traced(model: Model, form: "_Form") -> ExportedProgram:
     return program
 
 
-def write_onnx(
-    program: ExportedProgram, path: str | os.PathLike[str], form: "_Form", about: Mapping[str, Any]
+def _write_onnx(
+    source: ExportedProgram | nn.Module,
+    path: str | os.PathLike[str],
+    model: Model,
+    form: "_Form",
+    about: Mapping[str, Any],
 ) -> None:
-    """Translate a program, and write it with what the file says of itself.
+    """Translate a program, or a network, and write it with what the file says of itself.
 
     Raises:
         ValueError: if an operator has no translation.
     """
-    with quiet():
+    whole = isinstance(source, ExportedProgram)
+    with quiet(), torch.no_grad(), _PoolingOfAnySize():
         try:
             found = torch.onnx.export(
-                program,
+                source,
+                () if whole else (_example(model, _TRACED),),
                 dynamo=True,
+                dynamic_shapes=None if whole else (form.sizes,),
                 input_names=["image"],
                 output_names=form.names,
                 custom_translation_table={operator.floordiv: _floor_divided},
                 verbose=False,
             )
-        except Exception as error:  # whatever the translation and the optimiser raise
-            raise ValueError(f"the model cannot be exported to ONNX: {cause_of(error)}") from error
+        except Exception as error:  # whatever the tracer, the translation and the optimiser raise
+            raise ValueError(
+                f"{type(model).__name__} cannot be exported to ONNX: {cause_of(error)}"
+            ) from error
     assert found is not None
     found.model.metadata_props[KEY] = json.dumps(about)
     found.save(os.fspath(path))
