@@ -90,7 +90,7 @@ def once(way: str, source: Path, folder: Path, threads: int) -> dict[str, float]
             for _ in range(tiles):
                 model(tile)
     elif way.startswith("MONAI"):
-        from monai.inferers import sliding_window_inference
+        from monai.inferers.utils import sliding_window_inference
 
         # As its users do: the image as float32, one tile at a time, the argmax of all scores.
         whole = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255

@@ -106,7 +106,7 @@ def measured(name: str) -> dict[str, Any]:
         return TorchProgram(program, about)
 
     def onnx() -> Model:
-        onnx_model.write_onnx(program, file, form, about)
+        onnx_model.write_onnx(program, file, model, form, about)
         return load_onnx(file).model
 
     def openvino() -> Model:

@@ -110,7 +110,7 @@ def export_onnx(
     # pyramid may have one cell, or many.
     source = form.program.eval() if isinstance(form.program, ObjectProgram) else traced(model, form)
     with atomic_write(path) as temporary:
-        _write_onnx(source, temporary, model, form, about)
+        write_onnx(source, temporary, model, form, about)
         return checked(model, load_onnx(temporary).model, "ONNX", form)
 
 
@@ -132,7 +132,7 @@ def traced(model: Model, form: "_Form") -> ExportedProgram:
     return program
 
 
-def _write_onnx(
+def write_onnx(
     source: ExportedProgram | nn.Module,
     path: str | os.PathLike[str],
     model: Model,
