@@ -14,6 +14,7 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 import pixelwise as pw
@@ -27,9 +28,17 @@ CLASSES = pw.ClassTable.of("background", "disc", "road")
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A checkpoint whose labels depend on the image."""
+    """A checkpoint whose labels depend on the image and of whose classes none fills it."""
     path = tmp_path_factory.mktemp("served") / "scenes.safetensors"
-    save(pw.build("unet", 3, encoder="resnet18"), path, CLASSES)
+    torch.manual_seed(0)
+    model = pw.build("unet", 3, encoder="resnet18").eval()
+    image = torch.from_numpy(scene(480, 640, seed=3)[0]).permute(2, 0, 1)[None] / 255
+    with torch.no_grad():
+        model.head.bias -= model(image).logits.mean((0, 2, 3))
+        shares = model(image).logits.argmax(1).unique(return_counts=True)[1] / image[0, 0].numel()
+    assert len(shares) == 3
+    assert shares.min() > 0.1
+    save(model, path, CLASSES)
     return path
 
 
