@@ -20,7 +20,7 @@ from PIL import Image
 
 from ..kernels.masks.components import label_components
 from ..predict import Prediction
-from ..rle import RleMasks
+from ..rle import RleMasks, run_lengths
 from ..types import Boxes, ClassMasks, ClassTable, Keypoints, LabelMap, MaskSet, PanopticMap
 from .images import palette_png, png
 from .problems import Problem
@@ -198,9 +198,7 @@ def objects_of(prediction: Prediction, options: Options) -> Objects:
     """
     annotation, whole = prediction.annotation, options.get("instances") == "class"
     if isinstance(annotation, MaskSet):
-        masks = annotation.masks
-        kept = masks if isinstance(masks, RleMasks) else RleMasks.encode(annotation.dense)
-        return Objects(kept, annotation.classes.tolist(), annotation.scores.tolist())
+        return Objects(run_lengths(annotation), annotation.classes.tolist(), annotation.scores.tolist())
     if isinstance(annotation, PanopticMap):
         order = {int(number): place for place, number in enumerate(annotation.ids.tolist(), 1)}
         ids = annotation.id_map.numpy()

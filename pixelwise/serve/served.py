@@ -16,6 +16,7 @@ from PIL import Image
 from ..data.formats.image import to_tensor
 from ..predict import Prediction, Predictor
 from ..predict.embedded import EmbeddedImage
+from ..rle import run_lengths
 from ..types import (
     Boxes,
     ClassMasks,
@@ -308,7 +309,7 @@ class Served:
             answers = []
             for one in found:
                 assert isinstance(one, MaskSet)
-                rles = coco_run_lengths(one)
+                rles = run_lengths(one).to_coco()
                 answers.append(list(zip(rles, one.scores.tolist(), strict=True)))
             return answers
 
@@ -324,14 +325,6 @@ class Served:
             device=self.predictor.device,
             decoding={**self.predictor.decoding, "all": True},
         )
-
-
-def coco_run_lengths(found: MaskSet) -> list[dict[str, Any]]:
-    """The masks as COCO's compressed run lengths."""
-    from ..rle import RleMasks
-
-    masks = found.masks if isinstance(found.masks, RleMasks) else RleMasks.encode(found.dense)
-    return masks.to_coco()
 
 
 def load_served(path: str, thread: ModelThread, limits: Limits, **options: Any) -> Served:

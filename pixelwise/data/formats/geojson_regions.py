@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ...files import atomic_write
-from ...rle import RleMasks
+from ...rle import run_lengths
 from ...types import ClassTable, MaskSet
 
 
@@ -25,7 +25,7 @@ def write_geojson_regions(path: Path, regions: MaskSet, classes: ClassTable, ima
     Raises:
         ValueError: if the file cannot be written.
     """
-    masks = regions.masks if isinstance(regions.masks, RleMasks) else RleMasks.encode(regions.dense)
+    masks = run_lengths(regions)
     features = []
     columns = masks.polygons(), regions.classes.tolist(), regions.scores.tolist(), masks.area.tolist()
     for polygons, label, score, area in zip(*columns, strict=True):
