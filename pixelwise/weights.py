@@ -3,7 +3,6 @@
 Which weights there are, and under what terms, is data: see `weights.toml` beside this file.
 """
 
-import hashlib
 import http.client
 import importlib
 import importlib.resources
@@ -24,7 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .checkpoint import Checkpoint
-from .files import atomic_write
+from .files import atomic_write, sha256_of
 from .types import BuiltBy, ClassTable, Model
 from .wording import brief, some_of
 
@@ -105,7 +104,7 @@ def name_of_file(path: str | os.PathLike[str]) -> str | None:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
-    digest = _digest(path)
+    digest = sha256_of(path)
     return next((name for name, entry in _catalogue().items() if digest.startswith(entry.sha256)), None)
 
 
@@ -254,7 +253,7 @@ def _cache_folder(cache: str | os.PathLike[str] | None) -> Path:
 def _fetched(entry: PublishedWeights, folder: Path) -> Path:
     """Path of the whole, checked file; a broken one that lies there is fetched anew."""
     path = folder / _cache_name(entry)
-    if path.is_file() and _digest(path).startswith(entry.sha256):
+    if path.is_file() and sha256_of(path).startswith(entry.sha256):
         return path
     try:
         response = urllib.request.urlopen(entry.url, timeout=_TIMEOUT)
@@ -312,14 +311,9 @@ def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def _check(path: Path, entry: PublishedWeights) -> None:
-    digest = _digest(path)
+    digest = sha256_of(path)
     if not digest.startswith(entry.sha256):
         raise ValueError(
             f"{path.name} is not the published file of {entry.name!r}: "
             f"its SHA-256 must start with {entry.sha256[:16]}, it is {digest[:16]}..."
         )
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -245,10 +245,13 @@ def create_app(
         counters.requests.labels(path, str(answer.status_code)).inc()
         return answer
 
-    def model_of(name: str) -> Served:
+    def named(name: str) -> Served:
         if name not in known:
             raise Problem("no-such-model", f"there is no model {name[:60]!r}: there are {', '.join(known)}")
-        one = known[name]
+        return known[name]
+
+    def model_of(name: str) -> Served:
+        one = named(name)
         if state["draining"]:
             raise Problem("draining", "the server is stopping", retry_after=5)
         if not one.ready:
@@ -298,15 +301,11 @@ def create_app(
 
     @app.get("/v1/models/{model}", summary="One model")
     async def one_model(model: str) -> Response:
-        if model not in known:
-            raise Problem("no-such-model", f"there is no model {model[:60]!r}: there are {', '.join(known)}")
-        return JSONResponse(known[model].described())
+        return JSONResponse(named(model).described())
 
     @app.get("/v1/runs/{model}", summary="Settings and history of the training")
     async def run_of(model: str) -> Response:
-        if model not in known:
-            raise Problem("no-such-model", f"there is no model {model[:60]!r}: there are {', '.join(known)}")
-        return JSONResponse(_told_run(known[model].run))
+        return JSONResponse(_told_run(named(model).run))
 
     async def predict_with(one: Served, request: Request) -> Response:
         if one.promptable:

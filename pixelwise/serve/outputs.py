@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Integer
 from PIL import Image
 
+from ..data.formats.geojson_regions import geojson_feature
 from ..kernels.masks.components import label_components
 from ..predict import Prediction
 from ..rle import RleMasks, run_lengths
@@ -294,20 +295,9 @@ def _geojson(prediction: Prediction, options: Options) -> Any:
     ):
         if label >= len(names):
             continue
-        parts = [[_closed(ring) for ring in (polygon.outer, *polygon.holes)] for polygon in polygons]
-        single = len(parts) == 1
-        geometry = {
-            "type": "Polygon" if single else "MultiPolygon",
-            "coordinates": parts[0] if single else parts,
-        }
-        properties = {"class": names[label], "label": label, "area": area, "score": score}
-        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+        told = {"class": names[label], "label": label, "area": area, "score": score}
+        features.append(geojson_feature(polygons, told))
     return {"type": "FeatureCollection", "features": features}
-
-
-def _closed(ring: np.ndarray) -> list[list[int]]:
-    corners: list[list[int]] = ring.tolist()
-    return [*corners, corners[0]]
 
 
 def _geojson_bytes(content: Any) -> Answer:

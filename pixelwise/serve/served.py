@@ -1,12 +1,12 @@
 """A model behind a server: how requests are run, what is remembered of images, how large batches are."""
 
-import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +14,14 @@ import torch
 from PIL import Image
 
 from ..data.formats.image import to_tensor
+from ..files import sha256_of
 from ..predict import Prediction, Predictor
 from ..predict.embedded import EmbeddedImage
 from ..rle import run_lengths
 from ..types import (
     Boxes,
     ClassMasks,
+    DenseLogits,
     Keypoints,
     LabelMap,
     MaskSet,
@@ -135,6 +137,11 @@ class Served:
         return isinstance(self.predictor.model, PromptableModel)
 
     @property
+    def batched(self) -> bool:
+        """Whether images of one size may be predicted together: where pixels have scores."""
+        return issubclass(self.predictor.model.output, DenseLogits)
+
+    @property
     def outputs(self) -> list[str]:
         """The outputs that it can answer with."""
         kind = self.predictor.task.annotation
@@ -183,7 +190,7 @@ class Served:
             embedded = self.predictor.embed(image)
             self.predictor.masks(embedded, Prompts.at([(side / 2, side / 2)]))
         else:
-            self.batch = self._best_batch(image) if model.output.__name__ == "DenseLogits" else 1
+            self.batch = self._best_batch(image) if self.batched else 1
         self.ready = True
 
     def _best_batch(self, image: torch.Tensor) -> int:
@@ -208,7 +215,7 @@ class Served:
         chosen = OUTPUTS[output]
         settings = tuple(sorted((k, v) for k, v in options.items() if k in ("threshold", "min_area", "flip")))
         shape = (image.height, image.width, image.mode)
-        alone = chosen.probabilities or self.predictor.model.output.__name__ != "DenseLogits"
+        alone = chosen.probabilities or not self.batched
 
         def run(images: Sequence[Image.Image]) -> list[Any]:
             found = self._predictions(images, self._variant(settings), probabilities=chosen.probabilities)
@@ -247,7 +254,7 @@ class Served:
             return self.predictor
         if settings not in self._variants:
             given = dict(settings)
-            decoding = {}
+            decoding: dict[str, Any] = {}
             for name, names in (("threshold", ("thresholds", "min_score")), ("min_area", ("min_component",))):
                 if name in given:
                     known = [one for one in names if one in self.predictor.decoding]
@@ -255,19 +262,23 @@ class Served:
                         raise Problem("bad-parameter", f"this model has no setting {name}")
                     decoding[known[0]] = given[name]
             try:
-                self._variants[settings] = Predictor(
-                    self.predictor.model,
-                    self.predictor.classes,
-                    task=self.predictor.task.name,
-                    device=self.predictor.device,
-                    decoding={**self.predictor.decoding, **decoding},
-                    flip=given.get("flip"),
-                )
+                self._variants[settings] = self._with(decoding, flip=given.get("flip"))
             except ValueError as error:
                 raise Problem("bad-parameter", str(error)) from error
             if len(self._variants) > _VARIANTS:
                 self._variants.popitem(last=False)
         return self._variants[settings]
+
+    def _with(self, decoding: Mapping[str, Any], **options: Any) -> Predictor:
+        """The predictor with other settings of decoding, and with options of `Predictor`."""
+        return Predictor(
+            self.predictor.model,
+            self.predictor.classes,
+            task=self.predictor.task.name,
+            device=self.predictor.device,
+            decoding={**self.predictor.decoding, **decoding},
+            **options,
+        )
 
     # --- prompts ------------------------------------------------------------------------------------
 
@@ -304,7 +315,7 @@ class Served:
         """A job whose result is a list of run lengths with scores."""
 
         def run(works: Sequence[Prompts]) -> list[Any]:
-            predictor = self._every() if every else self.predictor
+            predictor = self.every_candidate if every else self.predictor
             found = [predictor.masks(embedded.image, work).annotation for work in works]
             answers = []
             for one in found:
@@ -316,15 +327,10 @@ class Served:
         deadline = time.monotonic() + self.limits.seconds
         return Job(key=None, work=prompts, run=run, pixels=0, deadline=deadline)
 
-    def _every(self) -> Predictor:
+    @cached_property
+    def every_candidate(self) -> Predictor:
         """Gives every candidate of a prompt, not only the best one."""
-        return Predictor(
-            self.predictor.model,
-            self.predictor.classes,
-            task=self.predictor.task.name,
-            device=self.predictor.device,
-            decoding={**self.predictor.decoding, "all": True},
-        )
+        return self._with({"all": True})
 
 
 def load_served(path: str, thread: ModelThread, limits: Limits, **options: Any) -> Served:
@@ -337,9 +343,4 @@ def load_served(path: str, thread: ModelThread, limits: Limits, **options: Any) 
     predictor = Predictor(path, **options)
     file = place / "best.safetensors" if place.is_dir() else place
     name = place.resolve().name if place.is_dir() else place.stem
-    return Served(name, predictor, _sha256(file), thread, limits, place if place.is_dir() else None)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return Served(name, predictor, sha256_of(file), thread, limits, place if place.is_dir() else None)
