@@ -187,7 +187,7 @@ def _is_listed(target: Path, folder: Path, written: Mapping[str, set[str]]) -> b
 def sha256_of(path: Path) -> str:
     """The digest of a file, as `sha256sum` prints it."""
     with path.open("rb") as file:
-        return hashlib.filesha256_of(file, "sha256").hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_temporary(folder: str | os.PathLike[str], names: Iterable[str]) -> list[str]:
