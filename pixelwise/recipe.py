@@ -94,6 +94,14 @@ class Recipe:
             )
         },
     )
+    reduce: int = _setting(
+        1,
+        "Model",
+        "Look at images at this part of their height and width: 2 for half, 4 or 8; for models that score "
+        "pixels. Predictions have the full size.",
+        low=1,
+        high=8,
+    )
     init_from: str | None = _setting(
         None,
         "Model",
@@ -413,6 +421,8 @@ class Recipe:
                 raise ValueError(f"{name} must be names of images, got {names!r:.80}")
         if self.rotate90 and self.crop is not None and len(set(self.crop)) > 1:
             raise ValueError(f"rotate90 needs square crops, got {' x '.join(map(str, self.crop))}")
+        if self.reduce not in (1, 2, 4, 8):
+            raise ValueError(f"reduce must be 1, 2, 4 or 8, got {self.reduce}")
         _check_replans(self.replans)
         if self.batch_size % self.devices:
             raise ValueError(

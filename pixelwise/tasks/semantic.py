@@ -227,6 +227,7 @@ PLANNING = Planning(
     (
         rules.MASKS,
         rules.SPLIT,
+        rules.REDUCE,
         rules.CROP,
         rules.LOSS,
         rules.CLASS_WEIGHTS,
@@ -236,6 +237,7 @@ PLANNING = Planning(
         rules.VAL_TILE,
         rules.PRECISION,
         rules.MODEL,
+        rules.REDUCE_MORE,
         rules.SMALLER_CROP,
         rules.BATCH_SIZE,
         rules.LR,

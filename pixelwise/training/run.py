@@ -39,6 +39,7 @@ from ..interruption import Terminated, terminable
 from ..losses import Criterion, PaperCriterion, paper_criterion
 from ..planning import Plan, read_plan
 from ..recipe import DEFAULT_EPOCHS, Recipe
+from ..reduced import Reduced
 from ..registry import build, describe, may_be_pretrained, taken_by
 from ..report import write_evaluation_report
 from ..tasks import Settings, Task, get_task, open_data, task_of_folder
@@ -289,6 +290,8 @@ def make_experiment(
     classes = parts.train.classes
     task.check(classes)
     model, recipe = _make_model(recipe, task.model_arguments(classes), continued=continued)
+    if recipe.reduce > 1:
+        model = Reduced(model, recipe.reduce)
     taken = None
     if recipe.init_from is not None and not continued:
         taken = take_weights(model, recipe.init_from, classes.names, reset_head=recipe.reset_head)

@@ -45,8 +45,9 @@ ALLOWED = {
     | {"layers", "ops", "encoders", "losses", "decode", "heatmaps", "merging", "rle", "algorithms"},
     "registry": FOUNDATION | {"models", "encoders"},
     "converters": FOUNDATION | {"models"},
-    "ensembles": FOUNDATION | {"decode", "registry"},
-    "checkpoint": FOUNDATION | {"ensembles", "registry", "files"},
+    "reduced": FOUNDATION | {"layers", "registry"},
+    "ensembles": FOUNDATION | {"decode", "reduced"},
+    "checkpoint": FOUNDATION | {"ensembles", "reduced", "files"},
     "export": FOUNDATION | {"checkpoint", "decode", "files", "layers", "models", "ops", "rle"},
     "tasks": FOUNDATION
     | {"data", "decode", "draw", "draw_objects", "files", "heatmaps", "kernels", "losses", "metrics", "ops"}
@@ -65,7 +66,7 @@ ALLOWED = {
     "weights": FOUNDATION | {"checkpoint", "files"},
     "training": FOUNDATION
     | {"checkpoint", "data", "draw", "encoders", "files", "interruption", "losses", "planning"}
-    | {"predict", "recipe", "registry", "report", "tasks", "tiling"},
+    | {"predict", "recipe", "reduced", "registry", "report", "tasks", "tiling"},
     "console": FOUNDATION | {"paper_recipes", "planning", "registry", "summary"},
     "warmup": FOUNDATION | {"algorithms", "decode", "kernels", "losses", "metrics", "rle"},
     "demo": FOUNDATION | {"console", "data", "draw", "files", "predict", "report", "training"},
