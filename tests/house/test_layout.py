@@ -62,11 +62,12 @@ ALLOWED = {
     "interruption": set(),
     "style": FOUNDATION | {"encoders", "layers"},
     "summary": FOUNDATION | {"ops", "registry"},
-    "weights": FOUNDATION | {"checkpoint", "files"},
+    "download": {"files"},
+    "weights": FOUNDATION | {"checkpoint", "download"},
     "training": FOUNDATION
     | {"checkpoint", "data", "draw", "encoders", "files", "interruption", "losses", "planning"}
     | {"predict", "recipe", "registry", "report", "tasks", "tiling"},
-    "console": FOUNDATION | {"paper_recipes", "planning", "registry", "summary"},
+    "console": FOUNDATION | {"paper_recipes", "planning", "registry", "summary", "weights"},
     "warmup": FOUNDATION | {"algorithms", "decode", "kernels", "losses", "metrics", "rle"},
     "demo": FOUNDATION | {"console", "data", "draw", "files", "predict", "report", "training"},
     "cli": FOUNDATION
