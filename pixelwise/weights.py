@@ -265,7 +265,7 @@ def read_catalogue(text: str) -> dict[str, PublishedWeights]:
             scores_on=fields["scores_on"],
             source=fields["source"],
             note=fields.get("note", ""),
-            task=fields.get("task", "semantic"),
+            task=fields["task"],
         )
     return entries
 

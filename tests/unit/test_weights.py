@@ -587,6 +587,7 @@ def test_a_catalogue_reads_back_what_was_written() -> None:
 
         [weights.small]
         builder = "pspnet"
+        task = "semantic"
         arguments = { encoder = "tiny" }
         converter = "pspnet.from_nobody"
         url = "https://example.org/small.pth"
