@@ -300,7 +300,7 @@ def fetch_weights(
     """
     entry = _accepted(name, allow_noncommercial)
     mirror = os.environ.get("PIXELWISE_MIRROR", "")
-    online = not (offline or _is_offline(entry.url))
+    online = not (offline or offline_by_environment(on_hub=entry.url.startswith(_HUB)))
     if revision is not None:
         entry, mirror = _at_revision(entry, revision, online), ""
     path = _cache_folder(cache) / _cache_name(entry)
@@ -359,8 +359,9 @@ def _cache_name(entry: PublishedWeights) -> str:
     return f"{entry.name}{Path(name).suffix}" if shared else name
 
 
-def _is_offline(url: str) -> bool:
-    names = ("PIXELWISE_OFFLINE", "HF_HUB_OFFLINE") if url.startswith(_HUB) else ("PIXELWISE_OFFLINE",)
+def offline_by_environment(*, on_hub: bool) -> bool:
+    """Whether PIXELWISE_OFFLINE or, for what lies on the hub, HF_HUB_OFFLINE forbids to use the network."""
+    names = ("PIXELWISE_OFFLINE", "HF_HUB_OFFLINE") if on_hub else ("PIXELWISE_OFFLINE",)
     return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in names)
 
 

@@ -1,4 +1,4 @@
-"""`pixelwise weights`: list published weights, show one, fetch one."""
+"""`pixelwise weights`: list published weights, show one, fetch one; publish your own on a hub."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -8,6 +8,7 @@ import typer
 from .options import AsJson, Overwrite, print_json
 
 if TYPE_CHECKING:  # torch comes with it
+    from ..checkpoint import Checkpoint
     from ..weights import PublishedWeights
 
 weights = typer.Typer(
@@ -17,6 +18,12 @@ weights = typer.Typer(
 )
 _Cache = Annotated[
     Path | None, typer.Option(help="Folder of fetched files (default PIXELWISE_CACHE or ~/.cache/pixelwise).")
+]
+_Source = Annotated[
+    Path, typer.Argument(metavar="RUN|CHECKPOINT", help="A run directory or weights.", show_default=False)
+]
+_Licence = Annotated[
+    str | None, typer.Option(help="Licence of the weights as the hub calls it, such as apache-2.0.")
 ]
 
 
@@ -98,7 +105,13 @@ def show(
 
 @weights.command()
 def get(
-    name: Annotated[str, typer.Argument(help="One of `pixelwise weights`.", show_default=False)],
+    name: Annotated[
+        str,
+        typer.Argument(
+            help="One of `pixelwise weights`, or OWNER/NAME of a repository on the Hugging Face hub.",
+            show_default=False,
+        ),
+    ],
     out: Annotated[
         Path | None,
         typer.Option(help="Write them here as a checkpoint (.safetensors) that every command takes."),
@@ -125,24 +138,95 @@ def get(
 
     Example: [bold]pixelwise weights get deeplabv3_resnet50_coco_voc --out deeplab.safetensors[/bold]
     """
-    from ..files import check_targets, record
+    from ..files import check_targets
     from ..weights import fetch_weights, load_weights
 
     if out is not None:
         check_targets([out], out.parent, overwrite=overwrite)
+    if "/" in name:
+        from ..hub import from_hub
+
+        there = from_hub(name, revision=revision, cache=cache, offline=offline)
+        typer.echo(repr(there))
+        if out is not None:
+            _save(there, out)
+        return
     path = fetch_weights(
         name, cache=cache, allow_noncommercial=allow_noncommercial, offline=offline, revision=revision
     )
     typer.echo(path)
     if out is not None:
-        from ..checkpoint import save
-
         found = load_weights(
             name, cache=cache, allow_noncommercial=allow_noncommercial, offline=offline, revision=revision
         )
-        save(found.model, out, found.classes, task=found.task, notes=found.notes)
-        record(out, out.parent)
-        typer.echo(f"checkpoint: {out}")
+        _save(found, out)
+
+
+@weights.command()
+def pack(
+    source: _Source,
+    folder: Annotated[Path, typer.Argument(help="Where to write.", show_default=False)],
+    licence: _Licence = None,
+    overwrite: Overwrite = False,
+) -> None:
+    """Write what a repository of the Hugging Face hub holds: weights, config and model card. No network.
+
+    Example: [bold]pixelwise weights pack runs/street-unet street-unet --licence apache-2.0[/bold]
+    """
+    from ..hub import save_for_hub
+
+    for path in save_for_hub(source, folder, licence=licence, overwrite=overwrite):
+        typer.echo(path)
+
+
+@weights.command()
+def push(
+    source: _Source,
+    repository: Annotated[
+        str, typer.Argument(help="OWNER/NAME; made where there is none.", show_default=False)
+    ],
+    licence: _Licence = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new repository private.")] = False,
+    revision: Annotated[str | None, typer.Option(help="Branch to write to (default main).")] = None,
+    pull_request: Annotated[
+        bool, typer.Option("--pull-request", help="Open a pull request instead of writing to the branch.")
+    ] = False,
+) -> None:
+    """Publish a trained network on the Hugging Face hub, with a model card made from its run's report.
+
+    The token is that of HF_TOKEN or `hf auth login`. Paths, pictures and data of the run are not sent;
+    `pixelwise weights pack` writes what is.
+
+    Example: [bold]pixelwise weights push runs/street-unet me/street-unet --licence apache-2.0[/bold]
+    """
+    from ..hub import push_to_hub
+
+    typer.echo(
+        push_to_hub(
+            source,
+            repository,
+            licence=licence,
+            private=private,
+            revision=revision,
+            pull_request=pull_request,
+        )
+    )
+
+
+def _save(checkpoint: "Checkpoint", out: Path) -> None:
+    from ..checkpoint import save
+    from ..files import record
+
+    save(
+        checkpoint.model,
+        out,
+        checkpoint.classes,
+        task=checkpoint.task,
+        decoding=checkpoint.decoding,
+        notes=checkpoint.notes,
+    )
+    record(out, out.parent)
+    typer.echo(f"checkpoint: {out}")
 
 
 def _as_dict(entry: "PublishedWeights") -> dict[str, Any]:

@@ -93,7 +93,32 @@ def test_offline_and_terms_are_refused_in_one_sentence(pixelwise, shop) -> None:
     assert f"cannot fetch {shop.as_uri()}" in missing.sentence
 
 
-@pytest.mark.parametrize("command", [(), ("show",), ("get",)])
+@pytest.mark.parametrize("command", [(), ("show",), ("get",), ("pack",), ("push",)])
 def test_every_part_has_help_with_an_example(pixelwise, command) -> None:
     shown = " ".join(pixelwise("weights", *command, "--help").out.split())
     assert "Example: pixelwise weights" in shown
+
+
+def test_a_checkpoint_is_packed_as_the_hub_has_it_and_predicts(pixelwise, weights, street, tmp_path) -> None:
+    packed = pixelwise("weights", "pack", weights, tmp_path / "net", "--licence", "mit")
+    assert packed.code == 0, packed.err
+    assert [Path(line).name for line in packed.out.splitlines()] == [
+        "model.safetensors",
+        "config.json",
+        "README.md",
+    ]
+    assert (
+        pixelwise("predict", tmp_path / "net", street / "images/val", "--out", tmp_path / "masks").code == 0
+    )
+    again = pixelwise("weights", "pack", weights, tmp_path / "net")
+    assert (again.code, "was written before" in again.sentence) == (2, True)
+
+
+def test_pushing_without_a_network_is_refused_in_one_sentence(pixelwise, weights, monkeypatch) -> None:
+    monkeypatch.setenv("PIXELWISE_OFFLINE", "1")
+    pushed = pixelwise("weights", "push", weights, "me/net")
+    assert pushed.code == 2
+    assert "me/net cannot be published: the network must not be used" in pushed.sentence
+    got = pixelwise("weights", "get", "me/net-that-is-nowhere")
+    assert got.code == 2
+    assert "cannot be had from the hub" in got.sentence
