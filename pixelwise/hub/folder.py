@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from .. import __version__
-from ..checkpoint import FROM_HUB as WEIGHTS, IN_A_RUN, Checkpoint, find, load, save
+from ..checkpoint import FROM_HUB, IN_A_RUN, Checkpoint, find, load, save
 from ..files import atomic_write, check_targets, record
 from .card import model_card
 
@@ -48,7 +48,7 @@ def save_for_hub(
     known = source if isinstance(source, Checkpoint) else load(source)
     run = path.parent if path is not None and path.name == IN_A_RUN[0] else None  # it tells of the best
     writers: dict[str, Callable[[Path], object]] = {
-        WEIGHTS: lambda at: save(
+        FROM_HUB: lambda at: save(
             known.model,
             at,
             known.classes,

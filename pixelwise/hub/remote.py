@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ..checkpoint import Checkpoint, load
+from ..checkpoint import FROM_HUB, Checkpoint, load
 from ..converters import from_transformers
 from ..types import ClassTable
 from ..weights import offline_by_environment, read_state_dict
 from ..wording import brief
-from .folder import CARD, CONFIG, LIBRARY, WEIGHTS, Source, save_for_hub
+from .folder import CARD, CONFIG, LIBRARY, Source, save_for_hub
 
 _PICKLED = "pytorch_model.bin"
 
@@ -102,12 +102,24 @@ def from_hub(
     from huggingface_hub import snapshot_download
 
     offline = offline or offline_by_environment(on_hub=True)
-    wanted = {"revision": revision, "cache_dir": cache, "local_files_only": offline, "token": token}
+
+    def fetched(weights: str) -> Path:
+        found = snapshot_download(
+            name,
+            revision=revision,
+            cache_dir=None if cache is None else Path(cache),
+            allow_patterns=[weights, CONFIG, CARD],
+            local_files_only=offline,
+            token=token,
+            endpoint=_endpoint(),
+            library_name=LIBRARY,
+        )
+        return Path(str(found))
+
     with _in_a_sentence(f"{name} cannot be had from the hub"):
-        get = {**wanted, "endpoint": _endpoint(), "library_name": LIBRARY}
-        folder = Path(snapshot_download(name, allow_patterns=[WEIGHTS, CONFIG, CARD], **get))
-        if not (folder / WEIGHTS).is_file():
-            folder = Path(snapshot_download(name, allow_patterns=[_PICKLED, CONFIG, CARD], **get))
+        folder = fetched(FROM_HUB)
+        if not (folder / FROM_HUB).is_file():
+            folder = fetched(_PICKLED)
     return _loaded(folder, name)
 
 
@@ -117,9 +129,9 @@ def _loaded(folder: Path, name: str) -> Checkpoint:
     Raises:
         ValueError: if there is none that can be read.
     """
-    weights = next((folder / file for file in (WEIGHTS, _PICKLED) if (folder / file).is_file()), None)
+    weights = next((folder / file for file in (FROM_HUB, _PICKLED) if (folder / file).is_file()), None)
     if weights is None:
-        raise ValueError(f"{name} holds neither {WEIGHTS} nor {_PICKLED}")
+        raise ValueError(f"{name} holds neither {FROM_HUB} nor {_PICKLED}")
     config = _config(folder, name)
     if config.get("library_name") == LIBRARY:
         return load(weights)
