@@ -24,6 +24,7 @@ _METADATA_LIMIT = 16 * 2**20  # bytes; safetensors reads no header above 100 MB
 _LARGEST_ARGUMENT = 2**20  # no builder takes a larger number; a list of so many channels would fill memory
 Average = Literal["outputs", "weights"]
 IN_A_RUN = ("best.safetensors", "last.safetensors")
+FROM_HUB = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -276,8 +277,8 @@ def find_all(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The checkpoints of a run directory, the best one first."""
-    return [folder / name for name in IN_A_RUN if (folder / name).is_file()]
+    """The checkpoints of a run directory, the best one first; that of a folder as the hub has it."""
+    return [folder / name for name in (*IN_A_RUN, FROM_HUB) if (folder / name).is_file()]
 
 
 def read_classes(fields: dict[str, Any]) -> ClassTable:

@@ -54,6 +54,7 @@ from .callbacks import (
     PLAN,
     RECIPE,
     REPORT,
+    SCORES,
     Keeper,
     Progress,
     SafeCheckpoints,
@@ -716,7 +717,7 @@ def _seconds_of(path: Path) -> float:
 def _sweep(path: Path) -> None:
     """Remove the temporary files of a training in `path` that was killed."""
     remove_temporary(
-        path, (RECIPE, PLAN, ENVIRONMENT, CLASSES, HISTORY, LAST, LAST_WEIGHTS, BEST_WEIGHTS, REPORT)
+        path, (RECIPE, PLAN, ENVIRONMENT, CLASSES, HISTORY, LAST, LAST_WEIGHTS, BEST_WEIGHTS, REPORT, SCORES)
     )
 
 

@@ -63,11 +63,14 @@ ALLOWED = {
     "interruption": set(),
     "style": FOUNDATION | {"encoders", "layers"},
     "summary": FOUNDATION | {"ops", "registry"},
-    "weights": FOUNDATION | {"checkpoint", "files"},
+    "download": {"files"},
+    "weights": FOUNDATION | {"checkpoint", "download", "files"},
     "training": FOUNDATION
     | {"checkpoint", "data", "draw", "encoders", "files", "interruption", "losses", "planning"}
     | {"predict", "recipe", "reduced", "registry", "report", "tasks", "tiling"},
-    "console": FOUNDATION | {"paper_recipes", "planning", "registry", "summary"},
+    "hub": FOUNDATION
+    | {"__version__", "checkpoint", "converters", "files", "recipe", "registry", "tasks", "weights"},
+    "console": FOUNDATION | {"paper_recipes", "planning", "registry", "summary", "weights"},
     "warmup": FOUNDATION | {"algorithms", "decode", "kernels", "losses", "metrics", "rle"},
     "demo": FOUNDATION | {"console", "data", "draw", "files", "predict", "report", "training"},
     "cli": FOUNDATION
@@ -85,10 +88,21 @@ ALLOWED = {
     | {"paper_recipes", "planning", "predict", "recipe", "registry", "report", "serve", "summary"}
     | {"tasks"}
     | {"tiling", "training", "video", "warmup"}
-    | {"backgrounds", "grounded", "style", "weights"},
+    | {"backgrounds", "grounded", "hub", "style", "weights"},
     "__main__": {"cli"},
     "__init__": FOUNDATION
-    | {"checkpoint", "converters", "data", "losses", "predict", "registry", "tasks", "training", "weights"},
+    | {
+        "checkpoint",
+        "converters",
+        "data",
+        "hub",
+        "losses",
+        "predict",
+        "registry",
+        "tasks",
+        "training",
+        "weights",
+    },
 }
 TASK_NAMES = {
     "semantic", "multilabel", "detection", "instance", "panoptic", "keypoints", "volume", "promptable",
