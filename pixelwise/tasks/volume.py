@@ -12,7 +12,8 @@ from torch.nn import functional as F
 from .. import decode, draw
 from ..data import SegmentationData
 from ..data.datasets import volumes
-from ..data.formats.nifti import SUFFIXES, is_nifti, read_nifti, write_nifti
+from ..data.formats import volume_files
+from ..data.formats.volume_files import SUFFIXES, WRITTEN, is_volume, prediction_suffix
 from ..data.volume_transforms import volume_transform
 from ..metrics import SurfaceMetrics
 from ..metrics.rows import RowMetric
@@ -179,22 +180,24 @@ def write_volume(path: Path, label_map: LabelMap, classes: ClassTable, image: st
     """Labels in the place of the image: with its affine, spacing and orientation.
 
     Raises:
-        ValueError: if the image is not in a NIfTI file.
+        ValueError: if the image is not in a file of a volume.
     """
-    if not image or not is_nifti(image):
+    if not image or not is_volume(Path(image)):
         raise ValueError(f"{path} takes its place in the patient from the file of its image: save as .npy")
-    write_nifti(path, label_map.labels.cpu().numpy(), read_nifti(image))
+    like = volume_files.read_volume(image)
+    volume_files.write_volume(path, label_map.labels.cpu().numpy(), like)
 
 
 def read(path: Path, data: SegmentationData, target: LabelMap) -> LabelMap:
-    """Predicted labels from NIfTI or .npy.
+    """Predicted labels from a file of a volume, or .npy.
 
     Raises:
         ValueError: if the file cannot be read, has another size than its target, or holds a label outside the
             table.
     """
     try:
-        voxels = read_nifti(path).voxels if is_nifti(path) else np.load(path, allow_pickle=False)
+        plain = path.suffix.lower() == ".npy"
+        voxels = np.load(path, allow_pickle=False) if plain else volume_files.read_volume(path).voxels
     except (OSError, EOFError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if tuple(voxels.shape) != tuple(target.labels.shape):
@@ -316,13 +319,14 @@ VOLUME = Task(
     draw=draw.volume_overlay,
     errors=draw.volume_errors,
     writers={
-        ".nii.gz": Writer(write_volume),
-        ".nii": Writer(write_volume),
+        **dict.fromkeys(WRITTEN, Writer(write_volume)),
         ".npy": Writer(semantic.write_npy),
     },
     read=read,
     read_image=volumes.read_volume,
     suffixes=frozenset(SUFFIXES),
+    find=volumes.find_volumes,
+    suffix_like=prediction_suffix,
     infer=inferred,
     decoding={"tile": TILE, "overlap": 0.5, "blend": "gaussian", "min_component": 0},
     finish=semantic.finished,
