@@ -715,13 +715,13 @@ class Predictor:
             path = Path(source)
             if path.is_dir() and (self.task.find is None or self.task.find(path, channels) != [path]):
                 raise ValueError(f"{source} is a folder: use predictor.folder(source, out)")
-            if self.task.read_image is not None:
-                image, spacing = self.task.read_image(path, channels)
+            if self.task.reading is not None:
+                image, spacing = self.task.reading(self.decoding)(path, channels)
                 return image, str(path), spacing
             return to_tensor(source, channels, max_pixels=self.max_pixels), str(path), None
         if isinstance(source, Image.Image):
             name = str(getattr(source, "filename", "")) or name
-        if isinstance(source, Tensor) and self.task.read_image is not None:
+        if isinstance(source, Tensor) and self.task.reading is not None:
             return source.detach().float().cpu(), name, None
         try:
             return to_tensor(source, channels), name, None

@@ -14,6 +14,7 @@ from ..data import SegmentationData
 from ..data.datasets import volumes
 from ..data.formats import volume_files
 from ..data.formats.volume_files import SUFFIXES, WRITTEN, is_volume, prediction_suffix
+from ..data.intensity import normaliser
 from ..data.volume_transforms import volume_transform
 from ..metrics import SurfaceMetrics
 from ..metrics.rows import RowMetric
@@ -111,7 +112,7 @@ class VolumeMetrics(TaskMetrics):
 
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
-    """A patch, a third of them around a structure; mirrors, brightness, contrast and gamma.
+    """A patch, a share of them (`rare_crops`) around a structure; mirrors, brightness, contrast and gamma.
 
     Raises:
         ValueError: if there is no crop of three sides, or a change is asked for that volumes have not.
@@ -126,14 +127,17 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         "elastic": 0,
         "flip_vertical": 0,
         "rotate90": 0,
-        "rare_crops": 0,
     }
     for name, neutral in changes.items():
         if settings[name] != neutral:
             raise ValueError(f"{name} is not for volumes, got {settings[name]}")
     depth, height, width = crop
     return volume_transform(
-        (depth, height, width), flip=settings["flip"], intensity=settings["color"], ignore=classes.ignore
+        (depth, height, width),
+        foreground=settings["rare_crops"],
+        flip=settings["flip"],
+        intensity=settings["color"],
+        ignore=classes.ignore,
     )
 
 
@@ -168,9 +172,20 @@ def inferred(network: Network, sample: Sample, classes: ClassTable, settings: Se
 
 
 def decoding_of(settings: Settings) -> Settings:
-    """Tiles at least as large as the patches of the training."""
+    """Tiles at least as large as the patches of the training, and values as they were there.
+
+    Raises:
+        ValueError: if `intensity` is none.
+    """
+    normaliser(settings["intensity"])
     crop = settings["crop"] or TILE
-    return {"tile": tuple(max(side, least) for side, least in zip(crop, TILE, strict=False))}
+    tile = tuple(max(side, least) for side, least in zip(crop, TILE, strict=False))
+    return {"tile": tile, "intensity": settings["intensity"]}
+
+
+def reading(settings: Settings) -> volumes.ReadVolume:
+    """How volumes are read: with the intensities that a network learnt from."""
+    return volumes.ReadVolume(settings["intensity"])
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -323,12 +338,18 @@ VOLUME = Task(
         ".npy": Writer(semantic.write_npy),
     },
     read=read,
-    read_image=volumes.read_volume,
+    reading=reading,
     suffixes=frozenset(SUFFIXES),
     find=volumes.find_volumes,
     suffix_like=prediction_suffix,
     infer=inferred,
-    decoding={"tile": TILE, "overlap": 0.5, "blend": "gaussian", "min_component": 0},
+    decoding={
+        "tile": TILE,
+        "overlap": 0.5,
+        "blend": "gaussian",
+        "min_component": 0,
+        "intensity": "percentiles",
+    },
     finish=semantic.finished,
     offers=("min_component",),
     decoding_of=decoding_of,
@@ -337,6 +358,7 @@ VOLUME = Task(
         "crop": (64, 64, 64),
         "scale": (1.0, 1.0),
         "color": 0.2,
+        "rare_crops": 1 / 3,
         "loss": "cross_entropy+dice",
         "batch_size": 2,
     },

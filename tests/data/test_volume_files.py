@@ -8,10 +8,8 @@ from typing import Any
 import nibabel
 import nrrd
 import numpy as np
-import pydicom
 import pytest
 import tifffile
-from pydicom.dataset import FileDataset, FileMetaDataset
 
 from pixelwise.data.formats.volume import Volume, spacing_of
 from pixelwise.data.formats.volume_files import (
@@ -23,6 +21,8 @@ from pixelwise.data.formats.volume_files import (
     write_volume,
 )
 
+from .dicom_files import dicom_slice, series
+
 # Turned and sheared; no number of it is round.
 TURNED = np.array([[-0.9, 0.1, 0.02, 12], [0.05, 1.1, 0.2, -30], [0, -0.3, 2.5, 7.25], [0, 0, 0, 1]])
 
@@ -30,38 +30,6 @@ TURNED = np.array([[-0.9, 0.1, 0.02, 12], [0.05, 1.1, 0.2, -30], [0, -0.3, 2.5, 
 def volume(affine: np.ndarray = TURNED, shape: tuple[int, ...] = (4, 5, 6)) -> Volume:
     voxels = np.random.default_rng(0).integers(-1000, 3000, shape).astype(np.int16)
     return Volume(voxels, spacing_of(affine), affine, None)
-
-
-def dicom_slice(path: Path, number: int, voxels: np.ndarray, **changes: Any) -> Path:
-    """A slice of a CT series, 2.5 mm thick, on a grid of 0.5 mm (rows) x 0.75 mm (columns)."""
-    meta = FileMetaDataset()
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    meta.MediaStorageSOPClassUID = pydicom.uid.CTImageStorage
-    meta.MediaStorageSOPInstanceUID = f"1.2.3.{number + 1}"
-    file = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
-    file.SOPClassUID, file.SOPInstanceUID = meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID
-    file.SeriesInstanceUID, file.SeriesDescription, file.Modality = "1.2.3", "thorax", "CT"
-    file.Rows, file.Columns = voxels.shape
-    file.SamplesPerPixel, file.PhotometricInterpretation = 1, "MONOCHROME2"
-    file.BitsAllocated, file.BitsStored, file.HighBit, file.PixelRepresentation = 16, 16, 15, 1
-    file.PixelSpacing, file.SliceThickness = [0.5, 0.75], 2.5
-    file.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
-    file.ImagePositionPatient = [-10.5, 20.25, 100 + 2.5 * number]
-    file.RescaleSlope, file.RescaleIntercept = 1, -1024
-    file.PixelData = voxels.astype("<i2").tobytes()
-    for name, value in changes.items():
-        setattr(file, name, value)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    file.save_as(path, enforce_file_format=True)
-    return path
-
-
-def series(folder: Path, count: int = 5, **changes: Any) -> np.ndarray:
-    """The slices of a series, in files whose names and numbers run against their places."""
-    voxels = np.random.default_rng(0).integers(0, 2000, (count, 6, 7))
-    for number in range(count):
-        dicom_slice(folder / f"IM{(number * 3) % count}.dcm", number, voxels[number], **changes)
-    return voxels
 
 
 # --- there and back -------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,13 +30,11 @@ from ..formats.dicom import is_series
 from ..formats.tiff_stack import slices_in
 from ..formats.volume import Volume
 from ..formats.volume_files import is_stack, is_volume, place_of, stem_of
-from ..intensity import scale_percentiles
+from ..intensity import Normalise, normaliser, scale_percentiles
 from ..label_encoding import LabelEncoding
 from .layout import Layout, folders, split_of
 from .pairs import IMAGES, MASKS
 from .split_files import by_files
-
-Normalise = Callable[[Shaped[np.ndarray, "*grid"]], Float32[np.ndarray, "*grid"]]
 
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
 _KINDS = "t1 t1w t1n t1c t1ce t1gd t2 t2w t2f flair pd dwi adc ct pt pet suv cbf cbv mtt tmax".split()
@@ -303,33 +301,44 @@ def _classes_in(paths: Sequence[Path]) -> ClassTable:
 # --- layout ---------------------------------------------------------------------------------------
 
 
-def read_volume(
-    path: Path, channels: int
-) -> tuple[Float32[Tensor, "c D H W"], tuple[float, float, float] | None]:
-    """A volume with each channel scaled by its percentiles, and its spacing; see `ReadImage`.
+@dataclass(frozen=True)
+class ReadVolume:
+    """How a volume is read; see `ReadImage`.
 
-    Other channels are read from the files that `channel_files` names.
-
-    Raises:
-        ValueError: if a file is damaged, the files do not lie in one place, or there are other channels.
+    Attributes:
+        intensity: how the values of each channel become 0 to 1; see `data.intensity.normaliser`.
     """
-    volumes = [volume_files.read_volume(path)]
-    if volumes[0].voxels.ndim == 3:
-        files = channel_files(path, channels)
-        volumes = [volumes[0] if file == path else volume_files.read_volume(file) for file in files]
-        for other, volume in zip(files, volumes, strict=True):
-            check_same_place(path, volumes[0], other, volume)
-    grids = [grid for volume in volumes for grid in volume.voxels.reshape(-1, *volume.voxels.shape[-3:])]
-    if len(grids) != channels:
-        raise ValueError(
-            f"{path} has {_counted(len(grids))}, {channels} expected: a model takes others with "
-            f"--in-channels {len(grids)} (in_channels=)"
-        )
-    try:
-        image = torch.from_numpy(np.stack([scale_percentiles(grid) for grid in grids]))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return image, volumes[0].spacing
+
+    intensity: str = "percentiles"
+
+    def __call__(
+        self, path: Path, channels: int
+    ) -> tuple[Float32[Tensor, "c D H W"], tuple[float, float, float] | None]:
+        """A volume with each channel scaled, and its spacing.
+
+        Other channels are read from the files that `channel_files` names.
+
+        Raises:
+            ValueError: if a file is damaged, the files do not lie in one place, or there are other channels.
+        """
+        normalise = normaliser(self.intensity)
+        volumes = [volume_files.read_volume(path)]
+        if volumes[0].voxels.ndim == 3:
+            files = channel_files(path, channels)
+            volumes = [volumes[0] if file == path else volume_files.read_volume(file) for file in files]
+            for other, volume in zip(files, volumes, strict=True):
+                check_same_place(path, volumes[0], other, volume)
+        grids = [grid for volume in volumes for grid in volume.voxels.reshape(-1, *volume.voxels.shape[-3:])]
+        if len(grids) != channels:
+            raise ValueError(
+                f"{path} has {_counted(len(grids))}, {channels} expected: a model takes others with "
+                f"--in-channels {len(grids)} (in_channels=)"
+            )
+        try:
+            image = torch.from_numpy(np.stack([normalise(grid) for grid in grids]))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        return image, volumes[0].spacing
 
 
 @dataclass(frozen=True)
@@ -399,7 +408,7 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
         {part: tuple(Pair(c.channels[0], c.labels, c.id) for c in some) for part, some in cases.items()},
         LabelEncoding.of(classes),
         VolumeLabels(classes),
-        read_volume,
+        ReadVolume(),
         _channels(next(case for some in cases.values() for case in some)),
         tuple(unpaired),
     )
