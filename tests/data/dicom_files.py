@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 import pydicom
-from pydicom.dataset import FileDataset, FileMetaDataset
+from pydicom.dataset import Dataset, FileDataset, FileMetaDataset
 
 
 def dicom_slice(path: Path, number: int, voxels: np.ndarray, **changes: Any) -> Path:
@@ -38,3 +38,27 @@ def series(folder: Path, count: int = 5, **changes: Any) -> np.ndarray:
     for number in range(count):
         dicom_slice(folder / f"IM{(number * 3) % count}.dcm", number, voxels[number], **changes)
     return voxels
+
+
+def dicom_frames(path: Path, count: int = 3) -> Path:
+    """A file of several frames (an enhanced CT image), 4 x 5 pixels each, 2 mm apart."""
+    voxels = np.arange(count * 20).reshape(count * 4, 5)
+    frames = []
+    for number in range(count):
+        place, frame = Dataset(), Dataset()
+        place.ImagePositionPatient = [1.0, 2.0, 2.0 * number]
+        frame.PlanePositionSequence = [place]
+        frames.append(frame)
+    turned, measures, shared = Dataset(), Dataset(), Dataset()
+    turned.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    measures.PixelSpacing, measures.SliceThickness = [0.5, 0.75], 2.0
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [turned], [measures]
+    return dicom_slice(
+        path,
+        0,
+        voxels,
+        Rows=4,
+        NumberOfFrames=count,
+        PerFrameFunctionalGroupsSequence=frames,
+        SharedFunctionalGroupsSequence=[shared],
+    )

@@ -21,7 +21,7 @@ from pixelwise.data.formats.volume_files import (
     write_volume,
 )
 
-from .dicom_files import dicom_slice, series
+from .dicom_files import dicom_frames, dicom_slice, series
 
 # Turned and sheared; no number of it is round.
 TURNED = np.array([[-0.9, 0.1, 0.02, 12], [0.05, 1.1, 0.2, -30], [0, -0.3, 2.5, 7.25], [0, 0, 0, 1]])
@@ -77,7 +77,8 @@ def test_another_grid_or_name_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name, suffix", [("a.nii", ".nii"), ("a.mhd", ".mha"), ("a.nhdr", ".nrrd"), ("a.tif", ".tif"), ("a", ".nii.gz")]
+    "name, suffix",
+    [("a.nii", ".nii"), ("a.mhd", ".mha"), ("a.nhdr", ".nrrd"), ("a.tif", ".tif"), ("a", ".nii.gz")],
 )
 def test_a_prediction_has_the_format_of_its_image(name: str, suffix: str) -> None:
     assert prediction_suffix(Path(name)) == suffix
@@ -249,7 +250,9 @@ def test_a_slope_that_is_no_whole_number_gives_numbers_with_fractions(tmp_path: 
 
 def test_several_series_in_one_folder_are_named(tmp_path: Path) -> None:
     series(tmp_path)
-    dicom_slice(tmp_path / "other.dcm", 0, np.zeros((6, 7)), SeriesInstanceUID="1.9", SeriesDescription="scout")
+    dicom_slice(
+        tmp_path / "other.dcm", 0, np.zeros((6, 7)), SeriesInstanceUID="1.9", SeriesDescription="scout"
+    )
     with pytest.raises(ValueError, match=r"holds 2 series: thorax \(5 files.*scout \(1 files, such as other"):
         read_volume(tmp_path)
 
@@ -257,7 +260,9 @@ def test_several_series_in_one_folder_are_named(tmp_path: Path) -> None:
 def test_a_missing_slice_is_told(tmp_path: Path) -> None:
     series(tmp_path)
     (tmp_path / "IM1.dcm").unlink()  # number 2
-    with pytest.raises(ValueError, match=r"slices are 2.5 mm apart but 5 mm behind number 2: a slice is miss"):
+    with pytest.raises(
+        ValueError, match=r"slices are 2.5 mm apart but 5 mm behind number 2: a slice is miss"
+    ):
         read_volume(tmp_path)
 
 
@@ -277,6 +282,14 @@ def test_a_series_that_is_no_volume_is_named(tmp_path: Path, changes: dict[str, 
     with pytest.raises(ValueError, match=said) as refused:
         read_volume(tmp_path)
     assert str(tmp_path) in str(refused.value)
+
+
+def test_a_file_of_many_frames_is_a_volume(tmp_path: Path) -> None:
+    path = dicom_frames(tmp_path / "a.dcm")
+    found = read_volume(path)
+    np.testing.assert_array_equal(found.voxels, np.arange(60).reshape(3, 4, 5) - 1024)
+    assert found.spacing == (2.0, 0.5, 0.75)
+    np.testing.assert_allclose(found.affine @ [0, 0, 1, 1], [-1, -2, 2, 1])
 
 
 def test_one_slice_and_an_empty_folder_are_named(tmp_path: Path) -> None:

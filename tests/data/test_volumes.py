@@ -225,7 +225,9 @@ def test_folders_of_slices_are_volumes(tmp_path: Path) -> None:
         for number in range(4):
             pixels = np.full((6, 7), 100 * number)
             place = [0.0, 0.0, 2.5 * number]
-            dicom_slice(tmp_path / "images" / case / f"{number}.dcm", number, pixels, ImagePositionPatient=place)
+            dicom_slice(
+                tmp_path / "images" / case / f"{number}.dcm", number, pixels, ImagePositionPatient=place
+            )
         image = read_volume(tmp_path / "images" / case)
         write_volume(tmp_path / "labels" / f"{case}.nii.gz", (image.voxels > -900).astype(np.uint8), image)
     assert like.spacing == image.spacing
@@ -280,7 +282,9 @@ def test_the_intensity_of_a_setting_is_that_of_its_function() -> None:
     np.testing.assert_array_equal(normaliser("window:-600,1500")(voxels), scale_window(voxels, -600, 1500))
 
 
-@pytest.mark.parametrize("name", ["", "window", "window:", "window:1", "window:1,0", "window:nan,4", "zscore"])
+@pytest.mark.parametrize(
+    "name", ["", "window", "window:", "window:1", "window:1,0", "window:nan,4", "zscore"]
+)
 def test_an_intensity_that_is_none_is_named(name: str) -> None:
     with pytest.raises(ValueError, match=r"intensity is percentiles, z-score, or window:CENTRE,WIDTH"):
         normaliser(name)

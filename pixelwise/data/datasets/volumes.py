@@ -41,7 +41,9 @@ _KINDS = "t1 t1w t1n t1c t1ce t1gd t2 t2w t2f flair pd dwi adc ct pt pet suv cbf
 _MODALITY = re.compile(rf"(.+)[_-]({'|'.join(_KINDS)})", re.IGNORECASE)
 _LABEL_WORDS = "seg|segmentation|label|labels|mask|masks|gt|msk|groundtruth"
 _LABEL = re.compile(rf"(.+)[_-](?:{_LABEL_WORDS})|(?:{_LABEL_WORDS})[_-](.+)", re.IGNORECASE)
-_IMAGE = re.compile(r"(.+)[_-](?:image|img|volume|vol|scan)|(?:image|img|volume|vol|scan|ct)[_-](.+)", re.IGNORECASE)
+_IMAGE = re.compile(
+    r"(.+)[_-](?:image|img|volume|vol|scan)|(?:image|img|volume|vol|scan|ct)[_-](.+)", re.IGNORECASE
+)
 _SAME_PLACE = 1e-3  # mm that affines may differ by, or a share of a voxel that is smaller than 1 mm
 
 

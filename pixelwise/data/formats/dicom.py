@@ -82,7 +82,9 @@ def place_of_dicom(path: Path) -> Float64[np.ndarray, "4 4"]:
     """
     with told(path):
         _, headers = _series(path)
-        frames, step = in_order([one for number, header in enumerate(headers) for one in frames_of(header, number)])
+        frames, step = in_order(
+            [one for number, header in enumerate(headers) for one in frames_of(header, number)]
+        )
         return _affine(frames[0], step)
 
 
@@ -194,7 +196,9 @@ def frames_of(header: Any, file: int = 0) -> list[Frame]:
         turned = _of(groups, "PlaneOrientationSequence", "ImageOrientationPatient")
         sides = _of(groups, "PixelMeasuresSequence", "PixelSpacing")
         if place is None or turned is None or sides is None:
-            raise ValueError("it does not tell ImagePositionPatient, ImageOrientationPatient and PixelSpacing")
+            raise ValueError(
+                "it does not tell ImagePositionPatient, ImageOrientationPatient and PixelSpacing"
+            )
         slope = _of(groups, "PixelValueTransformationSequence", "RescaleSlope")
         intercept = _of(groups, "PixelValueTransformationSequence", "RescaleIntercept")
         thickness = _of(groups, "PixelMeasuresSequence", "SliceThickness")

@@ -193,7 +193,9 @@ def _axes(fields: dict[str, str], axes: int) -> tuple[list[int], list[np.ndarray
         spatial = [axis for axis, vector in enumerate(vectors) if vector is not None]
         return spatial, [v for v in vectors if v is not None], [words[axis] for axis in spatial]
     kinds = fields.get("kinds", "").split()
-    spatial = [axis for axis in range(axes) if len(kinds) != axes or kinds[axis] in ("domain", "space", "???")]
+    spatial = [
+        axis for axis in range(axes) if len(kinds) != axes or kinds[axis] in ("domain", "space", "???")
+    ]
     if len(spatial) == 4:
         spatial = spatial[:3]  # the slowest one holds channels
     given = fields.get("spacings", "").split()
