@@ -183,11 +183,12 @@ def test_settings_that_make_no_sense_are_named() -> None:
     "names, channels",
     [
         # As the archives hold them: BraTS 2020, BraTS 2023, ACDC, PROMISE12, LiTS.
-        (["T_001/T_001_flair.nii.gz", "T_001/T_001_t1.nii.gz", "T_001/T_001_t1ce.nii.gz", "T_001/T_001_t2.nii.gz",
-          "T_001/T_001_seg.nii.gz"], 4),
+        (["T_01/T_01_flair.nii.gz", "T_01/T_01_t1.nii.gz", "T_01/T_01_t1ce.nii.gz", "T_01/T_01_t2.nii.gz",
+          "T_01/T_01_seg.nii.gz"], 4),
         (["B-GLI-0-000/B-GLI-0-000-t1c.nii.gz", "B-GLI-0-000/B-GLI-0-000-t1n.nii.gz",
           "B-GLI-0-000/B-GLI-0-000-seg.nii.gz"], 2),
-        (["training/patient001/patient001_frame01.nii.gz", "training/patient001/patient001_frame01_gt.nii.gz"], 1),
+        (["training/patient001/patient001_frame01.nii.gz",
+          "training/patient001/patient001_frame01_gt.nii.gz"], 1),
         (["Case00.mha", "Case00_segmentation.mha"], 1),
         (["volume-0.nii", "segmentation-0.nii"], 1),
         (["brain1_image.nrrd", "brain1_label.nrrd"], 1),

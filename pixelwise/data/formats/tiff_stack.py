@@ -13,7 +13,7 @@ from .volume import Volume, as_written, check_size, spacing_of
 
 SUFFIXES = (".tif", ".tiff")
 _MM = {  # of a unit
-    **dict.fromkeys(("micron", "microns", "um", "µm", "\u03bcm", "\\u00b5m", "micrometer"), 1e-3),  # noqa: RUF001
+    **dict.fromkeys(("micron", "microns", "um", "µm", "\u03bcm", "\\u00b5m", "micrometer"), 1e-3),
     **dict.fromkeys(("nm", "nanometer"), 1e-6),
     **dict.fromkeys(("mm", "millimeter"), 1.0),
     **dict.fromkeys(("cm", "centimeter"), 10.0),

@@ -1,8 +1,8 @@
 """What every file of a volume gives: voxels, the size of a voxel, and where they lie in the patient.
 
 Arrays have the axes D H W: a tensor's last axis runs as the file's bytes do. Places are in mm and in the
-directions right, anterior, superior, as NIfTI has them; files that use others (DICOM, NRRD and MetaImage: left,
-posterior, superior) are converted.
+directions right, anterior, superior, as NIfTI has them; those of files that use others (DICOM, NRRD and
+MetaImage: left, posterior, superior) are converted.
 """
 
 import zlib
