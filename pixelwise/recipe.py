@@ -162,6 +162,12 @@ class Recipe:
         "first-channel (the first channel of masks in colours holds the classes).",
         choices=("exact", "above-127", "above-0", "first-channel"),
     )
+    intensity: str = _setting(
+        "percentiles",
+        "Data",
+        "How values of volumes become 0 to 1: percentiles or z-score of each case, or window:CENTRE,WIDTH in "
+        "Hounsfield units.",
+    )
     loss: str = _setting(
         "cross_entropy", "Loss", "A loss of docs/losses.md or a sum: cross_entropy+0.5*dice."
     )
@@ -308,7 +314,8 @@ class Recipe:
     rare_crops: float = _setting(
         0.0,
         "Augmentation",
-        "Share of crops that hold a pixel of a class that is drawn by 1 / sqrt(its pixels in the image).",
+        "Share of crops that hold a pixel of a class that is drawn by 1 / sqrt(its pixels in the image); of "
+        "volumes, of patches around a structure (default there 1/3).",
         high=1,
     )
     copy_paste: float = _setting(

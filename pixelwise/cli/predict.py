@@ -72,7 +72,8 @@ def predict(
             help="How predictions are saved. One class per pixel: png (palette), npy, tif, geojson or coco; "
             "several: png, tif, npy, geojson or coco; instances: json, png, geojson, coco, yolo or labelme; "
             "boxes: json, txt or coco; panoptic maps: png, geojson or coco; key points: json or coco; "
-            "volumes: nii.gz, nii or npy (default the first). Each: overlay; of pixels: probabilities."
+            "volumes: nii.gz, nii, nrrd, mha, tif or npy, by default as the image. Each: overlay; of pixels: "
+            "probabilities. By default the first one named."
         ),
     ] = None,
     decoding: Decoding = None,
@@ -222,7 +223,7 @@ def predict(
         raise ValueError("--plan is for one image that is predicted row by row: give --out a file")
     suffix, collector = output_format(predictor.task, format)
     movies, images = movies_among(sources)
-    jobs = plan(images, Path(out), suffix, predictor.task.suffixes)
+    jobs = plan(images, Path(out), suffix, predictor.task, predictor.model.in_channels)
     given: dict[str, Any] = {
         "collector": collector,
         "drawing": {"clear": ()} if tint_background else {},

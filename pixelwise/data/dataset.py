@@ -183,6 +183,12 @@ class SegmentationData(Dataset[Sample]):
         """The same data, its images read with so many channels."""
         return self if self.channels == channels else self._with(channels=channels)
 
+    def with_reading(self, read_image: ReadImage) -> "SegmentationData":
+        """The same data, its images read in another way where they are read in a way of that kind."""
+        if self.read_image == read_image or type(self.read_image) is not type(read_image):
+            return self
+        return self._with(read_image=read_image)
+
     def with_classes(self, classes: ClassTable, read_target: ReadTarget) -> "SegmentationData":
         """The same images with annotations read in another way."""
         return self._with(classes=classes, read_target=read_target)

@@ -313,6 +313,8 @@ def predictions_of(
     predictor: Predictor, data: SegmentationData, batch_size: int
 ) -> Iterator[tuple[Sample, Annotation]]:
     """Samples with what the model says of them; those of one size that follow each other share a batch."""
+    if predictor.task.reading is not None:
+        data = data.with_reading(predictor.task.reading(predictor.decoding))
     waiting: list[Sample] = []
     for i in range(len(data)):
         sample = _labelled(data, i)

@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from ..data.formats.image import read_pixels
-from ..tasks import Task
+from ..tasks import Settings, Task
 from ..types import Annotation, ClassTable, DenseLogits, Model, PromptableModel, Sample
 from .prediction import Prediction
 
@@ -44,6 +44,10 @@ class Predict(Protocol):
     @property
     def device(self) -> torch.device:
         """Where it is."""
+
+    @property
+    def decoding(self) -> Settings:
+        """The settings of decoding."""
 
     @property
     def max_pixels(self) -> int:
@@ -142,7 +146,7 @@ def _pictures(
     batch_size: int,
 ) -> Iterator[_Picture]:
     """The images in their order, read ahead by other threads."""
-    if threads is None or predict.task.read_image is not None:
+    if threads is None or predict.task.reading is not None:
         for index, image in enumerate(images):
             yield _picture(predict, index, image)
         return
@@ -172,8 +176,8 @@ def _picture(predict: Predict, index: int, image: Image) -> _Picture:
     name = _name(index, image)
     spacing: tuple[float, ...] | None = None
     try:
-        if isinstance(image, Path) and predict.task.read_image is not None:
-            found, spacing = predict.task.read_image(image, predict.model.in_channels)
+        if isinstance(image, Path) and predict.task.reading is not None:
+            found, spacing = predict.task.reading(predict.decoding)(image, predict.model.in_channels)
         else:
             found = torch.from_numpy(_read(predict, image))
     except ValueError as error:

@@ -297,6 +297,11 @@ def make_experiment(
     if recipe.init_from is not None and not continued:
         taken = take_weights(model, recipe.init_from, classes.names, reset_head=recipe.reset_head)
     train_data, val_data = (part.with_channels(model.in_channels) for part in parts[:2])
+    if task.reading is not None:
+        reading = task.reading(task.decoding_with(task.decoding_of(vars(recipe))))
+        train_data, val_data = train_data.with_reading(reading), val_data.with_reading(reading)
+    elif recipe.intensity != "percentiles":
+        raise ValueError(f"intensity is for volumes, not for the task {task.name}")
     if recipe.crop is not None and min(recipe.crop) < model.minimum_size:
         least, given = ([model.minimum_size] * len(recipe.crop), recipe.crop)
         raise ValueError(
