@@ -12,10 +12,17 @@ from .check import (
     propose_classes as propose_classes,
 )
 from .contents import classes_of_images as classes_of_images, sizes_of_images as sizes_of_images
+from .augmentations import (
+    AUGMENTATIONS as AUGMENTATIONS,
+    degradations_of as degradations_of,
+    mixings_of as mixings_of,
+    parse_augmentations as parse_augmentations,
+)
 from .copy_paste import copy_paste as copy_paste
 from .dataset import (
     Augmented as Augmented,
     DataSplits as DataSplits,
+    Mixing as Mixing,
     Pair as Pair,
     SegmentationData as SegmentationData,
     parts_by_name as parts_by_name,
