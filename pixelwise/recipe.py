@@ -316,8 +316,8 @@ class Recipe:
         "",
         "Augmentation",
         "Further changes by name, such as blur=0.3,mosaic: gamma, bias_field, blur, low_resolution, noise, "
-        "jpeg, mosaic, cutmix, classmix (share of the images), balanced_crops (of the crops), shear (degrees), "
-        "translate (share of the size); see docs/augmentation.md.",
+        "jpeg, mosaic, cutmix, classmix (share of the images), balanced_crops (of the crops), shear "
+        "(degrees), translate (share of the size); see docs/augmentation.md.",
         metavar="NAME[=X],...",
         without="none",
     )

@@ -37,8 +37,8 @@ def check(
     config: Annotated[
         Path | None,
         typer.Option(
-            help="Settings of the training that --preview shows, .json or .toml, such as recipe.json of a run "
-            "(default those of the task)."
+            help="Settings of the training that --preview shows, .json or .toml, such as recipe.json of a "
+            "run (default those of the task)."
         ),
     ] = None,
     augment: Annotated[

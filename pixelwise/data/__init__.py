@@ -4,6 +4,12 @@
 `training_transform` makes the random crops that a training sees.
 """
 
+from .augmentations import (
+    AUGMENTATIONS as AUGMENTATIONS,
+    degradations_of as degradations_of,
+    mixings_of as mixings_of,
+    parse_augmentations as parse_augmentations,
+)
 from .check import (
     ClassCounts as ClassCounts,
     DataReport as DataReport,
@@ -12,12 +18,6 @@ from .check import (
     propose_classes as propose_classes,
 )
 from .contents import classes_of_images as classes_of_images, sizes_of_images as sizes_of_images
-from .augmentations import (
-    AUGMENTATIONS as AUGMENTATIONS,
-    degradations_of as degradations_of,
-    mixings_of as mixings_of,
-    parse_augmentations as parse_augmentations,
-)
 from .copy_paste import copy_paste as copy_paste
 from .dataset import (
     Augmented as Augmented,

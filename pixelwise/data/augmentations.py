@@ -96,7 +96,8 @@ def parse_augmentations(text: str) -> dict[str, float]:
             number = math.nan
         if not 0 <= number <= known.high:
             raise ValueError(
-                f"{name} of augment must be the {known.number}, from 0 to {known.high:g}, got {brief(written)}"
+                f"{name} of augment must be the {known.number}, from 0 to {known.high:g}, got "
+                f"{brief(written)}"
             )
         asked[name] = number
     return asked

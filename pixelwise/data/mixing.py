@@ -130,7 +130,7 @@ def _window(sample: Sample, size: tuple[int, ...], ignore: int) -> Sample:
 
 
 def _placed(part: Sample, place: tuple[int, int], size: tuple[int, int]) -> Annotation:
-    """The annotation of a part in pixels of the whole; dense ones are made as large as the whole, 0 around."""
+    """The annotation of a part in pixels of the whole; dense ones become as large, with 0 around."""
     (top, left), (height, width) = place, size
     down, right = height - top - part.image.shape[-2], width - left - part.image.shape[-1]
     padding, target = (left, right, top, down), part.target

@@ -54,9 +54,9 @@ def training_transform(
     skeleton: Skeleton | None = None,
     places: Mapping[str, float] = MappingProxyType({}),
 ) -> Callable[[Sample], Sample]:
-    """The usual changes: scale and crop, mirror, turn, rotate, slant and move, deform, recolour, in this order.
+    """The usual changes: scale and crop, mirror, turn, rotate, slant, move, deform, recolour.
 
-    Samples whose classes or joints have sides are mirrored first.
+    In this order; samples whose classes or joints have sides are mirrored first.
 
     Args:
         crop: height and width in pixels of what comes out; None keeps the size of each image.

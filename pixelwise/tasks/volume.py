@@ -112,7 +112,7 @@ class VolumeMetrics(TaskMetrics):
 
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
-    """A patch, a third of them around a structure; mirrors, brightness, contrast, gamma, and what else is asked.
+    """A patch, a third of them around a structure; mirrors, brightness, contrast, gamma, and what is asked.
 
     Raises:
         ValueError: if there is no crop of three sides, or a change is asked for that volumes have not.

@@ -1,4 +1,4 @@
-"""Laws of augmentation, by images whose pixels hold their own coordinates: every annotation moves with them."""
+"""Laws of augmentation, by images whose pixels hold their coordinates: every annotation moves with them."""
 
 import pytest
 import torch
