@@ -327,6 +327,15 @@ class Recipe:
     color: float = _setting(0.4, "Augmentation", "Strength of colour changes in [0, 1].", high=1)
     rotation: float = _setting(0.0, "Augmentation", "Largest angle in degrees.", high=180)
     elastic: float = _setting(0.0, "Augmentation", "Strength of elastic deformation in pixels.")
+    augment: str = _setting(
+        "",
+        "Augmentation",
+        "Further changes by name, such as blur=0.3,mosaic: gamma, bias_field, blur, low_resolution, noise, "
+        "jpeg, mosaic, cutmix, classmix (share of the images), balanced_crops (of the crops), shear "
+        "(degrees), translate (share of the size); see docs/augmentation.md.",
+        metavar="NAME[=X],...",
+        without="none",
+    )
     precision: Literal["32", "bf16", "16"] = _setting(
         "32", "Machine", "32, or bf16 or 16 for mixed precision.", choices=("32", "bf16", "16")
     )

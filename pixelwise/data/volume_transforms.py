@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..types import LabelMap, Sample
+from .transforms import Compose
 
 Transform = Callable[[Sample], Sample]
 
@@ -39,23 +40,6 @@ def volume_transform(
     return Compose(
         [RandomPatch(patch, foreground, ignore=ignore), RandomMirror(flip), RandomIntensity(intensity)]
     )
-
-
-class Compose:
-    """One change after the other.
-
-    Args:
-        transforms: in their order.
-    """
-
-    def __init__(self, transforms: Sequence[Transform]) -> None:
-        self.transforms = tuple(transforms)
-
-    def __call__(self, sample: Sample) -> Sample:
-        """The changed sample."""
-        for transform in self.transforms:
-            sample = transform(sample)
-        return sample
 
 
 class RandomPatch:

@@ -23,12 +23,10 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from ..data import (
-    Augmented,
     DataSplits,
     SegmentationData,
     class_counts,
     classes_of_images,
-    copy_paste,
     sizes_of_images,
     write_classes_file,
 )
@@ -43,7 +41,8 @@ from ..reduced import Reduced
 from ..registry import build, describe, may_be_pretrained, taken_by
 from ..report import write_evaluation_report
 from ..tasks import Settings, Task, get_task, open_data, task_of_folder
-from ..types import BuiltBy, ClassTable, DenseLogits, MaskSet, Model, Report
+from ..types import BuiltBy, ClassTable, DenseLogits, Model, Report
+from .augmented import augmented_data
 from .callbacks import (
     BEST_WEIGHTS,
     CLASSES,
@@ -310,15 +309,7 @@ def make_experiment(
         )
     weights = class_counts(train_data).weights if recipe.class_weights == "balanced" else recipe.class_weights
     settings = {**vars(recipe), "class_weights": weights}
-    if recipe.copy_paste and task.annotation is not MaskSet:
-        raise ValueError(f"copy_paste is for objects with masks, not for the task {task.name}")
-    augmented = Augmented(
-        task.prepare(train_data, settings),
-        task.transform(classes, settings),
-        seed=recipe.seed,
-        mix=copy_paste,
-        mix_share=recipe.copy_paste,
-    )
+    augmented = augmented_data(train_data, task, classes, settings)
     if (recipe.repeat_rare or recipe.group_shapes) and len(augmented) != len(train_data):
         raise ValueError(f"repeat_rare and group_shapes are for whole images, not for the task {task.name}")
     weights_of_images = shapes = None

@@ -23,7 +23,7 @@ from pixelwise.types import Keypoints, Sample
 
 WHOLE = {
     "crop": None, "scale": (1.5, 1.5), "flip": 1.0, "color": 0.0, "rotation": 0.0, "elastic": 0.0,
-    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.0, "scale_to": "image",
+    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.0, "scale_to": "image", "augment": "",
 }  # fmt: skip
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 STICK = ("head", "left_hand", "right_hand", "left_foot", "right_foot")
@@ -33,7 +33,7 @@ PLACES = np.array([[0.5, 0.1], [0.9, 0.4], [0.1, 0.4], [0.8, 0.95], [0.2, 0.95]]
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255))
 SETTINGS = {
     "crop": (64, 48), "scale": (0.8, 1.2), "flip": 0.5, "color": 0.3, "rotation": 20.0, "elastic": 0.0,
-    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.0, "scale_to": "image",
+    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.0, "scale_to": "image", "augment": "",
     "loss": "heatmap",
 }  # fmt: skip
 

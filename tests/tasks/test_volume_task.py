@@ -30,7 +30,7 @@ TABLE = pw.ClassTable.of("background", "ball", "slab")
 AFFINE = np.array([[0, 2.0, 0, -7], [1.5, 0, 0, 3], [0, 0, 3.0, 11], [0, 0, 0, 1]])  # axes exchanged
 SETTINGS = {
     "crop": (16, 16, 16), "scale": (1.0, 1.0), "flip": 0.5, "color": 0.2, "rotation": 0.0, "elastic": 0.0,
-    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.5, "scale_to": "image",
+    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.5, "scale_to": "image", "augment": "",
 }  # fmt: skip
 
 
