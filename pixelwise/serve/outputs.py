@@ -25,6 +25,7 @@ from ..rle import RleMasks, run_lengths
 from ..types import Boxes, ClassMasks, ClassTable, Keypoints, LabelMap, MaskSet, PanopticMap
 from .images import palette_png, png
 from .problems import Problem
+from .wire import arrays_of, packed
 
 Options = Mapping[str, Any]
 
@@ -247,8 +248,10 @@ def _coco(prediction: Prediction, options: Options) -> Any:
     entries: list[dict[str, Any]] = []
     height, width = prediction.image.shape[-2:]
     image |= {"height": height, "width": width}
-    if isinstance(annotation, Boxes | Keypoints):
+    if isinstance(annotation, Boxes):
         entries = _written(prediction)
+    elif isinstance(annotation, Keypoints):
+        entries = _joints(annotation)
     else:
         found = objects_of(prediction, options)
         boxes, areas = found.masks.boxes.tolist(), found.masks.area.tolist()
@@ -263,9 +266,13 @@ def _coco(prediction: Prediction, options: Options) -> Any:
     for number, entry in enumerate(entries, 1):
         category = classes.category_ids[entry.pop("label")]
         annotations.append({"id": number, "image_id": 1, "category_id": category, "iscrowd": 0, **entry})
-    categories = [
+    categories: list[dict[str, Any]] = [
         {"id": number, "name": name} for number, name in zip(classes.category_ids, classes.names, strict=True)
     ]
+    if classes.skeleton is not None:
+        edges = [[a + 1, b + 1] for a, b in classes.skeleton.edges]  # COCO counts joints from 1
+        for category in categories:
+            category |= {"keypoints": list(classes.skeleton.names), "skeleton": edges}
     return {"images": [image], "annotations": annotations, "categories": categories}
 
 
@@ -278,6 +285,27 @@ def _written(prediction: Prediction) -> list[dict[str, Any]]:
         entry["label"] = prediction.classes.category_ids.index(entry.pop("category_id"))
         for name in ("id", "image_id", "iscrowd"):
             entry.pop(name, None)
+    return entries
+
+
+def _joints(objects: Keypoints) -> list[dict[str, Any]]:
+    """Joints as x, y and 2, as COCO writes those that are seen; their confidences stand beside them."""
+    entries = []
+    for points, visible, box, area, score in zip(
+        objects.points, objects.visible, objects.boxes, objects.areas, objects.scores, strict=True
+    ):
+        x0, y0, x1, y1 = box.tolist()
+        entries.append(
+            {
+                "label": 0,
+                "keypoints": [number for x, y in points.tolist() for number in (x, y, 2)],
+                "num_keypoints": len(points),
+                "confidences": visible.tolist(),
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": float(area),
+                "score": float(score),
+            }
+        )
     return entries
 
 
@@ -326,6 +354,17 @@ def _hugging_face_json(found: Any) -> Answer:
     return Answer(json.dumps(content).encode(), "application/json", {})
 
 
+def _annotation(prediction: Prediction, options: Options) -> Any:
+    arrays = arrays_of(prediction.annotation)
+    if prediction.probabilities is not None:
+        arrays["probabilities"] = prediction.probabilities.half().numpy()
+    return arrays
+
+
+def _archive(arrays: Any) -> Answer:
+    return Answer(packed(arrays), "application/x-npz", {})
+
+
 OUTPUTS: Mapping[str, Output] = {
     "labels": Output(_labels, _labels_png),
     "raw": Output(_raw, _raw_bytes),
@@ -335,6 +374,8 @@ OUTPUTS: Mapping[str, Output] = {
     "coco": Output(_coco, _json),
     "geojson": Output(_geojson, _geojson_bytes),
     "hf": Output(_hugging_face, _hugging_face_json),
+    "annotation": Output(_annotation, _archive),
+    "annotation_probabilities": Output(_annotation, _archive, probabilities=True),
 }
 
 
