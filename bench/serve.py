@@ -270,7 +270,8 @@ def overload(options, checkpoint, requests, saturated: float) -> None:
     print(
         f"\nOverload, {4 * before.rate:.1f} requests/s asked for, room for 16 images: answers "
         f"{found.statuses}, {'all' if fine else 'NOT all'} of them 200 or 503 with Retry-After; "
-        f"{found.rate:.2f} accepted/s are {found.rate / before.rate:.2f} of {before.rate:.2f} at saturation (goal: at least 0.9); "
+        f"{found.rate:.2f} accepted/s are {found.rate / before.rate:.2f} of {before.rate:.2f} at "
+        f"saturation (goal: at least 0.9); "
         f"p99/p50 of the accepted {found.quantile(0.99) / found.quantile(0.5):.2f}."
     )
 
