@@ -336,6 +336,7 @@ def create_app(
         times = [time.perf_counter()]
         body, fields, is_hf = await image_of(request, limits)
         given = {**fields, **dict(request.query_params)}
+        is_hf = is_hf or "hf_hub/" in request.headers.get("user-agent", "")  # it sends bare files too
         if is_hf and "output" not in given:
             given["output"] = "hf"
             for name in ("subtask", "mask_threshold", "overlap_mask_area_threshold"):

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Integer
 from PIL import Image
 
+from ..data.formats.coco_keypoints import joints_of_category, objects_with_joints
 from ..data.formats.geojson_regions import geojson_feature
 from ..kernels.masks.components import label_components
 from ..predict import Prediction
@@ -251,7 +252,7 @@ def _coco(prediction: Prediction, options: Options) -> Any:
     if isinstance(annotation, Boxes):
         entries = _written(prediction)
     elif isinstance(annotation, Keypoints):
-        entries = _joints(annotation)
+        entries = [{**one, "label": 0} for one in objects_with_joints(annotation)]
     else:
         found = objects_of(prediction, options)
         boxes, areas = found.masks.boxes.tolist(), found.masks.area.tolist()
@@ -270,9 +271,8 @@ def _coco(prediction: Prediction, options: Options) -> Any:
         {"id": number, "name": name} for number, name in zip(classes.category_ids, classes.names, strict=True)
     ]
     if classes.skeleton is not None:
-        edges = [[a + 1, b + 1] for a, b in classes.skeleton.edges]  # COCO counts joints from 1
         for category in categories:
-            category |= {"keypoints": list(classes.skeleton.names), "skeleton": edges}
+            category |= joints_of_category(classes.skeleton)
     return {"images": [image], "annotations": annotations, "categories": categories}
 
 
@@ -285,27 +285,6 @@ def _written(prediction: Prediction) -> list[dict[str, Any]]:
         entry["label"] = prediction.classes.category_ids.index(entry.pop("category_id"))
         for name in ("id", "image_id", "iscrowd"):
             entry.pop(name, None)
-    return entries
-
-
-def _joints(objects: Keypoints) -> list[dict[str, Any]]:
-    """Joints as x, y and 2, as COCO writes those that are seen; their confidences stand beside them."""
-    entries = []
-    for points, visible, box, area, score in zip(
-        objects.points, objects.visible, objects.boxes, objects.areas, objects.scores, strict=True
-    ):
-        x0, y0, x1, y1 = box.tolist()
-        entries.append(
-            {
-                "label": 0,
-                "keypoints": [number for x, y in points.tolist() for number in (x, y, 2)],
-                "num_keypoints": len(points),
-                "confidences": visible.tolist(),
-                "bbox": [x0, y0, x1 - x0, y1 - y0],
-                "area": float(area),
-                "score": float(score),
-            }
-        )
     return entries
 
 

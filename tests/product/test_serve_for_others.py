@@ -13,6 +13,7 @@ import httpx
 import numpy as np
 import pytest
 import torch
+from huggingface_hub import InferenceClient
 from PIL import Image
 
 import pixelwise as pw
@@ -186,6 +187,13 @@ def test_runs_and_exported_models_are_served_side_by_side_and_outlive_their_file
         for name in names:
             with Client(url, model=name) as client:
                 assert (client.predict(image).label_map.labels == expected).float().mean() > 0.999, name
+        asked = InferenceClient(model=f"{url}/v1/models/scenes/predict", token="none")
+        image.save(place / "asked.png")
+        for options in ({}, {"subtask": "semantic"}):  # the first is sent as a file, the second as JSON
+            seen = np.full(expected.shape, -1)
+            for one in asked.image_segmentation(str(place / "asked.png"), **options):
+                seen[np.asarray(one.mask) == 255] = CLASSES.names.index(one.label)
+            assert (seen == expected.numpy()).mean() > 0.999
         told = httpx.get(f"{url}/v1/runs/other")
         assert (told.status_code, told.json()["settings"]) == (200, None)
     finally:
