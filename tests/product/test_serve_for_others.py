@@ -22,7 +22,7 @@ from pixelwise.checkpoint import load, save
 from pixelwise.predict import Predictor
 from pixelwise.serve.client import Client
 from tests.product.conftest import scene
-from tests.product.test_serve import start, stop, wait_until_ready
+from tests.product.test_serve import start, stop
 
 CLASSES = pw.ClassTable.of("background", "disc", "road")
 
@@ -138,6 +138,16 @@ def test_a_process_that_is_killed_is_replaced_while_the_others_answer(run: Path)
         left = children(process.pid)
         assert stop(process) == 0
     assert not any(Path(f"/proc/{one}").exists() for one in left)
+
+
+def wait_until_ready(url: str) -> None:
+    def ready() -> bool:
+        try:
+            return httpx.get(f"{url}/v1/health/ready", timeout=60).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    wait_for(ready)
 
 
 def wait_for(condition: Callable[[], object]) -> None:
