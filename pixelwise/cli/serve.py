@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -25,6 +25,16 @@ def serve(
     ] = None,
     size: Annotated[int, typer.Option(help="Side of the images for the warm-up, in pixels.", min=8)] = 512,
     drain: Annotated[float, typer.Option(help="Seconds for requests under way at the end.", min=0)] = 30.0,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that answer, each with its own copy of the models.")
+    ] = 1,
+    label_studio: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Be Label Studio's ML backend too, at /v1/label-studio/MODEL; the folder has its images.",
+        ),
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Serve trained models over HTTP, with a page to try them in the browser.
@@ -35,6 +45,22 @@ def serve(
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin would take the core of the others
     from ..serve import read_token, serve as run
+    from ..serve.workers import serve_in_processes
 
     token = read_token(token_file) if token_file is not None else os.environ.get("PIXELWISE_TOKEN") or None
-    run(runs, host=host, port=port, token=token, origins=cors or (), size=size, drain=drain, device=device)
+    if label_studio is not None and not label_studio.is_dir():
+        raise ValueError(f"there is no folder {label_studio}")
+    settings: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "token": token,
+        "origins": tuple(cors or ()),
+        "size": size,
+        "drain": drain,
+        "images_of_tasks": label_studio,
+        "device": device,
+    }
+    if workers > 1:
+        serve_in_processes(workers, runs, **settings)
+    else:
+        run(runs, **settings)

@@ -3,11 +3,12 @@
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .limits import Limits as Limits
 
-_ANY = ("0.0.0.0", "::", "")
+if TYPE_CHECKING:
+    from .workers import Among
 
 
 def serve(
@@ -21,6 +22,8 @@ def serve(
     size: int = 512,
     drain: float = 30.0,
     allow_any_host: bool = False,
+    images_of_tasks: Path | None = None,
+    among: "Among | None" = None,
     **options: Any,
 ) -> None:
     """Serve models until the process is told to stop.
@@ -35,6 +38,8 @@ def serve(
         size: height and width in pixels of the images that the models are warmed up with.
         drain: seconds that requests under way have when the server stops.
         allow_any_host: whether to answer under whatever name; always so with a token.
+        images_of_tasks: folder with the images of Label Studio's tasks; None without its routes.
+        among: what this process is given if it is one of several; see `workers.serve_in_processes`.
         options: of the `Predictor`s, such as `device`.
 
     Raises:
@@ -46,17 +51,18 @@ def serve(
     except ImportError as error:
         raise ValueError("serving needs the extra: pip install 'pixelwise[serve]'") from error
     from .app import _LOCAL, create_app
+    from .listening import address_of, check_address, listen
     from .model_thread import ModelThread
     from .served import load_served
 
-    local = host in ("127.0.0.1", "localhost", "::1")
-    if not local and token is None:
-        raise ValueError(f"other machines could use a server on {host}: give it a token (--token-file)")
+    check_address(host, token)
     limits = limits or Limits()
-    listening = _listening(host, port)
+    listening = listen(host, port) if among is None else among.listening
     try:
         thread = ModelThread(limits)
         models = [load_served(path, thread, limits, **options) for path in runs]
+        if among is not None and (asked := [one.name for one in models if one.promptable]):
+            raise ValueError(f"{asked[0]} takes prompts, and one process remembers its images: --workers 1")
         hosts = None if allow_any_host or token is not None else _LOCAL
         app = create_app(
             models,
@@ -67,6 +73,8 @@ def serve(
             origins=origins,
             size=size,
             drain=drain,
+            warm_first=among is not None,
+            images_of_tasks=images_of_tasks,
         )
         config = uvicorn.Config(
             app,
@@ -75,9 +83,12 @@ def serve(
             server_header=False,
             h11_max_incomplete_event_size=65536,
         )
-        where = f"http://{'127.0.0.1' if host in _ANY else host}:{listening.getsockname()[1]}"
         names = ", ".join(one.name for one in models)
-        print(f"pixelwise serves {names} on {where} (Ctrl-C stops)", flush=True)
+        line = f"pixelwise serves {names} on {address_of(host, listening)} (Ctrl-C stops)"
+        if among is None:
+            print(line, flush=True)
+        else:
+            among.told(line)
         server = uvicorn.Server(config)
         server.capture_signals = lambda: _stopping(server)  # type: ignore[method-assign]
         server.run(sockets=[listening])
@@ -100,23 +111,6 @@ def _stopping(server: Any) -> Iterator[None]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-
-
-def _listening(host: str, port: int) -> Any:
-    """A socket, so that a taken port is known before a model is loaded."""
-    import socket
-
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(256)
-    except OSError as error:
-        listening.close()
-        why = "it is taken by another program" if error.errno == 98 else error.strerror
-        raise ValueError(f"cannot listen on {host}, port {port}: {why}") from error
-    return listening
 
 
 def read_token(path: Path) -> str:
