@@ -217,9 +217,11 @@ class Served:
         """A job whose result is what the output's `encode` takes."""
         chosen = OUTPUTS[output] if isinstance(output, str) else output
         settings = tuple(sorted((k, v) for k, v in options.items() if k in ("threshold", "min_area", "flip")))
-        array = isinstance(image, np.ndarray)
-        height, width = image.shape[:2] if array else (image.height, image.width)
-        shape = (height, width, image.shape[2:] if array else image.mode)
+        shape: tuple[Any, ...]
+        if isinstance(image, np.ndarray):
+            shape = (*image.shape[:2], image.shape[2:])
+        else:
+            shape = (image.height, image.width, image.mode)
         alone = chosen.probabilities or not self.batched
 
         def run(images: Sequence[Pixels]) -> list[Any]:
@@ -230,7 +232,7 @@ class Served:
             key=None if alone else (self.name, shape, output, settings, options.get("instances")),
             work=image,
             run=run,
-            pixels=height * width,
+            pixels=shape[0] * shape[1],
             deadline=time.monotonic() + self.limits.seconds,
         )
 
@@ -348,7 +350,7 @@ def load_served(path: str, thread: ModelThread, limits: Limits, **options: Any) 
     """
     place = Path(path)
     predictor = Predictor(path, **options)
-    if predictor.task.read_image is not None:
+    if predictor.task.reading is not None:
         raise ValueError(f"{path} is for the task {predictor.task.name}: only flat images are served")
     file = place / "best.safetensors" if place.is_dir() else place
     name = place.resolve().name if place.is_dir() else place.stem
