@@ -315,7 +315,7 @@ class Recipe:
         0.0,
         "Augmentation",
         "Share of crops that hold a pixel of a class that is drawn by 1 / sqrt(its pixels in the image); of "
-        "volumes, of patches around a structure (default there 1/3).",
+        "volumes, of patches around a structure, there 1/3 by default.",
         high=1,
     )
     copy_paste: float = _setting(
