@@ -278,7 +278,8 @@ def find_all(path: str | os.PathLike[str]) -> list[Path]:
 
 def _inside(folder: Path) -> list[Path]:
     """The checkpoints of a run directory, the best one first; that of a folder as the hub has it."""
-    return [folder / name for name in (*IN_A_RUN, FROM_HUB) if (folder / name).is_file()]
+    of_hub = (FROM_HUB,) if (folder / "config.json").is_file() else ()
+    return [folder / name for name in (*IN_A_RUN, *of_hub) if (folder / name).is_file()]
 
 
 def read_classes(fields: dict[str, Any]) -> ClassTable:

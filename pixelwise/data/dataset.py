@@ -97,6 +97,7 @@ class SegmentationData(Dataset[Sample]):
         read_target: how annotations are read; from mask files whose values are labels unless told otherwise.
         read_image: how images are read.
         channels: of the images.
+        name: of the layout or data set that they are read as, see `DataSplits.format`; "" where none tells.
     """
 
     def __init__(
@@ -107,7 +108,9 @@ class SegmentationData(Dataset[Sample]):
         read_target: ReadTarget | None = None,
         read_image: ReadImage = read_plain_image,
         channels: int = 3,
+        name: str = "",
     ) -> None:
+        self.name = name
         self.pairs, self.classes, self.channels = tuple(pairs), classes, channels
         self.read_target = read_target or MaskFiles(LabelEncoding.of(classes))
         self.read_image = read_image
@@ -200,6 +203,7 @@ class SegmentationData(Dataset[Sample]):
             "read_target": self.read_target,
             "read_image": self.read_image,
             "channels": self.channels,
+            "name": self.name,
         }
         return SegmentationData(**{**fields, **changes})
 

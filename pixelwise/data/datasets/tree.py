@@ -68,6 +68,7 @@ class Row:
         source: where it comes from.
         metric: the official scores.
         score: the name in `pixelwise.metrics` that computes them; "" for the scores of the task.
+        official: the scores that `evaluate` adds to those of the task, see `predict.official`; "" for none.
         task: that it is for.
         trap: what is easily got wrong.
     """
@@ -88,6 +89,7 @@ class Row:
     source: str = ""
     metric: str = "mean IoU"
     score: str = ""
+    official: str = ""
     task: str = "semantic"
     trap: str = ""
 
