@@ -126,7 +126,7 @@ def place_of(path: Path) -> tuple[Float64[np.ndarray, "4 4"], bool]:
     suffix = suffix_of(path)
     if path.is_dir() or suffix == ".dcm":
         return place_of_dicom(path), True
-    if suffix in _PLACES:
+    if suffix is not None and suffix in _PLACES:
         return _PLACES[suffix](path), True
     volume = read_volume(path)
     return volume.affine, volume.placed
