@@ -203,11 +203,11 @@ def _cases_beside(folder: Path, root: Path) -> list[Case]:
         if (channel := _CHANNEL.fullmatch(stem) or _MODALITY.fullmatch(stem)) is not None:
             images[channel[1]].append((0, path))
     cases = []
-    for name, label in labels.items():
+    for name, file in labels.items():
         if name in images:
             surest = min(rank for rank, _ in images[name])
             files = tuple(path for rank, path in images[name] if rank == surest)
-            cases.append(Case(files, label, files[0].relative_to(root).as_posix()))
+            cases.append(Case(files, file, files[0].relative_to(root).as_posix()))
     return cases
 
 
