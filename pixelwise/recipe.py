@@ -355,6 +355,13 @@ class Recipe:
     workers: int = _setting(
         2, "Machine", "Processes per device that load images; 0 loads in the training process.", high=4096
     )
+    cache: Literal["none", "ram", "disk"] = _setting(
+        "none",
+        "Machine",
+        "Where decoded images are kept so that each is decoded once: ram, disk (a file in the folder of "
+        "temporary files), or none; how much they take is told first.",
+        choices=("none", "ram", "disk"),
+    )
     devices: int = _setting(
         1,
         "Machine",

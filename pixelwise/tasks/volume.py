@@ -123,9 +123,7 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
     if crop is None or len(crop) != 3:
         raise ValueError(f"volumes need crops of a depth, a height and a width, such as 64x64x64, got {crop}")
     changes = {
-        "scale": (1, 1),
         "scale_to": "image",
-        "rotation": 0,
         "elastic": 0,
         "flip_vertical": 0,
         "rotate90": 0,
@@ -142,6 +140,8 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         flip=settings["flip"],
         intensity=settings["color"],
         ignore=classes.ignore,
+        rotation=settings["rotation"],
+        scale=settings["scale"],
     )
     return Compose([moved, *degradations_of(asked)])
 

@@ -30,6 +30,7 @@ from ..data import (
     sizes_of_images,
     write_classes_file,
 )
+from ..data.cache import cache_size, cached
 from ..data.kinship import fold_numbers
 from ..encoders import WeightsUnavailable
 from ..files import LOCK, atomic_write, lock_folder, make_folder, remove_temporary
@@ -309,6 +310,10 @@ def make_experiment(
         )
     weights = class_counts(train_data).weights if recipe.class_weights == "balanced" else recipe.class_weights
     settings = {**vars(recipe), "class_weights": weights}
+    if recipe.cache != "none":
+        size = cache_size([train_data, val_data], recipe.cache)
+        print(f"pixelwise: {size}", file=sys.stderr)
+        train_data, val_data = cached(train_data, recipe.cache), cached(val_data, recipe.cache)
     augmented = augmented_data(train_data, task, classes, settings)
     if (recipe.repeat_rare or recipe.group_shapes) and len(augmented) != len(train_data):
         raise ValueError(f"repeat_rare and group_shapes are for whole images, not for the task {task.name}")

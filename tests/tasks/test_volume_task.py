@@ -136,8 +136,7 @@ def test_training_patches_have_the_size_of_the_crop(folder: Path) -> None:
     [
         ({"crop": (16, 16)}, "volumes need crops of a depth, a height and a width"),
         ({"crop": None}, "volumes need crops of a depth, a height and a width"),
-        ({"scale": (0.5, 2.0)}, "scale is not for volumes"),
-        ({"rotation": 10.0}, "rotation is not for volumes"),
+        ({"rotation": 200.0}, "rotation must be between 0 and 180"),
         ({"elastic": 1.0}, "elastic is not for volumes"),
     ],
 )
