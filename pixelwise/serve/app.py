@@ -87,7 +87,7 @@ class Counters:
         if METRICS not in os.environ:
             return generate_latest(self.registry)
         together = CollectorRegistry()
-        multiprocess.MultiProcessCollector(together)  # type: ignore[no-untyped-call]
+        multiprocess.MultiProcessCollector(together)
         return generate_latest(together)
 
 

@@ -68,7 +68,7 @@ def control_of(config: Any, names: tuple[str, ...]) -> Control:
     Raises:
         Problem: if it cannot be read, has no such control for an image, or no label is a class.
     """
-    from defusedxml.ElementTree import fromstring
+    from defusedxml.ElementTree import fromstring  # type: ignore[import-untyped]
 
     try:
         root = fromstring(config)

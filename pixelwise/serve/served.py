@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -217,9 +216,11 @@ class Served:
         """A job whose result is what the output's `encode` takes."""
         chosen = OUTPUTS[output] if isinstance(output, str) else output
         settings = tuple(sorted((k, v) for k, v in options.items() if k in ("threshold", "min_area", "flip")))
-        array = isinstance(image, np.ndarray)
-        height, width = image.shape[:2] if array else (image.height, image.width)
-        shape = (height, width, image.shape[2:] if array else image.mode)
+        shape: tuple[Any, ...]
+        if isinstance(image, Image.Image):
+            shape = (image.height, image.width, image.mode)
+        else:
+            shape = (*image.shape[:2], image.shape[2:], image.dtype)
         alone = chosen.probabilities or not self.batched
 
         def run(images: Sequence[Pixels]) -> list[Any]:
@@ -230,7 +231,7 @@ class Served:
             key=None if alone else (self.name, shape, output, settings, options.get("instances")),
             work=image,
             run=run,
-            pixels=height * width,
+            pixels=shape[0] * shape[1],
             deadline=time.monotonic() + self.limits.seconds,
         )
 

@@ -151,7 +151,7 @@ def _replaced(dead: _Worker, work: tuple[Any, ...]) -> _Worker:
         with contextlib.suppress(OSError):
             from prometheus_client import multiprocess
 
-            multiprocess.mark_process_dead(process)  # type: ignore[no-untyped-call]
+            multiprocess.mark_process_dead(process)
     lived = time.monotonic() - dead.started
     if lived < _pause(dead):
         return dead

@@ -218,3 +218,16 @@ def test_who_has_a_port_is_told(pixelwise: Callable, run: Path) -> None:
             assert refused.code == 2
             assert f"process {os.getpid()})" in refused.err
             assert len(refused.err.strip().splitlines()) == 1
+
+
+@pytest.mark.slow
+def test_a_model_that_is_busy_after_the_drain_is_left_and_the_server_ends(run: Path, place: Path) -> None:
+    Image.fromarray(scene(6000, 8000, seed=1)[0]).save(place / "busy.jpg")
+    process, url = start(run, "--drain", 0.1, "--timeout", 900)
+    try:
+        wait_until_ready(url)
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(f"{url}/v1/predict", content=(place / "busy.jpg").read_bytes(), timeout=3)
+    finally:
+        code = stop(process)
+    assert code == 1  # not that of a crash
