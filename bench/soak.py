@@ -34,7 +34,18 @@ def main() -> None:
         checkpoint = Path(folder) / "model.safetensors"
         make(checkpoint)
         port = free_port()
-        words = ["-m", "pixelwise", "serve", str(checkpoint), "--port", str(port), "--size", "224"]
+        words = [
+            "-m",
+            "pixelwise",
+            "serve",
+            str(checkpoint),
+            "--port",
+            str(port),
+            "--size",
+            "224",
+            "--timeout",
+            "600",
+        ]
         words += ["--workers", str(options.workers)]
         server = start(words, port, "/v1/health/ready", threads=1)
         try:

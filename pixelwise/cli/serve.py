@@ -25,6 +25,9 @@ def serve(
     ] = None,
     size: Annotated[int, typer.Option(help="Side of the images for the warm-up, in pixels.", min=8)] = 512,
     drain: Annotated[float, typer.Option(help="Seconds for requests under way at the end.", min=0)] = 30.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that a request may wait and run; large images take long.", min=1)
+    ] = 30.0,
     workers: Annotated[
         int, typer.Option(min=1, help="Processes that answer, each with its own copy of the models.")
     ] = 1,
@@ -44,7 +47,7 @@ def serve(
     Example: [bold]pixelwise serve runs/first[/bold]
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin would take the core of the others
-    from ..serve import read_token, serve as run
+    from ..serve import Limits, read_token, serve as run
     from ..serve.workers import serve_in_processes
 
     token = read_token(token_file) if token_file is not None else os.environ.get("PIXELWISE_TOKEN") or None
@@ -57,6 +60,7 @@ def serve(
         "origins": tuple(cors or ()),
         "size": size,
         "drain": drain,
+        "limits": Limits(seconds=timeout),
         "images_of_tasks": label_studio,
         "device": device,
     }

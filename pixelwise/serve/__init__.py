@@ -1,5 +1,7 @@
 """An HTTP server for trained models, a page to try them, and a client (extra `pixelwise[serve]`)."""
 
+import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,6 +96,10 @@ def serve(
         server.run(sockets=[listening])
     finally:
         listening.close()
+    if thread.alive:
+        # Python cannot end while a thread computes: it would wait for it, or crash.
+        print(f"the model was still busy {drain:g} s after the stop", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 @contextmanager

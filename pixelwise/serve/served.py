@@ -10,7 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 
@@ -218,10 +217,10 @@ class Served:
         chosen = OUTPUTS[output] if isinstance(output, str) else output
         settings = tuple(sorted((k, v) for k, v in options.items() if k in ("threshold", "min_area", "flip")))
         shape: tuple[Any, ...]
-        if isinstance(image, np.ndarray):
-            shape = (*image.shape[:2], image.shape[2:])
-        else:
+        if isinstance(image, Image.Image):
             shape = (image.height, image.width, image.mode)
+        else:
+            shape = (*image.shape[:2], image.shape[2:], image.dtype)
         alone = chosen.probabilities or not self.batched
 
         def run(images: Sequence[Pixels]) -> list[Any]:
