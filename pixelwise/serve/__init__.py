@@ -1,11 +1,18 @@
 """An HTTP server for trained models, a page to try them, and a client (extra `pixelwise[serve]`)."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from ..files import lock_folder, make_folder
 from .limits import Limits as Limits
+
+if TYPE_CHECKING:
+    from ..types import ClassTable
+    from .collection import Collection
+
+    CollectionOf = Callable[["ClassTable | None"], Collection]
 
 _ANY = ("0.0.0.0", "::", "")
 
@@ -21,12 +28,17 @@ def serve(
     size: int = 512,
     drain: float = 30.0,
     allow_any_host: bool = False,
+    collection: "CollectionOf | None" = None,
+    save_to: Path | None = None,
+    opened: Callable[[str], object] | None = None,
     **options: Any,
 ) -> None:
     """Serve models until the process is told to stop.
 
+    Beside them there is always one called `grabcut`, which cuts out what is clicked without any weights.
+
     Args:
-        runs: checkpoints, run directories or exported files.
+        runs: checkpoints, run directories or exported files; none where images are only labelled.
         host: address to listen on.
         port: to listen on; 0 for one that is free.
         token: that clients must send; needed wherever other machines can connect.
@@ -35,17 +47,21 @@ def serve(
         size: height and width in pixels of the images that the models are warmed up with.
         drain: seconds that requests under way have when the server stops.
         allow_any_host: whether to answer under whatever name; always so with a token.
+        collection: makes the images to walk through, given the classes of the first model that has classes.
+        save_to: folder for labels, which this process holds alone while it runs.
+        opened: called with the address of the page once it is there.
         options: of the `Predictor`s, such as `device`.
 
     Raises:
         ValueError: if the extra is missing, a model cannot be read, the address is taken, or another machine
-            could connect and there is no token.
+            could connect and there is no token; or another process saves to `save_to`.
     """
     try:
         import uvicorn
     except ImportError as error:
         raise ValueError("serving needs the extra: pip install 'pixelwise[serve]'") from error
     from .app import _LOCAL, create_app
+    from .cut import CutServed
     from .model_thread import ModelThread
     from .served import load_served
 
@@ -53,10 +69,15 @@ def serve(
     if not local and token is None:
         raise ValueError(f"other machines could use a server on {host}: give it a token (--token-file)")
     limits = limits or Limits()
-    listening = _listening(host, port)
-    try:
+    with ExitStack() as stack:
+        if save_to is not None:
+            stack.enter_context(lock_folder(make_folder(save_to)))
+        listening = stack.enter_context(_listening(host, port))
         thread = ModelThread(limits)
         models = [load_served(path, thread, limits, **options) for path in runs]
+        classes = next((one.predictor.classes for one in models if not one.promptable), None)
+        images = None if collection is None else collection(classes)
+        models.append(CutServed(thread, limits))
         hosts = None if allow_any_host or token is not None else _LOCAL
         app = create_app(
             models,
@@ -67,6 +88,7 @@ def serve(
             origins=origins,
             size=size,
             drain=drain,
+            collection=images,
         )
         config = uvicorn.Config(
             app,
@@ -78,11 +100,11 @@ def serve(
         where = f"http://{'127.0.0.1' if host in _ANY else host}:{listening.getsockname()[1]}"
         names = ", ".join(one.name for one in models)
         print(f"pixelwise serves {names} on {where} (Ctrl-C stops)", flush=True)
+        if opened is not None:
+            opened(where)
         server = uvicorn.Server(config)
         server.capture_signals = lambda: _stopping(server)  # type: ignore[method-assign]
         server.run(sockets=[listening])
-    finally:
-        listening.close()
 
 
 @contextmanager

@@ -23,12 +23,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import __version__
 from ..types import Prompts
+from .collection import Collection
 from .images import decode_image
+from .labels import label_routes
 from .limits import Limits
 from .model_thread import Job, ModelThread
 from .outputs import OUTPUTS, Answer
 from .problems import Problem
 from .requests import body_of, image_of, object_of, options_of, prompts_of
+from .samples import sample_routes
 from .served import Embedded, Served
 
 PAGE = Path(__file__).with_name("page")
@@ -128,7 +131,7 @@ class Guard:
             return
         if scope["method"] == "OPTIONS" and origin in self.origins:
             allowed = {
-                "Access-Control-Allow-Methods": "GET, POST, DELETE",
+                "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
                 "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-Id",
             }
             await Response(None, 204, allowed)(scope, receive, answer)
@@ -163,6 +166,7 @@ def create_app(
     origins: Sequence[str] = (),
     size: int = 512,
     drain: float = 30.0,
+    collection: Collection | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -175,6 +179,7 @@ def create_app(
         origins: of pages from elsewhere that may use the interface.
         size: height and width in pixels of the images that the models are warmed up with.
         drain: seconds that requests under way have when the server stops.
+        collection: images to walk through and to label.
 
     Raises:
         ValueError: if two models have one name.
@@ -406,6 +411,9 @@ def create_app(
         if not promptable(model).embeddings.remove(image):
             raise Problem("no-such-image", "this image is not known, or no more")
         return Response(status_code=204)
+
+    app.include_router(label_routes(collection, models, limits, pool))
+    app.include_router(sample_routes())
 
     # --- the page -----------------------------------------------------------------------------------
 
