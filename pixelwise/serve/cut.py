@@ -74,7 +74,8 @@ class CutServed(Served):
     def warm_up(self, size: int) -> None:
         """Let the kernels be compiled."""
         pixels = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
-        cut_out(pixels, Prompts.of(boxes=torch.tensor([[4.0, 4.0, 12.0, 12.0]])))
+        for prompts in (Prompts.of(boxes=torch.tensor([[4.0, 4.0, 12.0, 12.0]])), Prompts.at([(8, 8)])):
+            cut_out(pixels, prompts)
         self.ready = True
 
     def _embed(self, id: str, image: Image.Image) -> Embedded:

@@ -1,4 +1,5 @@
-"""Images that the page offers to begin with: photographs that come with scikit-image, all free of rights."""
+"""Images that the page offers to begin with: photographs that come with scikit-image, whose README
+tells where they are from."""
 
 from pathlib import Path
 

@@ -9,14 +9,15 @@ export class Picture {
     this.layers = [image, tints, marks];
     [this.below, this.tints, this.above] = this.layers.map((one) => one.getContext("2d"));
     this.clear();
-    new ResizeObserver(() => this.fit()).observe(stage);
+    new ResizeObserver(() => this.resize()).observe(stage);
   }
 
   clear() {
+    cancelAnimationFrame(this.frame);
     Object.assign(this, {
       image: null, labels: null, entries: null, outline: false, labelWidth: 0, labelHeight: 0,
       width: 0, height: 0, marks: [], box: null, cursor: null, zoom: 1, x: 0, y: 0,
-      all: false, dirty: null, frame: 0,
+      all: false, dirty: null, frame: 0, fitted: true,
     });
   }
 
@@ -38,12 +39,21 @@ export class Picture {
     this.draw();
   }
 
-  fit() {
-    const ratio = devicePixelRatio || 1;
+  // The stage has another size: what was in its middle stays there.
+  resize() {
+    const ratio = devicePixelRatio || 1, { width, height } = this.canvas;
     for (const one of this.layers) {
       one.width = Math.max(1, Math.round(one.clientWidth * ratio));
       one.height = Math.max(1, Math.round(one.clientHeight * ratio));
     }
+    if (this.fitted) { this.fit(); return; }
+    this.x += (this.canvas.width - width) / 2;
+    this.y += (this.canvas.height - height) / 2;
+    this.draw();
+  }
+
+  fit() {
+    this.fitted = true;
     if (this.width) {
       this.zoom = Math.min(this.canvas.width / this.width, this.canvas.height / this.height);
       this.x = (this.canvas.width - this.zoom * this.width) / 2;
@@ -175,12 +185,14 @@ export class Picture {
     this.x = px - (px - this.x) * (zoom / this.zoom);
     this.y = py - (py - this.y) * (zoom / this.zoom);
     this.zoom = zoom;
+    this.fitted = false;
     this.draw();
   }
 
   move(dx, dy) {
     this.x += dx * (devicePixelRatio || 1);
     this.y += dy * (devicePixelRatio || 1);
+    this.fitted = false;
     this.draw();
   }
 }

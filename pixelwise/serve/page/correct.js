@@ -75,6 +75,7 @@ function starts() {
 }
 
 export async function enter() {
+  use(desk.tool);
   if (!state.file) return;
   Object.assign(picture, { marks: [], box: null });
   state.prompts = [];
@@ -87,7 +88,6 @@ export async function enter() {
     desk.file = state.file;
   }
   recolor();
-  use(desk.tool);
 }
 
 export async function start() {

@@ -17,6 +17,7 @@ async function start() {
   $("cutter").replaceChildren(...cutters.map((one) => new Option(one.name, one.name)));
   await images.load();
   choose(state.models[0].name);
+  if (state.model.takes_prompts && state.collection.images.length) await turnTo("correct");
   await showSamples();
 }
 
@@ -33,7 +34,7 @@ function choose(name) {
   $("compare-choice").hidden = !others.length || !look.hasClasses(state.model);
   const labelled = state.collection.classes.length;
   $("what").textContent = promptable
-    ? (labelled ? `Or open the list of images and label them with ${labelled} classes.` : "Then click an object to cut it out.")
+    ? (labelled ? `You label it with ${labelled} classes; "Images" lists them all.` : "Then click an object to cut it out.")
     : `It will be divided into ${classes.length} classes: ${classes.slice(0, 8).map((c) => c.name).join(", ")}${classes.length > 8 ? ", ..." : ""}.`;
   say("");
   if (state.file && state.view === "image") guarded(look.look);
