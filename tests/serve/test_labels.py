@@ -13,7 +13,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import pixelwise as pw
-from pixelwise.data import LabelEncoding, SegmentationData, read_mask
+from pixelwise.data import LabelEncoding, SegmentationData, read_classes_file, read_mask
 from pixelwise.data.dataset import Pair
 from pixelwise.data.formats.yolo import read_yolo_labels
 from pixelwise.files import lock_folder
@@ -87,7 +87,7 @@ def test_labels_come_back_as_they_were_saved_in_the_values_of_the_class_file(
     assert again.get("/v1/images/2/labels").content == raw.content
     read = read_mask(folder / "masks" / "more" / "c.png", ENCODING)
     assert np.array_equal(read.numpy(), labels)
-    table = pw.read_classes_file(folder / "masks" / "classes.csv")
+    table = read_classes_file(folder / "masks" / "classes.csv")
     assert table.names == CLASSES.names
 
 
