@@ -123,7 +123,7 @@ def collection_of(
 
     if data is not None:
         given: dict[str, Any] = {}
-        _, part = part_of(data, split, get_task("semantic"), of_model, None, classes, given)
+        _, part = part_of(data, split, get_task(), of_model, None, classes, given)
         encoding = LabelEncoding.of(part.classes)
     else:
         assert images is not None
@@ -144,5 +144,7 @@ def collection_of(
         raise ValueError(f"two files of scores are called {names[0]}: rename one")
     unknown = scores and not any(pair.id in rows for rows in scores.values() for pair in part.pairs)
     if unknown:
-        raise ValueError(f"none of the images has scores in {evaluations[0]}: is it another part of the data?")
+        raise ValueError(
+            f"none of the images has scores in {evaluations[0]}: is it another part of the data?"
+        )
     return Collection(part, encoding, save_to, scores)

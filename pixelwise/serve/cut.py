@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Bool, UInt8
 from PIL import Image
 
-from ..algorithms import graph_cut, grabcut
+from ..algorithms import grabcut, graph_cut
 from ..kernels.masks.components import label_components
 from ..rle import RleMasks
+from ..tasks.promptable import PROMPTABLE
 from ..types import Prompts
 from .limits import Limits
 from .model_thread import Job, ModelThread
@@ -58,7 +59,7 @@ class CutServed(Served):
         """What clients are told of it."""
         return {
             "name": self.name,
-            "task": "promptable",
+            "task": PROMPTABLE.name,
             "classes": [{"id": 1, "label": 0, "name": "object", "color": [41, 128, 185]}],
             "channels": 3,
             "minimum_size": 1,
@@ -158,9 +159,7 @@ def _clicks(
     return list(zip(places, prompts.point_labels[0].tolist(), strict=True))
 
 
-def _clicked(
-    mask: Bool[np.ndarray, "h w"], places: Sequence[tuple[float, float]]
-) -> Bool[np.ndarray, "h w"]:
+def _clicked(mask: Bool[np.ndarray, "h w"], places: Sequence[tuple[float, float]]) -> Bool[np.ndarray, "h w"]:
     """The regions of a mask that one of the places lies in."""
     numbers, _ = label_components(mask.view(np.uint8))
     rows = [min(max(int(y), 0), mask.shape[0] - 1) for _, y in places]

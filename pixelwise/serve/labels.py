@@ -1,7 +1,6 @@
 """Routes of the images that people walk through, and of labels that they draw."""
 
 import asyncio
-import io
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
@@ -12,12 +11,11 @@ import numpy as np
 import torch
 from fastapi import APIRouter
 from jaxtyping import Integer
-from PIL import Image
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ..data.shapes import BACKGROUND
 from ..data.formats.yolo import write_yolo_labels
+from ..data.shapes import BACKGROUND
 from ..predict import Prediction
 from ..tasks import get_task
 from ..types import ClassTable, LabelMap, MaskSet
@@ -50,9 +48,7 @@ def labels_of(body: bytes, most_pixels: int) -> Integer[np.ndarray, "H W"]:
     return np.asarray(image).astype(np.int64)
 
 
-def write_labels(
-    labels: Integer[np.ndarray, "H W"], classes: ClassTable, output: str, name: str
-) -> Answer:
+def write_labels(labels: Integer[np.ndarray, "H W"], classes: ClassTable, output: str, name: str) -> Answer:
     """Labels of one class per pixel in the format of another tool.
 
     Args:
@@ -66,7 +62,7 @@ def write_labels(
     """
     height, width = labels.shape
     image = torch.zeros(3, 1, 1).expand(3, height, width)
-    prediction = Prediction(LabelMap(torch.from_numpy(labels)), get_task("semantic"), classes, image, name)
+    prediction = Prediction(LabelMap(torch.from_numpy(labels)), get_task(), classes, image, name)
     if output in ("coco", "geojson"):
         return OUTPUTS[output].encode(OUTPUTS[output].read(prediction, {"name": name}))
     if output != "yolo":

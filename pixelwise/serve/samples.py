@@ -1,5 +1,4 @@
-"""Images that the page offers to begin with: photographs that come with scikit-image, whose README
-tells where they are from."""
+"""Photographs to begin with: they come with scikit-image, whose README tells where they are from."""
 
 from pathlib import Path
 

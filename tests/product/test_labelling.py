@@ -1,8 +1,7 @@
 """A person labels a folder of images on the page, as people start it."""
 
 import json
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pixelwise.data import open_data
 from pixelwise.rle import RleMasks
-from tests.product.conftest import Outcome, scene
+from tests.product.conftest import scene
 from tests.product.test_serve import browser as browser, start, stop, wait_until_ready
 
 SIZE = (480, 640)
@@ -85,6 +83,14 @@ def told(page: Any, sentence: str, timeout: float = 60_000) -> None:
     expect(page.locator("#status")).to_contain_text(sentence, timeout=timeout)
 
 
+def save(page: Any) -> None:
+    """Save the labels, and wait until it is done."""
+    with page.expect_response(lambda answer: answer.request.method == "PUT") as answer:
+        page.keyboard.press("s")
+    assert answer.value.status == 200
+    told(page, "Saved as")
+
+
 def labels_at(street: Path, number: int) -> np.ndarray:
     return np.asarray(Image.open(street / "masks" / f"{number}.png")).copy()
 
@@ -103,20 +109,20 @@ def test_a_person_labels_an_image_from_nothing_and_saves_it(page: Any, street: P
     page.keyboard.press("1")
     page.keyboard.press("f")
     page.mouse.click(*on_image(page, 20, 20))
-    page.keyboard.press("s")
-    told(page, "Saved as 0.png")
+    save(page)
     labels = labels_at(street, 0)
     assert labels.shape == SIZE
     assert labels[100, 100:301].tolist() == [1] * 201
     assert labels[300, 100:401].tolist() == [2] * 301
     assert labels[400, 400] == 0  # erased, and then filled with what is around it
     assert labels[20, 20] == labels[470, 630] == 0
-    assert abs((labels == 1).sum() - (200 * 30 + np.pi * 15**2)) < 120  # a disc of 30 pixels that moved by 200
+    assert (
+        abs((labels == 1).sum() - (200 * 30 + np.pi * 15**2)) < 120
+    )  # a disc of 30 pixels that moved by 200
     page.screenshot(path=str(tmp_path / "correct.png"))
 
     page.keyboard.press("Control+z")
-    page.keyboard.press("s")
-    told(page, "Saved as 0.png")
+    save(page)
     assert labels_at(street, 0)[20, 20] == 255  # the fill is undone: not labelled again
     page.keyboard.press("Control+y")
     with page.expect_download() as saved:

@@ -57,7 +57,8 @@ def hostile(chance: random.Random) -> dict[str, Any]:
         {"output": "coco", "model": "../x"},
     )  # fmt: skip
     bodies = (
-        image, damaged(image, chance), damaged(image, chance), labels_file(SIZE), labels_file((40, 57)), b"", chance.randbytes(200),
+        image, damaged(image, chance), damaged(image, chance), labels_file(SIZE), labels_file((40, 57)), b"",
+        chance.randbytes(200),
         b'{"inputs": "' + b"A" * 99 + b'"}', b'{"inputs": {"a": []}}', b"[" * 500,
         b'{"points": [[1e400, NaN]]}',
         b"--x\r\nContent-Disposition: form-data; name=image\r\n\r\nx", b"--x--",

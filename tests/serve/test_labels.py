@@ -197,14 +197,16 @@ def test_without_a_folder_nothing_is_saved(labelling: Labelling, folder: Path, s
 def test_two_servers_cannot_save_to_one_folder(tmp_path: Path) -> None:
     from pixelwise.serve import serve
 
-    with lock_folder(tmp_path), pytest.raises(ValueError, match="another process .* is working in"):
+    with lock_folder(tmp_path), pytest.raises(ValueError, match=r"another process .* is working in"):
         serve([], save_to=tmp_path, port=0)
 
 
 def test_the_worst_images_are_known_by_their_scores(labelling: Labelling, folder: Path) -> None:
     csv = folder / "scores.csv"
     csv.write_text("id,mean_iou,iou/road\na.png,0.5,0.25\nmore/c.tif,0.125,\n")
-    client = labelling(save=False, scores={"first": read_scores(csv), "second": {"b.jpg": {"mean_iou": 0.75}}})
+    client = labelling(
+        save=False, scores={"first": read_scores(csv), "second": {"b.jpg": {"mean_iou": 0.75}}}
+    )
     told = client.get("/v1/images").json()
     assert told["columns"] == ["mean_iou", "iou/road"]
     assert [one["scores"] for one in told["images"]] == [[0.5, None], [None, 0.75], [0.125, None]]
@@ -212,7 +214,7 @@ def test_the_worst_images_are_known_by_their_scores(labelling: Labelling, folder
     assert [one["scores"][0] for one in told["images"]] == [0.25, None, None]
     assert kind(client.get("/v1/images", params={"score": "beauty"})) == "bad-parameter"
     csv.write_text("id,mean_iou\na.png,good\n")
-    with pytest.raises(ValueError, match="scores.csv is no table of scores"):
+    with pytest.raises(ValueError, match=r"scores\.csv is no table of scores"):
         read_scores(csv)
 
 
