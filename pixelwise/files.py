@@ -127,10 +127,22 @@ def record(target: Path, folder: Path) -> None:
     Raises:
         ValueError: if the manifest cannot be written.
     """
+    record_as(target, target, folder)
+
+
+def record_as(target: Path, written: Path, folder: Path) -> None:
+    """Note what `target` will be once `written` has taken its place.
+
+    Noted before the file is moved there, a file that pixelwise wrote is never taken for one of the user,
+    whatever happens in between.
+
+    Raises:
+        ValueError: if the manifest cannot be written.
+    """
     try:
         # A line is appended in one piece, so that several processes may write to one folder.
         with (folder / MANIFEST).open("a", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(f"{sha256_of(target)}  {target.relative_to(folder).as_posix()}\n")
+            file.write(f"{sha256_of(written)}  {target.relative_to(folder).as_posix()}\n")
     except OSError as error:
         raise ValueError(f"cannot write {folder / MANIFEST}: {error.strerror or error}") from error
 

@@ -26,12 +26,15 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .. import __version__
 from ..types import Prompts
 from . import label_studio
+from .collection import Collection
 from .images import decode_image, decode_pixels
+from .labels import label_routes
 from .limits import Limits
 from .model_thread import Job, ModelThread
 from .outputs import OUTPUTS, Answer
 from .problems import Problem
 from .requests import body_of, image_of, object_of, options_of, prompts_of
+from .samples import sample_routes
 from .served import Embedded, Served
 from .workers import METRICS
 
@@ -138,7 +141,7 @@ class Guard:
             return
         if scope["method"] == "OPTIONS" and origin in self.origins:
             allowed = {
-                "Access-Control-Allow-Methods": "GET, POST, DELETE",
+                "Access-Control-Allow-Methods": "GET, POST, PUT, DELETE",
                 "Access-Control-Allow-Headers": "Authorization, Content-Type, X-Request-Id",
             }
             await Response(None, 204, allowed)(scope, receive, answer)
@@ -179,6 +182,7 @@ def create_app(
     drain: float = 30.0,
     warm_first: bool = False,
     images_of_tasks: Path | None = None,
+    collection: Collection | None = None,
 ) -> FastAPI:
     """The application.
 
@@ -193,6 +197,7 @@ def create_app(
         drain: seconds that requests under way have when the server stops.
         images_of_tasks: folder with the images of Label Studio's tasks; None without its routes.
         warm_first: whether nothing is answered before the warm-up: where other processes answer meanwhile.
+        collection: images to walk through and to label.
 
     Raises:
         ValueError: if two models have one name.
@@ -437,6 +442,8 @@ def create_app(
 
     if images_of_tasks is not None:
         label_studio.add_routes(app, images_of_tasks, limits, pool, model_of, found_in)
+    app.include_router(label_routes(collection, models, limits, pool))
+    app.include_router(sample_routes())
 
     # --- the page -----------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import io
 import warnings
+from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -15,18 +16,18 @@ Pixels = Image.Image | np.ndarray
 _PNG_LEVEL = 3  # quick, and the same bytes for the same pixels
 
 
-def decode_image(body: bytes, most_pixels: int) -> Image.Image:
+def decode_image(body: bytes, most_pixels: int, *, formats: Sequence[str] = FORMATS) -> Image.Image:
     """The first image of a file, upright as its EXIF orientation says.
 
     Raises:
-        Problem: if it is no image of `FORMATS`, is damaged, or claims more than `most_pixels`.
+        Problem: if it is no image of `formats`, is damaged, or claims more than `most_pixels`.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as damaged EXIF; the limit on pixels is checked here
         try:
-            image = Image.open(io.BytesIO(body), formats=FORMATS)
+            image = Image.open(io.BytesIO(body), formats=tuple(formats))
         except UnidentifiedImageError:
-            known = ", ".join(FORMATS)
+            known = ", ".join(formats)
             raise Problem("not-an-image", f"the image must be a file of {known}") from None
         except Image.DecompressionBombError as error:
             raise Problem("too-many-pixels", f"at most {most_pixels} pixels are taken") from error

@@ -108,7 +108,8 @@ def _raw(prediction: Prediction, options: Options) -> Any:
     return label_array(prediction)
 
 
-def _raw_bytes(labels: Any) -> Answer:
+def raw_answer(labels: Any) -> Answer:
+    """One or two bytes per pixel, row by row."""
     small = labels.astype(np.uint8 if labels.max(initial=0) < 256 else "<u2")
     height, width = small.shape
     headers = {"X-Shape": f"{height},{width}", "X-Type": "uint8" if small.itemsize == 1 else "uint16"}
@@ -346,7 +347,7 @@ def _archive(arrays: Any) -> Answer:
 
 OUTPUTS: Mapping[str, Output] = {
     "labels": Output(_labels, _labels_png),
-    "raw": Output(_raw, _raw_bytes),
+    "raw": Output(_raw, raw_answer),
     "overlay": Output(_overlay, _picture),
     "probabilities": Output(_probabilities, _npz, probabilities=True),
     "confidence": Output(_confidence, _npz, probabilities=True),

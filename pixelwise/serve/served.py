@@ -16,7 +16,6 @@ from PIL import Image
 from ..data.formats.image import to_tensor
 from ..files import sha256_of
 from ..predict import Prediction, Predictor
-from ..predict.embedded import EmbeddedImage
 from ..rle import run_lengths
 from ..types import (
     Boxes,
@@ -55,7 +54,7 @@ class Embedded:
     """
 
     id: str
-    image: EmbeddedImage
+    image: Any
     height: int
     width: int
     bytes: int

@@ -56,7 +56,7 @@ ALLOWED = {
     | {"algorithms", "checkpoint", "data", "decode", "draw", "export", "files", "kernels", "metrics", "ops"}
     | {"rle", "tasks", "tiling", "video"},
     "serve": FOUNDATION
-    | {"__version__", "checkpoint", "data", "files", "kernels", "predict", "rle", "tasks"},
+    | {"__version__", "algorithms", "checkpoint", "data", "files", "kernels", "predict", "rle", "tasks"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "wording"},
     "paper_recipes": {"wording"},

@@ -36,7 +36,7 @@ class Sequences:
             if len(frames) < 3:
                 continue
             frames = sorted(frames, key=lambda frame: frame[0])
-            predicted, truth = (torch.stack([frame[i] for frame in frames]) for i in (1, 2))
+            predicted, truth = (torch.stack(maps) for maps in list(zip(*frames, strict=True))[1:])
             if not (truth[0] == 1).any():
                 continue
             (scores,) = davis_sequence(predicted, truth, task="semi-supervised", where=name)

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -99,6 +100,9 @@ def _cityscapes_ids(classes: ClassTable) -> Tensor | None:
     return torch.tensor([known[name] for name in classes.names])
 
 
+_KITTI_CLASSES, _KITTI_OBJECTS = Path("training/semantic"), Path("training/instance")
+
+
 def _instance_map(pair: Pair) -> Tensor | None:
     """The map of instances beside a mask: 1000 times the id plus a number for objects; None without one."""
     if pair.mask is None:
@@ -108,8 +112,8 @@ def _instance_map(pair: Pair) -> Tensor | None:
         path = pair.mask.with_name(name.replace(f"_{kind}.png", "_instanceIds.png"))
         if name.endswith(f"_{kind}.png") and path.is_file():
             return torch.from_numpy(read_mask_pixels(path).astype(np.int64))
-    path = folder.parent / "instance" / name  # KITTI: 256 times the id plus a number, 0 for stuff
-    if folder.name != "semantic" or not path.is_file():
+    path = folder.parent / _KITTI_OBJECTS.name / name  # 256 times the id plus a number, 0 for stuff
+    if folder.name != _KITTI_CLASSES.name or not path.is_file():
         return None
     values = read_mask_pixels(path).astype(np.int64)
     labels, numbers = values >> 8, values & 255
