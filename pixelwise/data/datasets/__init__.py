@@ -3,7 +3,7 @@
 `matches(root)` looks at a folder, `find(root, encoding)` lists what is in it.
 """
 
-from . import camvid, cityscapes, coco, pairs, voc
+from . import camvid, cityscapes, coco, mapillary, pairs, voc
 from .annotation_tools import layouts as layouts
 from .exports import export_of as export_of
 from .layout import Finder as Finder, Layout as Layout
@@ -34,6 +34,7 @@ def row_of(name: str) -> Row | None:
 FORMATS: dict[str, Finder] = {
     "voc": voc,
     "camvid": camvid,
+    "mapillary": mapillary,
     **data_sets("semantic"),
     "cityscapes": cityscapes,
     "pairs": pairs,

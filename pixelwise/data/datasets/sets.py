@@ -7,6 +7,7 @@ Facts are those that the owners publish; a licence here informs and is no advice
 import re
 from collections.abc import Mapping
 
+from .more_sets import FURTHER
 from .tree import Part, Places, Row
 
 
@@ -769,4 +770,4 @@ _ROWS = (
         task="volume",
     ),
 )
-DATASETS: Mapping[str, Row] = {row.name: row for row in _ROWS}
+DATASETS: Mapping[str, Row] = {row.name: row for row in (*_ROWS, *FURTHER)}

@@ -36,7 +36,8 @@ class Sequences:
             if len(frames) < 3:
                 continue
             frames = sorted(frames, key=lambda frame: frame[0])
-            predicted, truth = (torch.stack(maps) for maps in list(zip(*frames, strict=True))[1:])
+            predicted = torch.stack([found for _, found, _ in frames])
+            truth = torch.stack([target for _, _, target in frames])
             if not (truth[0] == 1).any():
                 continue
             (scores,) = davis_sequence(predicted, truth, task="semi-supervised", where=name)
