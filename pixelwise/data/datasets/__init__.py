@@ -3,7 +3,7 @@
 `matches(root)` looks at a folder, `find(root, encoding)` lists what is in it.
 """
 
-from . import camvid, cityscapes, coco, pairs, voc
+from . import camvid, cityscapes, coco, geotiff, pairs, voc
 from .annotation_tools import layouts as layouts
 from .exports import export_of as export_of
 from .layout import Finder as Finder, Layout as Layout
@@ -22,6 +22,7 @@ FORMATS: dict[str, Finder] = {
     "camvid": camvid,
     **data_sets("semantic"),
     "cityscapes": cityscapes,
+    "geotiff": geotiff,
     "pairs": pairs,
     **layouts("semantic"),
     "coco": coco,

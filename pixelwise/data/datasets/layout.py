@@ -1,7 +1,7 @@
 """What every layout answers, and how files are listed."""
 
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol, runtime_checkable
@@ -32,6 +32,8 @@ class Layout:
         unpaired: images without a mask and masks without an image.
         problems: what must be repaired before a training may use the data, one sentence each.
         remarks: what is worth knowing, one sentence each.
+        tiles: files -> the tiles that they are read in, after the parts were cut; None where each file is one
+            image.
     """
 
     pairs: Mapping[str, tuple[Pair, ...]]
@@ -42,6 +44,7 @@ class Layout:
     unpaired: tuple[Path, ...] = ()
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    tiles: Callable[[Sequence[Pair]], tuple[Pair, ...]] | None = None
 
 
 @runtime_checkable
