@@ -1,7 +1,7 @@
 """GeoTIFF and other rasters of remote sensing: any bands and types, in windows, by rasterio (extra `geo`).
 
-Where a raster knows no value (its nodata value, its mask, or not a number), pixels do not count: their label is
-the ignore label, in training, scores and predictions.
+Where a raster knows no value (its nodata value, its mask, or not a number), pixels do not count: their label
+is the ignore label, in training, scores and predictions.
 """
 
 import os
