@@ -34,11 +34,13 @@ class Pair:
         image: the file of the image.
         mask: the file of the annotation; None where there is none.
         id: the path of the image inside the data folder.
+        window: top, left, height and width of the part that is meant; None for the whole.
     """
 
     image: Path
     mask: Path | None
     id: str
+    window: tuple[int, int, int, int] | None = None
 
 
 @runtime_checkable
@@ -81,6 +83,14 @@ class ReadImage(Protocol):
         Raises:
             ValueError: if the file is damaged or has other channels.
         """
+
+
+@runtime_checkable
+class ReadPart(ReadImage, Protocol):
+    """How parts of images are read, too."""
+
+    def part(self, pair: Pair, channels: int) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
+        """The window of a pair; see `ReadImage`."""
 
 
 def read_plain_image(path: Path, channels: int) -> tuple[Float[Tensor, "c H W"], tuple[float, ...] | None]:
@@ -134,7 +144,7 @@ class SegmentationData(Dataset[Sample]):
             ValueError: if a file is damaged, image and mask differ in size, or a label is not in the table.
         """
         pair = self.pairs[index]
-        image, spacing = self.read_image(pair.image, self.channels)
+        image, spacing = self.image(index)
         if pair.mask is None:
             return Sample(image, None, pair.id, spacing)
         target = self.target(index)
@@ -147,6 +157,17 @@ class SegmentationData(Dataset[Sample]):
                 f"{' x '.join(map(str, given))}{_TURNED if turned else ''}"
             )
         return Sample(image, target, pair.id, spacing)
+
+    def image(self, index: int) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
+        """The image alone, and the size of its pixels where that is known.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        pair = self.pairs[index]
+        if pair.window is not None and isinstance(self.read_image, ReadPart):
+            return self.read_image.part(pair, self.channels)
+        return self.read_image(pair.image, self.channels)
 
     def target(self, index: int) -> Annotation:
         """The annotation alone.

@@ -23,6 +23,7 @@ from ..data.dataset import MaskFiles
 from ..data.datasets import FORMATS
 from ..data.formats.geojson_regions import write_geojson_regions
 from ..data.formats.mask import read_mask_pixels
+from ..data.formats.raster import has_rasterio, is_geotiff, write_raster
 from ..data.transforms import Compose
 from ..files import atomic_write
 from ..losses import PaperCriterion, make_criterion
@@ -173,9 +174,13 @@ def write_npy(path: Path, label_map: LabelMap, classes: ClassTable, image: str) 
 
 
 def write_tiff(path: Path, label_map: LabelMap, classes: ClassTable, image: str) -> None:
-    """Labels as grey values of 8 bits, or of 16 where a label needs them."""
+    """Labels as grey values of 8 bits, or of 16 where a label needs them; of a GeoTIFF, in its place."""
     labels = label_map.labels.numpy()
     kind = np.uint8 if labels.max(initial=0) < 256 else np.uint16
+    if image and is_geotiff(image) and has_rasterio():
+        colors = {label: (*color, 255) for label, color in enumerate(classes.colors)}
+        write_raster(path, labels.astype(kind), Path(image), classes.ignore, colors)
+        return
     with atomic_write(path) as temporary:
         Image.fromarray(labels.astype(kind)).save(temporary, compression="tiff_deflate")
 

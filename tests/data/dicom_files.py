@@ -62,3 +62,40 @@ def dicom_frames(path: Path, count: int = 3) -> Path:
         PerFrameFunctionalGroupsSequence=frames,
         SharedFunctionalGroupsSequence=[shared],
     )
+
+
+def dicom_seg(path: Path, labels: np.ndarray, names: tuple[str, ...], **changes: Any) -> Path:
+    """A SEG file for `series`: a frame for each segment and slice that is not empty."""
+    frames, masks = [], []
+    for number in range(len(names), 0, -1):  # the order of frames is free
+        for at in np.nonzero((labels == number).any((1, 2)))[0]:
+            place, segment, frame = Dataset(), Dataset(), Dataset()
+            place.ImagePositionPatient = [-10.5, 20.25, 100 + 2.5 * int(at)]
+            segment.ReferencedSegmentNumber = number
+            frame.PlanePositionSequence, frame.SegmentIdentificationSequence = [place], [segment]
+            frames.append(frame)
+            masks.append(labels[at] == number)
+    turned, measures, shared = Dataset(), Dataset(), Dataset()
+    turned.ImageOrientationPatient = [1, 0, 0, 0, 1, 0]
+    measures.PixelSpacing, measures.SliceThickness = [0.5, 0.75], 2.5
+    shared.PlaneOrientationSequence, shared.PixelMeasuresSequence = [turned], [measures]
+    segments = []
+    for number, name in enumerate(names, 1):
+        described = Dataset()
+        described.SegmentNumber, described.SegmentLabel = number, name
+        segments.append(described)
+    bits = np.packbits(np.stack(masks).ravel(), bitorder="little").tobytes()
+    options = {
+        "Modality": "SEG",
+        "SegmentationType": "BINARY",
+        "SegmentSequence": segments,
+        "NumberOfFrames": len(frames),
+        "PerFrameFunctionalGroupsSequence": frames,
+        "SharedFunctionalGroupsSequence": [shared],
+        "BitsAllocated": 1,
+        "BitsStored": 1,
+        "HighBit": 0,
+        "PixelRepresentation": 0,
+        "PixelData": bits + b"\0" * (len(bits) % 2),
+    }
+    return dicom_slice(path, 0, labels[0], **options | changes)

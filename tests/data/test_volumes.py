@@ -27,7 +27,7 @@ from pixelwise.data.volume_transforms import (
 )
 from pixelwise.types import ClassTable, LabelMap, Sample
 
-from .dicom_files import dicom_slice
+from .dicom_files import dicom_seg, dicom_slice, series
 
 GRID = (5, 6, 7)  # of the file
 
@@ -243,6 +243,38 @@ def test_folders_of_slices_are_volumes(tmp_path: Path) -> None:
     assert splits.train[0].spacing == (2.5, 0.5, 0.75)
     assert find_volumes(tmp_path / "images", 1) == [tmp_path / "images" / case for case in "ab"]
     assert find_volumes(tmp_path / "images" / "a", 1) == [tmp_path / "images" / "a"]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_segments_of_dicom_are_labels_on_the_slices_of_their_image(tmp_path: Path, inside: bool) -> None:
+    voxels = series(tmp_path / "images" / "a")
+    labels = np.zeros(voxels.shape, np.int64)
+    labels[1, 2:5, 1:4], labels[3, :2, 5:] = 1, 2  # three of the five slices are empty
+    path = tmp_path / "labels" / ("a/seg.dcm" if inside else "a.dcm")
+    dicom_seg(path, labels, ("liver", "tumour"))
+    splits = tasks.open_data(tmp_path, task="volume", val_fraction=0)
+    assert splits.classes.names == ("background", "liver", "tumour")
+    (sample,) = splits.train
+    np.testing.assert_array_equal(sample.target.labels.numpy(), labels)
+    assert sample.target.spacing == (2.5, 0.5, 0.75)
+
+
+def test_segments_that_do_not_lie_on_their_image_are_named(tmp_path: Path) -> None:
+    voxels = series(tmp_path / "images" / "a", 3)
+    labels = np.zeros((5, *voxels.shape[1:]), np.int64)
+    labels[4] = 1
+    path = dicom_seg(tmp_path / "labels" / "a.dcm", labels, ("liver",))
+    data = tasks.open_data(tmp_path, task="volume", val_fraction=0).train
+    with pytest.raises(
+        ValueError, match=r"a.dcm does not fit .*images/a: its frames do not lie on the slices"
+    ):
+        data[0]
+    dicom_seg(path, labels[:3] + 1, ("liver",), SegmentSequence=[])
+    with pytest.raises(ValueError, match=r"a.dcm as DICOM: it has no segments"):
+        data[0]
+    dicom_seg(path, labels[:3] + 1, ("liver",), PixelData=b"\0\0")
+    with pytest.raises(ValueError, match=r"cannot read .*a.dcm as DICOM"):
+        data[0]
 
 
 def test_stacks_of_a_microscope_need_no_place(tmp_path: Path) -> None:

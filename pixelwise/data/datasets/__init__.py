@@ -3,7 +3,7 @@
 `matches(root)` looks at a folder, `find(root, encoding)` lists what is in it.
 """
 
-from . import camvid, cityscapes, coco, mapillary, pairs, voc
+from . import camvid, cityscapes, coco, geotiff, mapillary, pairs, voc
 from .annotation_tools import layouts as layouts
 from .exports import export_of as export_of
 from .layout import Finder as Finder, Layout as Layout
@@ -37,6 +37,7 @@ FORMATS: dict[str, Finder] = {
     "mapillary": mapillary,
     **data_sets("semantic"),
     "cityscapes": cityscapes,
+    "geotiff": geotiff,
     "pairs": pairs,
     **layouts("semantic"),
     "coco": coco,

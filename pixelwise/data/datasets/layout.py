@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Container, Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol, runtime_checkable
@@ -34,6 +34,8 @@ class Layout:
         unpaired: images without a mask and masks without an image.
         problems: what must be repaired before a training may use the data, one sentence each.
         remarks: what is worth knowing, one sentence each.
+        tiles: files -> the tiles that they are read in, after the parts were cut; None where each file is one
+            image.
     """
 
     pairs: Mapping[str, tuple[Pair, ...]]
@@ -44,6 +46,7 @@ class Layout:
     unpaired: tuple[Path, ...] = ()
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    tiles: Callable[[Sequence[Pair]], tuple[Pair, ...]] | None = None
 
 
 @runtime_checkable

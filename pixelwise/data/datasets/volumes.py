@@ -13,7 +13,7 @@ import os
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ...types import ClassTable, LabelMap, Sample
 from ..dataset import Pair
 from ..formats import volume_files
 from ..formats.dicom import is_series
+from ..formats.dicom_seg import labels_on, names_in, read_seg, seg_file
 from ..formats.tiff_stack import slices_in
 from ..formats.volume import Volume
 from ..formats.volume_files import is_stack, is_volume, place_of, stem_of
@@ -292,6 +293,10 @@ def _classes_of(path: Path) -> ClassTable:
 
 
 def _classes_in(paths: Sequence[Path]) -> ClassTable:
+    if (seg := seg_file(paths[0])) is not None:
+        names = names_in(seg)
+        told = [names.get(number, f"class {number}") for number in range(1, max(names) + 1)]
+        return ClassTable.of("background", *told)
     largest = max(int(_whole(volume_files.read_volume(path).voxels, path).max()) for path in paths)
     if not 0 <= largest < 255:
         raise ValueError(
@@ -356,11 +361,23 @@ class VolumeLabels:
     def __call__(self, pair: Pair) -> LabelMap:
         """Labels in the place of their image; see `ReadTarget`."""
         assert pair.mask is not None
+        if (seg := seg_file(pair.mask)) is not None:
+            return _segments_on(pair.image, seg, self.classes)
         volume = volume_files.read_volume(pair.mask)
         affine, placed = place_of(pair.image)
         if placed and volume.placed and _apart(volume.affine, affine):
             raise ValueError(f"{pair.image} and {pair.mask} lie in different places: their affines differ")
         return LabelMap(_labels(volume, self.classes, pair.mask), volume.spacing)
+
+
+def _segments_on(image: Path, seg: Path, classes: ClassTable) -> LabelMap:
+    """Labels of a DICOM SEG file on the grid of its image."""
+    volume, segments = volume_files.read_volume(image), read_seg(seg)
+    try:
+        labels = labels_on(segments, volume.affine, volume.voxels.shape[-3:])
+    except ValueError as error:
+        raise ValueError(f"{seg} does not fit {image}: {error}") from error
+    return LabelMap(_labels(replace(volume, voxels=labels), classes, seg), volume.spacing)
 
 
 def matches(root: Path) -> bool:

@@ -59,7 +59,7 @@ def is_series(folder: Path) -> bool:
     """Whether a folder holds DICOM files itself."""
     if not folder.is_dir():
         return False
-    files = [path for path in _files(folder) if path.suffix.lower() in (*_SUFFIXES, "")]
+    files = [path for path in files_of(folder) if path.suffix.lower() in (*_SUFFIXES, "")]
     return any(is_dicom(path) for path in files[:_MOST_TRIED])
 
 
@@ -117,7 +117,8 @@ def open_dicom(path: Path, **options: Any) -> Any:
         return pydicom.dcmread(path, **options)
 
 
-def _files(folder: Path) -> list[Path]:
+def files_of(folder: Path) -> list[Path]:
+    """The visible files of a folder, without its table of contents."""
     return sorted(
         path
         for path in folder.iterdir()
@@ -160,7 +161,7 @@ def _series(path: Path) -> tuple[list[Path], list[Any]]:
             raise ValueError("it is one slice of a series: give the folder")
         return [path], [header]
     found: dict[str, list[tuple[Path, Any]]] = defaultdict(list)
-    for file in _files(path):
+    for file in files_of(path):
         if is_dicom(file):
             header = open_dicom(file, stop_before_pixels=True)
             if "Rows" in header:
