@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given as with_values, settings as how, strategies as st
 
-from pixelwise.planning import DataFacts, Probe, RangeTest, Situation, rules
+from pixelwise.planning import DataFacts, Probe, RangeTest, Situation, read_plan, rules
 from pixelwise.recipe import Recipe
 from pixelwise.training import recipe_of
 
@@ -400,3 +400,10 @@ def test_key_points_keep_the_augmentation_of_their_task() -> None:
 def test_several_classes_per_pixel_follow_the_rules_of_one() -> None:
     recipe = settings_of("multilabel", facts(exclusive=False))
     assert (recipe.loss, recipe.class_weights, recipe.model) == ("cross_entropy+dice", "none", "unet")
+
+
+def test_a_plan_with_brackets_without_end_is_refused(tmp_path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="is no plan of a training"):
+        read_plan(path)
