@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 MEASURED = """
 import json, resource, sys, time
@@ -56,7 +57,8 @@ def many_files(root: Path, count: int) -> None:
 def large_json(path: Path, size: int) -> int:
     """About `size` bytes of instances and the empty images that they need; gives the number of objects."""
     draw = random.Random(0)
-    images, objects, written = [], 0, 0
+    images: list[dict[str, Any]] = []
+    objects, written = 0, 0
     with path.open("w") as file:
         file.write('{"categories": [{"id": 1, "name": "car"}, {"id": 2, "name": "dog"}], "annotations": [')
         while written < size:
@@ -86,7 +88,7 @@ def large_json(path: Path, size: int) -> int:
     folder = path.parent / "images"
     folder.mkdir()
     for image in images:
-        (folder / str(image["file_name"])).touch()
+        (folder / image["file_name"]).touch()
     return objects
 
 

@@ -105,9 +105,9 @@ def training_transform(
         )
     sides = bool(flip_pairs) or skeleton is not None
     if flip and not sides:
-        steps.append(v2.RandomHorizontalFlip(flip))
+        steps.append(MirrorAcross(flip))
     if flip_vertical and not sides:
-        steps.append(v2.RandomVerticalFlip(flip_vertical))
+        steps.append(MirrorDown(flip_vertical))
     if rotate90:
         steps.append(QuarterTurn(rotate90))
     fill = {tv_tensors.Image: 0.0, tv_tensors.Mask: ignore}
@@ -167,31 +167,14 @@ class MirrorSides:
     def __call__(self, sample: Sample) -> Sample:
         """The changed sample."""
         for chance, mirror in (
-            (self.flip, v2.RandomHorizontalFlip(1.0)),
-            (self.flip_vertical, v2.RandomVerticalFlip(1.0)),
+            (self.flip, MirrorAcross(1.0)),
+            (self.flip_vertical, MirrorDown(1.0)),
         ):
             if torch.rand(()) < chance:
-                if isinstance(sample.target, Keypoints):
-                    across = isinstance(mirror, v2.RandomHorizontalFlip)
-                    sample = _mirrored_joints(sample, sample.target, self.flip_pairs, across=across)
-                    continue
                 sample = OnSample([mirror])(sample)
                 if sample.target is not None:
                     sample = replace(sample, target=_other_sides(sample.target, self.flip_pairs))
         return self.then(sample)
-
-
-def _mirrored_joints(
-    sample: Sample, target: Keypoints, pairs: Sequence[tuple[int, int]], *, across: bool
-) -> Sample:
-    """Key points in the mirror; coordinates count from the corner of the image, as those of boxes do."""
-    axis, side = (0, sample.image.shape[-1]) if across else (1, sample.image.shape[-2])
-    order = _exchanged(torch.arange(target.points.shape[1]), pairs)
-    points, boxes = target.points[:, order].clone(), target.boxes.clone()
-    points[..., axis] = side - points[..., axis]
-    boxes[:, [axis, axis + 2]] = side - boxes[:, [axis + 2, axis]]
-    changed = replace(target, points=points, visible=target.visible[:, order], boxes=boxes)
-    return replace(sample, image=sample.image.flip(-1 - axis), target=changed)
 
 
 def _other_sides(target: Annotation, flip_pairs: Sequence[tuple[int, int]]) -> Annotation:
@@ -201,7 +184,10 @@ def _other_sides(target: Annotation, flip_pairs: Sequence[tuple[int, int]]) -> A
     if isinstance(target, ClassMasks):
         order = _exchanged(torch.arange(len(target.masks)), flip_pairs)
         return replace(target, masks=target.masks[order])
-    assert isinstance(target, MaskSet | PanopticMap | Boxes)  # key points are mirrored by themselves
+    if isinstance(target, Keypoints):
+        order = _exchanged(torch.arange(target.points.shape[1]), flip_pairs)
+        return replace(target, points=target.points[:, order], visible=target.visible[:, order])
+    assert isinstance(target, MaskSet | PanopticMap | Boxes)  # what `OnSample` moves
     return replace(target, classes=_exchanged(target.classes, flip_pairs))
 
 
@@ -212,6 +198,28 @@ def _exchanged(
     for first, second in flip_pairs:
         changed[labels == first], changed[labels == second] = second, first
     return changed
+
+
+class MirrorAcross(v2.RandomHorizontalFlip):
+    """Left and right change places; key points count from the corner of the image, as boxes do."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Mirror an image, a mask, boxes or key points (called by torchvision)."""
+        if not isinstance(inpt, tv_tensors.KeyPoints):
+            return super().transform(inpt, params)
+        x, y = inpt.as_subclass(Tensor).unbind(-1)
+        return tv_tensors.wrap(torch.stack([inpt.canvas_size[1] - x, y], -1), like=inpt)
+
+
+class MirrorDown(v2.RandomVerticalFlip):
+    """Top and bottom change places; see `MirrorAcross`."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Mirror an image, a mask, boxes or key points (called by torchvision)."""
+        if not isinstance(inpt, tv_tensors.KeyPoints):
+            return super().transform(inpt, params)
+        x, y = inpt.as_subclass(Tensor).unbind(-1)
+        return tv_tensors.wrap(torch.stack([x, inpt.canvas_size[0] - y], -1), like=inpt)
 
 
 class OnSample:

@@ -20,8 +20,10 @@ from pixelwise.data.formats.nifti import affine_of, read_nifti
 from pixelwise.data.formats.strokes import read_strokes
 from pixelwise.data.formats.yolo import read_yolo_classes, read_yolo_labels
 from pixelwise.planning import read_plan
+from pixelwise.planning.plan import TIMES
 from pixelwise.recipe import read_settings
 
+PLAN = {"budget": 60.0, "times": dict.fromkeys((*TIMES, "most_steps"), 1)}
 Reader = Callable[[Path], object]
 SQUARE = [[1.0, 1.0], [6.0, 1.0], [6.0, 6.0], [1.0, 6.0]]
 
@@ -165,5 +167,5 @@ def more_kinds() -> dict[str, tuple[dict[str, bytes], Reader, int]]:
         "layers": ({".tif": pages()}, read_layers, 1),
         "strokes": ({".png": png(np.eye(5, dtype=np.uint8))}, read_strokes, 1),
         "settings": ({".toml": b'epochs = 3\ncrop = [64, 64]\nmodel = "unet"\n'}, read_settings, 1),
-        "plan": ({".json": coded({"format": 1, "choices": []})}, read_plan, 1),
+        "plan": ({".json": coded(PLAN)}, read_plan, 1),
     }

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given as with_values, settings as how, strategies as st
 
-from pixelwise.planning import DataFacts, Probe, RangeTest, Situation, rules
+from pixelwise.planning import DataFacts, Probe, RangeTest, Situation, read_plan, rules
 from pixelwise.recipe import Recipe
 from pixelwise.training import recipe_of
 
@@ -441,3 +441,10 @@ def test_large_things_are_seen_smaller_where_time_is_short(
     data = facts(size=(500, 700), of_classes=(one(thickness=70.0), one("b", thickness=thinnest)))
     plan = decided(data, {"crop": "free"}, seconds=(seconds,) * 4, budget=1200.0)
     assert (plan.settings["reduce"], plan.settings["crop"]) == (reduce, crop)
+
+
+def test_a_plan_with_brackets_without_end_is_refused(tmp_path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="is no plan of a training"):
+        read_plan(path)

@@ -23,7 +23,8 @@ from ..dataset import MaskFiles, Pair, ReadTarget
 from ..formats.class_file import read_label_encoding
 from ..formats.mask import read_mask_pixels
 from ..label_encoding import LabelEncoding, MaskRule
-from .layout import Layout
+from .layout import Layout, name_in_folder
+from .listing import listed
 
 CLASSES = Path(__file__).parent / "classes"
 Places = Mapping[str, str]  # what the placeholders of an image are
@@ -249,7 +250,7 @@ class Tree:
                     if part.masks and self.row.layers is None:
                         unpaired.append(image)
                     continue
-                pair = Pair(image, masks[0][1], image.relative_to(root).as_posix())
+                pair = Pair(image, masks[0][1], name_in_folder(image, root))
                 if self.row.layers is not None:
                     named = [(self.row.layers[key], path) for key, path in masks]
                     order = table.names
@@ -312,7 +313,7 @@ def _listed(home: Path, part: Part) -> Iterator[tuple[Path, Places]]:
     for pattern in _several(part.images):
         text = Pattern(pattern)
         for path in text.files(home):
-            places = text.match(path.relative_to(home).as_posix())
+            places = text.match(name_in_folder(path, home))
             if places is None or path.name.startswith("."):
                 continue
             key = places.get("id", path.name)
@@ -388,8 +389,7 @@ class Pattern:
         deep = "/" in self.text[len(fixed) + 1 :] or "{id}" in self.text
         if not folder.is_dir():
             return []
-        found = folder.rglob(f"*{suffix}") if deep else folder.glob(f"*{suffix}")
-        return sorted(path for path in found if path.is_file())
+        return [folder / name for name in listed(folder, deep=deep).names if name.endswith(suffix)]
 
     def match(self, path: str) -> Places | None:
         """What the placeholders are; None for another path."""

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...files import atomic_write
 from ...types import ClassTable, Keypoints, Skeleton, voc_palette
+from .json_file import read_json
 
 COCO_PERSON = Skeleton(
     (
@@ -76,12 +77,7 @@ def read_coco_keypoints(path: Path) -> CocoKeypointFile:
     Raises:
         ValueError: if the file is missing, is not such a file, or its categories have different joints.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
+    content = read_json(path)
     try:
         with_joints = sorted(
             (category for category in content["categories"] if category.get("keypoints")),
@@ -112,7 +108,7 @@ def read_coco_keypoints(path: Path) -> CocoKeypointFile:
         )
         names = tuple(str(category["name"]) for category in with_joints)
         classes = ClassTable(names, voc_palette(len(names) + 1)[1:], skeleton=skeleton)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is not a COCO file of key points: {reason}") from error
     return CocoKeypointFile(path, images, classes, tuple(int(category["id"]) for category in with_joints))
