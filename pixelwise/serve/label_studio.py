@@ -107,10 +107,13 @@ def bytes_of(address: Any, folder: Path, limits: Limits) -> bytes:
             return base64.b64decode(text.partition(",")[2], validate=True)
         except (binascii.Error, ValueError) as error:
             raise Problem("malformed", "the image of the task is not base64") from error
-    parts = urlsplit(text)
+    try:
+        parts = urlsplit(text)
+        local = parse_qs(parts.query).get("d")
+    except ValueError as error:
+        raise Problem("malformed", f"the image {text[:100]!r} of the task is no address") from error
     if parts.scheme or parts.netloc:
         raise Problem("url-refused", "this server fetches nothing: use files that it sees (--label-studio)")
-    local = parse_qs(parts.query).get("d")
     place = local[0] if local else unquote(parts.path).removeprefix(_PREFIX)
     try:
         path = (folder / place.lstrip("/")).resolve()

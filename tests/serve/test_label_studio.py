@@ -38,7 +38,7 @@ def config(control: str, labels: tuple[str, ...] = ("road", "Sky &amp; Sea", "do
     )
 
 
-def request(address: str, control: str = "BrushLabels", **changes: Any) -> dict[str, Any]:
+def request(address: Any, control: str = "BrushLabels", **changes: Any) -> dict[str, Any]:
     """What Label Studio posts to `predict`."""
     return {
         "tasks": [{"id": 17, "data": {"picture": address}, "annotations": [], "predictions": []}],
@@ -156,6 +156,10 @@ def test_boxes_are_rectangles(client: TestClient, start: Start, folder: Path) ->
         (request("/data/local-files/?d=../secret.png"), 422, "no image"),
         (request("/data/local-files/?d=/etc/hostname"), 422, "no image"),
         (request("/data/\0.png"), 422, "image"),
+        (request("/data/" + "a" * 5000), 422, "image"),
+        (request("/data/\ud800.png"), 422, "image"),
+        (request("http://["), 400, "no address"),
+        (request({"a": 1}), 422, "image"),
         (request("data:image/png;base64,@@"), 400, "not base64"),
         (request("/data/upload/3/a%20b.png", label_config="<View>"), 400, "no XML"),
         (request("/data/upload/3/a%20b.png", label_config=None), 400, "no XML"),
