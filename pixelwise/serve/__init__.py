@@ -56,10 +56,9 @@ def serve(
         ValueError: if the extra is missing, a model cannot be read, the address is taken, or another machine
             could connect and there is no token; or another process saves to `save_to`.
     """
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ValueError("serving needs the extra: pip install 'pixelwise[serve]'") from error
+    check_serving()
+    import uvicorn
+
     from .app import _LOCAL, create_app
     from .cut import CutServed
     from .model_thread import ModelThread
@@ -105,6 +104,19 @@ def serve(
         server = uvicorn.Server(config)
         server.capture_signals = lambda: _stopping(server)  # type: ignore[method-assign]
         server.run(sockets=[listening])
+
+
+def check_serving() -> None:
+    """Refuse to begin what would end without the extra.
+
+    Raises:
+        ValueError: if it is missing.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ValueError("serving needs the extra: pip install 'pixelwise[serve]'") from error
 
 
 @contextmanager

@@ -22,6 +22,6 @@ export async function showTraining() {
     element("tr", {}, element("td", { textContent: name }),
       element("td", { textContent: typeof value === "string" ? value : JSON.stringify(value) }))
   )));
-  const under_way = told.settings?.epochs > rows.length;
-  if (under_way && state.view === "run") timer = setTimeout(() => showTraining().catch(() => {}), 1000 * SECONDS);
+  const underWay = told.settings?.epochs > rows.length;
+  if (underWay && state.view === "run") timer = setTimeout(() => showTraining().catch(() => {}), 1000 * SECONDS);
 }
