@@ -96,7 +96,7 @@ def save(page: Any) -> None:
     told(page, "Saved as")
 
 
-def labels_at(street: Path, number: int) -> np.ndarray:
+def labels_at(street: Path, number: int | str) -> np.ndarray:
     return np.asarray(Image.open(street / "masks" / f"{number}.png")).copy()
 
 
@@ -296,3 +296,38 @@ def test_the_page_can_be_used_in_the_dark_and_at_twice_the_size(
         assert page.locator(f"#{id}").is_visible()
     assert wrong == []
     page.close()
+
+
+@pytest.mark.slow
+def test_a_photograph_of_12_megapixels_is_drawn_on(browser: Any, place: Path, tmp_path: Path) -> None:
+    size = (3000, 4000)
+    (tmp_path / "classes.csv").write_text(TABLE)
+    process, url = start(
+        "--images", place / "photos", "--classes", tmp_path / "classes.csv", "--save-to", tmp_path / "masks"
+    )  # fmt: skip
+    try:
+        wait_until_ready(url)
+        page, wrong = watched(browser, url, viewport={"width": 1200, "height": 800})
+        page.click(".sample >> nth=0")
+        told(page, "Nothing is labelled yet")
+        page.keyboard.press("2")
+        drawn(page, (500, 500), (3500, 2500), size=size)
+        page.keyboard.press("1")
+        page.keyboard.press("f")
+        page.mouse.click(*on_image(page, 3500, 500, size))
+        page.keyboard.press("Control+z")
+        page.keyboard.press("Control+y")
+        for _ in range(3):
+            page.keyboard.press("+")
+        page.screenshot(path=str(tmp_path / "large.png"))
+        save(page)
+        labels = labels_at(tmp_path, "large")
+        assert labels.shape == size
+        line = [int(labels[round(500 + 2000 * t), round(500 + 3000 * t)]) for t in np.linspace(0, 1, 50)]
+        assert line == [1] * 50
+        assert np.unique(labels).tolist() in ([0, 1], [0, 1, 255])
+        assert labels[500, 3500] == 0
+        assert wrong == []
+        page.close()
+    finally:
+        assert stop(process) == 0
