@@ -151,13 +151,14 @@ def collection_of(
         encoding = LabelEncoding.of(part.classes)
     else:
         assert images is not None
-        if classes is None and of_model is None:
-            raise ValueError("which classes are there to label? Give their file: --classes classes.csv")
         if classes is not None:
             encoding = read_label_encoding(classes)
-        else:
-            assert of_model is not None
+        elif of_model is not None:
             encoding = LabelEncoding.of(of_model)
+        else:
+            raise ValueError("which classes are there to label? Give their file: --classes classes.csv")
+        if save_to is not None and save_to.resolve() == images.resolve():
+            raise ValueError("--save-to must be another folder than --images: labels have the images' names")
         found = find_images(images, but=save_to)
         if not found:
             raise ValueError(f"there are no images in {images}")

@@ -61,10 +61,9 @@ def serve(
         ValueError: if the extra is missing, a model cannot be read, the address is taken, or another machine
             could connect and there is no token; or another process saves to `save_to`.
     """
-    try:
-        import uvicorn
-    except ImportError as error:
-        raise ValueError("serving needs the extra: pip install 'pixelwise[serve]'") from error
+    check_serving()
+    import uvicorn
+
     from .app import _LOCAL, create_app
     from .cut import CutServed
     from .listening import address_of, check_address, listen
@@ -122,6 +121,19 @@ def serve(
         # Python cannot end while a thread computes: it would wait for it, or crash.
         print(f"the model was still busy {drain:g} s after the stop", file=sys.stderr, flush=True)
         os._exit(1)
+
+
+def check_serving() -> None:
+    """Refuse to begin what would end without the extra.
+
+    Raises:
+        ValueError: if it is missing.
+    """
+    try:
+        import fastapi  # noqa: F401
+        import uvicorn  # noqa: F401
+    except ImportError as error:
+        raise ValueError("serving needs the extra: pip install 'pixelwise[serve]'") from error
 
 
 @contextmanager

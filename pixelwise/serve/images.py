@@ -2,7 +2,6 @@
 
 import io
 import warnings
-from collections.abc import Sequence
 
 import numpy as np
 from jaxtyping import UInt8
@@ -16,7 +15,7 @@ Pixels = Image.Image | np.ndarray
 _PNG_LEVEL = 3  # quick, and the same bytes for the same pixels
 
 
-def decode_image(body: bytes, most_pixels: int, *, formats: Sequence[str] = FORMATS) -> Image.Image:
+def decode_image(body: bytes, most_pixels: int, *, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """The first image of a file, upright as its EXIF orientation says.
 
     Raises:

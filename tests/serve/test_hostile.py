@@ -50,7 +50,7 @@ def hostile(chance: random.Random) -> dict[str, Any]:
         "/v1/samples/..%2f0",
         "/metrics", "/",
     )  # fmt: skip
-    queries = (
+    queries: tuple[dict[str, str], ...] = (
         {}, {"output": "raw"}, {"output": "coco", "instances": "class"}, {"output": "../../etc/passwd"},
         {"threshold": "1e309"}, {"min_area": "-0"}, {"flip": "\x00"}, {"output": "geojson", "min_area": "3"},
         {"a" * 300: "b"}, {"of": "../x"}, {"score": "\x00"}, {"output": "yolo", "name": "../../x"},
@@ -63,7 +63,7 @@ def hostile(chance: random.Random) -> dict[str, Any]:
         b'{"points": [[1e400, NaN]]}',
         b"--x\r\nContent-Disposition: form-data; name=image\r\n\r\nx", b"--x--",
     )  # fmt: skip
-    headers = (
+    headers: tuple[dict[str, str], ...] = (
         {}, {"Content-Type": "application/json"}, {"Content-Type": "multipart/form-data; boundary=x"},
         {"Content-Type": "multipart/form-data"}, {"Content-Type": "image/png; charset=\xff"},
         {"Content-Length": "99999999999"}, {"Origin": "null"}, {"Host": "a" * 500}, {"X-Request-Id": "a\tb"},

@@ -6,6 +6,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -56,7 +57,7 @@ def folder(tmp_path: Path) -> Path:
 def labelling(folder: Path, start: Start) -> Labelling:
     """Starts a server of the images in `folder`."""
 
-    def labelling(encoding: LabelEncoding = ENCODING, save: bool = True, **options: object) -> TestClient:
+    def labelling(encoding: LabelEncoding = ENCODING, save: bool = True, **options: Any) -> TestClient:
         images = folder / "images"
         found = sorted(path for path in images.rglob("*") if path.is_file())
         data = images_in(images, found, encoding)

@@ -90,7 +90,7 @@ export class Picture {
       const [x0, y0, x1, y1] = this.dirty;
       const sx = (this.width / this.labelWidth) * this.zoom, sy = (this.height / this.labelHeight) * this.zoom;
       this.drawTints(
-        Math.max(0, Math.floor(x0 * sx + this.x) - 2), Math.max(0, Math.floor(y0 * sy + this.y) - 2),
+        Math.max(0, Math.floor(x0 * sx + this.x) - 3), Math.max(0, Math.floor(y0 * sy + this.y) - 3),
         Math.min(width, Math.ceil(x1 * sx + this.x) + 2), Math.min(height, Math.ceil(y1 * sy + this.y) + 2),
       );
     }
@@ -115,21 +115,20 @@ export class Picture {
     if (!labels) { this.tints.clearRect(left, top, right - left, bottom - top); return; }
     const pixels = new ImageData(right - left, bottom - top);
     const out = new Uint32Array(pixels.data.buffer);
-    // One more column and row, for the outlines of what ends there.
-    const columns = places(left, right + 1, this.x, this.zoom * (this.width / labelWidth), labelWidth);
-    const rows = places(top, bottom + 1, this.y, this.zoom * (this.height / labelHeight), labelHeight);
+    // Two more columns and rows, for the outlines of what ends there.
+    const columns = places(left, right + 2, this.x, this.zoom * (this.width / labelWidth), labelWidth);
+    const rows = places(top, bottom + 2, this.y, this.zoom * (this.height / labelHeight), labelHeight);
     const count = right - left;
     for (let j = 0, at = 0; j < bottom - top; j++) {
       if (rows[j] < 0) { at += count; continue; }
-      const row = rows[j] * labelWidth, next = (rows[j + 1] < 0 ? rows[j] : rows[j + 1]) * labelWidth;
+      const row = rows[j] * labelWidth, next = (rows[j + 2] < 0 ? rows[j] : rows[j + 2]) * labelWidth;
       for (let i = 0; i < count; i++, at++) {
         const x = columns[i];
         if (x < 0) continue;
         const label = labels[row + x];
         if (!this.outline) { out[at] = entries[label]; continue; }
-        const beside = labels[row + (columns[i + 1] < 0 ? x : columns[i + 1])], under = labels[next + x];
-        if (beside !== label) out[at] = entries[label] || entries[beside];
-        else if (under !== label) out[at] = entries[label] || entries[under];
+        const beside = labels[row + (columns[i + 2] < 0 ? x : columns[i + 2])], under = labels[next + x];
+        if (beside !== label || under !== label) out[at] = line(entries, label, beside !== label ? beside : under);
       }
     }
     this.tints.putImageData(pixels, left, top);
@@ -195,6 +194,12 @@ export class Picture {
     this.fitted = false;
     this.draw();
   }
+}
+
+// The colour between two labels: of the later class, as the first is mostly the background.
+function line(entries, a, b) {
+  const color = entries[Math.max(a, b)] || entries[Math.min(a, b)];
+  return color && (color | 0xff000000) >>> 0;
 }
 
 // The pixel of the labels under the middle of each pixel of the screen; -1 beside the image.

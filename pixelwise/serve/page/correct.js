@@ -9,7 +9,7 @@ import { addPrompt, boxOf, maskFor } from "./prompts.js";
 import { $, download, element, picture, say, state, stem, swatch } from "./state.js";
 
 export const TOOLS = { move: "v", brush: "b", eraser: "e", fill: "f", object: "g" };
-const desk = { drawing: null, file: null, classes: [], ignore: 255, ignoreValue: 255, chosen: 0, tool: "brush", painted: false };
+const desk = { drawing: null, file: null, classes: [], ignore: 255, ignoreValue: 255, chosen: 0, tool: "brush", painted: false, fromModel: false };
 let stroke = null;  // places of the pointer that are not drawn yet
 
 // --- classes ----------------------------------------------------------------------------------------
@@ -105,7 +105,7 @@ export async function start() {
   if (!picture.width) throw new Error("The browser cannot show this image: give it as PNG or JPEG.");
   if (labels && labels.length !== picture.width * picture.height) throw new Error("These labels have another size than the image.");
   desk.drawing = new Drawing(labels ?? nothing(width, height), picture.width, picture.height);
-  desk.drawing.changed = from.startsWith("model:");
+  Object.assign(desk, { painted: false, fromModel: from.startsWith("model:") });
   recolor();
   tell();
   say(from ? `Begun with ${$("start-from").selectedOptions[0].text}.` : "Nothing is labelled yet: choose a class and draw.");
@@ -128,7 +128,7 @@ function tell() {
   const { drawing } = desk;
   $("step-back").disabled = !drawing?.past.length;
   $("step-forward").disabled = !drawing?.future.length;
-  $("changed").textContent = drawing?.changed ? "Not saved yet." : "";
+  $("changed").textContent = unsaved() ? "Not saved yet." : "";
 }
 
 // --- drawing ----------------------------------------------------------------------------------------
@@ -206,6 +206,7 @@ async function cut() {
   const { drawing } = desk;
   say("Cutting out ...");
   const told = await maskFor($("cutter").value);
+  if (drawing !== desk.drawing) return;  // another image was opened meanwhile
   if (desk.painted) { picture.touch(drawing.undo()); drawing.future.pop(); desk.painted = false; }
   if (told) {
     drawing.begin();
@@ -248,6 +249,7 @@ export function under(at) {
 // --- saving -----------------------------------------------------------------------------------------
 
 export const changed = () => Boolean(desk.drawing?.changed);
+export const unsaved = () => changed() || Boolean(desk.drawing && desk.fromModel);
 
 // Labels as the class file numbers them, with the palette of the classes.
 async function png(inFile) {
@@ -273,6 +275,7 @@ export async function saveHere() {
   const saved = desk.drawing.past.length;
   const told = await api.save(state.number, await png(false));
   desk.drawing.changed = desk.drawing.past.length !== saved;
+  desk.fromModel = false;
   state.collection.images[state.number].state = "saved";
   tell();
   say(`Saved as ${told.file}.`);

@@ -99,6 +99,8 @@ export async function left() {
 
 export async function walk(step) {
   if (!order.rows.length) return;
+  // Going on says that these labels are right, also those of a model that nothing was changed about.
+  if (step > 0 && state.collection.saves && correct.unsaved() && !(await correct.saveHere())) return;
   const here = order.rows.findIndex((one) => one.number === state.number);
   const next = order.rows[here < 0 ? 0 : here + step];
   if (!next) { say(step > 0 ? "This was the last image." : "This is the first image."); return; }

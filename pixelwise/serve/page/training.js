@@ -15,13 +15,13 @@ export async function showTraining() {
   const names = rows.length ? Object.keys(rows[0]) : [];
   const groups = [
     ["Loss", names.filter((name) => /loss$/.test(name))],
-    ["Scores", names.filter((name) => name.startsWith("val_") && !name.includes("/") && !/loss$/.test(name)).slice(0, 4)],
+    ["Scores", names.filter((name) => name.startsWith("val_") && !name.includes("/") && !name.includes("loss")).slice(0, 4)],
   ];
   $("curves").replaceChildren(...groups.map(([title, of]) => chart(rows, of, title)).filter(Boolean));
   $("settings").tBodies[0].replaceChildren(...Object.entries(told.settings ?? {}).map(([name, value]) => (
     element("tr", {}, element("td", { textContent: name }),
       element("td", { textContent: typeof value === "string" ? value : JSON.stringify(value) }))
   )));
-  const under_way = told.settings?.epochs > rows.length;
-  if (under_way && state.view === "run") timer = setTimeout(() => showTraining().catch(() => {}), 1000 * SECONDS);
+  const underWay = told.settings?.epochs > rows.length;
+  if (underWay && state.view === "run") timer = setTimeout(() => showTraining().catch(() => {}), 1000 * SECONDS);
 }
