@@ -33,6 +33,7 @@ class DemoResult:
         scores: on the test part, which neither training nor the choice of weights has seen.
         report: HTML page: curves, scores on the test part, best and worst predictions.
         pictures: one per test image: image, truth, prediction, errors.
+        image_scores: table of the scores of each test image.
     """
 
     data: Path
@@ -40,6 +41,7 @@ class DemoResult:
     scores: Report
     report: Path
     pictures: tuple[Path, ...]
+    image_scores: Path
 
 
 def demo_recipe(data: str | os.PathLike[str], out: str | os.PathLike[str], *, seed: int = 0) -> Recipe:
@@ -75,8 +77,8 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
     """
     started = time.monotonic()
     out, show = make_folder(out), console()
-    table, page = out / "data" / "classes.csv", out / "report.html"
-    check_targets([page], out, overwrite=True)
+    table, page, scores = out / "data" / "classes.csv", out / "report.html", out / "scores.csv"
+    check_targets([page, scores], out, overwrite=True)
     if any(out.iterdir()) and not was_written(table, out):
         raise ValueError(f"the folder {out} is not empty: choose another one for the demo (--out)")
     data = write_coins(out / "data")
@@ -111,6 +113,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
         remark="A U-Net from random weights, trained on 12 coins, scored on 6 others of the same photograph.",
     )
     record(report, out)
+    record(evaluation.write_csv(scores), out)
     pictures = []
     for sample in (splits.test[i] for i in range(len(splits.test))):
         assert isinstance(sample.target, LabelMap)
@@ -138,7 +141,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
     ):
         show.print(f"   {what:12} {where}", soft_wrap=True, highlight=False)
     show.print(f"   next: pixelwise predict {result.path} IMAGE --overlay", soft_wrap=True, highlight=False)
-    return DemoResult(data, result, evaluation.report, report, tuple(pictures))
+    return DemoResult(data, result, evaluation.report, report, tuple(pictures), scores)
 
 
 def _free_place(path: Path) -> Path:

@@ -1,5 +1,6 @@
 """`pixelwise demo`."""
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -13,11 +14,29 @@ def demo(
         "pixelwise-demo"
     ),
     seed: Seed = 0,
+    open_page: Annotated[
+        bool, typer.Option("--open", help="Then open the page of `pixelwise serve` with the result.")
+    ] = False,
 ) -> None:
     """Train, evaluate and predict on the embedded photograph of coins, in some minutes on a CPU.
 
     Example: [bold]pixelwise demo --out coins[/bold]
     """
     from ..demo import run_demo
+    from ..serve import check_serving
+    from .serve import serve
 
-    run_demo(out, seed=seed)
+    if open_page:
+        check_serving()
+    result = run_demo(out, seed=seed)
+    if open_page:
+        serve(
+            [os.fspath(result.training.path)],
+            port=0,
+            size=128,
+            data=result.data,
+            split="test",
+            evaluation=[result.image_scores],
+            save_to=out / "labels",
+            open_page=True,
+        )

@@ -107,6 +107,7 @@ class SegmentationData(Dataset[Sample]):
         read_target: how annotations are read; from mask files whose values are labels unless told otherwise.
         read_image: how images are read.
         channels: of the images.
+        name: of the layout or data set that they are read as, see `DataSplits.format`; "" where none tells.
     """
 
     def __init__(
@@ -117,7 +118,9 @@ class SegmentationData(Dataset[Sample]):
         read_target: ReadTarget | None = None,
         read_image: ReadImage = read_plain_image,
         channels: int = 3,
+        name: str = "",
     ) -> None:
+        self.name = name
         self.pairs, self.classes, self.channels = tuple(pairs), classes, channels
         self.read_target = read_target or MaskFiles(LabelEncoding.of(classes))
         self.read_image = read_image
@@ -221,6 +224,7 @@ class SegmentationData(Dataset[Sample]):
             "read_target": self.read_target,
             "read_image": self.read_image,
             "channels": self.channels,
+            "name": self.name,
         }
         return SegmentationData(**{**fields, **changes})
 
@@ -293,6 +297,21 @@ class DataSplits:
         return {name: data for name, data in named.items() if data is not None and len(data)}
 
 
+@dataclass(frozen=True)
+class Mixing:
+    """A way to make one sample of several, and how often.
+
+    Attributes:
+        mix: a sample and `others` further ones -> one, such as `copy_paste`.
+        share: of the samples that are mixed, in [0, 1].
+        others: how many further samples it takes.
+    """
+
+    mix: Callable[..., Sample]
+    share: float
+    others: int = 1
+
+
 class Augmented(Dataset[Sample]):
     """Data under a random transform that depends on nothing but seed, epoch and index.
 
@@ -302,8 +321,7 @@ class Augmented(Dataset[Sample]):
         data: where the samples come from.
         transform: changes a sample; may draw from the generators of PyTorch, NumPy and Python.
         seed: of all random numbers.
-        mix: a changed sample and another one -> both in one, such as `copy_paste`.
-        mix_share: share of the samples, in [0, 1], that are mixed with a random other one.
+        mixings: how changed samples are mixed with random other ones, one after the other.
     """
 
     def __init__(
@@ -312,11 +330,10 @@ class Augmented(Dataset[Sample]):
         transform: Callable[[Sample], Sample],
         *,
         seed: int,
-        mix: Callable[[Sample, Sample], Sample] | None = None,
-        mix_share: float = 0.0,
+        mixings: Sequence[Mixing] = (),
     ) -> None:
         self.data, self.transform, self.seed = data, transform, seed
-        self.mix, self.mix_share = mix, mix_share
+        self.mixings = tuple(mixings)
         # Processes that live on from epoch to epoch must see it change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -338,10 +355,14 @@ class Augmented(Dataset[Sample]):
         sample = self.data[index % len(self)]
         with random_numbers_of(self.seed, self.epoch, index):
             changed = self.transform(sample)
-            if self.mix is None or torch.rand(()) >= self.mix_share:
-                return changed
-            other = self.data[int(torch.randint(len(self), ()))]
-            return self.mix(changed, self.transform(other))
+            for mixing in self.mixings:
+                if torch.rand(()) < mixing.share:
+                    changed = mixing.mix(changed, *(self._another() for _ in range(mixing.others)))
+            return changed
+
+    def _another(self) -> Sample:
+        """Any changed sample."""
+        return self.transform(self.data[int(torch.randint(len(self), ()))])
 
 
 @contextmanager

@@ -205,6 +205,7 @@ def _split(
             read_target=layout.read_target or layout.read_masks(encoding),
             read_image=layout.read_image,
             channels=layout.channels or channels,
+            name=name,
         )
         for part, pairs in layout.pairs.items()
     }

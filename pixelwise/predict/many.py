@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..data.formats.image import read_pixels
 from ..tasks import Settings, Task
-from ..types import Annotation, ClassTable, DenseLogits, Model, PromptableModel, Sample
+from ..types import Annotation, ClassTable, DenseLogits, PromptableModel, Sample
 from .prediction import Prediction
 
 T = TypeVar("T")
@@ -23,6 +23,18 @@ Image = Path | UInt8[np.ndarray, "H W c"]
 WORKERS = 2
 _MOST_PIXELS = 1 << 26  # of the images that are read ahead
 _BATCH_ON_A_GPU = 8  # a CPU is busy with one image
+
+
+class Described(Protocol):
+    """What must be known of a network, wherever it runs."""
+
+    @property
+    def output(self) -> type:
+        """`DenseLogits` where it scores pixels."""
+
+    @property
+    def in_channels(self) -> int:
+        """Of its images."""
 
 
 @runtime_checkable
@@ -38,7 +50,7 @@ class Predict(Protocol):
         """What the labels mean."""
 
     @property
-    def model(self) -> Model:
+    def model(self) -> Described:
         """The network."""
 
     @property

@@ -780,14 +780,16 @@ class Predictor:
 
     def _refuse_pixelwise_options(self) -> None:
         """Refuse what is for scores of every pixel only."""
-        crops = self.task.infer is not None and not issubclass(self.model.output, DenseLogits)
+        scored = issubclass(self.model.output, DenseLogits)
+        crops = self.task.infer is not None and not scored
+        labels = self.task.annotation in (LabelMap, ClassMasks) and not scored  # of which no mean is taken
         given = {
             "tile": self.tile not in (None, "auto")
             and "tile" not in self.task.decoding
             and not self._joins_tiles,
-            "flip": crops and self.flip,
-            "scales": (crops or self.task.infer is not None) and self.scales != (1.0,),
-            "views": crops and self.views != (View(),),
+            "flip": (crops or labels) and self.flip,
+            "scales": (labels or self.task.infer is not None) and self.scales != (1.0,),
+            "views": (crops or labels) and self.views != (View(),),
             "refine": self.refine is not None,
         }
         if wrong := [name for name, is_given in given.items() if is_given]:

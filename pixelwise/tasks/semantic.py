@@ -11,12 +11,20 @@ from PIL import Image
 from torch import Tensor
 
 from .. import decode, draw
-from ..data import SegmentationData, read_mask, training_transform, write_mask
+from ..data import (
+    SegmentationData,
+    degradations_of,
+    parse_augmentations,
+    read_mask,
+    training_transform,
+    write_mask,
+)
 from ..data.dataset import MaskFiles
 from ..data.datasets import FORMATS
 from ..data.formats.geojson_regions import write_geojson_regions
 from ..data.formats.mask import read_mask_pixels
 from ..data.formats.raster import has_rasterio, is_geotiff, write_raster
+from ..data.transforms import Compose
 from ..files import atomic_write
 from ..losses import PaperCriterion, make_criterion
 from ..metrics import SegmentationMetrics
@@ -129,8 +137,9 @@ def variants(report: Report, classes: ClassTable) -> list[Settings]:
 
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
-    """Scale and crop, mirror, rotate, deform, recolour."""
-    return training_transform(
+    """Scale and crop, mirror, rotate, deform, recolour, and what else is asked for."""
+    asked = parse_augmentations(settings["augment"])
+    moved = training_transform(
         settings["crop"],
         scale=settings["scale"],
         scale_to=settings["scale_to"],
@@ -143,7 +152,9 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         rare_crops=settings["rare_crops"],
         ignore=classes.ignore,
         flip_pairs=classes.flip_pairs,
+        places=asked,
     )
+    return Compose([moved, *degradations_of(asked)])
 
 
 def errors(image: Tensor, prediction: LabelMap, target: LabelMap, classes: ClassTable) -> Image.Image:
@@ -232,6 +243,7 @@ PLANNING = Planning(
     (
         rules.MASKS,
         rules.SPLIT,
+        rules.REDUCE,
         rules.CROP,
         rules.LOSS,
         rules.CLASS_WEIGHTS,
@@ -241,6 +253,7 @@ PLANNING = Planning(
         rules.VAL_TILE,
         rules.PRECISION,
         rules.MODEL,
+        rules.REDUCE_MORE,
         rules.SMALLER_CROP,
         rules.BATCH_SIZE,
         rules.LR,

@@ -169,6 +169,7 @@ class Task:
         model_arguments: classes -> the arguments of a builder that follow from them.
         defaults: settings of a recipe that suit the task better than the recipe's own.
         planning: how a training is planned; None where it is not.
+        hub_name: of the task on the Hugging Face hub.
     """
 
     name: str
@@ -206,6 +207,7 @@ class Task:
     model_arguments: Callable[[ClassTable], Settings] = _number_of_classes
     defaults: Settings = field(default_factory=dict)
     planning: Planning | None = None
+    hub_name: str = "image-segmentation"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by name: other processes know the same tasks."""

@@ -10,11 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import decode, draw
-from ..data import SegmentationData
+from ..data import SegmentationData, degradations_of, parse_augmentations
+from ..data.augmentations import MIXES, PLACES, refuse
 from ..data.datasets import volumes
 from ..data.formats import volume_files
 from ..data.formats.volume_files import SUFFIXES, WRITTEN, is_volume, prediction_suffix
 from ..data.intensity import normaliser
+from ..data.transforms import Compose
 from ..data.volume_transforms import volume_transform
 from ..metrics import SurfaceMetrics
 from ..metrics.rows import RowMetric
@@ -112,7 +114,7 @@ class VolumeMetrics(TaskMetrics):
 
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
-    """A patch, a share of them (`rare_crops`) around a structure; mirrors, brightness, contrast and gamma.
+    """A patch, a share of them (`rare_crops`) around a structure; mirrors, intensities, and what is asked.
 
     Raises:
         ValueError: if there is no crop of three sides, or a change is asked for that volumes have not.
@@ -121,9 +123,7 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
     if crop is None or len(crop) != 3:
         raise ValueError(f"volumes need crops of a depth, a height and a width, such as 64x64x64, got {crop}")
     changes = {
-        "scale": (1, 1),
         "scale_to": "image",
-        "rotation": 0,
         "elastic": 0,
         "flip_vertical": 0,
         "rotate90": 0,
@@ -131,14 +131,19 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
     for name, neutral in changes.items():
         if settings[name] != neutral:
             raise ValueError(f"{name} is not for volumes, got {settings[name]}")
+    asked = parse_augmentations(settings["augment"])
+    refuse(asked, (*PLACES, *MIXES, "jpeg"), "volumes")
     depth, height, width = crop
-    return volume_transform(
+    moved = volume_transform(
         (depth, height, width),
         foreground=settings["rare_crops"],
         flip=settings["flip"],
         intensity=settings["color"],
         ignore=classes.ignore,
+        rotation=settings["rotation"],
+        scale=settings["scale"],
     )
+    return Compose([moved, *degradations_of(asked)])
 
 
 def decoded(output: DenseLogits, classes: ClassTable, settings: Settings) -> tuple[LabelMap, ...]:

@@ -18,7 +18,13 @@ from pixelwise.data.datasets.volumes import ReadVolume, channel_files, find_volu
 from pixelwise.data.formats.volume import Volume
 from pixelwise.data.formats.volume_files import read_volume, write_volume
 from pixelwise.data.intensity import normaliser, scale_percentiles, scale_standard_deviations, scale_window
-from pixelwise.data.volume_transforms import RandomIntensity, RandomMirror, RandomPatch, volume_transform
+from pixelwise.data.volume_transforms import (
+    RandomIntensity,
+    RandomMirror,
+    RandomPatch,
+    rotation_matrix,
+    volume_transform,
+)
 from pixelwise.types import ClassTable, LabelMap, Sample
 
 from .dicom_files import dicom_seg, dicom_slice, series
@@ -433,3 +439,74 @@ def test_changes_that_make_no_sense_are_named() -> None:
         volume_transform((4, 4, 4), intensity=1.0)
     with pytest.raises(ValueError, match="patches of 2 axes do not fit rare with 3"):
         RandomPatch((4, 4))(rare())
+
+
+# --- patches that are turned and scaled -----------------------------------------------------------------
+
+EXTENT, BLOCK = (40, 48, 44), 8
+
+
+def coordinates(spacing: tuple[float, float, float] | None = None) -> Sample:
+    """A volume whose channels hold the coordinates of each voxel over 100, and blocks of voxels as labels."""
+    axes = torch.meshgrid(*(torch.arange(n) for n in EXTENT), indexing="ij")
+    numbers = [axis // BLOCK for axis in axes]
+    labels = 1 + numbers[0] + 6 * numbers[1] + 36 * numbers[2]
+    image = torch.stack([*(axis / 100 for axis in axes), torch.ones(EXTENT)])
+    return Sample(image, LabelMap(labels), "coordinates", spacing)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_turned_patch_has_its_labels_where_its_voxels_are(seed: int) -> None:
+    torch.manual_seed(seed)
+    cut = RandomPatch((20, 24, 16), ignore=999, rotation=180.0, scale=(0.7, 1.4))
+    patch = cut(coordinates((1.0, 2.0, 0.5)))
+    labels = patch.target.labels
+    assert patch.image.shape == (4, 20, 24, 16)
+    known = (labels != 999) & (patch.image[3] > 0.999)
+    assert known.any()
+    assert ((patch.image[3] < 1e-3) <= (labels == 999)).all()
+    block = labels[known] - 1
+    for axis, number in enumerate((block % 6, block // 6 % 6, block // 36)):
+        place = patch.image[axis][known] * 100
+        assert (place >= number * BLOCK - 0.51).all()
+        assert (place <= number * BLOCK + BLOCK - 1 + 0.51).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_turn_keeps_distances_in_space_and_a_scale_divides_them(seed: int) -> None:
+    torch.manual_seed(seed)
+    spacing = torch.tensor([1.0, 2.0, 0.5])
+    cut = RandomPatch((6, 6, 6), rotation=90.0, scale=(1.3, 1.3), foreground=0.0)
+    for _ in range(20):
+        patch = cut(coordinates((1.0, 2.0, 0.5)))
+        if (patch.image[3] > 0.999).all():
+            break
+    assert (patch.image[3] > 0.999).all()
+    for axis in range(3):
+        steps = patch.image[:3].diff(dim=axis + 1).flatten(1).mean(1) * 100 * spacing
+        assert torch.allclose(steps.norm(), spacing[axis] / 1.3, rtol=1e-3)
+
+
+def test_a_turn_by_nothing_is_the_plain_patch_and_turns_are_around_the_axes() -> None:
+    torch.manual_seed(3)
+    plain = RandomPatch((9, 10, 11))(coordinates())
+    torch.manual_seed(3)
+    turned = RandomPatch((9, 10, 11), scale=(1.0, 1.0 + 1e-9))(coordinates())
+    assert torch.allclose(plain.image, turned.image, atol=1e-5)
+    assert torch.equal(plain.target.labels, turned.target.labels)
+    quarter = np.pi / 2
+    expected = {0: [[1, 0, 0], [0, 0, -1], [0, 1, 0]], 1: [[0, 0, -1], [0, 1, 0], [1, 0, 0]]}
+    for axis, matrix in expected.items():
+        angles = [quarter * (other == axis) for other in range(3)]
+        assert torch.allclose(rotation_matrix(*angles), torch.tensor(matrix).double(), atol=1e-12)
+    both = rotation_matrix(quarter, quarter, 0.0)
+    assert torch.allclose(both, rotation_matrix(0, quarter, 0) @ rotation_matrix(quarter, 0, 0))
+
+
+def test_impossible_angles_and_scales_are_refused() -> None:
+    with pytest.raises(ValueError, match="rotation must be"):
+        RandomPatch((4, 4, 4), rotation=-1.0)
+    with pytest.raises(ValueError, match="scale must be"):
+        RandomPatch((4, 4, 4), scale=(2.0, 1.0))
+    with pytest.raises(ValueError, match="only volumes are turned"):
+        RandomPatch((4, 4), rotation=3.0)(Sample(torch.rand(1, 8, 8), None, "a"))

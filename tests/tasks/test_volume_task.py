@@ -30,7 +30,7 @@ TABLE = pw.ClassTable.of("background", "ball", "slab")
 AFFINE = np.array([[0, 2.0, 0, -7], [1.5, 0, 0, 3], [0, 0, 3.0, 11], [0, 0, 0, 1]])  # axes exchanged
 SETTINGS = {
     "crop": (16, 16, 16), "scale": (1.0, 1.0), "flip": 0.5, "color": 0.2, "rotation": 0.0, "elastic": 0.0,
-    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.5, "scale_to": "image",
+    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.5, "scale_to": "image", "augment": "",
 }  # fmt: skip
 
 
@@ -136,8 +136,7 @@ def test_training_patches_have_the_size_of_the_crop(folder: Path) -> None:
     [
         ({"crop": (16, 16)}, "volumes need crops of a depth, a height and a width"),
         ({"crop": None}, "volumes need crops of a depth, a height and a width"),
-        ({"scale": (0.5, 2.0)}, "scale is not for volumes"),
-        ({"rotation": 10.0}, "rotation is not for volumes"),
+        ({"rotation": 200.0}, "rotation must be between 0 and 180"),
         ({"elastic": 1.0}, "elastic is not for volumes"),
     ],
 )

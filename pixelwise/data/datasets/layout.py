@@ -1,5 +1,6 @@
 """What every layout answers, and how files are listed."""
 
+import os
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from ..dataset import MaskFiles, Pair, ReadImage, ReadTarget, read_plain_image
 from ..formats.image import IMAGE_SUFFIXES
 from ..formats.matrix import is_table
 from ..label_encoding import LabelEncoding
+from .listing import listed
 
 _LONGEST_PATH = 4096
 _SPLIT_WORDS = {
@@ -85,21 +87,14 @@ def folders(root: Path) -> list[Path]:
     """The visible folders in a folder, in order; none in a file."""
     if root.is_file():
         return []
-    return sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))
+    with os.scandir(root) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    return [root / name for name in sorted(names)]
 
 
 def image_files(root: Path, *, deep: bool = True) -> list[Path]:
     """The visible image files in a folder, in order; none in a file."""
-    if root.is_file():
-        return []
-    found = root.rglob("*") if deep else root.iterdir()
-    return sorted(
-        path
-        for path in found
-        if path.suffix.lower() in IMAGE_SUFFIXES
-        and not any(part.startswith(".") for part in path.relative_to(root).parts)
-        and path.is_file()
-    )
+    return list(listed(root, deep=deep).images) if root.is_dir() else []
 
 
 def mask_files(root: Path) -> list[Path]:
@@ -150,6 +145,21 @@ def name_in(known: Container[str], written: str) -> str | None:
     return None
 
 
+def name_in_folder(path: Path, root: Path) -> str:
+    """The path of a file inside a folder that it is known to lie in, with slashes.
+
+    >>> name_in_folder(Path("data/images/a.png"), Path("data"))
+    'images/a.png'
+    """
+    folder = root.as_posix()  # text: `relative_to` takes half a second for 100,000 files
+    return path.as_posix() if folder == "." else path.as_posix()[len(folder.rstrip("/")) + 1 :]
+
+
+def stem_in(path: Path, root: Path) -> str:
+    """`name_in_folder` without the suffix."""
+    return name_in_folder(path, root).removesuffix(path.suffix)
+
+
 def by_stem(files: list[Path], root: Path) -> dict[str, Path]:
     """Files by their path inside `root` without the suffix.
 
@@ -158,7 +168,7 @@ def by_stem(files: list[Path], root: Path) -> dict[str, Path]:
     """
     found: dict[str, Path] = {}
     for path in files:
-        key = path.relative_to(root).with_suffix("").as_posix()
+        key = stem_in(path, root)
         if key in found:
             raise ValueError(f"{found[key]} and {path} have one name: which of them counts?")
         found[key] = path

@@ -194,8 +194,8 @@ def _cases_beside(folder: Path, root: Path) -> list[Case]:
     images: dict[str, list[tuple[int, Path]]] = defaultdict(list)
     for path in _volumes(folder):
         stem = stem_of(path)
-        if (label := _LABEL.fullmatch(stem)) is not None:
-            labels[label[1] or label[2]] = path
+        if (labelled := _LABEL.fullmatch(stem)) is not None:
+            labels[labelled[1] or labelled[2]] = path
             continue
         # Where several could be the image, that of the surest name is.
         images[stem].append((2, path))

@@ -1,11 +1,12 @@
 """GeoJSON of predictions: outlines as polygons with holes, for programs that draw."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...files import atomic_write
-from ...rle import RleMasks
+from ...rle import Polygon, run_lengths
 from ...types import ClassTable, MaskSet
 from .geojson import Affine, affine_of
 from .raster import crs_name, is_geotiff
@@ -28,7 +29,7 @@ def write_geojson_regions(path: Path, regions: MaskSet, classes: ClassTable, ima
     Raises:
         ValueError: if the file cannot be written.
     """
-    masks = regions.masks if isinstance(regions.masks, RleMasks) else RleMasks.encode(regions.dense)
+    masks = run_lengths(regions)
     affine, system = None, None
     if image and is_geotiff(image):
         affine, system = affine_of(Path(image)), crs_name(Path(image))
@@ -37,12 +38,8 @@ def write_geojson_regions(path: Path, regions: MaskSet, classes: ClassTable, ima
     for polygons, label, score, area in zip(*columns, strict=True):
         if not polygons or label >= len(classes):
             continue
-        shapes = [[_closed(ring, affine) for ring in (one.outer, *one.holes)] for one in polygons]
-        geometry: dict[str, Any] = {"type": "Polygon", "coordinates": shapes[0]}
-        if len(shapes) > 1:
-            geometry = {"type": "MultiPolygon", "coordinates": shapes}
         told = {"class": classes.names[label], "label": label, "score": score, "area": area}
-        features.append({"type": "Feature", "properties": told, "geometry": geometry})
+        features.append(geojson_feature(polygons, told, affine))
     height, width = regions.size
     content: dict[str, Any] = {
         "type": "FeatureCollection",
@@ -55,6 +52,17 @@ def write_geojson_regions(path: Path, regions: MaskSet, classes: ClassTable, ima
         content["crs"] = {"type": "name", "properties": {"name": system}}
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content))
+
+
+def geojson_feature(
+    polygons: Sequence[Polygon], properties: Mapping[str, Any], affine: Affine | None = None
+) -> dict[str, Any]:
+    """A region as GeoJSON: one polygon, or several parts; at the places that `affine` gives to pixels."""
+    parts = [[_closed(ring, affine) for ring in (one.outer, *one.holes)] for one in polygons]
+    geometry: dict[str, Any] = {"type": "MultiPolygon", "coordinates": parts}
+    if len(parts) == 1:
+        geometry = {"type": "Polygon", "coordinates": parts[0]}
+    return {"type": "Feature", "properties": dict(properties), "geometry": geometry}
 
 
 def _closed(ring: Any, affine: Affine | None) -> list[list[float]]:

@@ -79,14 +79,16 @@ def affine_of(path: str | os.PathLike[str]) -> Float64[np.ndarray, "4 4"]:
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
+    broken = (ImageFileError, HeaderDataError, WrapStructError, zlib.error)
     if not Path(path).is_file():
         raise ValueError(f"there is no file {path}")
     try:
         with quiet("nibabel.global"):
             image: Any = nibabel.Nifti1Image.from_filename(Path(path))
         return np.asarray(image.affine, np.float64)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+    except (*broken, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
         raise ValueError(f"cannot read {path} as a NIfTI file: {error}") from error
 
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -109,8 +110,7 @@ def _spacing(file: Any) -> tuple[float, float, float] | None:
     """Size of a voxel along D, H and W in mm; None where the file does not tell all three."""
     if file.is_ome and file.ome_metadata:
         pixels = re.search(r"<(?:\w+:)?Pixels\b[^>]*>", file.ome_metadata)
-        found = [_of_ome(pixels[0], axis) for axis in "ZYX"] if pixels else [None]
-        return _whole(found)
+        return _whole([_of_ome(pixels[0], axis) for axis in "ZYX"] if pixels else [])
     about = file.imagej_metadata
     if about is None or "spacing" not in about:
         return None
@@ -136,6 +136,6 @@ def _of_ome(pixels: str, axis: str) -> float | None:
     return float(size[1]) * factor if size and factor else None
 
 
-def _whole(sides: list[float | None] | list[float]) -> tuple[float, float, float] | None:
+def _whole(sides: Sequence[float | None]) -> tuple[float, float, float] | None:
     known = [side for side in sides if side is not None and np.isfinite(side) and side > 0]
     return (known[0], known[1], known[2]) if len(known) == 3 else None
