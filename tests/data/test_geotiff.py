@@ -11,6 +11,7 @@ import torch
 
 import pixelwise as pw
 from pixelwise.data import open_data
+from pixelwise.data.cache import cached
 from pixelwise.data.datasets import geotiff
 from pixelwise.data.formats.geojson import geojson_shapes, read_geojson
 from pixelwise.data.formats.image import read_image
@@ -158,6 +159,15 @@ def test_scenes_are_scored_with_the_classes_of_a_model(tmp_path: Path) -> None:
     named = evaluate(Predictor(model, TABLE), splits, progress=False)
     assert named.values["mean_iou"] == report.values["mean_iou"]
     assert set(named.per_class) == {"land", "water"}
+
+
+def test_tiles_that_are_kept_in_memory_are_those_of_the_files(tmp_path: Path) -> None:
+    data = open_data(scenes(tmp_path, 2, 1100), val_fraction=0.5).train
+    kept = cached(data, "ram")
+    assert len(data) == 4
+    for index in range(len(data)):
+        assert torch.equal(kept[index].image, data[index].image)
+        assert torch.equal(kept[index].target.labels, data[index].target.labels)
 
 
 def test_a_rule_for_masks_is_kept_in_tiles(tmp_path: Path) -> None:
