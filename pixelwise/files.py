@@ -127,10 +127,22 @@ def record(target: Path, folder: Path) -> None:
     Raises:
         ValueError: if the manifest cannot be written.
     """
+    record_as(target, target, folder)
+
+
+def record_as(target: Path, written: Path, folder: Path) -> None:
+    """Note what `target` will be once `written` has taken its place.
+
+    Noted before the file is moved there, a file that pixelwise wrote is never taken for one of the user,
+    whatever happens in between.
+
+    Raises:
+        ValueError: if the manifest cannot be written.
+    """
     try:
         # A line is appended in one piece, so that several processes may write to one folder.
         with (folder / MANIFEST).open("a", encoding="utf-8", errors="surrogateescape") as file:
-            file.write(f"{_digest(target)}  {target.relative_to(folder).as_posix()}\n")
+            file.write(f"{sha256_of(written)}  {target.relative_to(folder).as_posix()}\n")
     except OSError as error:
         raise ValueError(f"cannot write {folder / MANIFEST}: {error.strerror or error}") from error
 
@@ -181,10 +193,11 @@ def _manifest(folder: Path) -> dict[str, set[str]]:
 
 def _is_listed(target: Path, folder: Path, written: Mapping[str, set[str]]) -> bool:
     digests = written.get(target.relative_to(folder).as_posix())
-    return digests is not None and target.is_file() and _digest(target) in digests
+    return digests is not None and target.is_file() and sha256_of(target) in digests
 
 
-def _digest(path: Path) -> str:
+def sha256_of(path: Path) -> str:
+    """The digest of a file, as `sha256sum` prints it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

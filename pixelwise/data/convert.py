@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Int64
 
 from ..files import make_folder
-from ..rle import RleMasks
+from ..rle import RleMasks, run_lengths
 from ..types import Annotation, Boxes, ClassTable, LabelMap, MaskSet, PanopticMap
 from ..wording import brief
 from .dataset import DataSplits, SegmentationData
@@ -240,9 +240,7 @@ def _shapes_of(annotation: Annotation, classes: ClassTable, counted: Counter[str
         ValueError: if the annotation is of a kind that has no masks.
     """
     if isinstance(annotation, MaskSet):
-        masks = (
-            annotation.masks if isinstance(annotation.masks, RleMasks) else RleMasks.encode(annotation.dense)
-        )
+        masks = run_lengths(annotation)
         columns = annotation.classes.tolist(), annotation.is_crowd.tolist()
         return [
             Shape(classes.names[label], mask=mask, crowd=crowd)

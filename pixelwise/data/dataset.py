@@ -97,6 +97,7 @@ class SegmentationData(Dataset[Sample]):
         read_target: how annotations are read; from mask files whose values are labels unless told otherwise.
         read_image: how images are read.
         channels: of the images.
+        name: of the layout or data set that they are read as, see `DataSplits.format`; "" where none tells.
     """
 
     def __init__(
@@ -107,7 +108,9 @@ class SegmentationData(Dataset[Sample]):
         read_target: ReadTarget | None = None,
         read_image: ReadImage = read_plain_image,
         channels: int = 3,
+        name: str = "",
     ) -> None:
+        self.name = name
         self.pairs, self.classes, self.channels = tuple(pairs), classes, channels
         self.read_target = read_target or MaskFiles(LabelEncoding.of(classes))
         self.read_image = read_image
@@ -183,6 +186,12 @@ class SegmentationData(Dataset[Sample]):
         """The same data, its images read with so many channels."""
         return self if self.channels == channels else self._with(channels=channels)
 
+    def with_reading(self, read_image: ReadImage) -> "SegmentationData":
+        """The same data, its images read in another way where they are read in a way of that kind."""
+        if self.read_image == read_image or type(self.read_image) is not type(read_image):
+            return self
+        return self._with(read_image=read_image)
+
     def with_classes(self, classes: ClassTable, read_target: ReadTarget) -> "SegmentationData":
         """The same images with annotations read in another way."""
         return self._with(classes=classes, read_target=read_target)
@@ -194,6 +203,7 @@ class SegmentationData(Dataset[Sample]):
             "read_target": self.read_target,
             "read_image": self.read_image,
             "channels": self.channels,
+            "name": self.name,
         }
         return SegmentationData(**{**fields, **changes})
 

@@ -12,6 +12,7 @@ are dropped. All random numbers are PyTorch's.
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from jaxtyping import Bool
@@ -158,14 +159,15 @@ def _joined(targets: Sequence[Annotation]) -> Annotation:
             f"only annotations of one kind can be mixed, got {sorted(k.__name__ for k in kinds)}"
         )
     (kind,) = kinds
-    if kind is LabelMap or kind is ClassMasks:  # each is 0 where another lies
-        values = [target.labels if isinstance(target, LabelMap) else target.masks for target in targets]  # type: ignore[union-attr]
-        total = torch.stack(values).sum(0)
-        return LabelMap(total) if kind is LabelMap else ClassMasks(total)
+    if kind is LabelMap:  # each is 0 where another lies
+        return LabelMap(torch.stack([one.labels for one in targets if isinstance(one, LabelMap)]).sum(0))
+    if kind is ClassMasks:
+        return ClassMasks(torch.stack([one.masks for one in targets if isinstance(one, ClassMasks)]).sum(0))
     if kind is PanopticMap:
         return _renumbered([target for target in targets if isinstance(target, PanopticMap)])
     fields = [vars(target) for target in targets]
-    return kind(**{name: torch.cat([field[name] for field in fields]) for name in fields[0]})
+    joined: dict[str, Any] = {name: torch.cat([field[name] for field in fields]) for name in fields[0]}
+    return kind(**joined)
 
 
 def _renumbered(targets: Sequence[PanopticMap]) -> PanopticMap:

@@ -200,6 +200,7 @@ def _split(
             read_target=layout.read_target or MaskFiles(encoding),
             read_image=layout.read_image,
             channels=layout.channels or channels,
+            name=name,
         )
         for part, pairs in layout.pairs.items()
     }

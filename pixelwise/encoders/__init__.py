@@ -43,6 +43,7 @@ from .swin_transformer import (
     rename_timm_swin as rename_timm_swin,
 )
 from .timm import (
+    DEEP_STEM as DEEP_STEM,
     StemPolicy as StemPolicy,
     TimmEncoder as TimmEncoder,
     blocks_of as blocks_of,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..layers import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from .from_transformers import swin_sizes
+from .timm import DEEP_STEM
 
 _PREFIX = "backbone."
 _VIT_RENAMES = (
@@ -138,7 +139,6 @@ def _pixel_by_pixel(x: Tensor) -> Tensor:
     return x.unflatten(-1, (-1, 2, 2)).transpose(-3, -1).flatten(-3)
 
 
-_STEM = {"0": "conv1.0", "1": "conv1.1", "3": "conv1.3", "4": "conv1.4", "6": "conv1.6", "7": "bn1"}
 _RESNETS: Mapping[tuple[int, ...], str] = {
     (3, 4, 6, 3): "resnet50",
     (3, 4, 23, 3): "resnet101",
@@ -163,7 +163,7 @@ def read_mmseg_resnet(state_dict: Mapping[str, Tensor]) -> tuple[str, int, dict[
             block, _, rest = key.removeprefix(_PREFIX).partition(".")
             if block == "stem":
                 position, _, rest = rest.partition(".")
-                block = _STEM.get(position, position)
+                block = DEEP_STEM.get(position, position)
             weights[f"encoder.body.{block}.{rest}"] = tensor
     deep = "encoder.body.conv1.0.weight" in weights
     first = weights.get(f"encoder.body.conv1.{'0.' if deep else ''}weight")

@@ -126,6 +126,10 @@ class TimmEncoder(Encoder):
         return Features(maps)
 
 
+# Layers of a stem of three 3x3 convolutions: their position in the files of others -> the name here.
+DEEP_STEM = {"0": "conv1.0", "1": "conv1.1", "3": "conv1.3", "4": "conv1.4", "6": "conv1.6", "7": "bn1"}
+
+
 def adapt_stem(source: dict[str, Tensor], target: dict[str, Tensor], stem: StemPolicy) -> dict[str, Tensor]:
     """`source` with the filters that look at the image made to fit the image channels of `target`.
 

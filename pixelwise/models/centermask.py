@@ -23,7 +23,7 @@ from .. import decode
 from ..encoders import Encoder, StemPolicy, make_encoder
 from ..losses import NoLoss, loss_parts
 from ..ops import match_boxes
-from ..ops.objects import assigned, objects_of, rescaled, sides_reach
+from ..ops.objects import assigned, objects_of, pool_by_level, rescaled, sides_reach
 from ..rle import paste_masks
 from ..types import Annotation, AssignedBoxes, Batch, Boxes, MaskSet, Model, Paper, Value, value
 from .fcos import (
@@ -126,22 +126,6 @@ def level_by_share(boxes: Float[Tensor, "m 4"], area: int) -> Int64[Tensor, " m"
     return (last - (area / regions).log2()).ceil().clamp(3, last).long() - 3
 
 
-def pooled(
-    levels: Sequence[Tensor], regions: AssignedBoxes, canvas: tuple[int, int]
-) -> Float[Tensor, "m c 14 14"]:
-    """RoIAlign of each region in its level."""
-    from torchvision.ops import roi_align
-
-    rois = torch.cat([regions.image[:, None].to(regions.boxes), regions.boxes], 1)
-    level = level_by_share(regions.boxes, canvas[0] * canvas[1])
-    found = levels[0].new_zeros(rois.shape[0], levels[0].shape[1], SIDE, SIDE)
-    for number, map in enumerate(levels):
-        here = (level == number).nonzero()[:, 0]
-        part = roi_align(map.float(), rois[here], SIDE, 1 / STRIDES[number], SAMPLES, aligned=True)
-        found = found.index_copy(0, here, part.to(found.dtype))
-    return found
-
-
 class CenterMask(Model):
     """FCOS, the mask head and the judge of its masks.
 
@@ -190,7 +174,9 @@ class CenterMask(Model):
             regions = to_learn(regions, wanted)
             classes = objects_of(regions, wanted).classes
             scores = torch.ones_like(regions.boxes[:, 0])
-        x = pooled(levels[:NUM_LEVELS], regions, objects.scales.canvas)
+        canvas = objects.scales.canvas
+        level = level_by_share(regions.boxes, canvas[0] * canvas[1])
+        x = pool_by_level(levels[:NUM_LEVELS], STRIDES[:NUM_LEVELS], regions, level, SIDE, SAMPLES)
         logits = self.mask_head(x)
         drawn = of_class(logits, classes).sigmoid()[:, None]
         return AttentionLogits(objects, regions, classes, scores, logits, self.iou_head(x, drawn.detach()))

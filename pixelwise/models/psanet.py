@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..encoders import Encoder, StemPolicy, dilate, make_encoder
+from ..encoders import DEEP_STEM, Encoder, StemPolicy, dilate, make_encoder
 from ..layers import ConvNormAct, resize, resize_like, size_of
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .fcn import FCNHead
@@ -175,7 +175,6 @@ def psanet_resnet101(
     return model
 
 
-_STEM = {"0": "conv1.0", "1": "conv1.1", "3": "conv1.3", "4": "conv1.4", "6": "conv1.6", "7": "bn1"}
 _PARTS = {
     "psa.reduce.": "collect.reduce.",
     "psa.attention.3.": "collect.attention.1.",
@@ -205,7 +204,7 @@ def from_semseg_psanet(state_dict: Mapping[str, Tensor]) -> PSANet:
         key = key.removeprefix("module.")
         if key.startswith("layer0."):
             _, position, name = key.split(".")
-            key = f"encoder.body.{_STEM.get(position, position)}.{name}"
+            key = f"encoder.body.{DEEP_STEM.get(position, position)}.{name}"
         elif key.startswith("layer"):
             key = f"encoder.body.{key}"
         else:

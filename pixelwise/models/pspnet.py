@@ -18,7 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from ..encoders import Encoder, StemPolicy, dilate, make_encoder
+from ..encoders import DEEP_STEM, Encoder, StemPolicy, dilate, make_encoder
 from ..layers import ConvNormAct, resize_like, size_of
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .fcn import FCNHead
@@ -141,10 +141,6 @@ def _dilated_fully(model: PSPNet) -> PSPNet:
     return model
 
 
-# layer0 of semseg is the stem: its convolutions and batch norms by position.
-_STEM = {"0": "conv1.0", "1": "conv1.1", "3": "conv1.3", "4": "conv1.4", "6": "conv1.6", "7": "bn1"}
-
-
 def from_semseg(state_dict: dict[str, Tensor]) -> PSPNet:
     """Weights of the authors' PSPNet (github.com/hszhao/semseg) in our model, in eval mode.
 
@@ -160,7 +156,7 @@ def from_semseg(state_dict: dict[str, Tensor]) -> PSPNet:
         block, _, rest = key.removeprefix("module.").partition(".")
         if block == "layer0":
             position, _, name = rest.partition(".")
-            key = f"encoder.body.{_STEM.get(position, position)}.{name}"
+            key = f"encoder.body.{DEEP_STEM.get(position, position)}.{name}"
         elif block.startswith("layer"):
             key = f"encoder.body.{block}.{rest}"
         elif block == "ppm":  # features.<bin>.<1: convolution, 2: batch norm>.<name>

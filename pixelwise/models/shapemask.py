@@ -16,6 +16,7 @@ Only the mask of the class that counts is computed.
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -26,7 +27,7 @@ from torch.nn import functional as F
 from .. import decode
 from ..encoders import Encoder, StemPolicy, make_encoder
 from ..losses import NoLoss, loss_parts
-from ..ops import assigned, boxes_in, objects_in, objects_of, sides_reach
+from ..ops import assigned, boxes_in, objects_in, objects_of, pool_by_level, sides_reach
 from ..rle import paste_masks
 from ..types import Annotation, AssignedBoxes, Batch, Boxes, MaskSet, Model, Paper, Value, value
 from .mask_rcnn import masks_in_boxes
@@ -43,7 +44,7 @@ PAPER = Paper(
 NUM_PRIORS = 20  # shapes of each class
 SIZE, GROWTH = 32, 4  # side of shapes and coarse masks; fine masks are so many times larger
 OUTER = 1.25  # sides of the region of a mask, over those of the box
-NUM_LEVELS = 3  # P3 to P5, which regions are pooled from
+STRIDES = (8, 16, 32)  # of P3 to P5, which regions are pooled from
 LEARNED, JITTER = 8, 0.025  # boxes per image that are learned from, and how far they are moved, in sides
 SHAPE_WEIGHT = 0.1
 INSIDE = 0.5
@@ -185,21 +186,7 @@ def level_by_side(boxes: Float[Tensor, "m 4"]) -> Int64[Tensor, " m"]:
     tensor([0, 1, 2])
     """
     longest = (boxes[:, 2:] - boxes[:, :2]).amax(1).clamp(min=1)
-    return ((longest / SIZE).log2().ceil().long() - 3).clamp(0, NUM_LEVELS - 1)
-
-
-def pooled(levels: Sequence[Tensor], places: AssignedBoxes) -> Float[Tensor, "m c s s"]:
-    """RoIAlign of the outer box of each place in its level."""
-    from torchvision.ops import roi_align
-
-    rois = torch.cat([places.image[:, None].to(places.boxes), outer(places.boxes)], 1)
-    level = level_by_side(places.boxes)
-    found = levels[0].new_zeros(rois.shape[0], levels[0].shape[1], SIZE, SIZE)
-    for number, map in enumerate(levels):
-        here = (level == number).nonzero()[:, 0]
-        part = roi_align(map.float(), rois[here], SIZE, 0.5 ** (3 + number), 1, aligned=True)
-        found = found.index_copy(0, here, part.to(found.dtype))
-    return found
+    return ((longest / SIZE).log2().ceil().long() - 3).clamp(0, len(STRIDES) - 1)
 
 
 class ShapeMask(Model):
@@ -249,8 +236,10 @@ class ShapeMask(Model):
             found = anchors.detections
             places = assigned([one.boxes for one in found], [-torch.ones_like(one.classes) for one in found])
             classes = torch.cat([one.classes for one in found])
-        features = [self.reduce(level) for level in levels[:NUM_LEVELS]]
-        return ShapeMaskLogits(anchors, places, classes, *self.head(pooled(features, places), classes))
+        features = [self.reduce(level) for level in levels[: len(STRIDES)]]
+        around = replace(places, boxes=outer(places.boxes))
+        pooled = pool_by_level(features, STRIDES, around, level_by_side(places.boxes), SIZE, 1)
+        return ShapeMaskLogits(anchors, places, classes, *self.head(pooled, classes))
 
 
 @torch.no_grad()

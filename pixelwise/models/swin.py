@@ -9,7 +9,6 @@ Hugging Face hub; `from_mmseg_swin` those of OpenMMLab's model zoo and of the au
 Departures: none known.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,8 +22,8 @@ from ..encoders import (
     read_mmseg_swin,
     read_transformers_swin,
 )
-from ..types import BuiltBy, Paper
-from .upernet import STAGES, TRANSFORMERS_HEAD, UPerNet, head_arguments, rename_mmseg_head
+from ..types import Paper
+from .upernet import STAGES, UPerNet, head_arguments, load_upernet, rename_mmseg_head
 
 PAPER = Paper(
     "Swin Transformer: Hierarchical Vision Transformer using Shifted Windows",
@@ -117,8 +116,8 @@ def from_transformers_swin(
     Raises:
         ValueError: if it is not a state dict of that network.
     """
-    head = head_arguments(state_dict)
-    return _loaded(state_dict, head, *read_transformers_swin(state_dict, "backbone."))
+    head_arguments(state_dict)  # looks for the head before the encoder is read
+    return _loaded(state_dict, *read_transformers_swin(state_dict, "backbone."))
 
 
 def from_mmseg_swin(state_dict: Mapping[str, Tensor]) -> UPerNet:
@@ -133,32 +132,19 @@ def from_mmseg_swin(state_dict: Mapping[str, Tensor]) -> UPerNet:
         ValueError: if it is not a state dict of that network.
     """
     head = rename_mmseg_head(state_dict)
-    return _loaded(head, head_arguments(head), *read_mmseg_swin(state_dict))
+    head_arguments(head)  # looks for the head before the encoder is read
+    return _loaded(head, *read_mmseg_swin(state_dict))
 
 
 def _loaded(
-    state_dict: Mapping[str, Tensor],
-    arguments: dict[str, Any],
+    head: Mapping[str, Tensor],
     encoder: dict[str, Tensor],
     heads: int,
     depths: tuple[int, ...],
     window: int,
 ) -> UPerNet:
     """The network of a head in the names of transformers and of an encoder in ours."""
-    arguments |= {"heads": heads, "depths": depths, "window": window}
-    arguments["in_channels"] = encoder["body.c2.downsample.proj.weight"].shape[1]
+    in_channels = encoder["body.c2.downsample.proj.weight"].shape[1]
+    arguments = {"heads": heads, "depths": depths, "window": window, "in_channels": in_channels}
     weights = {f"encoder.{key}": tensor for key, tensor in encoder.items()}
-    for key, tensor in state_dict.items():
-        if not key.startswith("backbone."):
-            for theirs, ours in TRANSFORMERS_HEAD:
-                key = re.sub(theirs, ours, key)
-            weights[key] = tensor
-    model = swin_upernet(**arguments)
-    normalize = {key: tensor for key, tensor in model.state_dict().items() if ".normalize." in key}
-    try:
-        model.load_state_dict({**weights, **normalize})
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"state_dict does not fit UPerNet on Swin: {reason}") from error
-    model.built_by = BuiltBy("swin_upernet", arguments)
-    return model.eval()
+    return load_upernet(swin_upernet, arguments, head, weights, "UPerNet on Swin")

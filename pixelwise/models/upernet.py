@@ -14,7 +14,7 @@ its stages without one.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -181,6 +181,43 @@ def head_arguments(state_dict: Mapping[str, Tensor]) -> dict[str, Any]:
         raise ValueError(f"state_dict is not that of transformers' UPerNet: {error} is missing") from error
 
 
+def load_upernet(
+    build: Callable[..., UPerNet],
+    arguments: Mapping[str, Any],
+    head: Mapping[str, Tensor],
+    encoder: Mapping[str, Tensor],
+    called: str,
+) -> UPerNet:
+    """The network with published weights, in eval mode.
+
+    Args:
+        build: makes it.
+        arguments: of `build`, but for those of the head.
+        head: weights in the names of transformers; what else is there is left out.
+        encoder: weights in our names.
+        called: the network, in the sentence of the error.
+
+    Raises:
+        ValueError: if the weights do not fit.
+    """
+    weights = dict(encoder)
+    for key, tensor in head.items():
+        if not key.startswith("backbone."):
+            for theirs, ours in TRANSFORMERS_HEAD:
+                key = re.sub(theirs, ours, key)
+            weights[key] = tensor
+    arguments = {**head_arguments(head), **arguments}
+    model = build(**arguments)
+    normalize = {key: tensor for key, tensor in model.state_dict().items() if ".normalize." in key}
+    try:
+        model.load_state_dict(weights | normalize)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:200]
+        raise ValueError(f"state_dict does not fit {called}: {reason}") from error
+    model.built_by = BuiltBy(build.__name__, arguments)
+    return model.eval()
+
+
 def from_mmseg_upernet(state_dict: Mapping[str, Tensor]) -> UPerNet:
     """Weights of OpenMMLab's UPerNet on ResNet (github.com/open-mmlab/mmsegmentation), in eval mode.
 
@@ -192,17 +229,5 @@ def from_mmseg_upernet(state_dict: Mapping[str, Tensor]) -> UPerNet:
     """
     head = rename_mmseg_head(state_dict)
     encoder, in_channels, weights = read_mmseg_resnet(state_dict)
-    arguments = head_arguments(head) | {"encoder": encoder, "in_channels": in_channels}
-    for key, tensor in head.items():
-        for theirs, ours in TRANSFORMERS_HEAD:
-            key = re.sub(theirs, ours, key)
-        weights[key] = tensor
-    model = upernet(**arguments)
-    normalize = {key: tensor for key, tensor in model.state_dict().items() if ".normalize." in key}
-    try:
-        model.load_state_dict(weights | normalize)
-    except RuntimeError as error:
-        reason = " ".join(str(error).split())[:200]
-        raise ValueError(f"state_dict does not fit UPerNet on ResNet: {reason}") from error
-    model.built_by = BuiltBy("upernet", arguments)
-    return model.eval()
+    arguments = {"encoder": encoder, "in_channels": in_channels}
+    return load_upernet(upernet, arguments, head, weights, "UPerNet on ResNet")

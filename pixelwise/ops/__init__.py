@@ -46,6 +46,7 @@ from .objects import (
     boxes_in as boxes_in,
     objects_in as objects_in,
     objects_of as objects_of,
+    pool_by_level as pool_by_level,
     rescaled as rescaled,
     sample_regions as sample_regions,
     sides_reach as sides_reach,

@@ -57,6 +57,35 @@ def assigned(boxes: Sequence[Float[Tensor, "_ 4"]], matched: Sequence[Int64[Tens
     return AssignedBoxes(torch.cat(list(boxes)), torch.cat(image), torch.cat(list(matched)))
 
 
+def pool_by_level(
+    levels: Sequence[Float[Tensor, "b c _ _"]],
+    strides: Sequence[int],
+    regions: AssignedBoxes,
+    level: Int64[Tensor, " r"],
+    size: int,
+    samples: int,
+) -> Float[Tensor, "r c size size"]:
+    """RoIAlign, with the centres of pixels at halves, of each region in its level.
+
+    Args:
+        levels: of a pyramid.
+        strides: of each level, in pixels of the image.
+        regions: where to look.
+        level: that each region is pooled from, 0 being the first.
+        size: side of the result.
+        samples: along each axis of a bin.
+    """
+    from torchvision.ops import roi_align
+
+    rois = torch.cat([regions.image[:, None].to(regions.boxes), regions.boxes], 1)
+    pooled = levels[0].new_zeros(rois.shape[0], levels[0].shape[1], size, size)
+    for number, (map, stride) in enumerate(zip(levels, strides, strict=True)):
+        here = (level == number).nonzero()[:, 0]
+        part = roi_align(map.float(), rois[here], size, 1 / stride, samples, aligned=True)
+        pooled = pooled.index_copy(0, here, part.to(pooled.dtype))
+    return pooled
+
+
 def objects_of(boxes: AssignedBoxes, targets: Sequence[Boxes]) -> Boxes:
     """The objects of those boxes that have one, in their order."""
     positive = boxes.target >= 0

@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..ops import box_iou
-from ..rle import RleMasks
+from ..rle import RleMasks, run_lengths
 from ..types import Annotation, Boxes, ClassMasks, ClassTable, Keypoints, LabelMap, MaskSet, PanopticMap
 
 SAME = 0.55  # IoU from which two objects are one (the paper's)
@@ -67,7 +67,7 @@ def _(first: Boxes, views: Sequence[Boxes], classes: ClassTable) -> Boxes:
 
 @fused.register
 def _(first: MaskSet, views: Sequence[MaskSet], classes: ClassTable) -> MaskSet:
-    sets = [view.masks if isinstance(view.masks, RleMasks) else RleMasks.encode(view.dense) for view in views]
+    sets = [run_lengths(view) for view in views]
     masks = RleMasks.concatenate(sets)
     labels, scores = (
         torch.cat([getattr(view, name) for view in views]).cpu() for name in ("classes", "scores")

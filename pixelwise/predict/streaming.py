@@ -232,7 +232,8 @@ class _Reader:
     def __init__(self, stream: Stream) -> None:
         self.source, self.channels = stream.source, int(stream.predictor.model.in_channels)
         self.span, self.rows = (0, 0), np.empty(0)
-        self.window = _window(stream.source) if len(stream.source.size) == 3 else None
+        intensity = str(stream.predictor.decoding.get("intensity", "percentiles"))
+        self.window = _window(stream.source, intensity) if len(stream.source.size) == 3 else None
 
     def __call__(self, place: tuple[slice, ...]) -> Float[Tensor, "1 c *_"]:
         span = place[0].start, place[0].stop
@@ -263,17 +264,23 @@ class _Reader:
         return torch.from_numpy(values)
 
 
-def _window(source: Any) -> tuple[float, float] | None:
-    """The values of a volume that become 0 and 1: percentiles of some slices, as `data.intensity` has them.
+def _window(source: Any, intensity: str) -> tuple[float, float] | None:
+    """The values of a volume that become 0 and 1, by some of its slices, as `data.intensity` has them.
 
     None where values lie in [0, 1] already.
     """
+    if intensity.startswith("window:"):
+        centre, width = (float(number) for number in intensity.removeprefix("window:").split(","))
+        return centre - width / 2, centre + width / 2
     depth = source.size[0]
     slices = [source.read(i, i + 1) for i in range(0, depth, max(1, depth // _SLICES))]
     step = max(1, math.prod(source.size[1:]) // _VOXELS)
     values = np.concatenate([one.reshape(-1)[::step] for one in slices]).astype(np.float32)
     if source.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1:
         return None
+    if intensity == "z-score":
+        mean, reach = float(values.mean()), 3 * (float(values.std()) or 1.0)
+        return mean - reach, mean + reach
     low, high = np.percentile(values, (0.5, 99.5))
     return float(low), float(high)
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from ..decode import mean_scores
-from ..rle import RleMasks
+from ..rle import RleMasks, run_lengths
 from ..tiling import Network
 from ..types import (
     Annotation,
@@ -251,7 +251,7 @@ def _(annotation: Boxes, view: View, size: tuple[int, int], skeleton: Skeleton |
 
 @undone.register
 def _(annotation: MaskSet, view: View, size: tuple[int, int], skeleton: Skeleton | None = None) -> MaskSet:
-    masks = annotation.masks if isinstance(annotation.masks, RleMasks) else RleMasks.encode(annotation.dense)
+    masks = run_lengths(annotation)
     back = torch.from_numpy(masks.resize(*view._turned_size(size)).decode())
     return replace(annotation, masks=RleMasks.encode(view.turned_back(back).contiguous()))
 

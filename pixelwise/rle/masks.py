@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64, Integer, UInt8, UInt32
@@ -385,6 +385,24 @@ class RleMasks:
                 f"masks must be of one size, got {self.height} x {self.width} "
                 f"and {other.height} x {other.width}"
             )
+
+
+class Instances(Protocol):
+    """Masks of one image in some form: what `pixelwise.types.MaskSet` offers to this file."""
+
+    @property
+    def masks(self) -> Any:
+        """A tensor "n H W", or run lengths."""
+
+    @property
+    def dense(self) -> Tensor:
+        """The masks as one tensor "n H W"."""
+
+
+def run_lengths(instances: Instances) -> RleMasks:
+    """The masks of one image as run lengths, whatever form they have."""
+    masks = instances.masks
+    return masks if isinstance(masks, RleMasks) else RleMasks.encode(instances.dense)
 
 
 def _nearest(old: int, new: int) -> Int64[np.ndarray, " new"]:

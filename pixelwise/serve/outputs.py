@@ -18,12 +18,15 @@ import torch
 from jaxtyping import Integer
 from PIL import Image
 
+from ..data.formats.coco_keypoints import joints_of_category, objects_with_joints
+from ..data.formats.geojson_regions import geojson_feature
 from ..kernels.masks.components import label_components
 from ..predict import Prediction
-from ..rle import RleMasks
+from ..rle import RleMasks, run_lengths
 from ..types import Boxes, ClassMasks, ClassTable, Keypoints, LabelMap, MaskSet, PanopticMap
 from .images import palette_png, png
 from .problems import Problem
+from .wire import arrays_of, packed
 
 Options = Mapping[str, Any]
 
@@ -105,7 +108,8 @@ def _raw(prediction: Prediction, options: Options) -> Any:
     return label_array(prediction)
 
 
-def _raw_bytes(labels: Any) -> Answer:
+def raw_answer(labels: Any) -> Answer:
+    """One or two bytes per pixel, row by row."""
     small = labels.astype(np.uint8 if labels.max(initial=0) < 256 else "<u2")
     height, width = small.shape
     headers = {"X-Shape": f"{height},{width}", "X-Type": "uint8" if small.itemsize == 1 else "uint16"}
@@ -198,9 +202,7 @@ def objects_of(prediction: Prediction, options: Options) -> Objects:
     """
     annotation, whole = prediction.annotation, options.get("instances") == "class"
     if isinstance(annotation, MaskSet):
-        masks = annotation.masks
-        kept = masks if isinstance(masks, RleMasks) else RleMasks.encode(annotation.dense)
-        return Objects(kept, annotation.classes.tolist(), annotation.scores.tolist())
+        return Objects(run_lengths(annotation), annotation.classes.tolist(), annotation.scores.tolist())
     if isinstance(annotation, PanopticMap):
         order = {int(number): place for place, number in enumerate(annotation.ids.tolist(), 1)}
         ids = annotation.id_map.numpy()
@@ -248,8 +250,10 @@ def _coco(prediction: Prediction, options: Options) -> Any:
     entries: list[dict[str, Any]] = []
     height, width = prediction.image.shape[-2:]
     image |= {"height": height, "width": width}
-    if isinstance(annotation, Boxes | Keypoints):
+    if isinstance(annotation, Boxes):
         entries = _written(prediction)
+    elif isinstance(annotation, Keypoints):
+        entries = [{**one, "label": 0} for one in objects_with_joints(annotation)]
     else:
         found = objects_of(prediction, options)
         boxes, areas = found.masks.boxes.tolist(), found.masks.area.tolist()
@@ -264,9 +268,12 @@ def _coco(prediction: Prediction, options: Options) -> Any:
     for number, entry in enumerate(entries, 1):
         category = classes.category_ids[entry.pop("label")]
         annotations.append({"id": number, "image_id": 1, "category_id": category, "iscrowd": 0, **entry})
-    categories = [
+    categories: list[dict[str, Any]] = [
         {"id": number, "name": name} for number, name in zip(classes.category_ids, classes.names, strict=True)
     ]
+    if classes.skeleton is not None:
+        for category in categories:
+            category |= joints_of_category(classes.skeleton)
     return {"images": [image], "annotations": annotations, "categories": categories}
 
 
@@ -296,20 +303,9 @@ def _geojson(prediction: Prediction, options: Options) -> Any:
     ):
         if label >= len(names):
             continue
-        parts = [[_closed(ring) for ring in (polygon.outer, *polygon.holes)] for polygon in polygons]
-        single = len(parts) == 1
-        geometry = {
-            "type": "Polygon" if single else "MultiPolygon",
-            "coordinates": parts[0] if single else parts,
-        }
-        properties = {"class": names[label], "label": label, "area": area, "score": score}
-        features.append({"type": "Feature", "geometry": geometry, "properties": properties})
+        told = {"class": names[label], "label": label, "area": area, "score": score}
+        features.append(geojson_feature(polygons, told))
     return {"type": "FeatureCollection", "features": features}
-
-
-def _closed(ring: np.ndarray) -> list[list[int]]:
-    corners: list[list[int]] = ring.tolist()
-    return [*corners, corners[0]]
 
 
 def _geojson_bytes(content: Any) -> Answer:
@@ -338,15 +334,28 @@ def _hugging_face_json(found: Any) -> Answer:
     return Answer(json.dumps(content).encode(), "application/json", {})
 
 
+def _annotation(prediction: Prediction, options: Options) -> Any:
+    arrays = arrays_of(prediction.annotation)
+    if prediction.probabilities is not None:
+        arrays["probabilities"] = prediction.probabilities.half().numpy()
+    return arrays
+
+
+def _archive(arrays: Any) -> Answer:
+    return Answer(packed(arrays), "application/x-npz", {})
+
+
 OUTPUTS: Mapping[str, Output] = {
     "labels": Output(_labels, _labels_png),
-    "raw": Output(_raw, _raw_bytes),
+    "raw": Output(_raw, raw_answer),
     "overlay": Output(_overlay, _picture),
     "probabilities": Output(_probabilities, _npz, probabilities=True),
     "confidence": Output(_confidence, _npz, probabilities=True),
     "coco": Output(_coco, _json),
     "geojson": Output(_geojson, _geojson_bytes),
     "hf": Output(_hugging_face, _hugging_face_json),
+    "annotation": Output(_annotation, _archive),
+    "annotation_probabilities": Output(_annotation, _archive, probabilities=True),
 }
 
 

@@ -10,10 +10,13 @@ STATUSES: Mapping[str, int] = {
     "unauthorized": 401,
     "wrong-host": 403,
     "wrong-origin": 403,
+    "read-only": 403,
     "not-found": 404,
+    "no-labels": 404,
     "no-such-model": 404,
     "no-such-image": 404,
     "wrong-method": 405,
+    "not-ours": 409,
     "body-too-large": 413,
     "too-many-pixels": 413,
     "response-too-large": 413,
@@ -28,6 +31,7 @@ STATUSES: Mapping[str, int] = {
     "queue-full": 503,
     "draining": 503,
     "deadline": 504,
+    "cannot-save": 507,
 }
 
 

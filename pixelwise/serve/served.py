@@ -1,12 +1,12 @@
 """A model behind a server: how requests are run, what is remembered of images, how large batches are."""
 
-import hashlib
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,13 @@ import torch
 from PIL import Image
 
 from ..data.formats.image import to_tensor
+from ..files import sha256_of
 from ..predict import Prediction, Predictor
-from ..predict.embedded import EmbeddedImage
+from ..rle import run_lengths
 from ..types import (
     Boxes,
     ClassMasks,
+    DenseLogits,
     Keypoints,
     LabelMap,
     MaskSet,
@@ -27,15 +29,16 @@ from ..types import (
     Prompts,
     Sample,
 )
+from .images import Pixels
 from .limits import Limits
 from .model_thread import Job, ModelThread
-from .outputs import OUTPUTS, Options, usual_output
+from .outputs import OUTPUTS, Options, Output, usual_output
 from .problems import Problem
 
+SCORES, AREAS = ("thresholds", "threshold", "min_score"), ("min_component",)  # settings of decoding
 BATCHES = (1, 2, 4, 8, 16)
 _ENOUGH = 1.05  # a batch is taken if its time per image is at most so many times that of the best
 _VARIANTS = 8  # predictors with other settings that are kept
-_SHOWN = 0.5  # score from which an object is drawn
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Embedded:
     """
 
     id: str
-    image: EmbeddedImage
+    image: Any
     height: int
     width: int
     bytes: int
@@ -134,14 +137,19 @@ class Served:
         return isinstance(self.predictor.model, PromptableModel)
 
     @property
+    def batched(self) -> bool:
+        """Whether images of one size may be predicted together: where pixels have scores."""
+        return issubclass(self.predictor.model.output, DenseLogits)
+
+    @property
     def outputs(self) -> list[str]:
         """The outputs that it can answer with."""
         kind = self.predictor.task.annotation
-        names = [] if self.promptable else ["coco", "overlay"]
+        names = [] if self.promptable else ["annotation", "coco", "overlay"]
         if issubclass(kind, LabelMap | MaskSet | PanopticMap) and not self.promptable:
             names += ["labels", "raw"]
         if issubclass(kind, LabelMap | ClassMasks) and not self.promptable:
-            names += ["probabilities", "confidence"]
+            names += ["probabilities", "confidence", "annotation_probabilities"]
         if not issubclass(kind, Boxes | Keypoints) and not self.promptable:
             names += ["geojson", "hf"]
         return sorted(names)
@@ -162,6 +170,7 @@ class Served:
                 {"id": number, "label": label, "name": name, "color": list(color)}
                 for label, (number, name, color) in enumerate(named)
             ],
+            "class_table": asdict(classes),
             "channels": model.in_channels,
             "minimum_size": model.minimum_size,
             "takes_prompts": self.promptable,
@@ -182,7 +191,7 @@ class Served:
             embedded = self.predictor.embed(image)
             self.predictor.masks(embedded, Prompts.at([(side / 2, side / 2)]))
         else:
-            self.batch = self._best_batch(image) if model.output.__name__ == "DenseLogits" else 1
+            self.batch = self._best_batch(image) if self.batched else 1
         self.ready = True
 
     def _best_batch(self, image: torch.Tensor) -> int:
@@ -202,14 +211,18 @@ class Served:
 
     # --- whole images -------------------------------------------------------------------------------
 
-    def predict(self, image: Image.Image, output: str, options: Options) -> Job:
+    def predict(self, image: Pixels, output: str | Output, options: Options) -> Job:
         """A job whose result is what the output's `encode` takes."""
-        chosen = OUTPUTS[output]
+        chosen = OUTPUTS[output] if isinstance(output, str) else output
         settings = tuple(sorted((k, v) for k, v in options.items() if k in ("threshold", "min_area", "flip")))
-        shape = (image.height, image.width, image.mode)
-        alone = chosen.probabilities or self.predictor.model.output.__name__ != "DenseLogits"
+        shape: tuple[Any, ...]
+        if isinstance(image, Image.Image):
+            shape = (image.height, image.width, image.mode)
+        else:
+            shape = (*image.shape[:2], image.shape[2:], image.dtype)
+        alone = chosen.probabilities or not self.batched
 
-        def run(images: Sequence[Image.Image]) -> list[Any]:
+        def run(images: Sequence[Pixels]) -> list[Any]:
             found = self._predictions(images, self._variant(settings), probabilities=chosen.probabilities)
             return [chosen.read(one, options) for one in found]
 
@@ -217,12 +230,12 @@ class Served:
             key=None if alone else (self.name, shape, output, settings, options.get("instances")),
             work=image,
             run=run,
-            pixels=image.height * image.width,
+            pixels=shape[0] * shape[1],
             deadline=time.monotonic() + self.limits.seconds,
         )
 
     def _predictions(
-        self, images: Sequence[Image.Image], predictor: Predictor, *, probabilities: bool
+        self, images: Sequence[Pixels], predictor: Predictor, *, probabilities: bool
     ) -> list[Prediction]:
         try:
             if probabilities:
@@ -246,27 +259,33 @@ class Served:
             return self.predictor
         if settings not in self._variants:
             given = dict(settings)
-            decoding = {}
-            for name, names in (("threshold", ("thresholds", "min_score")), ("min_area", ("min_component",))):
+            decoding: dict[str, Any] = {}
+            for name, names in (("threshold", SCORES), ("min_area", AREAS)):
                 if name in given:
                     known = [one for one in names if one in self.predictor.decoding]
+                    if known == ["threshold"] and len(self.predictor.classes) != 2:
+                        known = []  # it is for scores of two classes
                     if not known:
                         raise Problem("bad-parameter", f"this model has no setting {name}")
                     decoding[known[0]] = given[name]
             try:
-                self._variants[settings] = Predictor(
-                    self.predictor.model,
-                    self.predictor.classes,
-                    task=self.predictor.task.name,
-                    device=self.predictor.device,
-                    decoding={**self.predictor.decoding, **decoding},
-                    flip=given.get("flip"),
-                )
+                self._variants[settings] = self._with(decoding, flip=given.get("flip"))
             except ValueError as error:
                 raise Problem("bad-parameter", str(error)) from error
             if len(self._variants) > _VARIANTS:
                 self._variants.popitem(last=False)
         return self._variants[settings]
+
+    def _with(self, decoding: Mapping[str, Any], **options: Any) -> Predictor:
+        """The predictor with other settings of decoding, and with options of `Predictor`."""
+        return Predictor(
+            self.predictor.model,
+            self.predictor.classes,
+            task=self.predictor.task.name,
+            device=self.predictor.device,
+            decoding={**self.predictor.decoding, **decoding},
+            **options,
+        )
 
     # --- prompts ------------------------------------------------------------------------------------
 
@@ -303,35 +322,22 @@ class Served:
         """A job whose result is a list of run lengths with scores."""
 
         def run(works: Sequence[Prompts]) -> list[Any]:
-            predictor = self._every() if every else self.predictor
+            predictor = self.every_candidate if every else self.predictor
             found = [predictor.masks(embedded.image, work).annotation for work in works]
             answers = []
             for one in found:
                 assert isinstance(one, MaskSet)
-                rles = coco_run_lengths(one)
+                rles = run_lengths(one).to_coco()
                 answers.append(list(zip(rles, one.scores.tolist(), strict=True)))
             return answers
 
         deadline = time.monotonic() + self.limits.seconds
         return Job(key=None, work=prompts, run=run, pixels=0, deadline=deadline)
 
-    def _every(self) -> Predictor:
+    @cached_property
+    def every_candidate(self) -> Predictor:
         """Gives every candidate of a prompt, not only the best one."""
-        return Predictor(
-            self.predictor.model,
-            self.predictor.classes,
-            task=self.predictor.task.name,
-            device=self.predictor.device,
-            decoding={**self.predictor.decoding, "all": True},
-        )
-
-
-def coco_run_lengths(found: MaskSet) -> list[dict[str, Any]]:
-    """The masks as COCO's compressed run lengths."""
-    from ..rle import RleMasks
-
-    masks = found.masks if isinstance(found.masks, RleMasks) else RleMasks.encode(found.dense)
-    return masks.to_coco()
+        return self._with({"all": True})
 
 
 def load_served(path: str, thread: ModelThread, limits: Limits, **options: Any) -> Served:
@@ -342,11 +348,8 @@ def load_served(path: str, thread: ModelThread, limits: Limits, **options: Any) 
     """
     place = Path(path)
     predictor = Predictor(path, **options)
+    if predictor.task.reading is not None:
+        raise ValueError(f"{path} is for the task {predictor.task.name}: only flat images are served")
     file = place / "best.safetensors" if place.is_dir() else place
     name = place.resolve().name if place.is_dir() else place.stem
-    return Served(name, predictor, _sha256(file), thread, limits, place if place.is_dir() else None)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return Served(name, predictor, sha256_of(file), thread, limits, place if place.is_dir() else None)

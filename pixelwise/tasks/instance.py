@@ -32,7 +32,7 @@ from ..files import atomic_write
 from ..losses import PaperCriterion, paper_criterion
 from ..metrics import CocoScores, InstanceMetrics
 from ..planning import Choice, DataFacts, MachineFacts, Planning, Rule, Rung, Situation, rules
-from ..rle import RleMasks
+from ..rle import run_lengths
 from ..types import Annotation, Boxes, ClassTable, MaskSet, Report, Sample
 from .task import Collector, Named, Settings, Task, TaskMetrics, Writer
 
@@ -190,12 +190,6 @@ def compact(annotation: Annotation) -> Annotation:
     if isinstance(annotation, MaskSet):
         return replace(annotation, masks=run_lengths(annotation))
     return annotation
-
-
-def run_lengths(instances: MaskSet) -> RleMasks:
-    """The masks as run lengths, whatever form they have."""
-    masks = instances.masks
-    return masks if isinstance(masks, RleMasks) else RleMasks.encode(instances.dense)
 
 
 # --- files ----------------------------------------------------------------------------------------

@@ -541,6 +541,7 @@ PLANNING = Planning(
 
 KEYPOINTS = Task(
     name="keypoints",
+    hub_name="keypoint-detection",
     annotation=Keypoints,
     formats={"coco_keypoints": coco_keypoints},
     criterion=criterion,

@@ -19,7 +19,7 @@ from .. import draw_objects
 from ..files import atomic_write
 from ..losses import AnsweredClicks
 from ..planning import DataFacts, MachineFacts, Planning, Rung
-from ..rle import RleMasks
+from ..rle import RleMasks, run_lengths
 from ..types import (
     Annotation,
     Batch,
@@ -87,8 +87,8 @@ class PromptMetrics(TaskMetrics):
                     f"got {len(prediction)} of {prediction.size}"
                 )
             rounds = prediction.rounds if isinstance(prediction, ClickedMasks) else ()
-            there = instance.run_lengths(target)
-            told = [_iou_in_order(one, there) for one in rounds or (instance.run_lengths(prediction),)]
+            there = run_lengths(target)
+            told = [_iou_in_order(one, there) for one in rounds or (run_lengths(prediction),)]
             iou = torch.from_numpy(np.stack(told)).to(self.iou_sum)
             self.iou_sum[: len(iou)] += iou.sum(1)
             reached = iou[None] >= iou.new_tensor(GOALS)[:, None, None]  # goals, clicks, objects
@@ -179,13 +179,13 @@ def inferred(network: Network, sample: Sample, classes: ClassTable, settings: Se
 
 def _usable(target: MaskSet) -> Tensor:
     """Numbers of the objects that have pixels and are no crowds."""
-    areas = torch.from_numpy(instance.run_lengths(target).area)
+    areas = torch.from_numpy(run_lengths(target).area)
     return torch.nonzero((areas > 0) & ~target.is_crowd.cpu())[:, 0]
 
 
 def _placed(parts: list[np.ndarray], usable: Tensor, target: MaskSet) -> RleMasks:
     """Masks at the places of their objects; others, which nobody can click on, count as found."""
-    there = instance.run_lengths(target)
+    there = run_lengths(target)
     if not parts:
         return there
     found = RleMasks.concatenate([RleMasks.encode(part) for part in parts])
@@ -245,6 +245,7 @@ def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
 
 PROMPTABLE = Task(
     name="promptable",
+    hub_name="mask-generation",
     annotation=MaskSet,
     formats=instance.INSTANCE.formats,
     criterion=instance.criterion,

@@ -238,6 +238,7 @@ PLANNING = Planning(
     (
         rules.MASKS,
         rules.SPLIT,
+        rules.REDUCE,
         rules.CROP,
         rules.LOSS,
         rules.CLASS_WEIGHTS,
@@ -247,6 +248,7 @@ PLANNING = Planning(
         rules.VAL_TILE,
         rules.PRECISION,
         rules.MODEL,
+        rules.REDUCE_MORE,
         rules.SMALLER_CROP,
         rules.BATCH_SIZE,
         rules.LR,

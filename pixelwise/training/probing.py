@@ -86,6 +86,7 @@ def probe(
         loading,
         _validation(experiment, recipe, device, now, patience - (now() - started)),
         memory,
+        recipe.reduce,
     )
 
 

@@ -38,6 +38,7 @@ from ..interruption import Terminated, terminable
 from ..losses import Criterion, PaperCriterion, paper_criterion
 from ..planning import Plan, read_plan
 from ..recipe import DEFAULT_EPOCHS, Recipe
+from ..reduced import Reduced
 from ..registry import build, describe, may_be_pretrained, taken_by
 from ..report import write_evaluation_report
 from ..tasks import Settings, Task, get_task, open_data, task_of_folder
@@ -53,6 +54,7 @@ from .callbacks import (
     PLAN,
     RECIPE,
     REPORT,
+    SCORES,
     Keeper,
     Progress,
     SafeCheckpoints,
@@ -289,10 +291,17 @@ def make_experiment(
     classes = parts.train.classes
     task.check(classes)
     model, recipe = _make_model(recipe, task.model_arguments(classes), continued=continued)
+    if recipe.reduce > 1:
+        model = Reduced(model, recipe.reduce)
     taken = None
     if recipe.init_from is not None and not continued:
         taken = take_weights(model, recipe.init_from, classes.names, reset_head=recipe.reset_head)
     train_data, val_data = (part.with_channels(model.in_channels) for part in parts[:2])
+    if task.reading is not None:
+        reading = task.reading(task.decoding_with(task.decoding_of(vars(recipe))))
+        train_data, val_data = train_data.with_reading(reading), val_data.with_reading(reading)
+    elif recipe.intensity != "percentiles":
+        raise ValueError(f"intensity is for volumes, not for the task {task.name}")
     if recipe.crop is not None and min(recipe.crop) < model.minimum_size:
         least, given = ([model.minimum_size] * len(recipe.crop), recipe.crop)
         raise ValueError(
@@ -709,7 +718,7 @@ def _seconds_of(path: Path) -> float:
 def _sweep(path: Path) -> None:
     """Remove the temporary files of a training in `path` that was killed."""
     remove_temporary(
-        path, (RECIPE, PLAN, ENVIRONMENT, CLASSES, HISTORY, LAST, LAST_WEIGHTS, BEST_WEIGHTS, REPORT)
+        path, (RECIPE, PLAN, ENVIRONMENT, CLASSES, HISTORY, LAST, LAST_WEIGHTS, BEST_WEIGHTS, REPORT, SCORES)
     )
 
 

@@ -8,7 +8,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from pixelwise.data.formats.nifti import Volume, affine_of, read_nifti, stem_of, write_nifti
+from pixelwise.data.formats.nifti import Volume, affine_of, read_nifti, write_nifti
+from pixelwise.data.formats.volume_files import stem_of
 
 AFFINE = np.array([[-0.9, 0.1, 0, 12], [0, 1.1, 0.2, -30], [0, 0, 2.5, 7.25], [0, 0, 0, 1]])
 

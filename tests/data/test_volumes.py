@@ -2,17 +2,22 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import tifffile
 import torch
 from torch import Tensor
 
+from pixelwise import tasks
 from pixelwise.data import Augmented
-from pixelwise.data.datasets.volumes import open_volumes
-from pixelwise.data.intensity import scale_percentiles, scale_standard_deviations, scale_window
+from pixelwise.data.datasets.volumes import ReadVolume, channel_files, find_volumes, matches, open_volumes
+from pixelwise.data.formats.volume import Volume
+from pixelwise.data.formats.volume_files import read_volume, write_volume
+from pixelwise.data.intensity import normaliser, scale_percentiles, scale_standard_deviations, scale_window
 from pixelwise.data.volume_transforms import (
     RandomIntensity,
     RandomMirror,
@@ -21,6 +26,8 @@ from pixelwise.data.volume_transforms import (
     volume_transform,
 )
 from pixelwise.types import ClassTable, LabelMap, Sample
+
+from .dicom_files import dicom_slice
 
 GRID = (5, 6, 7)  # of the file
 
@@ -127,7 +134,7 @@ def test_folders_without_volumes_are_named(tmp_path: Path) -> None:
         open_volumes(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
-    with pytest.raises(ValueError, match="holds no NIfTI file whose name is also in"):
+    with pytest.raises(ValueError, match="holds no volume whose name is also in"):
         open_volumes(tmp_path)
 
 
@@ -173,6 +180,131 @@ def test_settings_that_make_no_sense_are_named() -> None:
         scale_window(np.zeros(3), 40.0, 0.0)
     with pytest.raises(ValueError, match="above 0, got -1"):
         scale_standard_deviations(np.zeros(3), -1.0)
+
+
+# --- labels beside their images, and other formats ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names, channels",
+    [
+        # As the archives hold them: BraTS 2020, BraTS 2023, ACDC, PROMISE12, LiTS.
+        (["T_01/T_01_flair.nii.gz", "T_01/T_01_t1.nii.gz", "T_01/T_01_t1ce.nii.gz", "T_01/T_01_t2.nii.gz",
+          "T_01/T_01_seg.nii.gz"], 4),
+        (["B-GLI-0-000/B-GLI-0-000-t1c.nii.gz", "B-GLI-0-000/B-GLI-0-000-t1n.nii.gz",
+          "B-GLI-0-000/B-GLI-0-000-seg.nii.gz"], 2),
+        (["training/patient001/patient001_frame01.nii.gz",
+          "training/patient001/patient001_frame01_gt.nii.gz"], 1),
+        (["Case00.mha", "Case00_segmentation.mha"], 1),
+        (["volume-0.nii", "segmentation-0.nii"], 1),
+        (["brain1_image.nrrd", "brain1_label.nrrd"], 1),
+    ],
+)  # fmt: skip
+def test_labels_beside_their_image_are_found(tmp_path: Path, names: list[str], channels: int) -> None:
+    random = np.random.default_rng(0)
+    like = Volume(np.zeros((5, 6, 7)), (1.0, 1.0, 1.0), np.eye(4), None)
+    for name in names:
+        voxels = random.integers(0, 2 if name == names[-1] else 900, (5, 6, 7)).astype(np.int16)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_volume(tmp_path / name, voxels, like)
+    assert matches(tmp_path)
+    splits = tasks.open_data(tmp_path, val_fraction=0)
+    assert splits.format == "volumes"
+    (sample,) = splits.train
+    assert sample.id == names[0]
+    assert sample.image.shape == (channels, 5, 6, 7)
+    wanted = read_volume(tmp_path / names[-1]).voxels
+    np.testing.assert_array_equal(sample.target.labels.numpy(), wanted)
+    (found,) = [path for path in find_volumes(tmp_path, channels) if path.name == Path(names[0]).name]
+    assert len(channel_files(found, channels)) == channels
+
+
+def test_a_case_that_lacks_a_channel_is_named(tmp_path: Path) -> None:
+    for name in ("a_flair", "a_t1", "a_seg", "b_flair", "b_seg"):
+        put(tmp_path / f"{name}.nii.gz", np.zeros(GRID, np.uint8))
+    with pytest.raises(ValueError, match=r"a_flair.nii.gz has 2 files of images, that of .*b_flair.nii.gz 1"):
+        tasks.open_data(tmp_path)
+
+
+def test_folders_of_slices_are_volumes(tmp_path: Path) -> None:
+    like = Volume(np.zeros((4, 6, 7)), (2.5, 0.5, 0.75), np.diag([0.75, 0.5, 2.5, 1.0]), None)
+    for case in ("a", "b"):
+        for number in range(4):
+            pixels = np.full((6, 7), 100 * number)
+            place = [0.0, 0.0, 2.5 * number]
+            dicom_slice(
+                tmp_path / "images" / case / f"{number}.dcm", number, pixels, ImagePositionPatient=place
+            )
+        image = read_volume(tmp_path / "images" / case)
+        write_volume(tmp_path / "labels" / f"{case}.nii.gz", (image.voxels > -900).astype(np.uint8), image)
+    assert like.spacing == image.spacing
+    splits = tasks.open_data(tmp_path, val_fraction=0)
+    assert [sample.id for sample in splits.train] == ["images/a", "images/b"]
+    assert splits.train[0].spacing == (2.5, 0.5, 0.75)
+    assert find_volumes(tmp_path / "images", 1) == [tmp_path / "images" / case for case in "ab"]
+    assert find_volumes(tmp_path / "images" / "a", 1) == [tmp_path / "images" / "a"]
+
+
+def test_stacks_of_a_microscope_need_no_place(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).integers(0, 2, (5, 6, 7)).astype(np.uint8)
+    about = {"axes": "ZYX", "spacing": 0.5, "unit": "micron"}
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    tifffile.imwrite(tmp_path / "images" / "a.tif", voxels, imagej=True, resolution=(4, 5), metadata=about)
+    tifffile.imwrite(tmp_path / "masks" / "a.tif", voxels, photometric="minisblack")
+    (sample,) = tasks.open_data(tmp_path, task="volume", val_fraction=0).train
+    np.testing.assert_allclose(sample.spacing, (5e-4, 2e-4, 2.5e-4))
+    assert torch.equal(sample.target.labels, torch.from_numpy(voxels).long())
+
+
+def test_voxels_of_a_microscope_lie_in_different_places_by_less(tmp_path: Path) -> None:
+    like = Volume(np.zeros((5, 6, 7)), (1e-3,) * 3, np.diag([1e-3, 1e-3, 1e-3, 1]), None)
+    moved = like.affine.copy()
+    moved[0, 3] = 5e-4  # half a voxel
+    for name, affine in (("images", like.affine), ("labels", moved)):
+        (tmp_path / name).mkdir()
+        write_volume(tmp_path / name / "a.nrrd", np.zeros((5, 6, 7), np.uint8), replace(like, affine=affine))
+    with pytest.raises(ValueError, match="lie in different places"):
+        tasks.open_data(tmp_path, val_fraction=0).train[0]
+
+
+def test_every_file_is_an_image_for_a_model_of_one_channel(tmp_path: Path) -> None:
+    for name in ("scan_0000", "scan_0001", "other"):
+        put(tmp_path / f"{name}.nii.gz", np.zeros(GRID, np.uint8))
+    put(tmp_path / ".hidden.nii.gz", np.zeros(GRID, np.uint8))
+    put(tmp_path / "deep" / "b.nii.gz", np.zeros(GRID, np.uint8))
+    files = [path.relative_to(tmp_path).as_posix() for path in find_volumes(tmp_path, 1)]
+    assert files == ["deep/b.nii.gz", "other.nii.gz", "scan_0000.nii.gz", "scan_0001.nii.gz"]
+    two = [path.relative_to(tmp_path).as_posix() for path in find_volumes(tmp_path, 2)]
+    assert two == ["deep/b.nii.gz", "other.nii.gz", "scan_0000.nii.gz"]
+
+
+# --- how values become 0 to 1 -------------------------------------------------------------------------
+
+
+def test_the_intensity_of_a_setting_is_that_of_its_function() -> None:
+    voxels = np.random.default_rng(0).normal(0, 500, (6, 6, 6))
+    for name, function in (("percentiles", scale_percentiles), ("z-score", scale_standard_deviations)):
+        np.testing.assert_array_equal(normaliser(name)(voxels), function(voxels))
+    np.testing.assert_array_equal(normaliser("window:-600,1500")(voxels), scale_window(voxels, -600, 1500))
+
+
+@pytest.mark.parametrize(
+    "name", ["", "window", "window:", "window:1", "window:1,0", "window:nan,4", "zscore"]
+)
+def test_an_intensity_that_is_none_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=r"intensity is percentiles, z-score, or window:CENTRE,WIDTH"):
+        normaliser(name)
+
+
+def test_volumes_are_read_with_the_intensity_that_is_asked_for(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "a.nii", np.arange(210, dtype=np.int16).reshape(GRID))
+    put(tmp_path / "labels" / "a.nii", np.zeros(GRID, np.uint8))
+    data = tasks.open_data(tmp_path, val_fraction=0).train
+    window = data.with_reading(ReadVolume("window:100,400"))
+    assert window[0].image[0, 0, 0, 0] == 0.25
+    assert data[0].image[0, 0, 0, 0] == 0
+    assert window.with_reading(ReadVolume("window:100,400")) is window
 
 
 # --- random changes -------------------------------------------------------------------------------

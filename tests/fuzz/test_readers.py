@@ -35,10 +35,13 @@ from pixelwise.data.formats.coco import read_coco, semantic_labels
 from pixelwise.data.formats.image import read_image
 from pixelwise.data.formats.label_studio import encode_brush
 from pixelwise.data.formats.mask import read_mask_pixels
+from pixelwise.data.formats.volume import Volume
+from pixelwise.data.formats.volume_files import read_volume, write_volume
 from pixelwise.metrics import coco_evaluate
 from pixelwise.training import Recipe
 from pixelwise.types import ClassTable
 from pixelwise.weights import read_state_dict
+from tests.data.dicom_files import dicom_frames
 
 from .more_kinds import more_kinds
 
@@ -320,6 +323,18 @@ def tool_folders(folder: Path) -> None:
     (folder / "tool_yolo" / "data.yaml").write_text("train: images\nnames: [car]\n")
 
 
+def volumes(folder: Path) -> dict[str, bytes]:
+    """A good file of each format of volumes, and one slice of DICOM, by suffix."""
+    voxels = np.random.default_rng(0).integers(-1000, 1000, (3, 4, 5)).astype(np.int16)
+    like = Volume(voxels, (3.0, 2.0, 1.0), np.diag([1.0, 2.0, 3.0, 1.0]), None)
+    files = {
+        suffix: write_volume(folder / f"good{suffix}", voxels, like).read_bytes()
+        for suffix in (".nii.gz", ".nii", ".nrrd", ".mha", ".tiff")
+    }
+    head = b"NRRD0001\ntype: short\ndimension: 3\nsizes: 2 2 1\nencoding: ascii\n\n1 2 3 4\n"
+    return {**files, ".nhdr": head, ".dcm": dicom_frames(folder / "good.dcm").read_bytes()}
+
+
 def matrix() -> bytes:
     file = io.BytesIO()
     savemat(file, {"S": np.arange(12).reshape(3, 4)})
@@ -374,6 +389,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "matrix": Kind(
             {".mat": matrix(), ".txt": b"0 1 2\n2 1 0\n", ".png": deep_mask()}, read_mask_pixels, 2
         ),
+        "volume": Kind(volumes(folder), read_volume, 4),
         **{name: Kind(good, read_tool(name), 2) for name, good in tool_files().items()},
         **{name: Kind(*kind) for name, kind in more_kinds().items()},
     }

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import rasterio
 import tifffile
 import torch
 import zarr
@@ -84,14 +85,12 @@ def test_every_source_gives_the_labels_that_the_predictor_gives_in_memory(
     assert (out == expected).mean() > 0.9999  # the order in memory may change the last bit of a score
 
 
-@pytest.mark.parametrize("form", SOURCES)
+@pytest.mark.parametrize("form", [form for form in SOURCES if form != "png"])  # which is held in memory
 @pytest.mark.parametrize("rows", [(0, 1), (33, 97), (149, 150), (0, 150)])
 def test_the_rows_of_a_source_are_those_of_the_image(
     form: str, rows: tuple[int, int], photo: np.ndarray, tmp_path: Path
 ) -> None:
     given = write_source(tmp_path, form, photo)
-    if form == "png":
-        pytest.skip("held in memory")
     source = open_source(given) if isinstance(given, Path) else ArraySource(given)
     with source:
         assert (source.size, source.channels) == (SIZE, 3)
@@ -232,7 +231,6 @@ def test_volumes_are_streamed_in_tiles_with_three_sides(tmp_path: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
 def test_a_map_stays_where_it_is_on_the_earth(predict: Predictor, photo: np.ndarray, tmp_path: Path) -> None:
-    rasterio = pytest.importorskip("rasterio")
     place = rasterio.transform.from_origin(500_000, 5_400_000, 0.5, 0.5)
     with rasterio.open(
         tmp_path / "aerial.tif", "w", driver="GTiff", height=SIZE[0], width=SIZE[1], count=3, dtype="uint8",

@@ -246,7 +246,6 @@ def test_views_of_crops_around_objects_are_refused() -> None:
 
 @pytest.mark.slow
 def test_an_exported_model_takes_views_like_any_other(tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime")
     classes = ClassTable.of("a", "b", "c")
     model = pw.build("unet", 3, width=4).eval()
     pw.export.export_onnx(model, tmp_path / "unet.onnx", classes)

@@ -317,8 +317,8 @@ def test_whole_images_are_scaled_and_mirrored_with_their_joints(tmp_path: Path) 
     assert changed.image[:, y, x].tolist() == pytest.approx([1, 0, 0], abs=0.1)  # the head is red
     wide = found.boxes[:, 2:] - found.boxes[:, :2]
     torch.testing.assert_close(wide, 1.5 * (given.boxes[:, 2:] - given.boxes[:, :2]))
-    with pytest.raises(ValueError, match="rotation is not for key points in whole images"):
-        get_task("keypoint_detection").transform(data.classes, {**WHOLE, "rotation": 5.0})
+    with pytest.raises(ValueError, match="elastic is not for key points"):
+        get_task("keypoint_detection").transform(data.classes, {**WHOLE, "elastic": 5.0})
 
 
 @pytest.mark.slow

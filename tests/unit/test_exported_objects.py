@@ -13,7 +13,7 @@ import pixelwise as pw
 from pixelwise import decode
 from pixelwise.checkpoint import save
 from pixelwise.export import export_onnx, load_onnx, onnx_model
-from pixelwise.export.onnx_objects import KINDS, put_together, taken_apart, unscaled, with_size
+from pixelwise.export.onnx_objects import KINDS, OnnxObjects, put_together, taken_apart, unscaled, with_size
 from pixelwise.types import Boxes, ClassTable, MaskSet, Model, PanopticMap
 
 CLASSES = ClassTable(("sky", "road", "car"), ((0, 0, 0), (255, 0, 0), (0, 255, 0)), things=(0, 1, 2))
@@ -68,14 +68,20 @@ def test_inside_images_are_taken_as_they_are_and_afterwards_not() -> None:
         assert model(image).objects.scales.canvas == (110, 141)
 
 
+@pytest.mark.parametrize(("height", "width", "seen"), [(33, 1200, "36 x 1333"), (40, 45, "40 x 45")])
+def test_sizes_that_the_program_does_not_take_are_told(height: int, width: int, seen: str) -> None:
+    output = {"min_size": 96 if width > 45 else None, "max_size": 1333, "names": [], "value": {}}
+    about = {"in_channels": 3, "minimum_size": 32, "tasks": ["instance"], "output": output}
+    model = OnnxObjects(None, about)  # without a program, which is never asked
+    with pytest.raises(ValueError, match=f"must see images of 64 to 4096 pixels on each side, got {seen}"):
+        model(torch.rand(1, 3, height, width))
+
+
 @pytest.mark.slow
 @pytest.mark.compile
-@pytest.mark.parametrize("scale", [None, 110])
-@pytest.mark.parametrize("sure", [True, False], ids=["objects", "nothing"])
+@pytest.mark.parametrize(("sure", "scale"), [(True, None), (False, None), (True, 110)])
 @pytest.mark.parametrize("name", NAMES)
 def test_objects_are_those_of_the_model(name: str, sure: bool, scale: int | None, tmp_path: Path) -> None:
-    if scale and not sure:
-        pytest.skip("the scale is outside of the program")
     model = network(name, sure=sure, scale=scale)
     compared = export_onnx(model, tmp_path / "model.onnx", CLASSES)
     assert max(one.largest for one in compared) < 1e-4
@@ -119,6 +125,8 @@ def test_the_commands_export_and_predict_in_processes_of_their_own(tmp_path: Pat
     files = [sorted(path.name for path in (tmp_path / kind).rglob("*.*")) for kind in ("safetensors", "onnx")]
     assert files[0] == files[1]
     assert files[0]
+    with pytest.raises(ValueError, match="must see images of 64 to 4096 pixels on each side, got 36 x 1333"):
+        load_onnx(tmp_path / "model.onnx").model(torch.rand(1, 3, 33, 1200))
 
     strange = onnx.load(tmp_path / "model.onnx")
     text = next(one for one in strange.metadata_props if one.key == onnx_model.KEY)

@@ -14,7 +14,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from ...files import atomic_write
-from ...rle import RleMasks
+from ...rle import RleMasks, run_lengths
 from ...types import Boxes, ClassTable, MaskSet, voc_palette
 from ...wording import brief, some_of
 from ..shapes import Shape, drawn, ring
@@ -546,7 +546,7 @@ def _content(named: Sequence[tuple[str, MaskSet]], classes: ClassTable, polygons
     for number, (name, found) in enumerate(named, 1):
         height, width = found.size
         images.append({"id": number, "file_name": name, "height": height, "width": width})
-        masks = found.masks if isinstance(found.masks, RleMasks) else RleMasks.encode(found.dense)
+        masks = run_lengths(found)
         columns = (masks.area.tolist(), masks.boxes.tolist(), found.classes.tolist(), found.is_crowd.tolist())
         for mask, area, box, label, crowd in zip(masks, *columns, strict=True):
             annotations.append(

@@ -140,6 +140,42 @@ def write_coco_keypoints(path: Path, predictions: Mapping[int, Keypoints], *, ca
     return Path(path)
 
 
+def objects_with_joints(objects: Keypoints) -> list[dict[str, Any]]:
+    """Annotations of predicted objects as in COCO's files, without ids.
+
+    A joint is x, y and 2 (seen); what the network thinks of it stands under `confidences`.
+    """
+    entries = []
+    for points, confidences, (x0, y0, x1, y1), area, score in zip(
+        objects.points.tolist(),
+        objects.visible.tolist(),
+        objects.boxes.tolist(),
+        objects.areas.tolist(),
+        objects.scores.tolist(),
+        strict=True,
+    ):
+        entries.append(
+            {
+                "keypoints": [number for x, y in points for number in (x, y, 2)],
+                "num_keypoints": len(points),
+                "confidences": confidences,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": area,
+                "score": score,
+            }
+        )
+    return entries
+
+
+def joints_of_category(skeleton: Skeleton) -> dict[str, Any]:
+    """What a category of COCO says of its joints, which are counted from 1 there.
+
+    >>> joints_of_category(Skeleton(("head", "hand"), ((0, 1),)))
+    {'keypoints': ['head', 'hand'], 'skeleton': [[1, 2]]}
+    """
+    return {"keypoints": list(skeleton.names), "skeleton": [[a + 1, b + 1] for a, b in skeleton.edges]}
+
+
 def skeleton_of(names: Sequence[str], edges: Sequence[tuple[int, int]] = ()) -> Skeleton:
     """A skeleton whose left and right joints are told by their names, with COCO's sigmas for COCO's people.
 

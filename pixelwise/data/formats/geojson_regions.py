@@ -1,11 +1,12 @@
 """GeoJSON of predictions: outlines as polygons with holes, for programs that draw."""
 
 import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from ...files import atomic_write
-from ...rle import RleMasks
+from ...rle import Polygon, run_lengths
 from ...types import ClassTable, MaskSet
 
 
@@ -25,18 +26,14 @@ def write_geojson_regions(path: Path, regions: MaskSet, classes: ClassTable, ima
     Raises:
         ValueError: if the file cannot be written.
     """
-    masks = regions.masks if isinstance(regions.masks, RleMasks) else RleMasks.encode(regions.dense)
+    masks = run_lengths(regions)
     features = []
     columns = masks.polygons(), regions.classes.tolist(), regions.scores.tolist(), masks.area.tolist()
     for polygons, label, score, area in zip(*columns, strict=True):
         if not polygons:
             continue
-        shapes = [[_closed(ring) for ring in (one.outer, *one.holes)] for one in polygons]
-        geometry: dict[str, Any] = {"type": "Polygon", "coordinates": shapes[0]}
-        if len(shapes) > 1:
-            geometry = {"type": "MultiPolygon", "coordinates": shapes}
         told = {"class": classes.names[label], "label": label, "score": score, "area": area}
-        features.append({"type": "Feature", "properties": told, "geometry": geometry})
+        features.append(geojson_feature(polygons, told))
     height, width = regions.size
     content = {
         "type": "FeatureCollection",
@@ -47,6 +44,15 @@ def write_geojson_regions(path: Path, regions: MaskSet, classes: ClassTable, ima
     }
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(content))
+
+
+def geojson_feature(polygons: Sequence[Polygon], properties: Mapping[str, Any]) -> dict[str, Any]:
+    """A region as GeoJSON: one polygon, or several parts."""
+    parts = [[_closed(ring) for ring in (one.outer, *one.holes)] for one in polygons]
+    geometry: dict[str, Any] = {"type": "MultiPolygon", "coordinates": parts}
+    if len(parts) == 1:
+        geometry = {"type": "Polygon", "coordinates": parts[0]}
+    return {"type": "Feature", "properties": dict(properties), "geometry": geometry}
 
 
 def _closed(ring: Any) -> list[list[int]]:

@@ -19,7 +19,7 @@ from jaxtyping import Bool
 from PIL import Image, ImageDraw
 
 from ...files import atomic_write
-from ...rle import RleMasks
+from ...rle import RleMasks, run_lengths
 from ...types import ClassTable, MaskSet
 from ...wording import brief
 from ..shapes import Shape, drawn, instances_of, ring
@@ -209,7 +209,7 @@ def write_labelme(path: Path, instances: MaskSet, classes: ClassTable, image: st
         classes: names them.
         image: name of the image, as it is found from the file.
     """
-    masks = instances.masks if isinstance(instances.masks, RleMasks) else RleMasks.encode(instances.dense)
+    masks = run_lengths(instances)
     columns = (instances.classes, instances.scores, instances.is_crowd)
     entries = []
     for mask, label, score, crowd in zip(masks, *(column.tolist() for column in columns), strict=True):

@@ -15,7 +15,7 @@ import yaml  # type: ignore[import-untyped]
 from jaxtyping import Float, Integer
 
 from ...files import atomic_write
-from ...rle import RleMasks
+from ...rle import RleMasks, run_lengths
 from ...types import ClassTable, MaskSet, voc_palette
 from ...wording import brief
 from ..shapes import Shape, ring
@@ -134,7 +134,7 @@ def write_yolo_labels(path: Path, instances: MaskSet) -> None:
     """
     height, width = instances.size
     kept = instances.take(~instances.is_crowd)
-    masks = kept.masks if isinstance(kept.masks, RleMasks) else RleMasks.encode(kept.dense)
+    masks = run_lengths(kept)
     lines = []
     for polygons, label in zip(masks.polygons(), kept.classes.tolist(), strict=True):
         rings = [ring for polygon in polygons for ring in (polygon.outer, *polygon.holes)]

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float64, Int32, Int64, UInt8
 from torch import Tensor
 
-from ...rle import RleMasks
+from ...rle import RleMasks, run_lengths
 from ...types import ClassTable, MaskSet
 from ..rows import RowMetric
 from .curves import Detections, Targets, evaluate
@@ -100,7 +100,7 @@ class InstanceMetrics(RowMetric):
         size = torch.tensor([[height, width, len(prediction), len(target), len(letters)]])
         instances, runs = [], []
         for one in (prediction, target):
-            masks = one.masks if isinstance(one.masks, RleMasks) else RleMasks.encode(one.dense)
+            masks = run_lengths(one)
             lengths = torch.from_numpy(np.diff(masks.offsets)).to(one.scores.device)
             columns = (one.classes, one.scores, one.is_crowd, lengths)
             instances.append(torch.stack([column.double() for column in columns], 1))

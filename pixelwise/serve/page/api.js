@@ -42,3 +42,37 @@ export async function segment(model, image, prompt, signal) {
   const headers = { "Content-Type": "application/json" };
   return (await ask(path, { method: "POST", body: JSON.stringify(prompt), headers, signal })).json();
 }
+
+// --- images to walk through -------------------------------------------------------------------------
+
+export async function collection(score) {
+  const query = score ? `?score=${encodeURIComponent(score)}` : "";
+  return (await ask(`/v1/images${query}`)).json();
+}
+
+export async function samples() { return (await (await ask("/v1/samples")).json()).samples; }
+
+export async function fileAt(path, name) {
+  const blob = await (await ask(path)).blob();
+  return new File([blob], name, { type: blob.type });
+}
+
+export const imageFile = (number, name) => fileAt(`/v1/images/${number}`, name.split("/").pop());
+
+export async function raw(answer) {
+  const [height, width] = answer.headers.get("X-Shape").split(",").map(Number);
+  const bytes = await answer.arrayBuffer();
+  const labels = answer.headers.get("X-Type") === "uint8" ? new Uint8Array(bytes) : new Uint16Array(bytes);
+  return { labels, width, height };
+}
+
+export const storedLabels = async (number, of) => raw(await ask(`/v1/images/${number}/labels?of=${of}`));
+
+export async function save(number, png) {
+  return (await ask(`/v1/images/${number}/labels`, { method: "PUT", body: png })).json();
+}
+
+export async function converted(png, output, name, model) {
+  const query = new URLSearchParams({ output, name, ...(model ? { model } : {}) });
+  return (await ask(`/v1/labels?${query}`, { method: "POST", body: png })).blob();
+}

@@ -1,57 +1,145 @@
-// The picture: an image, a tinted layer, marks; zoomed and moved.
+// The picture: an image, labels in colours over it, marks over both; zoomed and moved.
+//
+// Each of the three is a canvas of the size of the screen. Labels are looked up for the pixels of the screen
+// only, and after a stroke for the pixels that it touched, so what is drawn does not grow with the image.
 
 export class Picture {
-  constructor(canvas, stage) {
-    this.canvas = canvas;
-    this.context = canvas.getContext("2d");
-    this.image = null;
-    this.layer = null;
-    this.marks = [];
-    this.box = null;
-    this.zoom = 1;
-    this.x = 0;
-    this.y = 0;
-    new ResizeObserver(() => this.fit()).observe(stage);
+  constructor(stage, image, tints, marks) {
+    this.canvas = image;
+    this.layers = [image, tints, marks];
+    [this.below, this.tints, this.above] = this.layers.map((one) => one.getContext("2d"));
+    this.clear();
+    new ResizeObserver(() => this.resize()).observe(stage);
+  }
+
+  clear() {
+    cancelAnimationFrame(this.frame);
+    Object.assign(this, {
+      image: null, labels: null, entries: null, outline: false, labelWidth: 0, labelHeight: 0,
+      width: 0, height: 0, marks: [], box: null, cursor: null, zoom: 1, x: 0, y: 0,
+      all: false, dirty: null, frame: 0, fitted: true,
+    });
   }
 
   set(image) {
+    this.clear();
     this.image = image;
-    this.layer = null;
-    this.marks = [];
+    this.width = image?.width ?? 0;
+    this.height = image?.height ?? 0;
     this.fit();
   }
 
-  setLayer(pixels) {
-    if (!pixels) { this.layer = null; this.draw(); return; }
-    this.layer = document.createElement("canvas");
-    this.layer.width = pixels.width;
-    this.layer.height = pixels.height;
-    this.layer.getContext("2d").putImageData(pixels, 0, 0);
-    this.draw();
-  }
-
-  fit() {
-    const ratio = devicePixelRatio || 1;
-    this.canvas.width = Math.round(this.canvas.clientWidth * ratio);
-    this.canvas.height = Math.round(this.canvas.clientHeight * ratio);
-    if (this.image) {
-      this.zoom = Math.min(this.canvas.width / this.image.width, this.canvas.height / this.image.height);
-      this.x = (this.canvas.width - this.zoom * this.image.width) / 2;
-      this.y = (this.canvas.height - this.zoom * this.image.height) / 2;
+  setLabels(labels, width, height, entries, outline) {
+    Object.assign(this, { labels, labelWidth: width, labelHeight: height, entries, outline });
+    if (labels && !this.image && this.width !== width) {  // the browser cannot show the image itself
+      this.width = width;
+      this.height = height;
+      this.fit();
     }
     this.draw();
   }
 
+  // The stage has another size: what was in its middle stays there.
+  resize() {
+    const ratio = devicePixelRatio || 1, { width, height } = this.canvas;
+    for (const one of this.layers) {
+      one.width = Math.max(1, Math.round(one.clientWidth * ratio));
+      one.height = Math.max(1, Math.round(one.clientHeight * ratio));
+    }
+    if (this.fitted) { this.fit(); return; }
+    this.x += (this.canvas.width - width) / 2;
+    this.y += (this.canvas.height - height) / 2;
+    this.draw();
+  }
+
+  fit() {
+    this.fitted = true;
+    if (this.width) {
+      this.zoom = Math.min(this.canvas.width / this.width, this.canvas.height / this.height);
+      this.x = (this.canvas.width - this.zoom * this.width) / 2;
+      this.y = (this.canvas.height - this.zoom * this.height) / 2;
+    }
+    this.draw();
+  }
+
+  // Everything is drawn anew in the next frame.
   draw() {
-    const { context: c, canvas } = this;
+    this.all = true;
+    this.soon();
+  }
+
+  // Labels of these pixels of the image have changed.
+  touch(rectangle) {
+    if (!rectangle) return;
+    const [x0, y0, x1, y1] = rectangle, old = this.dirty;
+    this.dirty = old ? [Math.min(x0, old[0]), Math.min(y0, old[1]), Math.max(x1, old[2]), Math.max(y1, old[3])] : rectangle;
+    this.soon();
+  }
+
+  soon() {
+    this.frame ||= requestAnimationFrame(() => this.now());
+  }
+
+  now() {
+    this.frame = 0;
+    const { width, height } = this.canvas;
+    if (this.all) {
+      this.drawImage();
+      this.drawTints(0, 0, width, height);
+    } else if (this.dirty) {
+      const [x0, y0, x1, y1] = this.dirty;
+      const sx = (this.width / this.labelWidth) * this.zoom, sy = (this.height / this.labelHeight) * this.zoom;
+      this.drawTints(
+        Math.max(0, Math.floor(x0 * sx + this.x) - 2), Math.max(0, Math.floor(y0 * sy + this.y) - 2),
+        Math.min(width, Math.ceil(x1 * sx + this.x) + 2), Math.min(height, Math.ceil(y1 * sy + this.y) + 2),
+      );
+    }
+    this.all = false;
+    this.dirty = null;
+    this.drawMarks();
+  }
+
+  drawImage() {
+    const c = this.below;
     c.setTransform(1, 0, 0, 1, 0, 0);
-    c.clearRect(0, 0, canvas.width, canvas.height);
+    c.clearRect(0, 0, this.canvas.width, this.canvas.height);
     if (!this.image) return;
     c.setTransform(this.zoom, 0, 0, this.zoom, this.x, this.y);
     c.imageSmoothingEnabled = this.zoom < 2;
     c.drawImage(this.image, 0, 0);
-    c.imageSmoothingEnabled = false;
-    if (this.layer) c.drawImage(this.layer, 0, 0, this.image.width, this.image.height);
+  }
+
+  drawTints(left, top, right, bottom) {
+    if (right <= left || bottom <= top) return;
+    const { labels, entries, labelWidth, labelHeight } = this;
+    if (!labels) { this.tints.clearRect(left, top, right - left, bottom - top); return; }
+    const pixels = new ImageData(right - left, bottom - top);
+    const out = new Uint32Array(pixels.data.buffer);
+    // One more column and row, for the outlines of what ends there.
+    const columns = places(left, right + 1, this.x, this.zoom * (this.width / labelWidth), labelWidth);
+    const rows = places(top, bottom + 1, this.y, this.zoom * (this.height / labelHeight), labelHeight);
+    const count = right - left;
+    for (let j = 0, at = 0; j < bottom - top; j++) {
+      if (rows[j] < 0) { at += count; continue; }
+      const row = rows[j] * labelWidth, next = (rows[j + 1] < 0 ? rows[j] : rows[j + 1]) * labelWidth;
+      for (let i = 0; i < count; i++, at++) {
+        const x = columns[i];
+        if (x < 0) continue;
+        const label = labels[row + x];
+        if (!this.outline) { out[at] = entries[label]; continue; }
+        const beside = labels[row + (columns[i + 1] < 0 ? x : columns[i + 1])], under = labels[next + x];
+        if (beside !== label) out[at] = entries[label] || entries[beside];
+        else if (under !== label) out[at] = entries[label] || entries[under];
+      }
+    }
+    this.tints.putImageData(pixels, left, top);
+  }
+
+  drawMarks() {
+    const c = this.above;
+    c.setTransform(1, 0, 0, 1, 0, 0);
+    c.clearRect(0, 0, this.canvas.width, this.canvas.height);
+    c.setTransform(this.zoom, 0, 0, this.zoom, this.x, this.y);
     const size = 6 / this.zoom * (devicePixelRatio || 1);
     for (const mark of this.marks) {
       c.beginPath();
@@ -67,6 +155,15 @@ export class Picture {
       c.lineWidth = size / 2;
       c.strokeStyle = "#2980b9";
       c.strokeRect(x0, y0, x1 - x0, y1 - y0);
+    }
+    if (this.cursor) {
+      for (const [color, width] of [["black", size / 2], ["white", size / 4]]) {
+        c.beginPath();
+        c.arc(this.cursor.x, this.cursor.y, this.cursor.radius, 0, 7);
+        c.lineWidth = width;
+        c.strokeStyle = color;
+        c.stroke();
+      }
     }
   }
 
@@ -84,15 +181,28 @@ export class Picture {
     const ratio = this.canvas.width / area.width;
     const px = event ? (event.clientX - area.left) * ratio : this.canvas.width / 2;
     const py = event ? (event.clientY - area.top) * ratio : this.canvas.height / 2;
-    this.x = px - (px - this.x) * factor;
-    this.y = py - (py - this.y) * factor;
-    this.zoom *= factor;
+    const zoom = Math.min(64, Math.max(0.005, this.zoom * factor));
+    this.x = px - (px - this.x) * (zoom / this.zoom);
+    this.y = py - (py - this.y) * (zoom / this.zoom);
+    this.zoom = zoom;
+    this.fitted = false;
     this.draw();
   }
 
   move(dx, dy) {
     this.x += dx * (devicePixelRatio || 1);
     this.y += dy * (devicePixelRatio || 1);
+    this.fitted = false;
     this.draw();
   }
+}
+
+// The pixel of the labels under the middle of each pixel of the screen; -1 beside the image.
+function places(from, to, origin, zoom, size) {
+  const found = new Int32Array(to - from);
+  for (let i = 0; i < found.length; i++) {
+    const at = Math.floor((from + i + 0.5 - origin) / zoom);
+    found[i] = at < 0 || at >= size ? -1 : at;
+  }
+  return found;
 }

@@ -1,4 +1,4 @@
-// Labels to colours: a table of 32-bit colours, and one pass over the pixels.
+// Labels to colours: a table of 32-bit colours; and how much of an image has which label.
 
 export function table(colors, shown, alpha) {
   const entries = new Uint32Array(65536);
@@ -8,23 +8,6 @@ export function table(colors, shown, alpha) {
     bytes.set([...colors[label], alpha], 4 * label);
   }
   return entries;
-}
-
-export function tint(labels, width, height, entries, outlinesOnly) {
-  const pixels = new ImageData(width, height);
-  const out = new Uint32Array(pixels.data.buffer);
-  if (!outlinesOnly) {
-    for (let i = 0; i < out.length; i++) out[i] = entries[labels[i]];
-    return pixels;
-  }
-  for (let y = 0, i = 0; y < height; y++) {
-    for (let x = 0; x < width; x++, i++) {
-      const label = labels[i];
-      const edge = (x + 1 < width && labels[i + 1] !== label) || (y + 1 < height && labels[i + width] !== label);
-      if (edge) out[i] = entries[label] || entries[labels[x + 1 < width ? i + 1 : i]];
-    }
-  }
-  return pixels;
 }
 
 export function shares(labels, count) {
@@ -40,4 +23,13 @@ export function objectColor(i) {
     return Math.round(255 * (0.55 - 0.45 * Math.max(-1, Math.min(k - 3, 9 - k, 1))));
   };
   return [part(0), part(8), part(4)];
+}
+
+// Labels of one table as those of another, by the names of the classes; `none` where there is no such class.
+export function translated(labels, names, others, none) {
+  const to = new Uint16Array(65536).fill(none);
+  names.forEach((name, label) => { const at = others.indexOf(name); if (at >= 0) to[label] = at; });
+  const found = none > 255 || others.length > 255 ? new Uint16Array(labels.length) : new Uint8Array(labels.length);
+  for (let i = 0; i < labels.length; i++) found[i] = to[labels[i]];
+  return found;
 }

@@ -1,232 +1,98 @@
 // The page: what people do, and what follows from it.
 
 import * as api from "./api.js";
-import { Picture } from "./canvas.js";
-import { chart } from "./curves.js";
-import { objectColor, shares, table, tint } from "./labels.js";
-import { paint } from "./rle.js";
-
-const $ = (id) => document.getElementById(id);
-const picture = new Picture($("canvas"), $("stage"));
-const state = {
-  models: [], model: null, file: null, labels: null, width: 0, height: 0, colors: [], names: [], shown: [],
-  embedded: null, prompts: [], asking: null,
-};
-
-function say(text, wrong = false) {
-  $("status").textContent = text;
-  $("status").classList.toggle("wrong", wrong);
-}
-
-async function guarded(action) {
-  try { await action(); } catch (error) {
-    if (error.name !== "AbortError") say(error.message, true);
-  }
-}
+import * as correct from "./correct.js";
+import * as images from "./images.js";
+import * as look from "./look.js";
+import { addPrompt, boxOf } from "./prompts.js";
+import { $, element, guarded, picture, say, state } from "./state.js";
+import { showTraining } from "./training.js";
 
 // --- models ----------------------------------------------------------------------------------------
 
 async function start() {
   state.models = await api.models();
+  const cutters = state.models.filter((one) => one.takes_prompts);
   $("model").replaceChildren(...state.models.map((one) => new Option(`${one.name} (${one.task})`, one.name)));
+  $("cutter").replaceChildren(...cutters.map((one) => new Option(one.name, one.name)));
+  await images.load();
   choose(state.models[0].name);
+  if (state.model.takes_prompts && state.collection.images.length) await turnTo("correct");
+  await showSamples();
 }
 
 function choose(name) {
   state.model = state.models.find((one) => one.name === name);
+  $("model").value = name;
   const { takes_prompts: promptable, outputs, classes } = state.model;
   $("prompt").hidden = !promptable;
   $("save-mask").hidden = !promptable;
   $("classes").hidden = promptable;
   for (const output of ["labels", "overlay", "coco", "geojson"]) $(`save-${output}`).hidden = !outputs.includes(output);
+  const others = state.models.filter((one) => look.hasClasses(one) && one !== state.model);
+  $("compare").replaceChildren(new Option("no other model", ""), ...others.map((one) => new Option(one.name, one.name)));
+  $("compare-choice").hidden = !others.length || !look.hasClasses(state.model);
+  const labelled = state.collection.classes.length;
   $("what").textContent = promptable
-    ? "Then click an object to cut it out."
+    ? (labelled ? `You label it with ${labelled} classes; "Images" lists them all.` : "Then click an object to cut it out.")
     : `It will be divided into ${classes.length} classes: ${classes.slice(0, 8).map((c) => c.name).join(", ")}${classes.length > 8 ? ", ..." : ""}.`;
   say("");
-  if (state.file) guarded(look);
-  if (!$("run-view").hidden) guarded(showTraining);
+  if (state.file && state.view === "image") guarded(look.look);
+  if (state.view === "run") guarded(showTraining);
 }
 
 // --- images ----------------------------------------------------------------------------------------
 
-async function open(file) {
-  state.file = file;
-  $("welcome").hidden = true;
-  let image = null;
-  try { image = await createImageBitmap(file); } catch { /* the browser cannot show it, the server may read it */ }
-  picture.set(image);
-  await look();
-}
-
-async function look() {
-  state.asking?.abort();
-  state.asking = new AbortController();
-  state.labels = null;
-  state.embedded = null;
-  state.prompts = [];
-  picture.marks = [];
-  picture.box = null;
-  picture.setLayer(null);
-  $("legend").replaceChildren();
-  const began = performance.now();
-  say("Looking at the image ...");
-  if (state.model.takes_prompts) {
-    state.embedded = await api.embed(state.model.name, state.file);
-    state.width = state.embedded.width;
-    state.height = state.embedded.height;
-    say("Click an object.");
-    return;
+async function showSamples() {
+  const open = (label, action, file) => {
+    const button = element("button", { type: "button", title: label, className: "sample" });
+    button.append(element("img", { src: URL.createObjectURL(file), alt: label }));
+    button.addEventListener("click", () => guarded(action));
+    $("samples").append(button);
+  };
+  for (const image of state.collection.images.slice(0, 4)) {
+    const file = await api.imageFile(image.number, image.name);
+    open(image.name, () => images.openNumber(image.number, state.view), file);
   }
-  if (state.model.outputs.includes("raw")) await lookAtLabels();
-  else await lookAtOverlay();
-  say(`Done in ${((performance.now() - began) / 1000).toFixed(1)} s.`);
-}
-
-async function lookAtLabels() {
-  const answer = await api.predict(state.model.name, state.file, "raw", state.asking.signal);
-  const [height, width] = answer.headers.get("X-Shape").split(",").map(Number);
-  const bytes = await answer.arrayBuffer();
-  state.labels = answer.headers.get("X-Type") === "uint8" ? new Uint8Array(bytes) : new Uint16Array(bytes);
-  state.width = width;
-  state.height = height;
-  const classes = state.model.classes;
-  if (state.model.usual_output === "labels" && state.model.task !== "panoptic") {
-    state.names = classes.map((one) => one.name);
-    state.colors = classes.map((one) => one.color);
-  } else {
-    const most = state.labels.reduce((a, b) => Math.max(a, b), 0);
-    state.names = Array.from({ length: most + 1 }, (_, i) => (i ? `object ${i}` : "nothing"));
-    state.colors = state.names.map((_, i) => objectColor(i));
+  if (state.collection.images.length) return;
+  for (const sample of await api.samples()) {
+    const file = await api.fileAt(`/v1/samples/${sample.number}`, sample.name);
+    open(sample.name, () => opened(file), file);
   }
-  const background = /^(background|nothing|void|unlabell?ed)$/i;
-  state.shown = state.names.map((name) => !background.test(name));
-  legend();
-  recolor();
 }
 
-async function lookAtOverlay() {
-  const answer = await api.predict(state.model.name, state.file, "overlay", state.asking.signal);
-  picture.set(await createImageBitmap(await answer.blob()));
+async function opened(file) {
+  if (!(await images.left())) return;
+  state.number = null;
+  $("walk-told").textContent = "";
+  await show(file, state.view === "correct" ? "correct" : "image");
 }
 
-function legend() {
-  const found = shares(state.labels, state.names.length);
-  const order = state.names.map((_, i) => i).filter((i) => found[i] > 0).sort((a, b) => found[b] - found[a]);
-  $("legend").replaceChildren(...order.slice(0, 300).map((i) => {
-    const item = document.createElement("li");
-    const label = document.createElement("label");
-    const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: state.shown[i] });
-    box.addEventListener("change", () => { state.shown[i] = box.checked; recolor(); });
-    const swatch = document.createElement("canvas");
-    swatch.className = "swatch";
-    const c = swatch.getContext("2d");
-    c.fillStyle = `rgb(${state.colors[i].join(",")})`;
-    c.fillRect(0, 0, swatch.width, swatch.height);
-    const share = Object.assign(document.createElement("span"), { className: "share" });
-    share.textContent = `${(100 * found[i]).toFixed(1)} %`;
-    label.append(box, swatch, state.names[i], share);
-    item.append(label);
-    return item;
-  }));
+async function show(file, view) {
+  await look.setFile(file);
+  await turnTo(view);
+}
+images.onOpen(show);
+
+const VIEWS = ["image", "correct", "list", "run"];
+
+async function turnTo(view) {
+  if (state.view === "correct" && view !== "correct") correct.accept();
+  state.view = view;
+  document.body.dataset.view = view;
+  $("image-view").hidden = view !== "image" && view !== "correct";
+  $("list-view").hidden = view !== "list";
+  $("run-view").hidden = view !== "run";
+  $("look").hidden = view !== "image";
+  $("correct").hidden = view !== "correct";
+  for (const one of VIEWS) $(`view-${one}`).setAttribute("aria-pressed", String(one === view));
+  if (view === "run") await showTraining();
+  if (view === "list") images.draw();
+  if (view === "correct") await correct.enter();
+  if (view === "image" && state.file) await look.look();
 }
 
-function recolor() {
-  if (!state.labels) return;
-  const alpha = Math.round(2.55 * $("opacity").value);
-  const entries = table(state.colors, state.shown, alpha);
-  picture.setLayer(tint(state.labels, state.width, state.height, entries, $("outline").checked));
-}
-
-// --- prompts ---------------------------------------------------------------------------------------
-
-async function ask() {
-  picture.marks = state.prompts.filter((one) => !one.box).map((one) => ({ x: one.x, y: one.y, inside: one.inside }));
-  const box = state.prompts.findLast((one) => one.box)?.box ?? null;
-  picture.box = box;
-  picture.draw();
-  if (!state.prompts.length) { state.labels = null; picture.setLayer(null); $("score").textContent = ""; return; }
-  state.asking?.abort();
-  state.asking = new AbortController();
-  const prompt = {};
-  if (picture.marks.length) {
-    prompt.points = picture.marks.map((one) => [one.x, one.y]);
-    prompt.labels = picture.marks.map((one) => (one.inside ? 1 : 0));
-  }
-  if (box) prompt.box = box;
-  let found;
-  try {
-    found = await api.segment(state.model.name, state.embedded.image, prompt, state.asking.signal);
-  } catch (error) {
-    if (error.status !== 404) throw error;
-    state.embedded = await api.embed(state.model.name, state.file);  // forgotten meanwhile: send it again
-    found = await api.segment(state.model.name, state.embedded.image, prompt, state.asking.signal);
-  }
-  state.labels = new Uint8Array(state.width * state.height);
-  const best = found.masks[0];
-  paint(state.labels, best.rle, 1);
-  state.colors = [[0, 0, 0], [41, 128, 185]];
-  state.names = ["nothing", "object"];
-  state.shown = [false, true];
-  recolor();
-  $("score").textContent = `Expected IoU ${best.score.toFixed(2)}`;
-  say("");
-}
-
-// --- saving ----------------------------------------------------------------------------------------
-
-function download(blob, name) {
-  const link = Object.assign(document.createElement("a"), { href: URL.createObjectURL(blob), download: name });
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 10000);
-}
-
-async function save(output) {
-  if (!state.file) { say("There is no image yet.", true); return; }
-  const stem = (state.file.name || "image").replace(/\.[^.]*$/, "");
-  const suffix = { labels: ".png", overlay: "_overlay.png", coco: ".json", geojson: ".geojson" }[output];
-  const answer = await api.predict(state.model.name, state.file, output);
-  download(await answer.blob(), stem + suffix);
-}
-
-async function saveMask() {
-  if (!state.labels) { say("Click an object first.", true); return; }
-  const canvas = new OffscreenCanvas(state.width, state.height);
-  const entries = table([[0, 0, 0], [255, 255, 255]], [true, true], 255);
-  canvas.getContext("2d").putImageData(tint(state.labels, state.width, state.height, entries, false), 0, 0);
-  download(await canvas.convertToBlob({ type: "image/png" }), "mask.png");
-}
-
-// --- training --------------------------------------------------------------------------------------
-
-async function showTraining() {
-  const told = await api.training(state.model.name);
-  const rows = told.history;
-  $("run-none").hidden = rows.length > 0 || told.settings !== null;
-  const names = rows.length ? Object.keys(rows[0]) : [];
-  const groups = [
-    ["Loss", names.filter((name) => /loss$/.test(name))],
-    ["Scores", names.filter((name) => name.startsWith("val_") && !name.includes("/") && !/loss$/.test(name)).slice(0, 4)],
-  ];
-  $("curves").replaceChildren(...groups.map(([title, of]) => chart(rows, of, title)).filter(Boolean));
-  $("settings").tBodies[0].replaceChildren(...Object.entries(told.settings ?? {}).map(([name, value]) => {
-    const row = document.createElement("tr");
-    for (const text of [name, typeof value === "string" ? value : JSON.stringify(value)]) {
-      row.append(Object.assign(document.createElement("td"), { textContent: text }));
-    }
-    return row;
-  }));
-}
-
-function show(view) {
-  for (const one of ["image", "run"]) {
-    $(`${one}-view`).hidden = one !== view;
-    $(`view-${one}`).setAttribute("aria-pressed", String(one === view));
-  }
-  if (view === "run") guarded(showTraining);
-  else picture.fit();
-}
-
-// --- what people do --------------------------------------------------------------------------------
+// --- the stage -------------------------------------------------------------------------------------
 
 const stage = $("stage");
 let drag = null;
@@ -234,43 +100,40 @@ let drag = null;
 stage.addEventListener("pointerdown", (event) => {
   if (event.target.closest("#welcome")) return;
   stage.setPointerCapture(event.pointerId);
-  const at = picture.at(event);
-  const boxing = event.shiftKey && state.embedded !== null;
-  drag = { x: event.clientX, y: event.clientY, at, moved: false, boxing, button: event.button, alt: event.altKey };
+  const tool = state.view === "correct" ? stage.dataset.tool : state.embedded ? "object" : "move";
+  drag = {
+    x: event.clientX, y: event.clientY, at: picture.at(event), moved: false, button: event.button, alt: event.altKey,
+    boxing: event.shiftKey && tool === "object",
+  };
+  if (state.view === "correct" && !event.shiftKey) correct.down(event, drag);
 });
 stage.addEventListener("pointermove", (event) => {
   const at = picture.at(event);
-  if (drag) {
-    const far = Math.hypot(event.clientX - drag.x, event.clientY - drag.y) > 3;
-    drag.moved ||= far;
-    if (drag.boxing) {
-      picture.box = [Math.min(drag.at.x, at.x), Math.min(drag.at.y, at.y), Math.max(drag.at.x, at.x), Math.max(drag.at.y, at.y)];
-      picture.draw();
-    } else if (drag.moved) {
-      picture.move(event.movementX, event.movementY);
-    }
+  if (drag) drag.moved ||= Math.hypot(event.clientX - drag.x, event.clientY - drag.y) > 3;
+  if (state.view === "correct") {
+    if (correct.moved(event, drag)) return;
+    $("under").textContent = correct.under(at);
+  } else if (drag?.boxing) {
+    picture.box = boxOf(drag.at, at);
+    picture.soon();
     return;
   }
-  const x = Math.floor(at.x * state.width / (picture.image?.width || 1));
-  const y = Math.floor(at.y * state.height / (picture.image?.height || 1));
+  if (drag) { if (drag.moved) picture.move(event.movementX, event.movementY); return; }
+  if (state.view === "correct") return;
+  const x = Math.floor(at.x * state.width / (picture.width || 1)), y = Math.floor(at.y * state.height / (picture.height || 1));
   const inside = state.labels && x >= 0 && y >= 0 && x < state.width && y < state.height;
   $("under").textContent = inside ? `${state.names[state.labels[y * state.width + x]] ?? "ignored"} at ${x}, ${y}` : "\u00a0";
 });
-stage.addEventListener("pointerup", (event) => {
+function released(event) {
   const done = drag;
   drag = null;
-  if (!done || !state.embedded) return;
-  const clamp = (value, most) => Math.max(0, Math.min(most, value));
-  if (done.boxing && done.moved) {
-    const [x0, y0, x1, y1] = picture.box;
-    state.prompts.push({ box: [clamp(x0, state.width), clamp(y0, state.height), clamp(x1, state.width), clamp(y1, state.height)] });
-  } else if (!done.moved) {
-    const { x, y } = done.at;
-    if (x < 0 || y < 0 || x > state.width || y > state.height) return;
-    state.prompts.push({ x, y, inside: done.button === 0 && !done.alt });
-  } else return;
-  guarded(ask);
-});
+  if (!done) return;
+  if (state.view === "correct") guarded(() => correct.up(event, done));
+  else if (state.embedded && addPrompt(done, picture.at(event))) guarded(look.ask);
+}
+stage.addEventListener("pointerup", released);
+stage.addEventListener("pointercancel", released);
+stage.addEventListener("pointerleave", () => { picture.cursor = null; picture.soon(); });
 stage.addEventListener("contextmenu", (event) => event.preventDefault());
 stage.addEventListener("wheel", (event) => {
   event.preventDefault();
@@ -284,41 +147,78 @@ stage.addEventListener("drop", (event) => {
   event.preventDefault();
   stage.classList.remove("over");
   const file = event.dataTransfer.files[0];
-  if (file) guarded(() => open(file));
+  if (file) guarded(() => opened(file));
 });
 addEventListener("paste", (event) => {
   const file = [...event.clipboardData.files].find((one) => one.type.startsWith("image/"));
-  if (file) guarded(() => open(file));
+  if (file) guarded(() => opened(file));
 });
-$("choose").addEventListener("click", () => $("file").click());
-$("file").addEventListener("change", () => { if ($("file").files[0]) guarded(() => open($("file").files[0])); });
+addEventListener("beforeunload", (event) => { if (correct.changed()) event.preventDefault(); });
+
+// --- buttons ---------------------------------------------------------------------------------------
+
+const recolor = () => (state.view === "correct" ? correct.recolor() : look.recolor());
+const on = (id, action) => $(id).addEventListener("click", () => guarded(async () => action()));
+on("choose", () => $("file").click());
+$("file").addEventListener("change", () => { if ($("file").files[0]) guarded(() => opened($("file").files[0])); });
 $("model").addEventListener("change", () => choose($("model").value));
+$("compare").addEventListener("change", () => { if (state.file) guarded(look.look); });
 $("opacity").addEventListener("input", recolor);
 $("outline").addEventListener("change", recolor);
-$("undo").addEventListener("click", () => { state.prompts.pop(); guarded(ask); });
-$("clear").addEventListener("click", () => { state.prompts = []; guarded(ask); });
-for (const output of ["labels", "overlay", "coco", "geojson"]) {
-  $(`save-${output}`).addEventListener("click", () => guarded(() => save(output)));
-}
-$("save-mask").addEventListener("click", () => guarded(saveMask));
-$("view-image").addEventListener("click", () => show("image"));
-$("view-run").addEventListener("click", () => show("run"));
+on("undo", () => { state.prompts.pop(); return look.ask(); });
+on("clear", () => { state.prompts = []; return look.ask(); });
+for (const output of ["labels", "overlay", "coco", "geojson"]) on(`save-${output}`, () => look.save(output));
+on("save-mask", look.saveMask);
+for (const view of VIEWS) on(`view-${view}`, () => turnTo(view));
+for (const tool of Object.keys(correct.TOOLS)) on(`tool-${tool}`, () => correct.use(tool));
+$("brush-size").addEventListener("input", () => { $("brush-told").textContent = correct.size(); });
+$("start-from").addEventListener("change", () => guarded(async () => { if (state.file) await correct.start(); }));
+on("step-back", () => correct.step(true));
+on("step-forward", () => correct.step(false));
+on("save-here", correct.saveHere);
+on("walk-back", () => images.walk(-1));
+on("walk-on", () => images.walk(1));
+for (const output of ["png", "coco", "yolo"]) on(`draw-${output}`, () => correct.saveAs(output));
+$("list").addEventListener("scroll", () => images.draw());
+$("score-column").addEventListener("change", () => guarded(images.load));
+on("help", () => $("keys").showModal());
+on("keys-close", () => $("keys").close());
+
+// --- keys ------------------------------------------------------------------------------------------
+
+const STEP = 40;
+const EVERYWHERE = {
+  "+": () => picture.zoomBy(1.25), "=": () => picture.zoomBy(1.25), "-": () => picture.zoomBy(0.8), 0: () => picture.fit(),
+  ArrowLeft: () => picture.move(STEP, 0), ArrowRight: () => picture.move(-STEP, 0),
+  ArrowUp: () => picture.move(0, STEP), ArrowDown: () => picture.move(0, -STEP),
+  o: () => $("file").click(),
+  c: () => { $("opacity").value = $("opacity").value > 0 ? 0 : 55; recolor(); },
+  "?": () => $("keys").showModal(),
+  Escape: () => { if (state.embedded) { state.prompts = []; return look.ask(); } return undefined; },
+};
+const DRAWING = {
+  "[": () => correct.resize(0.8), "]": () => correct.resize(1.25),
+  ",": () => correct.pickBeside(-1), ".": () => correct.pickBeside(1),
+  Enter: correct.accept, Escape: correct.giveUp, s: correct.saveHere,
+  n: () => images.walk(1), p: () => images.walk(-1),
+};
+for (const [tool, key] of Object.entries(correct.TOOLS)) DRAWING[key] = () => correct.use(tool);
+for (let digit = 1; digit < 10; digit++) DRAWING[digit] = () => correct.pick(digit - 1);
+
 addEventListener("keydown", (event) => {
-  if (event.target.closest("input, select") && event.key !== "Escape") return;
-  const step = 40;
-  const does = {
-    "+": () => picture.zoomBy(1.25), "=": () => picture.zoomBy(1.25), "-": () => picture.zoomBy(0.8), 0: () => picture.fit(),
-    ArrowLeft: () => picture.move(step, 0), ArrowRight: () => picture.move(-step, 0),
-    ArrowUp: () => picture.move(0, step), ArrowDown: () => picture.move(0, -step),
-    o: () => $("file").click(),
-    c: () => { $("opacity").value = $("opacity").value > 0 ? 0 : 55; recolor(); },
-    Escape: () => { if (state.embedded) { state.prompts = []; guarded(ask); } },
-  }[event.key];
-  if ((event.ctrlKey || event.metaKey) && event.key === "z" && state.embedded) {
+  const typing = event.target.closest("select, input:not([type=range], [type=radio], [type=checkbox])");
+  if ($("keys").open || (typing && event.key !== "Escape")) return;
+  const drawing = state.view === "correct", own = event.target.closest("input, button, #list");
+  if (event.ctrlKey || event.metaKey) {
+    const key = event.key.toLowerCase(), back = key === "z" && !event.shiftKey;
+    if (drawing && (key === "z" || key === "y")) guarded(() => correct.step(back));
+    else if (state.embedded && back) { state.prompts.pop(); guarded(look.ask); } else return;
     event.preventDefault();
-    state.prompts.pop();
-    guarded(ask);
-  } else if (does && !event.ctrlKey && !event.metaKey) does();
+    return;
+  }
+  if (event.altKey || (own && /^(Arrow|Enter| )/.test(event.key))) return;  // they belong to what has the focus
+  const does = (drawing && DRAWING[event.key]) || EVERYWHERE[event.key];
+  if (does) { event.preventDefault(); guarded(async () => does()); }
 });
 
 guarded(start);

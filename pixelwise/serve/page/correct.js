@@ -1,0 +1,289 @@
+// The view where labels are drawn: brush, eraser, fill, objects by clicks; saved beside the images or downloaded.
+
+import * as api from "./api.js";
+import { Drawing } from "./brush.js";
+import { table, translated } from "./labels.js";
+import { found, hasClasses } from "./look.js";
+import { labelPng } from "./png.js";
+import { addPrompt, boxOf, maskFor } from "./prompts.js";
+import { $, download, element, picture, say, state, stem, swatch } from "./state.js";
+
+export const TOOLS = { move: "v", brush: "b", eraser: "e", fill: "f", object: "g" };
+const desk = { drawing: null, file: null, classes: [], ignore: 255, ignoreValue: 255, chosen: 0, tool: "brush", painted: false };
+let stroke = null;  // places of the pointer that are not drawn yet
+
+// --- classes ----------------------------------------------------------------------------------------
+
+function classes() {
+  if (state.collection.classes.length) {
+    const { ignore, ignore_value: ignoreValue } = state.collection;
+    return { classes: state.collection.classes, ignore, ignoreValue };
+  }
+  const model = [state.model, ...state.models].find((one) => hasClasses(one));
+  const known = model?.classes ?? [{ name: "background", color: [0, 0, 0] }, { name: "object", color: [230, 126, 34] }];
+  const ignore = known.length <= 255 ? 255 : 65535;
+  return { classes: known.map((one, value) => ({ ...one, value })), ignore, ignoreValue: ignore, model: model?.name };
+}
+
+function listClasses() {
+  $("paint-classes").replaceChildren(...desk.classes.map((one, label) => {
+    const radio = element("input", { type: "radio", name: "paint-class", checked: label === desk.chosen });
+    radio.addEventListener("change", () => pick(label));
+    const key = element("kbd", { className: "share", textContent: label < 9 ? String(label + 1) : "" });
+    return element("li", {}, element("label", {}, radio, swatch(one.color), one.name, key));
+  }));
+}
+
+export function pick(label) {
+  if (label < 0 || label >= desk.classes.length) return;
+  accept();
+  desk.chosen = label;
+  const radio = $("paint-classes").children[label]?.querySelector("input");
+  if (radio) { radio.checked = true; radio.scrollIntoView({ block: "nearest" }); }
+  if (desk.tool === "eraser" || desk.tool === "move") use("brush");
+}
+
+export const pickBeside = (step) => pick((desk.chosen + step + desk.classes.length) % desk.classes.length);
+
+export function use(tool) {
+  accept();
+  desk.tool = tool;
+  for (const name of Object.keys(TOOLS)) $(`tool-${name}`).setAttribute("aria-pressed", String(name === tool));
+  $("stage").dataset.tool = tool;
+  picture.cursor = null;
+  picture.soon();
+  const told = {
+    move: "Drag to move the image.", brush: "Draw with the chosen class.",
+    eraser: "Pixels become unlabelled: they count for nothing.", fill: "Click a region: all of it gets the chosen class.",
+    object: "Click an object: it gets the chosen class. Right click what does not belong to it, shift and drag a box around it; Enter accepts.",
+  };
+  $("tool-told").textContent = told[tool];
+}
+
+// --- where labels begin -----------------------------------------------------------------------------
+
+const nothing = (width, height) => new (desk.ignore > 255 ? Uint16Array : Uint8Array)(width * height).fill(desk.ignore);
+
+function starts() {
+  const options = [];
+  const image = state.collection.images[state.number];
+  if (image?.state === "saved") options.push(["saved", "what was saved"]);
+  if (image && image.state !== "none") options.push(["data", "the data's labels"]);
+  for (const model of state.models) if (hasClasses(model)) options.push([`model:${model.name}`, `the model ${model.name}`]);
+  options.push(["", "nothing"]);
+  return options;
+}
+
+export async function enter() {
+  use(desk.tool);
+  if (!state.file) return;
+  Object.assign(picture, { marks: [], box: null });
+  state.prompts = [];
+  if (desk.file !== state.file) {
+    Object.assign(desk, classes());
+    desk.chosen = Math.min(desk.chosen, desk.classes.length - 1);
+    $("start-from").replaceChildren(...starts().map(([value, text]) => new Option(text, value)));
+    listClasses();
+    await start();
+    desk.file = state.file;
+  }
+  recolor();
+}
+
+export async function start() {
+  const from = $("start-from").value, { width, height } = picture;
+  let labels = null;
+  if (from === "saved" || from === "data") {
+    labels = await stored(from);
+  } else if (from) {
+    const model = state.models.find((one) => `model:${one.name}` === from);
+    say("Looking at the image ...");
+    const told = await found(model, null);
+    if (!width) picture.set(await createImageBitmap(new ImageData(told.width, told.height)));
+    labels = translated(told.labels, told.names, desk.classes.map((one) => one.name), desk.ignore);
+  }
+  if (!picture.width) throw new Error("The browser cannot show this image: give it as PNG or JPEG.");
+  if (labels && labels.length !== picture.width * picture.height) throw new Error("These labels have another size than the image.");
+  desk.drawing = new Drawing(labels ?? nothing(width, height), picture.width, picture.height);
+  desk.drawing.changed = from.startsWith("model:");
+  recolor();
+  tell();
+  say(from ? `Begun with ${$("start-from").selectedOptions[0].text}.` : "Nothing is labelled yet: choose a class and draw.");
+}
+
+async function stored(of) {
+  const told = await api.storedLabels(state.number, of);
+  return told.labels.BYTES_PER_ELEMENT === nothing(0, 0).BYTES_PER_ELEMENT ? told.labels : Uint16Array.from(told.labels);
+}
+
+export function recolor() {
+  if (!desk.drawing) return;
+  const colors = desk.classes.map((one) => one.color);
+  const entries = table(colors, colors.map(() => true), Math.round(2.55 * $("opacity").value));
+  const { labels, width, height } = desk.drawing;
+  picture.setLabels(labels, width, height, entries, $("outline").checked);
+}
+
+function tell() {
+  const { drawing } = desk;
+  $("step-back").disabled = !drawing?.past.length;
+  $("step-forward").disabled = !drawing?.future.length;
+  $("changed").textContent = drawing?.changed ? "Not saved yet." : "";
+}
+
+// --- drawing ----------------------------------------------------------------------------------------
+
+export const size = () => Number($("brush-size").value);
+export function resize(factor) {
+  const old = size();
+  $("brush-size").value = Math.max(1, Math.min(400, factor > 1 ? Math.max(old + 1, Math.round(old * factor)) : Math.min(old - 1, Math.round(old * factor))));
+  $("brush-told").textContent = size();
+}
+
+// A brush of one pixel is drawn through the middles of pixels.
+const snapped = (at) => (size() === 1 ? { x: Math.floor(at.x) + 0.5, y: Math.floor(at.y) + 0.5 } : at);
+
+function drawStroke() {
+  if (!stroke || !desk.drawing.step) return;
+  const label = desk.tool === "eraser" ? desk.ignore : desk.chosen;
+  const radius = size() === 1 ? 0.51 : size() / 2;
+  const places = stroke.waiting;
+  stroke.waiting = [];
+  for (const at of places) {
+    picture.touch(desk.drawing.stroke(stroke.at, at, radius, label));
+    stroke.at = at;
+  }
+}
+
+export function down(event, drag) {
+  if (!desk.drawing || (desk.tool !== "brush" && desk.tool !== "eraser") || event.button !== 0) return;
+  drag.drawing = true;
+  desk.drawing.begin();
+  const at = snapped(picture.at(event));
+  stroke = { at, waiting: [at] };
+  requestAnimationFrame(drawStroke);
+}
+
+export function moved(event, drag) {
+  const at = picture.at(event);
+  if (desk.tool === "brush" || desk.tool === "eraser") {
+    picture.cursor = { ...at, radius: size() / 2 };
+    picture.soon();
+  }
+  if (drag?.drawing) {
+    const many = event.getCoalescedEvents?.() ?? [];
+    if (!stroke.waiting.length) requestAnimationFrame(drawStroke);
+    for (const one of many.length ? many : [event]) stroke.waiting.push(snapped(picture.at(one)));
+    return true;
+  }
+  if (drag?.boxing) { picture.box = boxOf(drag.at, at); picture.soon(); return true; }
+  return false;
+}
+
+export async function up(event, drag) {
+  const { drawing } = desk;
+  if (!drawing) return;
+  if (drag.drawing) {
+    drawStroke();
+    stroke = null;
+    drawing.end();
+    tell();
+    return;
+  }
+  if (desk.tool === "fill" && !drag.moved && drag.button === 0) {
+    const x = Math.floor(drag.at.x), y = Math.floor(drag.at.y);
+    if (x < 0 || y < 0 || x >= drawing.width || y >= drawing.height) return;
+    drawing.begin();
+    picture.touch(drawing.fill(x, y, desk.chosen));
+    drawing.end();
+    tell();
+  }
+  if (desk.tool === "object" && addPrompt(drag, picture.at(event))) await cut();
+}
+
+// The mask for the prompts so far takes the place of the one before.
+async function cut() {
+  const { drawing } = desk;
+  say("Cutting out ...");
+  const told = await maskFor($("cutter").value);
+  if (desk.painted) { picture.touch(drawing.undo()); drawing.future.pop(); desk.painted = false; }
+  if (told) {
+    drawing.begin();
+    picture.touch(drawing.mask(told.mask, desk.chosen));
+    desk.painted = drawing.step.size > 0;
+    drawing.end();
+  }
+  say(told ? "Enter accepts; right click takes away; Escape gives up." : "");
+  tell();
+}
+
+export function accept() {
+  if (!state.prompts.length) return;
+  state.prompts = [];
+  desk.painted = false;
+  Object.assign(picture, { marks: [], box: null });
+  picture.soon();
+}
+
+export async function giveUp() {
+  if (!state.prompts.length) return;
+  state.prompts = [];
+  await cut();
+}
+
+export async function step(back) {
+  if (!desk.drawing || desk.drawing.step) return;
+  if (back && state.prompts.length) { state.prompts.pop(); await cut(); return; }
+  accept();
+  picture.touch(back ? desk.drawing.undo() : desk.drawing.redo());
+  tell();
+}
+
+export function under(at) {
+  const { drawing } = desk, x = Math.floor(at.x), y = Math.floor(at.y);
+  if (!drawing || x < 0 || y < 0 || x >= drawing.width || y >= drawing.height) return "\u00a0";
+  return `${desk.classes[drawing.labels[y * drawing.width + x]]?.name ?? "unlabelled"} at ${x}, ${y}`;
+}
+
+// --- saving -----------------------------------------------------------------------------------------
+
+export const changed = () => Boolean(desk.drawing?.changed);
+
+// Labels as the class file numbers them, with the palette of the classes.
+async function png(inFile) {
+  const { labels, width, height } = desk.drawing, palette = [];
+  const values = new Uint16Array(65536).fill(inFile ? desk.ignoreValue : desk.ignore);
+  desk.classes.forEach((one, label) => {
+    values[label] = inFile ? one.value : label;
+    palette[values[label]] = one.color;
+  });
+  const wide = Math.max(...desk.classes.map((_, label) => values[label]), values[desk.ignore]) > 255;
+  const written = new (wide ? Uint16Array : Uint8Array)(labels.length);
+  for (let i = 0; i < labels.length; i++) written[i] = values[labels[i]];
+  return labelPng(written, width, height, palette);
+}
+
+export async function saveHere() {
+  accept();
+  if (!desk.drawing) { say("There is no image yet.", true); return false; }
+  if (!state.collection.saves || state.number === null) {
+    say("This server saves no labels (--save-to): download them.", true);
+    return false;
+  }
+  const saved = desk.drawing.past.length;
+  const told = await api.save(state.number, await png(false));
+  desk.drawing.changed = desk.drawing.past.length !== saved;
+  state.collection.images[state.number].state = "saved";
+  tell();
+  say(`Saved as ${told.file}.`);
+  return true;
+}
+
+export async function saveAs(output) {
+  accept();
+  if (!desk.drawing) { say("There is no image yet.", true); return; }
+  if (output === "png") { download(await png(true), `${stem()}.png`); return; }
+  const model = state.collection.classes.length ? null : classes().model;
+  const blob = await api.converted(await png(false), output, state.file.name, model);
+  download(blob, stem() + { coco: ".json", yolo: ".txt" }[output]);
+}
