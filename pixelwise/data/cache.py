@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..types import Annotation, LabelMap
-from .dataset import Pair, ReadTarget, SegmentationData
+from .dataset import Pair, ReadImage, ReadTarget, SegmentationData
 
 Place = Literal["ram", "disk"]
 _TRIED = 16  # images from which the size is estimated
@@ -112,21 +112,23 @@ def cached(
         data.pairs,
         data.classes,
         read_target=CachedTargets(data.read_target, labels, store),
-        read_image=CachedImages(data.channels, images, store),
+        read_image=CachedImages(data.read_image, data.channels, images, store),
         channels=data.channels,
     )
 
 
 @dataclass(frozen=True)
 class CachedImages:
-    """Images that are decoded; see `ReadImage`.
+    """Images that are decoded, and others as they are read; see `ReadImage`.
 
     Attributes:
-        channels: with which they were read.
+        read: images that are not kept, or that are asked for with other channels.
+        channels: with which images are kept.
         places: number in the store, and size of a pixel, of each image.
         store: where they are kept.
     """
 
+    read: ReadImage
     channels: int
     places: dict[Path, tuple[int, tuple[float, ...] | None]]
     store: "Store"
@@ -135,8 +137,8 @@ class CachedImages:
         self, path: Path, channels: int
     ) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
         """The image, and the size of its pixels."""
-        if channels != self.channels:
-            raise ValueError(f"images are kept with {self.channels} channels, {channels} are asked for")
+        if channels != self.channels or path not in self.places:
+            return self.read(path, channels)
         number, spacing = self.places[path]
         return torch.from_numpy(_values(self.store[number])), spacing
 
