@@ -21,7 +21,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..types import Annotation, LabelMap
-from .dataset import Pair, ReadTarget, SegmentationData
+from .dataset import Pair, ReadImage, ReadPart, ReadTarget, SegmentationData
 
 Place = Literal["ram", "disk"]
 Part = tuple[Path, tuple[int, int, int, int] | None]  # of a file; the window, None for the whole
@@ -113,21 +113,23 @@ def cached(
         data.pairs,
         data.classes,
         read_target=CachedTargets(data.read_target, labels, store),
-        read_image=CachedImages(data.channels, images, store),
+        read_image=CachedImages(data.read_image, data.channels, images, store),
         channels=data.channels,
     )
 
 
 @dataclass(frozen=True)
 class CachedImages:
-    """Images that are decoded; see `ReadImage`.
+    """Images that are decoded, and others as they are read; see `ReadImage`.
 
     Attributes:
-        channels: with which they were read.
+        read: images that are not kept, or that are asked for with other channels.
+        channels: with which images are kept.
         places: number in the store, and size of a pixel, of each image or part of one.
         store: where they are kept.
     """
 
+    read: ReadImage
     channels: int
     places: dict[Part, tuple[int, tuple[float, ...] | None]]
     store: "Store"
@@ -136,16 +138,21 @@ class CachedImages:
         self, path: Path, channels: int
     ) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
         """The image, and the size of its pixels."""
-        return self._kept((path, None), channels)
+        if channels != self.channels or (path, None) not in self.places:
+            return self.read(path, channels)
+        return self._kept(path, None)
 
     def part(self, pair: Pair, channels: int) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
         """The window of a pair, and the size of its pixels."""
-        return self._kept((pair.image, pair.window), channels)
+        if channels != self.channels or (pair.image, pair.window) not in self.places:
+            assert isinstance(self.read, ReadPart)
+            return self.read.part(pair, channels)
+        return self._kept(pair.image, pair.window)
 
-    def _kept(self, part: Part, channels: int) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
-        if channels != self.channels:
-            raise ValueError(f"images are kept with {self.channels} channels, {channels} are asked for")
-        number, spacing = self.places[part]
+    def _kept(
+        self, path: Path, window: tuple[int, int, int, int] | None
+    ) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
+        number, spacing = self.places[path, window]
         return torch.from_numpy(_values(self.store[number])), spacing
 
 
