@@ -32,7 +32,7 @@ from .model_thread import Job, ModelThread
 from .outputs import OUTPUTS, Answer
 from .problems import Problem
 from .requests import body_of, image_of, object_of, options_of, prompts_of
-from .served import Embedded, Served
+from .served import Embedded, Served, give_memory_back
 from .workers import METRICS
 
 PAGE = Path(__file__).with_name("page")
@@ -215,6 +215,7 @@ def create_app(
                 )
                 thread.submit(work).result()
             thread.batch = max(one.batch for one in models)
+            give_memory_back()
 
         warming = loop.run_in_executor(None, warm)
         if warm_first:
