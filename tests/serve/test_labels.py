@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,3 +249,28 @@ def test_samples_are_photographs(semantic: TestClient) -> None:
     assert "coins.png" in [one["name"] for one in samples]
     assert Image.open(io.BytesIO(semantic.get("/v1/samples/0").content)).size[0] > 100
     assert kind(semantic.get("/v1/samples/99")) == "no-such-image"
+
+
+def test_all_that_was_saved_comes_as_one_file(labelling: Labelling, folder: Path, tmp_path: Path) -> None:
+    client = labelling(LabelEncoding.of(CLASSES))
+    assert kind(client.get("/v1/labels")) == "no-labels"
+    saved = {0: some_labels(0), 2: some_labels(1)}
+    for number, labels in saved.items():
+        assert client.put(f"/v1/images/{number}/labels", content=labels_file(labels)).status_code == 200
+    coco = client.get("/v1/labels").json()
+    assert [(one["id"], one["file_name"]) for one in coco["images"]] == [(1, "a.png"), (3, "more/c.tif")]
+    assert [one["id"] for one in coco["annotations"]] == list(range(1, len(coco["annotations"]) + 1))
+    for number, labels in saved.items():
+        back = np.full(SIZE, 255)
+        for one in coco["annotations"]:
+            if one["image_id"] == number + 1:
+                mask = RleMasks.from_coco([one["segmentation"]]).decode()[0]
+                back[mask] = one["category_id"] - 1
+        assert np.array_equal(back, labels)
+    archive = zipfile.ZipFile(io.BytesIO(client.get("/v1/labels", params={"output": "png"}).content))
+    assert sorted(archive.namelist()) == ["a.png", "classes.csv", "more/c.png"]
+    assert archive.read("a.png") == (folder / "masks" / "a.png").read_bytes()
+    archive = zipfile.ZipFile(io.BytesIO(client.get("/v1/labels", params={"output": "yolo"}).content))
+    assert sorted(archive.namelist()) == ["data.yaml", "labels/a.txt", "labels/more/c.txt"]
+    assert b"road" in archive.read("data.yaml")
+    assert kind(client.get("/v1/labels", params={"output": "pdf"})) == "bad-parameter"

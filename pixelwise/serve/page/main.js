@@ -178,7 +178,10 @@ on("step-forward", () => correct.step(false));
 on("save-here", correct.saveHere);
 on("walk-back", () => images.walk(-1));
 on("walk-on", () => images.walk(1));
-for (const output of ["png", "coco", "yolo"]) on(`draw-${output}`, () => correct.saveAs(output));
+for (const output of ["png", "coco", "yolo"]) {
+  on(`draw-${output}`, () => correct.saveAs(output));
+  on(`all-${output}`, () => images.saveAll(output));
+}
 $("list").addEventListener("scroll", () => images.draw());
 $("score-column").addEventListener("change", () => guarded(images.load));
 on("help", () => $("keys").showModal());
