@@ -13,7 +13,7 @@ SCRIPTS := bench docs recipes --no-warn-unused-ignores $(addprefix --disable-err
 	dict-item import-untyped index misc no-untyped-def operator type-arg union-attr)
 SHAPES := size or shape or axes or smallest
 
-.PHONY: demo release-check test test-product test-slow check coverage bench docs clean
+.PHONY: demo release-check test test-product test-slow check coverage bench bench-soak docs clean
 
 demo: .venv/run
 	$(BIN)/pixelwise demo
@@ -52,6 +52,10 @@ bench: .venv/dev
 	$(BIN)/python bench/transformer_networks.py
 	$(BIN)/python bench/patch_classifier.py
 	$(BIN)/python bench/models.py
+
+# Half an hour of requests to a server of this machine.
+bench-soak: .venv/dev
+	$(BIN)/python bench/soak.py --minutes 30
 
 docs: .venv/dev
 	$(BIN)/python docs/measure_models.py

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .checkpoint import Checkpoint as Checkpoint, ensemble as ensemble, load as load, save as save
     from .converters import from_mmseg as from_mmseg, from_transformers as from_transformers
     from .data import DataSplits as DataSplits, check_data as check_data
+    from .hub import from_hub as from_hub, push_to_hub as push_to_hub, save_for_hub as save_for_hub
     from .losses import Criterion as Criterion, make_criterion as make_criterion
     from .predict import Predictor as Predictor, evaluate as evaluate
     from .registry import build as build, describe as describe, list_models as list_models
@@ -44,6 +45,9 @@ _LAZY = {
     "DataSplits": "data",
     "check_data": "data",
     "open_data": "tasks",
+    "from_hub": "hub",
+    "push_to_hub": "hub",
+    "save_for_hub": "hub",
     "Criterion": "losses",
     "make_criterion": "losses",
     "Predictor": "predict",

@@ -15,8 +15,8 @@ from torch import Tensor
 from . import ensembles
 from .ensembles import Ensemble, averaged_weights
 from .files import atomic_write
-from .registry import BuiltBy, build
-from .types import ClassTable, Model, Skeleton
+from .reduced import build_network
+from .types import BuiltBy, ClassTable, Model, Skeleton
 
 _FORMAT = "pixelwise-2"
 _KNOWN = ("pixelwise-1", _FORMAT)  # the first has no task and no settings of decoding
@@ -24,6 +24,7 @@ _METADATA_LIMIT = 16 * 2**20  # bytes; safetensors reads no header above 100 MB
 _LARGEST_ARGUMENT = 2**20  # no builder takes a larger number; a list of so many channels would fill memory
 Average = Literal["outputs", "weights"]
 IN_A_RUN = ("best.safetensors", "last.safetensors")
+FROM_HUB = "model.safetensors"
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Checkpoint:
         """Builder, size, classes and notes in at most three lines.
 
         >>> table = ClassTable.of("sky", "road")
+        >>> from pixelwise import build
         >>> Checkpoint(build("pspnet", 2, encoder="tiny"), table, BuiltBy("pspnet", {}), {"epoch": "3"})
         Checkpoint of pspnet, 6,584 parameters
           2 classes: sky, road
@@ -162,6 +164,7 @@ def ensemble(
             average.
 
     >>> table = ClassTable.of("sky", "road")
+    >>> from pixelwise import build
     >>> models = [build("pspnet", 2, encoder="tiny") for _ in range(2)]
     >>> found = ensemble([Checkpoint(model.eval(), table, model.built_by, {}) for model in models])
     >>> found.built_by.builder
@@ -224,9 +227,7 @@ def _load(path: Path) -> Checkpoint:
         raise ValueError(f"{path} is no whole checkpoint: it lacks {error.args[0]!r}") from error
     except (ValueError, TypeError, AttributeError, OverflowError) as error:
         raise ValueError(f"{path} cannot be used: {error}") from error
-    # Weights come from the file, so nothing is to be fetched.
-    offline = {"pretrained": False} if "pretrained" in arguments and builder != ensembles.NAME else {}
-    model = _build(path, builder, {**arguments, **offline}, weights)
+    model = _build(path, builder, arguments, weights)
     if preprocessing != _preprocessing(model):
         raise ValueError(
             f"{path} wants images prepared as {preprocessing}, its model takes {_preprocessing(model)}"
@@ -276,8 +277,9 @@ def find_all(path: str | os.PathLike[str]) -> list[Path]:
 
 
 def _inside(folder: Path) -> list[Path]:
-    """The checkpoints of a run directory, the best one first."""
-    return [folder / name for name in IN_A_RUN if (folder / name).is_file()]
+    """The checkpoints of a run directory, the best one first; that of a folder as the hub has it."""
+    of_hub = (FROM_HUB,) if (folder / "config.json").is_file() else ()
+    return [folder / name for name in (*IN_A_RUN, *of_hub) if (folder / name).is_file()]
 
 
 def read_classes(fields: dict[str, Any]) -> ClassTable:
@@ -320,7 +322,7 @@ def _build(path: Path, builder: str, arguments: dict[str, Any], weights: Mapping
                 if builder == ensembles.NAME:
                     model: Model = ensembles.build_ensemble(**arguments)
                 else:
-                    model = build(builder, **arguments)
+                    model = build_network(builder, arguments)
         except Exception as error:  # what a builder raises on arguments that make no sense
             if device == "meta" and "meta tensor" in str(error):
                 continue  # an encoder that cannot be built without memory

@@ -1,7 +1,7 @@
 """Tables for the terminal."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -13,6 +13,7 @@ from .planning import Plan
 from .registry import ModelCard
 from .summary import ModelInfo
 from .types import Report
+from .weights import PublishedWeights
 from .wording import score_name
 
 
@@ -103,6 +104,25 @@ def models_table(cards: Sequence[ModelCard], parameters: Sequence[int], num_clas
             ", ".join(card.tasks),
             millions(count),
             card.encoder or "own",
+        )
+    return table
+
+
+def weights_table(entries: Sequence[PublishedWeights], fetched: Container[str]) -> Table:
+    """One line per file of published weights; `fetched` are the names of those on this machine."""
+    table = Table(title=f"{len(entries)} published weights", title_justify="left")
+    table.add_column("name", no_wrap=True)
+    for heading in ("task", "score", "licence", "commercial use", "here"):
+        table.add_column(heading)
+    for entry in entries:
+        first = next(iter(entry.scores.items()), None)
+        table.add_row(
+            entry.name,
+            entry.task,
+            f"{score_name(first[0])} {first[1]:.3f}" if first else "",
+            entry.licence.removeprefix("LicenseRef-"),
+            "yes" if entry.commercial else "no",
+            "yes" if entry.name in fetched else "",
         )
     return table
 

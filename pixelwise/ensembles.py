@@ -17,7 +17,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from .decode import mean_scores
-from .registry import build
+from .reduced import build_network
 from .types import BuiltBy, DenseLogits, Heatmaps, Model
 
 NAME = "ensemble"
@@ -35,6 +35,7 @@ class Ensemble(Model):
     Raises:
         ValueError: if the members differ in output, classes, channels or tasks, or have no average.
 
+    >>> from pixelwise import build
     >>> one, other = build("pspnet", 2, encoder="tiny"), build("unet", 2, encoder="tiny")
     >>> Ensemble([one, other]).eval()(torch.rand(1, 3, 32, 40)).logits.shape
     torch.Size([1, 2, 32, 40])
@@ -133,11 +134,7 @@ def build_ensemble(members: Sequence[Mapping[str, Any]], exclusive: bool = True)
         raise ValueError(f"an ensemble has a list of 2 to {_MOST} members")
     models = []
     for member in members:
-        arguments = dict(member["arguments"])
-        offline = {"pretrained": False} if "pretrained" in arguments else {}
-        model = build(str(member["builder"]), **{**arguments, **offline})
-        model.built_by = BuiltBy(str(member["builder"]), arguments)
-        models.append(model)
+        models.append(build_network(str(member["builder"]), member["arguments"]))
     return Ensemble(models, exclusive=bool(exclusive))
 
 
@@ -167,10 +164,8 @@ def averaged_weights(models: Sequence[Model]) -> Model:
         else tensor
         for name, tensor in states[0].items()
     }
-    offline = {"pretrained": False} if "pretrained" in first.arguments else {}
-    model = build(first.builder, **{**first.arguments, **offline})
+    model = build_network(first.builder, first.arguments)
     model.load_state_dict(mean)
-    model.built_by = first
     return model.eval()
 
 

@@ -94,6 +94,14 @@ class Recipe:
             )
         },
     )
+    reduce: int = _setting(
+        1,
+        "Model",
+        "Look at images at this part of their height and width: 2 for half, 4 or 8; for models that score "
+        "pixels. Predictions have the full size.",
+        low=1,
+        high=8,
+    )
     init_from: str | None = _setting(
         None,
         "Model",
@@ -153,6 +161,12 @@ class Recipe:
         "exact (values of masks are classes), above-127 or above-0 (brighter pixels are foreground), or "
         "first-channel (the first channel of masks in colours holds the classes).",
         choices=("exact", "above-127", "above-0", "first-channel"),
+    )
+    intensity: str = _setting(
+        "percentiles",
+        "Data",
+        "How values of volumes become 0 to 1: percentiles or z-score of each case, or window:CENTRE,WIDTH in "
+        "Hounsfield units.",
     )
     loss: str = _setting(
         "cross_entropy", "Loss", "A loss of docs/losses.md or a sum: cross_entropy+0.5*dice."
@@ -300,7 +314,8 @@ class Recipe:
     rare_crops: float = _setting(
         0.0,
         "Augmentation",
-        "Share of crops that hold a pixel of a class that is drawn by 1 / sqrt(its pixels in the image).",
+        "Share of crops that hold a pixel of a class that is drawn by 1 / sqrt(its pixels in the image); of "
+        "volumes, of patches around a structure, there 1/3 by default.",
         high=1,
     )
     copy_paste: float = _setting(
@@ -312,6 +327,15 @@ class Recipe:
     color: float = _setting(0.4, "Augmentation", "Strength of colour changes in [0, 1].", high=1)
     rotation: float = _setting(0.0, "Augmentation", "Largest angle in degrees.", high=180)
     elastic: float = _setting(0.0, "Augmentation", "Strength of elastic deformation in pixels.")
+    augment: str = _setting(
+        "",
+        "Augmentation",
+        "Further changes by name, such as blur=0.3,mosaic: gamma, bias_field, blur, low_resolution, noise, "
+        "jpeg, mosaic, cutmix, classmix (share of the images), balanced_crops (of the crops), shear "
+        "(degrees), translate (share of the size); see docs/augmentation.md.",
+        metavar="NAME[=X],...",
+        without="none",
+    )
     precision: Literal["32", "bf16", "16"] = _setting(
         "32", "Machine", "32, or bf16 or 16 for mixed precision.", choices=("32", "bf16", "16")
     )
@@ -330,6 +354,13 @@ class Recipe:
     )
     workers: int = _setting(
         2, "Machine", "Processes per device that load images; 0 loads in the training process.", high=4096
+    )
+    cache: Literal["none", "ram", "disk"] = _setting(
+        "none",
+        "Machine",
+        "Where decoded images are kept so that each is decoded once: ram, disk (a file in the folder of "
+        "temporary files), or none; how much they take is told first.",
+        choices=("none", "ram", "disk"),
     )
     devices: int = _setting(
         1,
@@ -413,6 +444,8 @@ class Recipe:
                 raise ValueError(f"{name} must be names of images, got {names!r:.80}")
         if self.rotate90 and self.crop is not None and len(set(self.crop)) > 1:
             raise ValueError(f"rotate90 needs square crops, got {' x '.join(map(str, self.crop))}")
+        if self.reduce not in (1, 2, 4, 8):
+            raise ValueError(f"reduce must be 1, 2, 4 or 8, got {self.reduce}")
         _check_replans(self.replans)
         if self.batch_size % self.devices:
             raise ValueError(

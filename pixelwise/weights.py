@@ -3,32 +3,29 @@
 Which weights there are, and under what terms, is data: see `weights.toml` beside this file.
 """
 
-import http.client
 import importlib
 import importlib.resources
 import os
 import tomllib
-import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cache as cached
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
 from .checkpoint import Checkpoint
-from .files import atomic_write, sha256_of
+from .download import download, is_file_of
+from .files import sha256_of
 from .types import BuiltBy, ClassTable, Model
-from .wording import brief, some_of
+from .wording import brief, meant, some_of
 
-_TIMEOUT = 30.0  # seconds without a byte
-_PIECE = 1 << 18  # bytes per read
+_HUB = "https://huggingface.co"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -51,6 +48,7 @@ class PublishedWeights:
         scores_on: the data of the scores.
         source: who says so.
         note: anything else a user must know, or "".
+        task: that the weights were trained for.
     """
 
     name: str
@@ -67,15 +65,43 @@ class PublishedWeights:
     scores_on: str
     source: str
     note: str
+    task: str
 
 
-def list_weights() -> list[str]:
-    """The names that `load_weights` knows, sorted.
+def list_weights(
+    *,
+    task: str | None = None,
+    model: str | None = None,
+    licence: str | None = None,
+    commercial: bool | None = None,
+) -> list[str]:
+    """The names that `load_weights` knows, sorted; where something is given, those that it is true of.
+
+    Args:
+        task: that the weights were trained for, such as "instance".
+        model: a part of the name of the weights or of the builder, such as "deeplabv3".
+        licence: a part of the licence's name, in any case, such as "apache".
+        commercial: whether commercial use is allowed.
+
+    Raises:
+        ValueError: if no weights are for that task, of that model or under that licence.
 
     >>> "espnetv2_s_2_0_voc_384x384" in list_weights()
     True
+    >>> list_weights(model="eomt")
+    ['eomt_large_coco_panoptic']
     """
-    return sorted(_catalogue())
+    entries = [entry for _, entry in sorted(_catalogue().items())]
+    if task is not None:
+        tasks = {entry.task for entry in entries}
+        if task not in tasks:
+            raise ValueError(f"there are no published weights for the task {brief(task)}{meant(task, tasks)}")
+        entries = [entry for entry in entries if entry.task == task]
+    if model is not None:
+        entries = [entry for entry in entries if model in entry.name or model in entry.builder]
+    if licence is not None:
+        entries = [entry for entry in entries if licence.lower() in entry.licence.lower()]
+    return [entry.name for entry in entries if commercial is None or entry.commercial == commercial]
 
 
 def describe_weights(name: str) -> PublishedWeights:
@@ -114,6 +140,8 @@ def load_weights(
     cache: str | os.PathLike[str] | None = None,
     source: str | os.PathLike[str] | None = None,
     allow_noncommercial: bool = False,
+    offline: bool = False,
+    revision: str | None = None,
 ) -> Checkpoint:
     """A network with published weights, ready to predict, or to `save` in our own format.
 
@@ -125,25 +153,28 @@ def load_weights(
         cache: folder to keep files in; None for PIXELWISE_CACHE or else `~/.cache/pixelwise`.
         source: the published file, where you have it already; nothing is fetched then.
         allow_noncommercial: whether to load weights whose terms forbid commercial use.
+        offline: whether to use no network; see `fetch_weights`.
+        revision: of a repository on the hub; see `fetch_weights`.
 
     Raises:
         ValueError: if there are no such weights, their terms are not accepted, the file cannot be fetched,
             is not the published one, or does not fit the network.
     """
-    entry = describe_weights(name)
-    if not (entry.commercial or allow_noncommercial):
-        raise ValueError(
-            f"the weights {name!r} are not for commercial use ({entry.note or entry.licence}): "
-            "pass allow_noncommercial=True (--allow-noncommercial) if yours is not"
-        )
+    entry = _accepted(name, allow_noncommercial)
     convert = find_converter(entry)
     if source is None:
-        path = _fetched(entry, _cache_folder(cache))
+        path = fetch_weights(
+            name, cache=cache, allow_noncommercial=allow_noncommercial, offline=offline, revision=revision
+        )
     else:
         path = Path(source)
         if not path.is_file():
             raise ValueError(f"there is no file {path}")
-        _check(path, entry)
+        if not (digest := sha256_of(path)).startswith(entry.sha256):
+            raise ValueError(
+                f"{path.name} is not the published file of {name!r}: its SHA-256 must start with "
+                f"{entry.sha256[:16]}, it is {digest[:16]}..."
+            )
     model = convert(read_state_dict(path))
     if model.num_classes not in (None, len(entry.classes)):
         raise ValueError(f"{path} scores {model.num_classes} classes, {name!r} has {len(entry.classes)}")
@@ -158,7 +189,7 @@ def load_weights(
         "scores_on": entry.scores_on,
         **{key: str(score) for key, score in entry.scores.items()},
     }
-    return Checkpoint(model.eval(), entry.classes, model.built_by, notes)
+    return Checkpoint(model.eval(), entry.classes, model.built_by, notes, entry.task)
 
 
 def find_converter(entry: PublishedWeights) -> Callable[[dict[str, Tensor]], Model]:
@@ -235,11 +266,83 @@ def read_catalogue(text: str) -> dict[str, PublishedWeights]:
             scores_on=fields["scores_on"],
             source=fields["source"],
             note=fields.get("note", ""),
+            task=fields["task"],
         )
     return entries
 
 
 # --- fetching -------------------------------------------------------------------------------------
+
+
+def fetch_weights(
+    name: str,
+    *,
+    cache: str | os.PathLike[str] | None = None,
+    allow_noncommercial: bool = False,
+    offline: bool = False,
+    revision: str | None = None,
+) -> Path:
+    """The published file itself, whole and checked; fetched where the cache does not have it.
+
+    What a broken connection left is gone on with. PIXELWISE_MIRROR, a folder or an address under which files
+    lie as in the cache, is asked first; HF_ENDPOINT takes the place of https://huggingface.co.
+
+    Args:
+        name: one of `list_weights()`.
+        cache: folder to keep files in; None for PIXELWISE_CACHE or else `~/.cache/pixelwise`.
+        allow_noncommercial: whether to take weights whose terms forbid commercial use.
+        offline: whether to use no network; so do PIXELWISE_OFFLINE and, for files of the hub,
+            HF_HUB_OFFLINE.
+        revision: branch, tag or commit of the hub's repository, instead of the one in the catalogue. The
+            file is checked against the checksum that the hub tells of it.
+
+    Raises:
+        ValueError: if there are no such weights, their terms are not accepted, or the file cannot be had.
+    """
+    entry = _accepted(name, allow_noncommercial)
+    mirror = os.environ.get("PIXELWISE_MIRROR", "")
+    online = not (offline or offline_by_environment(on_hub=entry.url.startswith(_HUB)))
+    if revision is not None:
+        entry, mirror = _at_revision(entry, revision, online), ""
+    path = _cache_folder(cache) / _cache_name(entry)
+    if is_file_of(path, entry.sha256):
+        return path
+    addresses = [_on_hub(entry.url)] if online else []
+    if mirror and (online or "://" not in mirror):
+        in_mirror = mirror.rstrip("/") + "/" + path.name
+        addresses.insert(0, in_mirror if "://" in mirror else Path(in_mirror).resolve().as_uri())
+    if not addresses:
+        raise ValueError(
+            f"the weights {name!r} are not on this machine, and the network must not be used: fetch "
+            f"{entry.url} elsewhere and put it at {path}"
+        )
+    download(addresses, path, entry.sha256, title=name)
+    return path
+
+
+def cached_file(name: str, cache: str | os.PathLike[str] | None = None) -> Path | None:
+    """Where the cache has a file of published weights, unchecked; None where it has none.
+
+    Raises:
+        ValueError: if there are no such weights.
+    """
+    path = _cache_folder(cache) / _cache_name(describe_weights(name))
+    return path if path.is_file() else None
+
+
+def _accepted(name: str, allow_noncommercial: bool) -> PublishedWeights:
+    """The entry, if its terms are accepted.
+
+    Raises:
+        ValueError: if there is none, or they are not.
+    """
+    entry = describe_weights(name)
+    if not (entry.commercial or allow_noncommercial):
+        raise ValueError(
+            f"the weights {name!r} are not for commercial use ({entry.note or entry.licence}): "
+            "pass allow_noncommercial=True (--allow-noncommercial) if yours is not"
+        )
+    return entry
 
 
 def _cache_folder(cache: str | os.PathLike[str] | None) -> Path:
@@ -250,70 +353,46 @@ def _cache_folder(cache: str | os.PathLike[str] | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixelwise"
 
 
-def _fetched(entry: PublishedWeights, folder: Path) -> Path:
-    """Path of the whole, checked file; a broken one that lies there is fetched anew."""
-    path = folder / _cache_name(entry)
-    if path.is_file() and sha256_of(path).startswith(entry.sha256):
-        return path
-    try:
-        response = urllib.request.urlopen(entry.url, timeout=_TIMEOUT)
-    except urllib.error.HTTPError as error:
-        error.close()
-        raise ValueError(
-            f"cannot fetch {entry.url}: the server answers {error.code} {error.reason}"
-        ) from error
-    except (OSError, http.client.HTTPException) as error:
-        why = getattr(error, "reason", error)
-        raise ValueError(
-            f"cannot fetch {entry.url}: {why}; pass source= if you have the file elsewhere"
-        ) from error
-    with response, atomic_write(path) as temporary:
-        _receive(response, temporary, entry)
-        _check(temporary, entry)
-    return path
-
-
 def _cache_name(entry: PublishedWeights) -> str:
     """The file's own name, or the entry's where all files of a hub are called the same."""
     name = entry.url.rpartition("/")[2]
-    return f"{entry.name}{Path(name).suffix}" if name in _HUB_FILES else name
+    shared = name in _HUB_FILES or entry.url.startswith(_HUB)
+    return f"{entry.name}{Path(name).suffix}" if shared else name
 
 
-def _receive(response: Any, path: Path, entry: PublishedWeights) -> None:
-    expected = int(response.headers.get("Content-Length") or 0)
-    received = 0
-    with path.open("wb") as file, _progress(entry.name, expected) as advance:
-        while True:
-            try:
-                piece = response.read(_PIECE)
-            except (OSError, http.client.HTTPException) as error:
-                raise ValueError(f"fetching {entry.url} broke off after {received} bytes: {error}") from error
-            if not piece:
-                break
-            file.write(piece)
-            received += len(piece)
-            advance(len(piece))
-    if received < expected:
-        raise ValueError(f"fetching {entry.url} broke off after {received} of {expected} bytes")
+def offline_by_environment(*, on_hub: bool) -> bool:
+    """Whether PIXELWISE_OFFLINE or, for what lies on the hub, HF_HUB_OFFLINE forbids to use the network."""
+    names = ("PIXELWISE_OFFLINE", "HF_HUB_OFFLINE") if on_hub else ("PIXELWISE_OFFLINE",)
+    return any(os.environ.get(name, "").lower() in ("1", "true", "yes", "on") for name in names)
 
 
-@contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error where that is a terminal; call what it gives with bytes received."""
-    from rich.console import Console  # only those who fetch pay for it
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    console = Console(stderr=True)
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task(name, total=total or None)
-        yield lambda count: bar.advance(task, count)
+def _on_hub(url: str) -> str:
+    """The address, on the hub that HF_ENDPOINT names where it is one of the hub."""
+    if not url.startswith(_HUB):
+        return url
+    return (os.environ.get("HF_ENDPOINT") or _HUB).rstrip("/") + url.removeprefix(_HUB)
 
 
-def _check(path: Path, entry: PublishedWeights) -> None:
-    digest = sha256_of(path)
-    if not digest.startswith(entry.sha256):
-        raise ValueError(
-            f"{path.name} is not the published file of {entry.name!r}: "
-            f"its SHA-256 must start with {entry.sha256[:16]}, it is {digest[:16]}..."
-        )
+def _at_revision(entry: PublishedWeights, revision: str, online: bool) -> PublishedWeights:
+    """The entry at another revision of its repository on the hub, with the checksum that the hub tells.
+
+    Raises:
+        ValueError: if it is not on the hub, the hub does not know the revision, or is not to be asked.
+    """
+    head, resolve, tail = entry.url.partition("/resolve/")
+    if not (resolve and entry.url.startswith(_HUB)):
+        raise ValueError(f"the weights {entry.name!r} have no revisions: they are not on the hub")
+    if not online:
+        raise ValueError(f"the revision {brief(revision)} of {entry.name!r} cannot be asked for offline")
+    url = f"{head}/resolve/{quote(revision, safe='')}/{tail.partition('/')[2]}"
+    from huggingface_hub import get_hf_file_metadata
+    from huggingface_hub.errors import HfHubHTTPError
+
+    try:
+        told = get_hf_file_metadata(_on_hub(url))
+    except (HfHubHTTPError, OSError, ValueError) as error:
+        raise ValueError(f"the hub does not tell of {url}: {str(error).splitlines()[0]}") from error
+    if told.etag is None or len(told.etag) != 64:
+        raise ValueError(f"the hub tells no checksum of {url}")
+    name = f"{entry.name}-{(told.commit_hash or revision)[:12]}"
+    return replace(entry, name=name, url=url, sha256=told.etag)

@@ -33,6 +33,7 @@ from .style import style
 from .track import track
 from .train import train
 from .warmup import warmup
+from .weights import weights
 
 
 class _Sentences(TyperGroup):
@@ -107,6 +108,7 @@ for command in (
     info,
 ):
     app.command()(command)
+app.add_typer(weights)
 
 
 def main() -> None:

@@ -39,6 +39,8 @@ def datasets(
     typer.echo(f"{row.title}: task {row.task}, {_licence(row)}")
     typer.echo(f"from    {row.source}")
     typer.echo(f"scores  {row.metric}" + (f" (pixelwise.metrics.{row.score})" if row.score else ""))
+    if row.official:
+        typer.echo("        `pixelwise evaluate` reports them beside the scores of the task")
     if row.trap:
         typer.echo(f"note    {row.trap}")
     if row.parts:
@@ -69,6 +71,7 @@ def _as_dict(row: Any) -> dict[str, Any]:
         "source": row.source,
         "metric": row.metric,
         "score": row.score,
+        "official": row.official,
         "note": row.trap,
         "tree": row.tree(),
         "classes": list(row.table.names) if row.parts else [],

@@ -142,7 +142,12 @@ def evaluate(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # that nothing counts is told below
         evaluation = evaluate_images(
-            model or predictor, part, task=task, scoring=scoring, progress=watched() and not as_json
+            model or predictor,
+            part,
+            task=task,
+            scoring=scoring,
+            progress=watched() and not as_json,
+            official=True,
         )
     title = f"{split} part of {data}"
     if math.isnan(evaluation.report[chosen.monitor]):

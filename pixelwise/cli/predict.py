@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from ..wording import brief, counted
+from .elsewhere import predictor_behind, refuse_local_options
 from .errors import PROBLEMS
 from .options import (
     Crf,
@@ -30,11 +31,13 @@ if TYPE_CHECKING:  # torch comes with it
 
 
 def predict(
+    context: typer.Context,
     checkpoint: Annotated[
         Path,
         typer.Argument(
             metavar="CHECKPOINT|RUN[,RUN...]",
-            help="Weights or a run directory; several with commas between them are an ensemble.",
+            help="Weights or a run directory; several with commas between them are an ensemble. With "
+            "--server the name of a model there.",
             show_default=False,
         ),
     ],
@@ -72,7 +75,9 @@ def predict(
             help="How predictions are saved. One class per pixel: png (palette), npy, tif, geojson or coco; "
             "several: png, tif, npy, geojson or coco; instances: json, png, geojson, coco, yolo or labelme; "
             "boxes: json, txt or coco; panoptic maps: png, geojson or coco; key points: json or coco; "
-            "volumes: nii.gz, nii or npy (default the first). Each: overlay; of pixels: probabilities."
+            "volumes: nii.gz, nii, nrrd, mha, tif, tiff or npy, by default as the image. Each: overlay; "
+            "of pixels: "
+            "probabilities. By default the first one named."
         ),
     ] = None,
     decoding: Decoding = None,
@@ -139,6 +144,17 @@ def predict(
     ] = "here",
     device: Device = "auto",
     seed: Annotated[int, typer.Option(help="Seed of models that sample while they predict.")] = 0,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Let `pixelwise serve` at this address predict: the same files, without the weights here.",
+        ),
+    ] = None,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(help="File with the token that the server wants; PIXELWISE_TOKEN does the same."),
+    ] = None,
 ) -> None:
     """Write what a model finds in images: classes of pixels as palette PNGs, objects as json, and so on.
 
@@ -165,6 +181,8 @@ def predict(
     from ..types import LabelMap
     from .streaming import stream, streams
 
+    if token_file is not None and server is None:
+        raise ValueError("--token-file is for --server")
     torch.manual_seed(seed)
     options: dict[str, Any] = {
         "task": task,
@@ -199,12 +217,18 @@ def predict(
             out,
         )
         return
-    predictor = Predictor(checkpoint, None if classes is None else read_classes_file(classes), **options)
+    predictor: Any
+    if server is not None:
+        refuse_local_options(context)
+        predictor = predictor_behind(server, checkpoint.name, token_file, options)
+        batch_size = batch_size or predictor.at_once
+    else:
+        predictor = Predictor(checkpoint, None if classes is None else read_classes_file(classes), **options)
     if tint_background and predictor.task.annotation is not LabelMap:
         raise ValueError(
             f"--tint-background is for one class per pixel, not for the task {predictor.task.name}"
         )
-    if target := streams(predictor, sources, Path(out), format):
+    if server is None and (target := streams(predictor, sources, Path(out), format)):
         if overlay:
             raise ValueError(f"--overlay is for images that are held in memory, not for {target}")
         stream(
@@ -222,7 +246,7 @@ def predict(
         raise ValueError("--plan is for one image that is predicted row by row: give --out a file")
     suffix, collector = output_format(predictor.task, format)
     movies, images = movies_among(sources)
-    jobs = plan(images, Path(out), suffix, predictor.task.suffixes)
+    jobs = plan(images, Path(out), suffix, predictor.task, predictor.model.in_channels)
     given: dict[str, Any] = {
         "collector": collector,
         "drawing": {"clear": ()} if tint_background else {},

@@ -30,6 +30,19 @@ def serve(
     ] = None,
     size: Annotated[int, typer.Option(help="Side of the images for the warm-up, in pixels.", min=8)] = 512,
     drain: Annotated[float, typer.Option(help="Seconds for requests under way at the end.", min=0)] = 30.0,
+    timeout: Annotated[
+        float, typer.Option(help="Seconds that a request may wait and run; large images take long.", min=1)
+    ] = 30.0,
+    workers: Annotated[
+        int, typer.Option(min=1, help="Processes that answer, each with its own copy of the models.")
+    ] = 1,
+    label_studio: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Be Label Studio's ML backend too, at /v1/label-studio/MODEL; the folder has its images.",
+        ),
+    ] = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of images to walk through and to label on the page.")
     ] = None,
@@ -62,7 +75,8 @@ def serve(
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that spin would take the core of the others
     import webbrowser
 
-    from ..serve import read_token, serve as run
+    from ..serve import Limits, read_token, serve as run
+    from ..serve.workers import serve_in_processes
 
     if not runs and images is None and data is None:
         raise ValueError("give a model to serve, or images to label (--images FOLDER --classes FILE)")
@@ -76,19 +90,29 @@ def serve(
         return collection_of(images, data, split, classes, of_model, evaluation or (), save_to)
 
     token = read_token(token_file) if token_file is not None else os.environ.get("PIXELWISE_TOKEN") or None
-    run(
-        runs or (),
-        host=host,
-        port=port,
-        token=token,
-        origins=cors or (),
-        size=size,
-        drain=drain,
-        collection=None if walked is None else collection,
-        save_to=save_to,
-        opened=webbrowser.open if open_page else None,
-        device=device,
-    )
+    if label_studio is not None and not label_studio.is_dir():
+        raise ValueError(f"there is no folder {label_studio}")
+    if workers > 1 and walked is not None:
+        raise ValueError("labels are drawn and saved through one process: --workers 1")
+    settings: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "token": token,
+        "origins": tuple(cors or ()),
+        "size": size,
+        "drain": drain,
+        "limits": Limits(seconds=timeout),
+        "images_of_tasks": label_studio,
+        "device": device,
+    }
+    if workers > 1:
+        if open_page:
+            raise ValueError("--open is for one process: --workers 1")
+        serve_in_processes(workers, runs or (), **settings)
+    else:
+        settings["collection"] = None if walked is None else collection
+        settings["opened"] = webbrowser.open if open_page else None
+        run(runs or (), save_to=save_to, **settings)
 
 
 def collection_of(

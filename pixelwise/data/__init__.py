@@ -4,6 +4,12 @@
 `training_transform` makes the random crops that a training sees.
 """
 
+from .augmentations import (
+    AUGMENTATIONS as AUGMENTATIONS,
+    degradations_of as degradations_of,
+    mixings_of as mixings_of,
+    parse_augmentations as parse_augmentations,
+)
 from .check import (
     ClassCounts as ClassCounts,
     DataReport as DataReport,
@@ -16,6 +22,7 @@ from .copy_paste import copy_paste as copy_paste
 from .dataset import (
     Augmented as Augmented,
     DataSplits as DataSplits,
+    Mixing as Mixing,
     Pair as Pair,
     SegmentationData as SegmentationData,
     parts_by_name as parts_by_name,

@@ -34,11 +34,13 @@ class Pair:
         image: the file of the image.
         mask: the file of the annotation; None where there is none.
         id: the path of the image inside the data folder.
+        window: top, left, height and width of the part that is meant; None for the whole.
     """
 
     image: Path
     mask: Path | None
     id: str
+    window: tuple[int, int, int, int] | None = None
 
 
 @runtime_checkable
@@ -83,6 +85,14 @@ class ReadImage(Protocol):
         """
 
 
+@runtime_checkable
+class ReadPart(ReadImage, Protocol):
+    """How parts of images are read, too."""
+
+    def part(self, pair: Pair, channels: int) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
+        """The window of a pair; see `ReadImage`."""
+
+
 def read_plain_image(path: Path, channels: int) -> tuple[Float[Tensor, "c H W"], tuple[float, ...] | None]:
     """An image file, whose pixels have no size; see `ReadImage`."""
     return read_image(path, channels), None
@@ -97,6 +107,7 @@ class SegmentationData(Dataset[Sample]):
         read_target: how annotations are read; from mask files whose values are labels unless told otherwise.
         read_image: how images are read.
         channels: of the images.
+        name: of the layout or data set that they are read as, see `DataSplits.format`; "" where none tells.
     """
 
     def __init__(
@@ -107,7 +118,9 @@ class SegmentationData(Dataset[Sample]):
         read_target: ReadTarget | None = None,
         read_image: ReadImage = read_plain_image,
         channels: int = 3,
+        name: str = "",
     ) -> None:
+        self.name = name
         self.pairs, self.classes, self.channels = tuple(pairs), classes, channels
         self.read_target = read_target or MaskFiles(LabelEncoding.of(classes))
         self.read_image = read_image
@@ -131,7 +144,7 @@ class SegmentationData(Dataset[Sample]):
             ValueError: if a file is damaged, image and mask differ in size, or a label is not in the table.
         """
         pair = self.pairs[index]
-        image, spacing = self.read_image(pair.image, self.channels)
+        image, spacing = self.image(index)
         if pair.mask is None:
             return Sample(image, None, pair.id, spacing)
         target = self.target(index)
@@ -144,6 +157,17 @@ class SegmentationData(Dataset[Sample]):
                 f"{' x '.join(map(str, given))}{_TURNED if turned else ''}"
             )
         return Sample(image, target, pair.id, spacing)
+
+    def image(self, index: int) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
+        """The image alone, and the size of its pixels where that is known.
+
+        Raises:
+            ValueError: if the file is damaged.
+        """
+        pair = self.pairs[index]
+        if pair.window is not None and isinstance(self.read_image, ReadPart):
+            return self.read_image.part(pair, self.channels)
+        return self.read_image(pair.image, self.channels)
 
     def target(self, index: int) -> Annotation:
         """The annotation alone.
@@ -183,6 +207,12 @@ class SegmentationData(Dataset[Sample]):
         """The same data, its images read with so many channels."""
         return self if self.channels == channels else self._with(channels=channels)
 
+    def with_reading(self, read_image: ReadImage) -> "SegmentationData":
+        """The same data, its images read in another way where they are read in a way of that kind."""
+        if self.read_image == read_image or type(self.read_image) is not type(read_image):
+            return self
+        return self._with(read_image=read_image)
+
     def with_classes(self, classes: ClassTable, read_target: ReadTarget) -> "SegmentationData":
         """The same images with annotations read in another way."""
         return self._with(classes=classes, read_target=read_target)
@@ -194,6 +224,7 @@ class SegmentationData(Dataset[Sample]):
             "read_target": self.read_target,
             "read_image": self.read_image,
             "channels": self.channels,
+            "name": self.name,
         }
         return SegmentationData(**{**fields, **changes})
 
@@ -266,6 +297,21 @@ class DataSplits:
         return {name: data for name, data in named.items() if data is not None and len(data)}
 
 
+@dataclass(frozen=True)
+class Mixing:
+    """A way to make one sample of several, and how often.
+
+    Attributes:
+        mix: a sample and `others` further ones -> one, such as `copy_paste`.
+        share: of the samples that are mixed, in [0, 1].
+        others: how many further samples it takes.
+    """
+
+    mix: Callable[..., Sample]
+    share: float
+    others: int = 1
+
+
 class Augmented(Dataset[Sample]):
     """Data under a random transform that depends on nothing but seed, epoch and index.
 
@@ -275,8 +321,7 @@ class Augmented(Dataset[Sample]):
         data: where the samples come from.
         transform: changes a sample; may draw from the generators of PyTorch, NumPy and Python.
         seed: of all random numbers.
-        mix: a changed sample and another one -> both in one, such as `copy_paste`.
-        mix_share: share of the samples, in [0, 1], that are mixed with a random other one.
+        mixings: how changed samples are mixed with random other ones, one after the other.
     """
 
     def __init__(
@@ -285,11 +330,10 @@ class Augmented(Dataset[Sample]):
         transform: Callable[[Sample], Sample],
         *,
         seed: int,
-        mix: Callable[[Sample, Sample], Sample] | None = None,
-        mix_share: float = 0.0,
+        mixings: Sequence[Mixing] = (),
     ) -> None:
         self.data, self.transform, self.seed = data, transform, seed
-        self.mix, self.mix_share = mix, mix_share
+        self.mixings = tuple(mixings)
         # Processes that live on from epoch to epoch must see it change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -311,10 +355,14 @@ class Augmented(Dataset[Sample]):
         sample = self.data[index % len(self)]
         with random_numbers_of(self.seed, self.epoch, index):
             changed = self.transform(sample)
-            if self.mix is None or torch.rand(()) >= self.mix_share:
-                return changed
-            other = self.data[int(torch.randint(len(self), ()))]
-            return self.mix(changed, self.transform(other))
+            for mixing in self.mixings:
+                if torch.rand(()) < mixing.share:
+                    changed = mixing.mix(changed, *(self._another() for _ in range(mixing.others)))
+            return changed
+
+    def _another(self) -> Sample:
+        """Any changed sample."""
+        return self.transform(self.data[int(torch.randint(len(self), ()))])
 
 
 @contextmanager

@@ -4,10 +4,40 @@ CT measures in Hounsfield units, the same on every scanner: a window of them is 
 volume is scaled by its own percentiles, or by its own mean and standard deviation.
 """
 
+import math
+from collections.abc import Callable
+
 import numpy as np
 from jaxtyping import Float32, Shaped
 
 Values = Shaped[np.ndarray, "*grid"]
+Normalise = Callable[[Values], Float32[np.ndarray, "*grid"]]
+
+
+def normaliser(name: str) -> Normalise:
+    """The function that a setting names: "percentiles", "z-score", or "window:CENTRE,WIDTH".
+
+    Raises:
+        ValueError: if the text is none of these.
+
+    >>> normaliser("window:40,400")(np.array([40.0]))
+    array([0.5], dtype=float32)
+    """
+    if name == "percentiles":
+        return scale_percentiles
+    if name == "z-score":
+        return scale_standard_deviations
+    kind, _, numbers = name.partition(":")
+    try:
+        centre, width = (float(number) for number in numbers.split(","))
+    except ValueError:
+        kind, centre, width = "", 0.0, 1.0
+    if kind != "window" or not math.isfinite(centre) or not 0 < width < math.inf:
+        raise ValueError(
+            "intensity is percentiles, z-score, or window:CENTRE,WIDTH in Hounsfield units such as "
+            f"window:40,400, got {name!r:.80}"
+        )
+    return lambda voxels: scale_window(voxels, centre, width)
 
 
 def scale_percentiles(voxels: Values, low: float = 0.5, high: float = 99.5) -> Float32[np.ndarray, "*grid"]:

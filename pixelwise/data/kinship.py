@@ -218,7 +218,7 @@ def folds_of(groups: Sequence[int], folds: int, *, seed: int) -> tuple[int, ...]
 
 def _small(data: SegmentationData, index: int) -> tuple[Float[Tensor, " n"], Float[Tensor, " m"]]:
     """A coarse and a fine version of an image, with mean 0 and length 1; constant ones are 0."""
-    image, _ = data.read_image(data.pairs[index].image, data.channels)
+    image, _ = data.image(index)
     grey = image.float().mean(0)[None, None]
     if grey.ndim == 5:  # of volumes, the mean over the depth
         grey = grey.mean(2)

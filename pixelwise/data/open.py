@@ -193,6 +193,11 @@ def _split(
     channels: int,
 ) -> DataSplits:
     val_fraction, test_fraction = fractions
+    remarks = layout.remarks
+    alone = len(layout.pairs) == 1 and sum(len(some) for some in layout.pairs.values()) == 1
+    if layout.tiles is not None and alone:
+        layout = replace(layout, pairs={part: layout.tiles(some) for part, some in layout.pairs.items()})
+        remarks += (f"{root} holds one file: neighbouring tiles of it are in different parts",)
     parts = {
         part: SegmentationData(
             pairs,
@@ -200,6 +205,7 @@ def _split(
             read_target=layout.read_target or MaskFiles(encoding),
             read_image=layout.read_image,
             channels=layout.channels or channels,
+            name=name,
         )
         for part, pairs in layout.pairs.items()
     }
@@ -214,6 +220,9 @@ def _split(
     if val is None:
         train, val = divided(train, val_fraction, seed)
         made = len(val) > 0
+    if layout.tiles is not None and not alone:
+        train, val = (part.with_pairs(layout.tiles(part.pairs)) for part in (train, val))
+        test = None if test is None else test.with_pairs(layout.tiles(test.pairs))
     return DataSplits(
         train,
         val,
@@ -225,6 +234,6 @@ def _split(
         layout.unpaired,
         made,
         layout.problems,
-        layout.remarks,
+        remarks,
         made_test,
     )

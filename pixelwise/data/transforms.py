@@ -2,12 +2,14 @@
 
 Images are resampled bilinearly, masks by nearest neighbour. What comes from outside the image is 0 in the
 image and the ignore label in a label map (0 in masks of instances and panoptic maps). Instances and boxes
-that leave the image are dropped. All random numbers are PyTorch's.
+that leave the image are dropped, joints that leave it count as not annotated. Clips are images with a further
+axis, "c T H W": all their frames move alike. All random numbers are PyTorch's.
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, Literal
 
 import torch
@@ -18,7 +20,18 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
-from ..types import VOID, Annotation, Boxes, ClassMasks, LabelMap, MaskSet, PanopticMap, Sample
+from ..types import (
+    VOID,
+    Annotation,
+    Boxes,
+    ClassMasks,
+    Keypoints,
+    LabelMap,
+    MaskSet,
+    PanopticMap,
+    Sample,
+    Skeleton,
+)
 
 BILINEAR = v2.InterpolationMode.BILINEAR
 _LUMA = (0.299, 0.587, 0.114)  # grey of RGB, ITU-R BT.601
@@ -38,8 +51,12 @@ def training_transform(
     rare_crops: float = 0.0,
     ignore: int = 255,
     flip_pairs: Sequence[tuple[int, int]] = (),
+    skeleton: Skeleton | None = None,
+    places: Mapping[str, float] = MappingProxyType({}),
 ) -> Callable[[Sample], Sample]:
-    """The usual changes: scale and crop, mirror, turn, rotate, deform, recolour, in this order.
+    """The usual changes: scale and crop, mirror, turn, rotate, slant, move, deform, recolour.
+
+    In this order; samples whose classes or joints have sides are mirrored first.
 
     Args:
         crop: height and width in pixels of what comes out; None keeps the size of each image.
@@ -54,6 +71,9 @@ def training_transform(
         rare_crops: share of crops that hold a pixel of a class drawn by 1 / sqrt(its pixels in the image).
         ignore: label of pixels that come from outside the image.
         flip_pairs: labels that change places in the mirror, such as left and right arm.
+        skeleton: of key points; says which joints change places in the mirror.
+        places: `shear`, the largest angle in degrees; `translate`, the largest share of the size;
+            `balanced_crops`, share of crops that hold a pixel of a class drawn evenly. See `augmentations`.
 
     Raises:
         ValueError: on a range or size that makes no sense.
@@ -79,32 +99,58 @@ def training_transform(
     if scale_to == "crop" and crop is None:
         raise ValueError("scale_to crop needs the size of a crop, got None")
     if crop is not None or (low, high) != (1, 1):
-        steps.append(ScaleAndCrop(crop, scale, scale_to=scale_to, rare=rare_crops, ignore=ignore))
-    if flip and not flip_pairs:
-        steps.append(v2.RandomHorizontalFlip(flip))
-    if flip_vertical and not flip_pairs:
-        steps.append(v2.RandomVerticalFlip(flip_vertical))
+        balanced = places.get("balanced_crops", 0.0)
+        steps.append(
+            ScaleAndCrop(crop, scale, scale_to=scale_to, rare=rare_crops, balanced=balanced, ignore=ignore)
+        )
+    sides = bool(flip_pairs) or skeleton is not None
+    if flip and not sides:
+        steps.append(MirrorAcross(flip))
+    if flip_vertical and not sides:
+        steps.append(MirrorDown(flip_vertical))
     if rotate90:
         steps.append(QuarterTurn(rotate90))
+    fill = {tv_tensors.Image: 0.0, tv_tensors.Mask: ignore}
     if rotation:
-        fill = {tv_tensors.Image: 0.0, tv_tensors.Mask: ignore}
         steps.append(v2.RandomRotation(rotation, interpolation=BILINEAR, fill=fill))
+    shear, far = places.get("shear", 0.0), places.get("translate", 0.0)
+    if shear or far:
+        angles = [-shear, shear, -shear, shear]
+        steps.append(v2.RandomAffine(0, (far, far), shear=angles, interpolation=BILINEAR, fill=fill))
     if elastic:
         steps.append(ElasticDeformation(elastic, ignore=ignore))
     if color:
         steps.append(ColorChange(color))
-    if flip_pairs:
-        return MirrorSides(flip, flip_vertical, flip_pairs, OnSample(steps))
+    if sides:
+        pairs = flip_pairs if skeleton is None else skeleton.flip_pairs
+        return MirrorSides(flip, flip_vertical, pairs, OnSample(steps))
     return OnSample(steps)
 
 
+class Compose:
+    """One change after the other.
+
+    Args:
+        transforms: in their order.
+    """
+
+    def __init__(self, transforms: Sequence[Callable[[Sample], Sample]]) -> None:
+        self.transforms = tuple(transforms)
+
+    def __call__(self, sample: Sample) -> Sample:
+        """The changed sample."""
+        for transform in self.transforms:
+            sample = transform(sample)
+        return sample
+
+
 class MirrorSides:
-    """Mirror a sample whose classes have sides: what was a left arm is a right arm afterwards.
+    """Mirror a sample whose classes or joints have sides: what was a left arm is a right arm afterwards.
 
     Args:
         flip: probability of mirroring left and right.
         flip_vertical: probability of mirroring upside down, which exchanges the sides as well.
-        flip_pairs: labels that change places.
+        flip_pairs: labels that change places; of key points, joints.
         then: what happens to the sample afterwards.
     """
 
@@ -121,8 +167,8 @@ class MirrorSides:
     def __call__(self, sample: Sample) -> Sample:
         """The changed sample."""
         for chance, mirror in (
-            (self.flip, v2.RandomHorizontalFlip(1.0)),
-            (self.flip_vertical, v2.RandomVerticalFlip(1.0)),
+            (self.flip, MirrorAcross(1.0)),
+            (self.flip_vertical, MirrorDown(1.0)),
         ):
             if torch.rand(()) < chance:
                 sample = OnSample([mirror])(sample)
@@ -138,6 +184,9 @@ def _other_sides(target: Annotation, flip_pairs: Sequence[tuple[int, int]]) -> A
     if isinstance(target, ClassMasks):
         order = _exchanged(torch.arange(len(target.masks)), flip_pairs)
         return replace(target, masks=target.masks[order])
+    if isinstance(target, Keypoints):
+        order = _exchanged(torch.arange(target.points.shape[1]), flip_pairs)
+        return replace(target, points=target.points[:, order], visible=target.visible[:, order])
     assert isinstance(target, MaskSet | PanopticMap | Boxes)  # what `OnSample` moves
     return replace(target, classes=_exchanged(target.classes, flip_pairs))
 
@@ -149,6 +198,28 @@ def _exchanged(
     for first, second in flip_pairs:
         changed[labels == first], changed[labels == second] = second, first
     return changed
+
+
+class MirrorAcross(v2.RandomHorizontalFlip):
+    """Left and right change places; key points count from the corner of the image, as boxes do."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Mirror an image, a mask, boxes or key points (called by torchvision)."""
+        if not isinstance(inpt, tv_tensors.KeyPoints):
+            return super().transform(inpt, params)
+        x, y = inpt.as_subclass(Tensor).unbind(-1)
+        return tv_tensors.wrap(torch.stack([inpt.canvas_size[1] - x, y], -1), like=inpt)
+
+
+class MirrorDown(v2.RandomVerticalFlip):
+    """Top and bottom change places; see `MirrorAcross`."""
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Mirror an image, a mask, boxes or key points (called by torchvision)."""
+        if not isinstance(inpt, tv_tensors.KeyPoints):
+            return super().transform(inpt, params)
+        x, y = inpt.as_subclass(Tensor).unbind(-1)
+        return tv_tensors.wrap(torch.stack([x, inpt.canvas_size[0] - y], -1), like=inpt)
 
 
 class OnSample:
@@ -165,37 +236,42 @@ class OnSample:
         """The changed sample. Image values stay in [0, 1]."""
         inputs: tuple[Tensor, ...] = (tv_tensors.Image(sample.image),)
         if sample.target is not None:
-            inputs = (*inputs, _as_tv_tensor(sample.target, sample.image))
+            inputs = (*inputs, *_as_tv_tensors(sample.target, sample.image))
         for transform in self.transforms:
             outputs = transform(*inputs)
             inputs = outputs if isinstance(outputs, tuple) else (outputs,)
         image = inputs[0].as_subclass(Tensor).contiguous()
         if sample.target is None:
             return replace(sample, image=image)
-        changed = inputs[1].as_subclass(Tensor).contiguous()
-        return replace(sample, image=image, target=_from_tensor(sample.target, changed))
+        changed = [one.as_subclass(Tensor).contiguous() for one in inputs[1:]]
+        return replace(sample, image=image, target=_from_tensors(sample.target, changed, image))
 
 
 _SMALLEST_BOX = 1.0  # pixels: a box that keeps less along one side is dropped
+_CORNER = ((0.0, 0.0), (1.0, 0.0), (0.0, 1.0))  # moves with key points and tells how areas change
 
 
-def _as_tv_tensor(target: Annotation, image: Float[Tensor, "c H W"]) -> Tensor:
-    """What moves with the image: a map, a stack of masks, or boxes.
+def _as_tv_tensors(target: Annotation, image: Float[Tensor, "c *t H W"]) -> tuple[Tensor, ...]:
+    """What moves with the image: a map, a stack of masks, boxes, or key points and boxes.
 
     Raises:
         ValueError: if the annotation is of a kind that these transforms do not move.
     """
     if isinstance(target, LabelMap):
-        return tv_tensors.Mask(target.labels)
+        return (tv_tensors.Mask(target.labels),)
     if isinstance(target, ClassMasks):
-        return tv_tensors.Mask(target.masks)
+        return (tv_tensors.Mask(target.masks),)
     if isinstance(target, MaskSet):
-        return tv_tensors.Mask(_with_outside(target.dense.to(torch.uint8)))
+        return (tv_tensors.Mask(_with_outside(target.dense.to(torch.uint8))),)
     if isinstance(target, PanopticMap):
-        return tv_tensors.Mask(_with_outside(target.id_map[None]))
-    if isinstance(target, Boxes):
-        canvas = (image.shape[-2], image.shape[-1])
-        return tv_tensors.BoundingBoxes(target.boxes, format="XYXY", canvas_size=canvas)
+        return (tv_tensors.Mask(_with_outside(target.id_map[None])),)
+    canvas = (image.shape[-2], image.shape[-1])
+    if isinstance(target, Boxes | Keypoints):
+        boxes = tv_tensors.BoundingBoxes(target.boxes, format="XYXY", canvas_size=canvas)
+        if isinstance(target, Boxes):
+            return (boxes,)
+        places = torch.cat([target.points.reshape(-1, 2), target.points.new_tensor(_CORNER)])
+        return boxes, tv_tensors.KeyPoints(places, canvas_size=canvas)
     raise ValueError(f"these transforms do not move {type(target).__name__}")
 
 
@@ -204,8 +280,11 @@ def _with_outside(planes: Integer[Tensor, "n H W"]) -> Integer[Tensor, "n1 H W"]
     return torch.cat([planes, planes.new_zeros(1, *planes.shape[1:])])
 
 
-def _from_tensor(target: Annotation, changed: Tensor) -> Annotation:
+def _from_tensors(
+    target: Annotation, moved: Sequence[Tensor], image: Float[Tensor, "c *t H W"]
+) -> Annotation:
     """The annotation with what has moved; objects that have left the image are dropped."""
+    changed = moved[0]
     if isinstance(target, LabelMap):
         return LabelMap(changed.to(torch.int64))
     if isinstance(target, ClassMasks):
@@ -217,9 +296,22 @@ def _from_tensor(target: Annotation, changed: Tensor) -> Annotation:
         id_map = torch.where(changed[1] == 0, changed[0], VOID)
         kept = torch.isin(target.ids, id_map)
         return PanopticMap(id_map, target.ids[kept], target.classes[kept], target.is_crowd[kept])
-    assert isinstance(target, Boxes)
+    assert isinstance(target, Boxes | Keypoints)
     sides = changed[:, 2:] - changed[:, :2]
-    return replace(target, boxes=changed.float()).take((sides >= _SMALLEST_BOX).all(1))
+    seen = (sides >= _SMALLEST_BOX).all(1)
+    if isinstance(target, Boxes):
+        return replace(target, boxes=changed.float()).take(seen)
+    points, corner = moved[1][: -len(_CORNER)].view_as(target.points), moved[1][-len(_CORNER) :]
+    inside = ((points >= 0) & (points <= points.new_tensor([image.shape[-1], image.shape[-2]]))).all(-1)
+    zoom = torch.linalg.det((corner[1:] - corner[0]).double()).abs().float()
+    return Keypoints(
+        points[seen],
+        torch.where(inside, target.visible, 0)[seen],
+        target.scores[seen],
+        (target.areas * zoom)[seen],
+        changed.float()[seen],
+        target.is_crowd[seen],
+    )
 
 
 class ScaleAndCrop(v2.Transform):
@@ -234,6 +326,7 @@ class ScaleAndCrop(v2.Transform):
             window. The latter with a range of 0.1 to 2 is the large-scale jitter of Ghiasi et al. (Simple
             Copy-Paste, CVPR 2021, Sec. 3), who draw the factor evenly.
         rare: share of windows that hold a pixel of a class that is drawn first; see `drawn_pixel`.
+        balanced: share of the other windows that hold a pixel of a class that is drawn evenly.
         ignore: label of the pixels outside the image.
     """
 
@@ -244,11 +337,12 @@ class ScaleAndCrop(v2.Transform):
         *,
         scale_to: Literal["image", "crop"] = "image",
         rare: float = 0.0,
+        balanced: float = 0.0,
         ignore: int = 255,
     ) -> None:
         super().__init__()
         self.crop, self.scale, self.rare, self.ignore = crop, scale, rare, ignore
-        self.scale_to = scale_to
+        self.balanced, self.scale_to = balanced, scale_to
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the window (called by torchvision)."""
@@ -262,6 +356,8 @@ class ScaleAndCrop(v2.Transform):
         pixel = None
         if self.rare and masks and torch.rand(()).item() < self.rare:
             pixel = drawn_pixel(masks[0].as_subclass(Tensor), self.ignore)
+        elif self.balanced and masks and torch.rand(()).item() < self.balanced:
+            pixel = drawn_pixel(masks[0].as_subclass(Tensor), self.ignore, evenly=True)
         spans = [
             _Span.draw(n, out, factor, held)
             for n, out, held in zip(size, window, pixel or (None, None), strict=True)
@@ -274,7 +370,15 @@ class ScaleAndCrop(v2.Transform):
         if isinstance(inpt, tv_tensors.BoundingBoxes):
             x1, y1, x2, y2 = inpt.as_subclass(Tensor).unbind(-1)
             moved = torch.stack([columns.moved(x1), rows.moved(y1), columns.moved(x2), rows.moved(y2)], -1)
+            moved = moved.clamp(
+                moved.new_tensor([columns.before, rows.before] * 2),
+                moved.new_tensor([columns.before + columns.length, rows.before + rows.length] * 2),
+            )
             return tv_tensors.BoundingBoxes(moved, format="XYXY", canvas_size=(rows.total, columns.total))
+        if isinstance(inpt, tv_tensors.KeyPoints):
+            x, y = inpt.as_subclass(Tensor).unbind(-1)
+            places = torch.stack([columns.moved(x), rows.moved(y)], -1)
+            return tv_tensors.KeyPoints(places, canvas_size=(rows.total, columns.total))
         is_mask = isinstance(inpt, tv_tensors.Mask)
         part = inpt.as_subclass(Tensor)[..., rows.first : rows.stop, columns.first : columns.stop]
         if is_mask:
@@ -316,9 +420,8 @@ class _Span:
         return self.before + self.length + self.after
 
     def moved(self, place: Tensor) -> Tensor:
-        """Where coordinates along this side come to lie, at the border where they lie outside."""
-        inside = (place.clamp(self.first, self.stop) - self.first) * self.length / (self.stop - self.first)
-        return inside + self.before
+        """Where coordinates along this side come to lie, also outside of the window."""
+        return (place - self.first) * self.length / (self.stop - self.first) + self.before
 
     def nearest(self) -> Tensor:
         """For every pixel that comes out, the one whose centre is nearest."""
@@ -326,12 +429,15 @@ class _Span:
         return ((torch.arange(self.length) + 0.5) * count / self.length).long().clamp(max=count - 1)
 
 
-def drawn_pixel(labels: Integer[Tensor, "*_ H W"], ignore: int = 255) -> tuple[int, int] | None:
+def drawn_pixel(
+    labels: Integer[Tensor, "*_ H W"], ignore: int = 255, *, evenly: bool = False
+) -> tuple[int, int] | None:
     """Row and column of a pixel of a class that is drawn by 1 / sqrt(its pixels): rare classes come often.
 
     Args:
         labels: a label map, or masks with 1 where something is.
         ignore: label that is never drawn.
+        evenly: whether each class that is there is drawn as often as the others instead.
     """
     if labels.ndim > 2:  # any of the masks, by their numbers
         numbers = torch.arange(1, len(labels) + 1)[:, None, None]
@@ -340,7 +446,8 @@ def drawn_pixel(labels: Integer[Tensor, "*_ H W"], ignore: int = 255) -> tuple[i
     if not known.numel():
         return None
     present, counts = known.unique(return_counts=True)
-    chosen = present[torch.multinomial(counts.float().rsqrt(), 1)]
+    weights = torch.ones(len(counts)) if evenly else counts.float().rsqrt()
+    chosen = present[torch.multinomial(weights, 1)]
     places = (labels == chosen).flatten().nonzero()
     place = int(places[torch.randint(len(places), ())])
     return place // labels.shape[-1], place % labels.shape[-1]
@@ -363,9 +470,13 @@ class QuarterTurn(v2.Transform):
         return {"turns": 0 if drawn >= self.probability else 1 if drawn < self.probability / 2 else 3}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Turn an image, a mask or boxes (called by torchvision)."""
+        """Turn an image, a mask, boxes or key points (called by torchvision)."""
         if not params["turns"]:
             return inpt
+        if isinstance(inpt, tv_tensors.KeyPoints):
+            (height, width), (x, y) = inpt.canvas_size, inpt.as_subclass(Tensor).unbind(-1)
+            places = torch.stack((y, width - x) if params["turns"] == 1 else (height - y, x), -1)
+            return tv_tensors.KeyPoints(places, canvas_size=(width, height))
         if not isinstance(inpt, tv_tensors.BoundingBoxes):
             turned = torch.rot90(inpt.as_subclass(Tensor), params["turns"], (-2, -1)).contiguous()
             return tv_tensors.wrap(turned, like=inpt)

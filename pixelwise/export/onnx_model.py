@@ -423,7 +423,8 @@ def _as_tuples(constants: Mapping[str, Any]) -> dict[str, Any]:
 def _example(model: Model, size: tuple[int, int, int]) -> Float[Tensor, "b c H W"]:
     batch, height, width = size
     generator = torch.Generator().manual_seed(height)
-    sides = [max(side, model.minimum_size) for side in (height, width)]
+    # A program of torch may leave out sizes at which a map of the network is a single cell.
+    sides = [max(side, 2 * model.minimum_size) for side in (height, width)]
     return torch.rand(batch, model.in_channels, *sides, generator=generator)
 
 

@@ -41,7 +41,7 @@ _WORDS = set(
     "integer True False precision".split()
 )
 _GUARD = re.compile(
-    r"L\['image'\]\.size\(\)\[\d\]|\b(and|or|not|math\.ceil|math\.floor)\b|[\d\s().<>=!+*/%-]"
+    r"L\['image'\]\.size\(\)\[\d\]|\b(and|or|not|math\.ceil|math\.floor|torch\.sym_max|torch\.sym_min)\b|[\d\s(),.<>=!+*/%-]"
 )
 
 
@@ -132,7 +132,13 @@ class TorchProgram(Model):
                 f"the image must have at least {self.minimum_size} pixels on each side, got "
                 f"{image.shape[2]} x {image.shape[3]}"
             )
-        found = self._run[0](image)
+        try:
+            found = self._run[0](image)
+        except AssertionError as error:
+            raise ValueError(
+                f"this program of torch takes no image of {image.shape[2]} x {image.shape[3]} pixels, only "
+                f"larger ones ({' '.join(str(error).split()):.200})"
+            ) from error
         found = found if isinstance(found, tuple | list) else (found,)
         tensors = dict(zip(self.names, found, strict=True))
         return self.output(**tensors, **self.constants, size=(image.shape[2], image.shape[3]))

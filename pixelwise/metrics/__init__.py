@@ -80,6 +80,7 @@ from .pixels.per_image import PerImageMetrics as PerImageMetrics, PerImageScores
 from .pixels.precision_recall import PixelCurves as PixelCurves, PixelPrecisionRecall as PixelPrecisionRecall
 from .pixels.scores import Absent as Absent, ClassScore as ClassScore, Scores as Scores
 from .pixels.segmentation import SegmentationMetrics as SegmentationMetrics
+from .saliency import SaliencyMetrics as SaliencyMetrics, SaliencyScores as SaliencyScores
 from .surface.distances import (
     SurfaceDistances as SurfaceDistances,
     average_surface_distance as average_surface_distance,

@@ -22,6 +22,7 @@ class Probe:
         loading: seconds that one process takes to read and change one image.
         validation: seconds per validation image.
         memory: bytes at the peak above what was used before; 0 where nobody knows.
+        reduce: what sides of images were divided by before the network saw them.
     """
 
     rung: str
@@ -32,6 +33,7 @@ class Probe:
     loading: float = 0.0
     validation: float = 0.0
     memory: int = 0
+    reduce: int = 1
 
 
 @dataclass(frozen=True)

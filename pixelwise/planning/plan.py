@@ -91,7 +91,7 @@ def read_plan(path: str | os.PathLike[str]) -> dict[str, Any]:
         _ = plan["budget"], *(plan["times"][name] for name in (*TIMES, "most_steps"))
     except OSError as error:
         raise ValueError(f"cannot read the plan {path}: {error.strerror or error}") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"{path} is no plan of a training") from error
     return plan
 

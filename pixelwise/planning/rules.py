@@ -19,6 +19,8 @@ VIEWS, MOST_VIEWS = 20, 1000  # times that each pixel of the training images sho
 BATCH = 4  # images per step that batch norm needs at least
 EPOCHS = 12  # pieces into which a training with a budget is cut; a checkpoint ends each
 BETWEEN = 3  # pieces between two validations
+THICK, THIN = 64.0, 3.0  # pixels: thicker regions are seen smaller, as long as none gets thinner
+SMALL, MOST_REDUCED = 32, 8  # least side of the smallest image as it is seen; and the largest divisor
 VAL_SHARE, VAL_LEAST, VAL_MOST = 0.2, 3, 200
 TEST_SHARE, TEST_GROUPS = 0.15, 100  # of images for the score, where there are so many independent groups
 CLOSING = 200  # images that are scored and looked at after the training, at most
@@ -125,13 +127,36 @@ def _random_groups(data: DataFacts, indices: Iterable[int], count: int, seed: in
     return tuple(data.names[i] for i in sorted(best))
 
 
+def reduce(situation: Situation, chosen: Chosen) -> Choice | None:
+    """By what sides of images are divided before the network sees them."""
+    data, factor = situation.data, 1
+    if math.isnan(data.thickest):
+        return None
+    while data.thickest / factor > THICK and factor < MOST_REDUCED and _may_halve(data, factor):
+        factor *= 2
+    if factor == 1:
+        return None
+    return Choice({"reduce": factor}, _thickness(data, factor), f"1/{factor} of the sides")
+
+
+def _may_halve(data: DataFacts, factor: int) -> bool:
+    """Whether images that are seen at 1/factor leave something to see at half of that."""
+    small = min(data.smallest or data.size) / (2 * factor)
+    return data.thinnest / (2 * factor) >= THIN and small >= SMALL
+
+
+def _thickness(data: DataFacts, factor: int) -> str:
+    return f"regions are {data.thinnest / factor:.0f} to {data.thickest / factor:.0f} pixels thick there"
+
+
 def crop(situation: Situation, chosen: Chosen) -> Choice:
     """Size of the training crops."""
     data = situation.data
+    most = 512 * int(chosen.get("reduce", 1))
     scene = len(data.classes) > 3 or math.isnan(data.thickest)
-    wanted = 512 if scene else min(max(_up(12 * data.thickest), 160), 512)
+    wanted = most if scene else min(max(_up(12 * data.thickest), 160), most)
     height, width = (max(32, min(_up(side), wanted)) for side in data.size)
-    why = "a scene: the whole image, at most 512" if scene else f"12 x {data.thickest:.0f} pixels"
+    why = f"a scene: the whole image, at most {most}" if scene else f"12 x {data.thickest:.0f} pixels"
     if data.free:
         height = width = min(height, width)
         why += ", square because orientation is free"
@@ -223,12 +248,17 @@ def scale(situation: Situation, chosen: Chosen) -> Choice:
 
 def seconds_per_step(situation: Situation, probe: Probe, chosen: Chosen, batch: int) -> float:
     """Of a batch of that size and of crops as they were chosen, its loading included."""
-    crop = chosen.get("crop")
-    smaller = math.prod(crop) / math.prod(probe.crop) if crop and probe.crop else 1.0
-    step = probe.seconds * smaller * batch / probe.batch
+    step = probe.seconds * _work(probe, chosen) * batch / probe.batch
     loading = probe.loading * batch
     cores = max(1, situation.machine.cores)
     return step + loading / cores if situation.machine.device == "cpu" else max(step, loading / cores)
+
+
+def _work(probe: Probe, chosen: Chosen) -> float:
+    """Pixels that the network sees per image, over those of the probe."""
+    crop = chosen.get("crop")
+    smaller = math.prod(crop) / math.prod(probe.crop) if crop and probe.crop else 1.0
+    return smaller * (probe.reduce / int(chosen.get("reduce", 1))) ** 2
 
 
 def seconds_of_validation(situation: Situation, probe: Probe, chosen: Chosen) -> float:
@@ -330,6 +360,28 @@ def model(situation: Situation, chosen: Chosen) -> Choice:
     return Choice(settings, reason, best.name)
 
 
+def reduce_more(situation: Situation, chosen: Chosen) -> Choice | None:
+    """Smaller images where time is short."""
+    probe, data = situation.probe(chosen), situation.data
+    if probe is None or situation.left is None or chosen.get("epochs") or chosen.get("steps"):
+        return None
+    factor = int(chosen.get("reduce", 1))
+    steps = steps_in(situation, probe, chosen)
+    if factor == 1 or steps >= STEPS:
+        return None
+    more = factor
+    while (
+        _may_halve(data, more)
+        and more < MOST_REDUCED
+        and steps_in(situation, probe, {**chosen, "reduce": more}) < STEPS
+    ):
+        more *= 2
+    if more == factor:
+        return None
+    reason = f"1/{factor} would leave {steps} steps, {STEPS} are wanted; {_thickness(data, more)}"
+    return Choice({"reduce": more}, reason, f"1/{more} of the sides")
+
+
 def smaller_crop(situation: Situation, chosen: Chosen) -> Choice | None:
     """Smaller crops where time is short."""
     probe, size = situation.probe(chosen), chosen.get("crop")
@@ -409,9 +461,7 @@ def _rounded(number: float) -> float:
 def seconds_of_range_test(situation: Situation, probe: Probe, chosen: Chosen) -> float:
     """Of its steps, for which nothing is loaded beforehand."""
     count = _batch(chosen)
-    crop = chosen.get("crop")
-    smaller = math.prod(crop) / math.prod(probe.crop) if crop and probe.crop else 1.0
-    return RANGE_STEPS * count * (probe.seconds * smaller / probe.batch + probe.loading)
+    return RANGE_STEPS * count * (probe.seconds * _work(probe, chosen) / probe.batch + probe.loading)
 
 
 def no_range_test(situation: Situation, chosen: Chosen) -> str:
@@ -576,12 +626,30 @@ SPLIT = Rule(
     "independent images whole groups at random, with every class on both sides where that is possible. "
     "Of folds each group is in one.",
 )
+REDUCE = Rule(
+    "image size",
+    ("reduce",),
+    reduce,
+    "The network sees images as they are; with half their sides, once or several times, where the thickest "
+    "class is more than 64 pixels thick, the thinnest one stays at least 3, and the smallest image keeps 32 "
+    "on each side.",
+)
+REDUCE_MORE = Rule(
+    "smaller images",
+    ("reduce",),
+    reduce_more,
+    "Where images are seen smaller already and even the smallest rung makes fewer than 400 steps, they are "
+    "halved again until it does, as long as the thinnest class stays 3 pixels thick and the smallest "
+    "image 32.",
+    probed=True,
+)
 CROP = Rule(
     "crop",
     ("crop",),
     crop,
     "Up to three classes: 12 times the thickness of the thickest one, rounded up to 32, from 160 "
-    "to 512 pixels. More classes are a scene: the whole image up to 512. Never more than the "
+    "to 512 pixels, of smaller images as the network sees them. More classes are a scene: the whole image up "
+    "to 512. Never more than the "
     "median image, rounded up to 32; square where orientation is free.",
 )
 LOSS = Rule(

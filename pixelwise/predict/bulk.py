@@ -101,6 +101,7 @@ def predict_on_ray(
         suffix = PARQUET
     else:
         suffix, collector = output_format(task, format)
+        suffix = suffix or next(iter(task.writers))
         if collector:
             raise ValueError(
                 f"the format {collector} holds all images together: on Ray, choose a file for each"

@@ -9,17 +9,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import numpy as np
+import torch
+from jaxtyping import Float
 from rich.console import Console
 from rich.progress import track
+from torch import Tensor
 
 from .. import checkpoint, export
 from ..checkpoint import Checkpoint
 from ..data import DataSplits, LabelEncoding, SegmentationData
 from ..data.dataset import MaskFiles
+from ..data.formats.mask import read_mask_pixels
 from ..files import atomic_write
 from ..metrics import ImageStates, Interval
 from ..tasks import Task, get_task, open_data
 from ..types import Annotation, ClassTable, Model, Report, Sample
+from .official import Official, Sure, official_scores, watched
 from .predictor import Predictor
 from .writing import find_images, stem_of
 
@@ -129,7 +135,14 @@ def evaluate(
 ) -> Report:
     """Score a model or saved predictions; see `evaluate_images`, which tells the scores of each image too."""
     return evaluate_images(
-        model, data, split=split, task=task, scoring=scoring, batch_size=batch_size, progress=progress
+        model,
+        data,
+        split=split,
+        task=task,
+        scoring=scoring,
+        batch_size=batch_size,
+        progress=progress,
+        official=True,
     ).report
 
 
@@ -142,6 +155,7 @@ def evaluate_images(
     scoring: Mapping[str, Any] | None = None,
     batch_size: int = 1,
     progress: bool = True,
+    official: bool = False,
 ) -> Evaluation:
     """Score a model or saved predictions on annotated images, at the size of the annotations.
 
@@ -157,6 +171,7 @@ def evaluate_images(
         batch_size: images per forward pass; only images of one size go together, so it changes nothing
             but the time taken.
         progress: whether to show a progress bar.
+        official: whether to add the official scores of a data set that is known by name, as a further table.
 
     Raises:
         ValueError: if there is no such split, an image has no annotation, the classes of model and data
@@ -173,6 +188,7 @@ def evaluate_images(
                 scoring=scoring,
                 batch_size=batch_size,
                 progress=progress,
+                official=official,
             )
         finally:  # a training goes on
             for part, training in modes:
@@ -185,8 +201,11 @@ def evaluate_images(
     labelled = labelled_part(data, split, classes, chosen)
     if not len(labelled):
         raise ValueError(f"there is no image in the {split} split")
+    sure: Sure
     if isinstance(source, Path):
-        predictions = _from_folder(source, labelled, chosen)
+        files = _prediction_files(source, labelled, chosen)
+        predictions = _from_files(files, labelled, chosen)
+        sure = lambda index, sample: _grey(files[index])  # noqa: E731
     else:
         predictor = (
             source if isinstance(source, Predictor) else Predictor(source, labelled.classes, task=task)
@@ -194,10 +213,23 @@ def evaluate_images(
         _check_same_classes(predictor, labelled)
         labelled = labelled.with_channels(predictor.model.in_channels)
         predictions = predictions_of(predictor, labelled, batch_size)
+        sure = lambda index, sample: predictor.probabilities(sample.image[None])[0, 1]  # noqa: E731
+    known = official_scores(labelled, chosen.annotation) if official else None
+    if known is not None:
+        predictions = watched(predictions, known[1], labelled, sure)
     settings = chosen.scoring_with(scoring or {})
     console = Console(stderr=True)
     rounds = track(predictions, "evaluating", len(labelled), console=console, disable=not progress)
-    return scored(rounds, chosen, labelled.classes, settings)
+    found = scored(rounds, chosen, labelled.classes, settings)
+    return found if known is None else _with_official(found, *known)
+
+
+def _with_official(evaluation: Evaluation, title: str, official: Official) -> Evaluation:
+    """The same scores, and the official ones as a further table."""
+    report, rows = evaluation.report, official.rows()
+    tables = {**report.tables, title: rows} if rows else report.tables
+    note = " ".join(text for text in (report.note, official.remark()) if text)
+    return replace(evaluation, report=replace(report, tables=tables, note=note))
 
 
 def scored(
@@ -313,6 +345,8 @@ def predictions_of(
     predictor: Predictor, data: SegmentationData, batch_size: int
 ) -> Iterator[tuple[Sample, Annotation]]:
     """Samples with what the model says of them; those of one size that follow each other share a batch."""
+    if predictor.task.reading is not None:
+        data = data.with_reading(predictor.task.reading(predictor.decoding))
     waiting: list[Sample] = []
     for i in range(len(data)):
         sample = _labelled(data, i)
@@ -331,18 +365,34 @@ def _predicted(predictor: Predictor, samples: list[Sample]) -> Iterator[tuple[Sa
     yield from zip(samples, found, strict=True)
 
 
-def _from_folder(folder: Path, data: SegmentationData, task: Task) -> Iterator[tuple[Sample, Annotation]]:
-    """Samples with the predictions that were saved for them."""
-    assert task.read is not None
+def _prediction_files(folder: Path, data: SegmentationData, task: Task) -> list[Path]:
+    """The file that was saved for each image.
+
+    Raises:
+        ValueError: if there is none, or several.
+    """
     files: dict[str, list[Path]] = {}
     for path in find_images(folder, suffixes=task.suffixes | frozenset(task.writers)):
         relative = path.relative_to(folder).with_name(stem_of(path))
         for key in {relative.as_posix(), relative.name}:
             files.setdefault(key, []).append(path)
-    for i in range(len(data)):
-        path = _prediction_of(data.pairs[i].id, files, folder)
+    return [_prediction_of(pair.id, files, folder) for pair in data.pairs]
+
+
+def _from_files(files: list[Path], data: SegmentationData, task: Task) -> Iterator[tuple[Sample, Annotation]]:
+    """Samples with the predictions that were saved for them."""
+    assert task.read is not None
+    for i, path in enumerate(files):
         sample = _labelled(data, i)
         yield sample, task.read(path, data, sample.target)
+
+
+def _grey(path: Path) -> Float[Tensor, "H W"]:
+    """A saved map in [0, 1]: grey values, or the labels 0 and 1."""
+    pixels = read_mask_pixels(path)
+    grey = (pixels.max(-1) if pixels.ndim == 3 else pixels).astype(np.float32)
+    whole = 255.0 if grey.max(initial=0) <= 255 else 65535.0
+    return torch.from_numpy(grey / (1.0 if grey.max(initial=0) <= 1 else whole))
 
 
 def _prediction_of(id: str, files: dict[str, list[Path]], folder: Path) -> Path:

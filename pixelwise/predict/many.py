@@ -13,8 +13,8 @@ from jaxtyping import Float, Float32, UInt8
 from torch import Tensor
 
 from ..data.formats.image import read_pixels
-from ..tasks import Task
-from ..types import Annotation, ClassTable, DenseLogits, Model, PromptableModel, Sample
+from ..tasks import Settings, Task
+from ..types import Annotation, ClassTable, DenseLogits, PromptableModel, Sample
 from .prediction import Prediction
 
 T = TypeVar("T")
@@ -23,6 +23,18 @@ Image = Path | UInt8[np.ndarray, "H W c"]
 WORKERS = 2
 _MOST_PIXELS = 1 << 26  # of the images that are read ahead
 _BATCH_ON_A_GPU = 8  # a CPU is busy with one image
+
+
+class Described(Protocol):
+    """What must be known of a network, wherever it runs."""
+
+    @property
+    def output(self) -> type:
+        """`DenseLogits` where it scores pixels."""
+
+    @property
+    def in_channels(self) -> int:
+        """Of its images."""
 
 
 @runtime_checkable
@@ -38,12 +50,16 @@ class Predict(Protocol):
         """What the labels mean."""
 
     @property
-    def model(self) -> Model:
+    def model(self) -> Described:
         """The network."""
 
     @property
     def device(self) -> torch.device:
         """Where it is."""
+
+    @property
+    def decoding(self) -> Settings:
+        """The settings of decoding."""
 
     @property
     def max_pixels(self) -> int:
@@ -142,7 +158,7 @@ def _pictures(
     batch_size: int,
 ) -> Iterator[_Picture]:
     """The images in their order, read ahead by other threads."""
-    if threads is None or predict.task.read_image is not None:
+    if threads is None or predict.task.reading is not None:
         for index, image in enumerate(images):
             yield _picture(predict, index, image)
         return
@@ -172,8 +188,8 @@ def _picture(predict: Predict, index: int, image: Image) -> _Picture:
     name = _name(index, image)
     spacing: tuple[float, ...] | None = None
     try:
-        if isinstance(image, Path) and predict.task.read_image is not None:
-            found, spacing = predict.task.read_image(image, predict.model.in_channels)
+        if isinstance(image, Path) and predict.task.reading is not None:
+            found, spacing = predict.task.reading(predict.decoding)(image, predict.model.in_channels)
         else:
             found = torch.from_numpy(_read(predict, image))
     except ValueError as error:

@@ -57,7 +57,7 @@ def write_movie(
             the user would be lost; later, if nothing can be written.
     """
     task, classes = predict.task, predict.classes
-    if task.read_image is not None:
+    if task.reading is not None:
         raise ValueError(
             f"{movie} is a movie, and the task {task.name} reads {', '.join(sorted(task.suffixes))}"
         )

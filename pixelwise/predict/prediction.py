@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from jaxtyping import Float, Float16
 from PIL import Image
 from torch import Tensor
 
+from ..data.formats.raster import describe, has_rasterio, is_geotiff, read_raster
 from ..files import atomic_write
 from ..tasks import Task
 from ..types import Annotation, ClassTable, LabelMap
@@ -131,9 +133,10 @@ class Prediction:
         writer = self.task.writers[suffix]
         for target in writer.files(path, self.classes):
             self._check_target(target, overwrite)
+        annotation = _of_known_pixels(self.annotation, self.id, self.classes.ignore)
         if writer.prepare is not None:
-            return partial(writer.write, path, writer.prepare(self.annotation), self.classes, self.id)
-        writer.write(path, self.annotation, self.classes, self.id)
+            return partial(writer.write, path, writer.prepare(annotation), self.classes, self.id)
+        writer.write(path, annotation, self.classes, self.id)
         return lambda: None
 
     def _check_target(self, path: Path, overwrite: bool) -> None:
@@ -142,6 +145,18 @@ class Prediction:
                 raise ValueError(f"{path} is the image that was predicted and is not overwritten")
         if not overwrite and os.path.lexists(path):
             raise ValueError(f"{path} exists already: save(..., overwrite=True) replaces it")
+
+
+def _of_known_pixels(annotation: Annotation, image: str, ignore: int) -> Annotation:
+    """Labels with the ignore label where the file of the image, a GeoTIFF, knows no value."""
+    if not isinstance(annotation, LabelMap) or annotation.labels.ndim != 2:
+        return annotation
+    if not is_geotiff(image) or not has_rasterio() or not describe(Path(image)).holes:
+        return annotation
+    known = torch.from_numpy(read_raster(Path(image))[1])
+    if known.shape != annotation.labels.shape or bool(known.all()):
+        return annotation
+    return LabelMap(torch.where(known, annotation.labels, ignore))
 
 
 def _write_picture(path: Path, picture: Image.Image) -> None:

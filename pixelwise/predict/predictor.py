@@ -45,7 +45,7 @@ from .memory import available_memory, bytes_per_pixel, enough_memory, fitting_ti
 from .prediction import Prediction
 from .streaming import ALIGN, Keep, TilePlan, assembled, in_crops
 from .tta import View, averaged, found_in_views, in_view, views_of
-from .writing import plan, summary, write_predictions
+from .writing import output_format, plan, summary, write_predictions
 
 S = TypeVar("S", bound=Source)
 Precision = Literal["32", "bf16", "16"]
@@ -601,7 +601,8 @@ class Predictor:
         source, out = Path(source), Path(out)
         if not source.is_dir():
             raise ValueError(f"there is no folder {source}")
-        jobs = plan([source], out, suffix or next(iter(self.task.writers)), self.task.suffixes)
+        own = suffix or output_format(self.task, None)[0]
+        jobs = plan([source], out, own, self.task, self.model.in_channels)
         written = write_predictions(self, jobs, out, overlay=overlay, overwrite=overwrite, progress=progress)
         if written.problems:
             raise ValueError(summary(written.problems, len(jobs), out))
@@ -712,15 +713,15 @@ class Predictor:
         channels = self.model.in_channels
         if isinstance(source, str | os.PathLike):
             path = Path(source)
-            if path.is_dir():
+            if path.is_dir() and (self.task.find is None or self.task.find(path, channels) != [path]):
                 raise ValueError(f"{source} is a folder: use predictor.folder(source, out)")
-            if self.task.read_image is not None:
-                image, spacing = self.task.read_image(path, channels)
+            if self.task.reading is not None:
+                image, spacing = self.task.reading(self.decoding)(path, channels)
                 return image, str(path), spacing
             return to_tensor(source, channels, max_pixels=self.max_pixels), str(path), None
         if isinstance(source, Image.Image):
             name = str(getattr(source, "filename", "")) or name
-        if isinstance(source, Tensor) and self.task.read_image is not None:
+        if isinstance(source, Tensor) and self.task.reading is not None:
             return source.detach().float().cpu(), name, None
         try:
             return to_tensor(source, channels), name, None

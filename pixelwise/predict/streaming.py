@@ -22,6 +22,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from ..data.formats.image import IMAGE_SUFFIXES, MAX_PIXELS, opened, to_tensor
+from ..data.formats.raster import in_limits, is_geotiff, limits, needs_raster
 from ..files import atomic_write
 from ..tiling import (
     WINDOWED,
@@ -232,7 +233,11 @@ class _Reader:
     def __init__(self, stream: Stream) -> None:
         self.source, self.channels = stream.source, int(stream.predictor.model.in_channels)
         self.span, self.rows = (0, 0), np.empty(0)
-        self.window = _window(stream.source) if len(stream.source.size) == 3 else None
+        intensity = str(stream.predictor.decoding.get("intensity", "percentiles"))
+        self.window = _window(stream.source, intensity) if len(stream.source.size) == 3 else None
+        path = Path(self.source.name)
+        placed = len(stream.source.size) == 2 and is_geotiff(path) and needs_raster(path)
+        self.limits = limits(path, self.source.dtype) if placed else None
 
     def __call__(self, place: tuple[slice, ...]) -> Float[Tensor, "1 c *_"]:
         span = place[0].start, place[0].stop
@@ -253,6 +258,8 @@ class _Reader:
             return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float().div_(255)
         if pixels.ndim == 3:
             try:
+                if self.limits is not None:
+                    pixels = in_limits(pixels, *self.limits)
                 return to_tensor(pixels, self.channels)
             except ValueError as error:
                 raise ValueError(f"{self.source.name or 'the image'}: {error}") from error
@@ -263,17 +270,23 @@ class _Reader:
         return torch.from_numpy(values)
 
 
-def _window(source: Any) -> tuple[float, float] | None:
-    """The values of a volume that become 0 and 1: percentiles of some slices, as `data.intensity` has them.
+def _window(source: Any, intensity: str) -> tuple[float, float] | None:
+    """The values of a volume that become 0 and 1, by some of its slices, as `data.intensity` has them.
 
     None where values lie in [0, 1] already.
     """
+    if intensity.startswith("window:"):
+        centre, width = (float(number) for number in intensity.removeprefix("window:").split(","))
+        return centre - width / 2, centre + width / 2
     depth = source.size[0]
     slices = [source.read(i, i + 1) for i in range(0, depth, max(1, depth // _SLICES))]
     step = max(1, math.prod(source.size[1:]) // _VOXELS)
     values = np.concatenate([one.reshape(-1)[::step] for one in slices]).astype(np.float32)
     if source.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1:
         return None
+    if intensity == "z-score":
+        mean, reach = float(values.mean()), 3 * (float(values.std()) or 1.0)
+        return mean - reach, mean + reach
     low, high = np.percentile(values, (0.5, 99.5))
     return float(low), float(high)
 
@@ -452,7 +465,7 @@ def run(stream: Stream, out: Any, *, resume: bool = True, progress: bool = False
             stream.dtype,
             {**stream.made_from(), **({} if resume else {"process": [os.getpid(), time.time_ns()]})},
             colors[:256] if labels else (),
-            stream.source.geography,
+            _with_nodata(stream),
         )
     else:
         sink = ArraySink(out, stream.shape, axes)
@@ -460,11 +473,29 @@ def run(stream: Stream, out: Any, *, resume: bool = True, progress: bool = False
         if sink.finished < stream.source.size[0]:
             with torch.no_grad():
                 for start, band in _watched(stream, sink.finished, progress):
-                    sink.write(start, band)
+                    sink.write(start, _of_known_pixels(stream, start, band))
         sink.finish()
     finally:
         sink.close()
     return out
+
+
+def _of_known_pixels(stream: Stream, start: int, band: np.ndarray) -> np.ndarray:
+    """Rows of labels with the ignore label where the source knows no value."""
+    nodata = getattr(stream.source, "nodata", None)
+    if nodata is None or stream.keep != "labels" or stream.planes:
+        return band
+    values = stream.source.read(start, start + len(band))
+    unknown = np.isnan(values) if np.isnan(nodata) else values == nodata
+    return np.where(unknown.all(-1), band.dtype.type(stream.predictor.classes.ignore), band)
+
+
+def _with_nodata(stream: Stream) -> list[tuple[Any, ...]]:
+    """The tags of a result: its place on the Earth, and which label means that nothing is known."""
+    tags = list(stream.source.geography)
+    if getattr(stream.source, "nodata", None) is not None and stream.keep == "labels" and not stream.planes:
+        tags.append((42113, "s", 0, str(stream.predictor.classes.ignore), True))
+    return tags
 
 
 def assembled(

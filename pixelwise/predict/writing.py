@@ -101,7 +101,8 @@ def plan(
     sources: Sequence[str | os.PathLike[str]],
     out: Path,
     suffix: str = ".png",
-    suffixes: frozenset[str] = IMAGE_SUFFIXES,
+    task: Task | None = None,
+    channels: int = 3,
 ) -> list[Job]:
     """Which image is written where.
 
@@ -112,21 +113,30 @@ def plan(
     Args:
         sources: images, folders of images, patterns.
         out: folder for the predictions.
-        suffix: of the predictions, such as ".png".
-        suffixes: of images, in lower case with the dot.
+        suffix: of the predictions, such as ".png"; "" for that which suits each image, where the task has
+            such (see `Task.suffix_like`).
+        task: tells which files are images; without it, pictures are.
+        channels: of the model.
 
     Raises:
         ValueError: if a source is missing, a URL, or holds no image, or if predictions would lie among the
             images of a folder.
     """
     jobs: list[Job] = []
+    suffixes = IMAGE_SUFFIXES if task is None else task.suffixes
+    find = None if task is None else task.find
+    suffix_like = None if task is None else task.suffix_like
     for source in sources:
         text, path = os.fspath(source), Path(source)
         if missing := missing_source([source]):
             raise ValueError(missing)
         if path.is_dir():
             images, base = find_images(path, but=out, suffixes=suffixes), path
+            if find is not None:
+                images = [one for one in find(path, channels) if not _is_below(one, out, path)]
             place = out if len(sources) == 1 else out / path.resolve().name
+            if images == [path]:  # a folder that is an image
+                base, place = path.parent, out
             if not images:
                 raise ValueError(f"there is no image in the folder {path}")
             if out.resolve() == path.resolve():
@@ -140,10 +150,9 @@ def plan(
             images, base, place = _matching(text, suffixes), _named_part(path), out
             if not images:
                 raise ValueError(f"no image matches the pattern {text}")
-        jobs += [
-            Job(image, (place / image.relative_to(base)).with_name(stem_of(image) + suffix))
-            for image in images
-        ]
+        for image in images:
+            own = suffix or (suffix_like(image) if suffix_like is not None else ".png")
+            jobs.append(Job(image, (place / image.relative_to(base)).with_name(stem_of(image) + own)))
     return jobs
 
 
@@ -304,14 +313,14 @@ def output_format(task: Task, name: str | None) -> tuple[str, str | None]:
     Args:
         task: says how its predictions can be saved.
         name: such as "png", "npy" or "coco"; "overlay" and "probabilities" of every task; None for the first
-            that the task knows.
+            that the task knows, or "" where each image has one of its own.
 
     Raises:
         ValueError: if the task has no such format.
     """
     suffixes = list(task.writers)
     if name is None:
-        return suffixes[0], None
+        return "" if task.suffix_like is not None else suffixes[0], None
     if name in task.collectors:
         return suffixes[0], name
     if name in _OF_EVERY_TASK:
@@ -353,9 +362,16 @@ def summary(problems: Sequence[str], images: int, out: Path) -> str:
 
 
 def stem_of(path: Path) -> str:
-    """The name without its suffix: of a.nii.gz, a."""
+    """The name without its suffix: of a.nii.gz, a; of a folder, its name."""
     name = path.name
+    if path.is_dir():
+        return name
     return name[: -len(".nii.gz")] if name.lower().endswith(".nii.gz") else path.stem
+
+
+def _is_below(path: Path, out: Path, source: Path) -> bool:
+    """Whether a file lies in a folder of results inside the source."""
+    return out.resolve() != source.resolve() and out.resolve() in path.resolve().parents
 
 
 def _is_image(path: Path, suffixes: frozenset[str]) -> bool:

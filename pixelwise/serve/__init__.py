@@ -1,5 +1,7 @@
 """An HTTP server for trained models, a page to try them, and a client (extra `pixelwise[serve]`)."""
 
+import os
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -11,10 +13,9 @@ from .limits import Limits as Limits
 if TYPE_CHECKING:
     from ..types import ClassTable
     from .collection import Collection
+    from .workers import Among
 
     CollectionOf = Callable[["ClassTable | None"], Collection]
-
-_ANY = ("0.0.0.0", "::", "")
 
 
 def serve(
@@ -28,6 +29,8 @@ def serve(
     size: int = 512,
     drain: float = 30.0,
     allow_any_host: bool = False,
+    images_of_tasks: Path | None = None,
+    among: "Among | None" = None,
     collection: "CollectionOf | None" = None,
     save_to: Path | None = None,
     opened: Callable[[str], object] | None = None,
@@ -47,6 +50,8 @@ def serve(
         size: height and width in pixels of the images that the models are warmed up with.
         drain: seconds that requests under way have when the server stops.
         allow_any_host: whether to answer under whatever name; always so with a token.
+        images_of_tasks: folder with the images of Label Studio's tasks; None without its routes.
+        among: what this process is given if it is one of several; see `workers.serve_in_processes`.
         collection: makes the images to walk through, given the classes of the first model that has classes.
         save_to: folder for labels, which this process holds alone while it runs.
         opened: called with the address of the page once it is there.
@@ -61,22 +66,24 @@ def serve(
 
     from .app import _LOCAL, create_app
     from .cut import CutServed
+    from .listening import address_of, check_address, listen
     from .model_thread import ModelThread
     from .served import load_served
 
-    local = host in ("127.0.0.1", "localhost", "::1")
-    if not local and token is None:
-        raise ValueError(f"other machines could use a server on {host}: give it a token (--token-file)")
+    check_address(host, token)
     limits = limits or Limits()
     with ExitStack() as stack:
         if save_to is not None:
             stack.enter_context(lock_folder(make_folder(save_to)))
-        listening = stack.enter_context(_listening(host, port))
+        listening = stack.enter_context(listen(host, port) if among is None else among.listening)
         thread = ModelThread(limits)
         models = [load_served(path, thread, limits, **options) for path in runs]
+        if among is not None and (asked := [one.name for one in models if one.promptable]):
+            raise ValueError(f"{asked[0]} takes prompts, and one process remembers its images: --workers 1")
         classes = next((one.predictor.classes for one in models if not one.promptable), None)
         images = None if collection is None else collection(classes)
-        models.append(CutServed(thread, limits))
+        if among is None:  # it takes prompts too
+            models.append(CutServed(thread, limits))
         hosts = None if allow_any_host or token is not None else _LOCAL
         app = create_app(
             models,
@@ -87,6 +94,8 @@ def serve(
             origins=origins,
             size=size,
             drain=drain,
+            warm_first=among is not None,
+            images_of_tasks=images_of_tasks,
             collection=images,
         )
         config = uvicorn.Config(
@@ -96,14 +105,22 @@ def serve(
             server_header=False,
             h11_max_incomplete_event_size=65536,
         )
-        where = f"http://{'127.0.0.1' if host in _ANY else host}:{listening.getsockname()[1]}"
         names = ", ".join(one.name for one in models)
-        print(f"pixelwise serves {names} on {where} (Ctrl-C stops)", flush=True)
+        where = address_of(host, listening)
+        line = f"pixelwise serves {names} on {where} (Ctrl-C stops)"
+        if among is None:
+            print(line, flush=True)
+        else:
+            among.told(line)
         if opened is not None:
             opened(where)
         server = uvicorn.Server(config)
         server.capture_signals = lambda: _stopping(server)  # type: ignore[method-assign]
         server.run(sockets=[listening])
+    if thread.alive:
+        # Python cannot end while a thread computes: it would wait for it, or crash.
+        print(f"the model was still busy {drain:g} s after the stop", file=sys.stderr, flush=True)
+        os._exit(1)
 
 
 def check_serving() -> None:
@@ -134,23 +151,6 @@ def _stopping(server: Any) -> Iterator[None]:
     finally:
         for one, handler in before.items():
             signal.signal(one, handler)
-
-
-def _listening(host: str, port: int) -> Any:
-    """A socket, so that a taken port is known before a model is loaded."""
-    import socket
-
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listening.bind((host, port))
-        listening.listen(256)
-    except OSError as error:
-        listening.close()
-        why = "it is taken by another program" if error.errno == 98 else error.strerror
-        raise ValueError(f"cannot listen on {host}, port {port}: {why}") from error
-    return listening
 
 
 def read_token(path: Path) -> str:

@@ -1,11 +1,13 @@
 """The HTTP interface: every route, who may use it, and what is counted."""
 
 import asyncio
+import base64
 import contextlib
 import hashlib
 import hmac
 import json
 import logging
+import os
 import secrets
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -15,7 +17,7 @@ from typing import Any
 
 import torch
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest, multiprocess
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
@@ -23,8 +25,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import __version__
 from ..types import Prompts
+from . import label_studio
 from .collection import Collection
-from .images import decode_image
+from .images import decode_image, decode_pixels
 from .labels import label_routes
 from .limits import Limits
 from .model_thread import Job, ModelThread
@@ -33,6 +36,7 @@ from .problems import Problem
 from .requests import body_of, image_of, object_of, options_of, prompts_of
 from .samples import sample_routes
 from .served import Embedded, Served
+from .workers import METRICS
 
 PAGE = Path(__file__).with_name("page")
 _SECURITY = {
@@ -69,19 +73,25 @@ class Counters:
         self.refused = Counter(
             "pixelwise_refused", "Requests that were refused, by reason.", ["kind"], registry=self.registry
         )
-        Gauge("pixelwise_waiting", "Images that wait.", registry=self.registry).set_function(
-            lambda: thread.waiting
-        )
-        kept = Gauge("pixelwise_embedding_bytes", "Bytes of kept embeddings.", registry=self.registry)
-        kept.set_function(lambda: sum(one.embeddings.bytes for one in models.values()))
-        self.thread = thread
+        told: dict[str, Any] = {"registry": self.registry, "multiprocess_mode": "livesum"}
+        self.waiting = Gauge("pixelwise_waiting", "Images that wait.", **told)
+        self.kept = Gauge("pixelwise_embedding_bytes", "Bytes of kept embeddings.", **told)
+        self.models, self.thread = models, thread
+        thread.observe = self.batches.observe
+
+    def look(self) -> None:
+        """Note what waits and what is kept."""
+        self.waiting.set(self.thread.waiting)
+        self.kept.set(sum(one.embeddings.bytes for one in self.models.values()))
 
     def text(self) -> bytes:
-        """In Prometheus' format."""
-        sizes, self.thread.batches = self.thread.batches, []
-        for size in sizes:
-            self.batches.observe(size)
-        return generate_latest(self.registry)
+        """In Prometheus' format; of all processes where several answer."""
+        self.look()
+        if METRICS not in os.environ:
+            return generate_latest(self.registry)
+        together = CollectorRegistry()
+        multiprocess.MultiProcessCollector(together)
+        return generate_latest(together)
 
 
 class Guard:
@@ -151,8 +161,12 @@ class Guard:
         if self.token is None or open_to_all or scope["method"] == "OPTIONS":
             return
         sent = headers.get("authorization", "").partition(" ")
-        right = hmac.compare_digest(sent[2].strip().encode(), self.token.encode())
-        if sent[0].lower() != "bearer" or not right:
+        given = sent[2].strip()
+        if sent[0].lower() == "basic":  # Label Studio sends a name and a password
+            with contextlib.suppress(ValueError):
+                given = base64.b64decode(given, validate=True).decode("latin-1").partition(":")[2]
+        right = hmac.compare_digest(given.encode(), self.token.encode())
+        if sent[0].lower() not in ("bearer", "basic") or not right:
             raise Problem("unauthorized", "this server wants a token: Authorization: Bearer TOKEN")
 
 
@@ -166,6 +180,8 @@ def create_app(
     origins: Sequence[str] = (),
     size: int = 512,
     drain: float = 30.0,
+    warm_first: bool = False,
+    images_of_tasks: Path | None = None,
     collection: Collection | None = None,
 ) -> FastAPI:
     """The application.
@@ -179,6 +195,8 @@ def create_app(
         origins: of pages from elsewhere that may use the interface.
         size: height and width in pixels of the images that the models are warmed up with.
         drain: seconds that requests under way have when the server stops.
+        images_of_tasks: folder with the images of Label Studio's tasks; None without its routes.
+        warm_first: whether nothing is answered before the warm-up: where other processes answer meanwhile.
         collection: images to walk through and to label.
 
     Raises:
@@ -204,6 +222,8 @@ def create_app(
             thread.batch = max(one.batch for one in models)
 
         warming = loop.run_in_executor(None, warm)
+        if warm_first:
+            await warming
         yield
         state["draining"] = True
         if not warming.done():
@@ -248,6 +268,7 @@ def create_app(
         route = request.scope.get("route")
         path = getattr(route, "path", "other")
         counters.requests.labels(path, str(answer.status_code)).inc()
+        counters.look()
         return answer
 
     def named(name: str) -> Served:
@@ -320,13 +341,14 @@ def create_app(
         times = [time.perf_counter()]
         body, fields, is_hf = await image_of(request, limits)
         given = {**fields, **dict(request.query_params)}
+        is_hf = is_hf or "hf_hub/" in request.headers.get("user-agent", "")  # it sends bare files too
         if is_hf and "output" not in given:
             given["output"] = "hf"
             for name in ("subtask", "mask_threshold", "overlap_mask_area_threshold"):
                 given.pop(name, None)
         output, options = options_of(given, one.outputs, one.usual_output)
         loop = asyncio.get_running_loop()
-        image = await loop.run_in_executor(pool, decode_image, body, limits.pixels)
+        image = await loop.run_in_executor(pool, decode_pixels, body, limits.pixels)
         times.append(time.perf_counter())
         job = one.predict(image, output, options)
         read = await within(thread.submit(job), request)
@@ -412,6 +434,14 @@ def create_app(
             raise Problem("no-such-image", "this image is not known, or no more")
         return Response(status_code=204)
 
+    # --- Label Studio -------------------------------------------------------------------------------
+
+    async def found_in(one: Served, image: Any, request: Request) -> Any:
+        thread.check_room()
+        return await within(thread.submit(one.predict(image, label_studio.FOUND, {})), request)
+
+    if images_of_tasks is not None:
+        label_studio.add_routes(app, images_of_tasks, limits, pool, model_of, found_in)
     app.include_router(label_routes(collection, models, limits, pool))
     app.include_router(sample_routes())
 

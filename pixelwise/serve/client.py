@@ -3,28 +3,38 @@
 import io
 import json
 import os
+import time
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from torch import Tensor
 
-from ..data.formats.image import to_tensor
+from ..checkpoint import read_classes
+from ..data.formats.image import Source, to_tensor
 from ..predict import Prediction
 from ..rle import RleMasks
 from ..tasks import get_task
-from ..types import ClassTable, LabelMap, MaskSet
+from .wire import annotation_of, unpacked
+
+# Files that travel as they are, where the model takes the channels that Pillow gives; others as their pixels.
+_SENT = frozenset(".jpg .jpeg .jpe .jfif .png .webp .bmp .tif .tiff".split())
+_MODES = (1, 3, 4)
+_TRIES = 3
 
 
 class Client:
-    """Speaks to `pixelwise serve`.
+    """Speaks to `pixelwise serve`. Several threads may share a client.
+
+    A server that has no room says when to come back, and is asked again then.
 
     Args:
         url: such as http://127.0.0.1:8000.
         model: name of a model; None for the server's first.
         token: that the server wants.
-        timeout: seconds.
+        timeout: seconds for an answer.
 
     Raises:
         ValueError: if httpx is missing, the server does not answer, or has no such model.
@@ -38,24 +48,26 @@ class Client:
         except ImportError as error:
             raise ValueError("the client needs the extra: pip install 'pixelwise[serve]'") from error
         headers = {} if token is None else {"Authorization": f"Bearer {token}"}
-        self._errors = httpx.HTTPError
-        self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
-        self.url = url
+        self._errors = (httpx.HTTPError, httpx.InvalidURL)
+        self._broken = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+        try:
+            self._http = httpx.Client(base_url=url, headers=headers, timeout=timeout)
+        except self._errors as error:
+            raise ValueError(f"{url!r:.200} is no address of a server: {error}") from error
+        self.url, self.timeout = url, timeout
         try:
             models = {one["name"]: one for one in self._json("GET", "/v1/models")["models"]}
             name = next(iter(models)) if model is None else model
             if name not in models:
-                raise ValueError(f"{url} has no model {name!r}: it has {', '.join(models)}")
+                raise ValueError(f"{url} has no model {name!r:.80}: it has {', '.join(models)}")
+            self.model: dict[str, Any] = models[name]
+            self.task, self.classes = get_task(self.model["task"]), read_classes(self.model["class_table"])
+        except (KeyError, TypeError) as error:
+            self._http.close()
+            raise ValueError(f"{url} does not answer as `pixelwise serve` does: {error!r:.200}") from error
         except ValueError:
             self._http.close()
             raise
-        self.model: dict[str, Any] = models[name]
-        classes = self.model["classes"]
-        self.classes = ClassTable(
-            tuple(one["name"] for one in classes),
-            tuple((r, g, b) for r, g, b in (one["color"] for one in classes)),
-            ids=tuple(one["id"] for one in classes),
-        )
 
     def __enter__(self) -> "Client":
         """For `with`."""
@@ -63,45 +75,70 @@ class Client:
 
     def __exit__(self, *error: object) -> None:
         """Close the connection."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
         self._http.close()
 
-    def predict(self, source: str | os.PathLike[str] | Image.Image, **options: Any) -> Prediction:
+    def predict(self, source: Source, *, probabilities: bool = False, **options: Any) -> Prediction:
         """What the model finds in an image.
 
         Args:
-            source: path of an image file, or a PIL image.
+            source: path of an image file, PIL image, array or tensor, as `Predictor` takes them.
+            probabilities: whether to ask for the probability of every class, which come with half precision.
             options: `threshold`, `min_area`, `flip`.
 
         Raises:
             ValueError: with the sentence of the server, or if the image cannot be read.
         """
-        content, name = _content(source)
-        path = f"/v1/models/{self.model['name']}/predict"
-        kind = "labels" if self.model["usual_output"] == "labels" else "coco"
-        asked = {"output": "raw" if kind == "labels" else "coco", **options}
-        answer = self._send("POST", path, params=asked, content=content)
-        image = to_tensor(Image.open(io.BytesIO(content)), self.model["channels"])
-        task = get_task(self.model["task"])
-        if kind == "labels":
-            height, width = map(int, answer.headers["x-shape"].split(","))
-            dtype = np.dtype("u1" if answer.headers["x-type"] == "uint8" else "<u2")
-            array = np.frombuffer(answer.content, dtype).reshape(height, width).astype(np.int64)
-            return Prediction(LabelMap(torch.from_numpy(array)), task, self.classes, image, name)
-        entries = json.loads(answer.content)["annotations"]
-        label_of = {number: label for label, number in enumerate(self.classes.category_ids)}
-        size = (image.shape[-2], image.shape[-1])
-        masks = RleMasks.from_coco([one["segmentation"] for one in entries], size)
-        labels = torch.tensor([label_of[one["category_id"]] for one in entries], dtype=torch.int64)
-        scores = torch.tensor([one["score"] for one in entries], dtype=torch.float32)
-        return Prediction(MaskSet.of(masks, labels, scores), task, self.classes, image, name)
+        channels = self.model["channels"]
+        image = to_tensor(source, channels)
+        name = str(source) if isinstance(source, str | os.PathLike) else ""
+        if isinstance(source, Image.Image):
+            name = str(getattr(source, "filename", ""))
+        arrays = unpacked(self.ask(self.content(source, image), probabilities=probabilities, **options))
+        return self.prediction(arrays, image, name)
 
-    def embed(self, source: str | os.PathLike[str] | Image.Image) -> str:
+    def prediction(self, arrays: dict[str, np.ndarray], image: Tensor, name: str) -> Prediction:
+        """A prediction from the arrays of an answer, for the image "c H W" that was asked about."""
+        found = arrays.pop("probabilities", None)
+        scores = None if found is None else torch.from_numpy(found).float()
+        return Prediction(annotation_of(arrays), self.task, self.classes, image, name, scores)
+
+    def content(self, source: Source, image: Tensor) -> bytes:
+        """What is sent of an image: its file where the server reads it as here, else its pixels, exactly.
+
+        Raises:
+            ValueError: if the file cannot be read.
+        """
+        if isinstance(source, str | os.PathLike):
+            path = Path(source)
+            if path.suffix.lower() in _SENT and self.model["channels"] in _MODES:
+                try:
+                    return path.read_bytes()
+                except OSError as error:
+                    raise ValueError(f"cannot read {path}: {error.strerror}") from error
+        return _as_file(image)
+
+    def ask(self, content: bytes, *, probabilities: bool = False, **options: Any) -> bytes:
+        """The bytes of an answer; see `wire`.
+
+        Raises:
+            ValueError: with the sentence of the server.
+        """
+        output = "annotation_probabilities" if probabilities else "annotation"
+        path = f"/v1/models/{self.model['name']}/predict"
+        answer = self._send("POST", path, params={"output": output, **options}, content=content)
+        return bytes(answer.content)
+
+    def embed(self, source: Source) -> str:
         """Let a promptable model look at an image; gives the name of the image for `segment`.
 
         Raises:
             ValueError: as `predict`.
         """
-        content, _ = _content(source)
+        content = self.content(source, to_tensor(source, self.model["channels"]))
         answer = self._send("POST", f"/v1/models/{self.model['name']}/images", content=content)
         return str(json.loads(answer.content)["image"])
 
@@ -123,10 +160,25 @@ class Client:
         return json.loads(self._send(method, path).content)
 
     def _send(self, method: str, path: str, **request: Any) -> Any:
-        try:
-            answer = self._http.request(method, path, **request)
-        except self._errors as error:
-            raise ValueError(f"{self.url} does not answer: {error}") from error
+        """The answer; asked again where the server has no room yet, or a connection broke on the way.
+
+        Every request may be sent twice: none changes more than what the server remembers of an image.
+        """
+        deadline, broken = time.monotonic() + self.timeout, 0
+        while True:
+            try:
+                answer = self._http.request(method, path, **request)
+            except self._broken as error:
+                broken += 1
+                if broken == _TRIES:
+                    raise ValueError(f"{self.url} broke the connection: {error}") from error
+                continue
+            except self._errors as error:
+                raise ValueError(f"{self.url} does not answer: {error}") from error
+            wait = answer.headers.get("retry-after", "")
+            if answer.status_code != 503 or not wait.isdecimal() or time.monotonic() + int(wait) > deadline:
+                break
+            time.sleep(int(wait))
         if answer.status_code >= 400:
             try:
                 said = json.loads(answer.content)["detail"]
@@ -136,12 +188,18 @@ class Client:
         return answer
 
 
-def _content(source: str | os.PathLike[str] | Image.Image) -> tuple[bytes, str]:
-    if isinstance(source, Image.Image):
-        file = io.BytesIO()
-        source.save(file, "PNG", compress_level=1)
-        return file.getvalue(), str(getattr(source, "filename", ""))
-    try:
-        return Path(source).read_bytes(), str(source)
-    except OSError as error:
-        raise ValueError(f"cannot read {source}: {error.strerror}") from error
+def _as_file(image: Tensor) -> bytes:
+    """Pixels "c H W" in [0, 1] as a file that gives exactly them: PNG where 8 bits are enough, else NumPy."""
+    pixels = image.numpy().transpose(1, 2, 0)
+    levels = np.rint(pixels * 255).astype(np.uint8)
+    file = io.BytesIO()
+    if np.array_equal(levels.astype(np.float32) / np.float32(255), pixels):
+        if pixels.shape[2] in _MODES:
+            Image.fromarray(levels[..., 0] if pixels.shape[2] == 1 else levels).save(
+                file, "PNG", compress_level=1
+            )
+        else:
+            np.save(file, levels)
+    else:
+        np.save(file, np.ascontiguousarray(pixels))
+    return file.getvalue()

@@ -10,6 +10,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from .problems import Problem
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")  # no other decoder ever sees a request
+ARRAY = b"\x93NUMPY"  # how a NumPy file begins
+Pixels = Image.Image | np.ndarray
 _PNG_LEVEL = 3  # quick, and the same bytes for the same pixels
 
 
@@ -22,7 +24,7 @@ def decode_image(body: bytes, most_pixels: int, *, formats: tuple[str, ...] = FO
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # such as damaged EXIF; the limit on pixels is checked here
         try:
-            image = Image.open(io.BytesIO(body), formats=formats)
+            image = Image.open(io.BytesIO(body), formats=tuple(formats))
         except UnidentifiedImageError:
             known = ", ".join(formats)
             raise Problem("not-an-image", f"the image must be a file of {known}") from None
@@ -38,6 +40,38 @@ def decode_image(body: bytes, most_pixels: int, *, formats: tuple[str, ...] = FO
             return ImageOps.exif_transpose(image)
         except Exception as error:
             raise Problem("damaged-image", f"the image cannot be read: {_said(error)}") from error
+
+
+def decode_pixels(body: bytes, most_pixels: int) -> Pixels:
+    """An image file, or the array "H W" or "H W c" in a NumPy file, for pixels that no such file holds.
+
+    Raises:
+        Problem: as `decode_image`.
+    """
+    if not body.startswith(ARRAY):
+        return decode_image(body, most_pixels)
+    file = io.BytesIO(body)
+    try:
+        version = np.lib.format.read_magic(file)
+        read = (
+            np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        )
+        shape, by_columns, kind = read(file)
+    except Exception as error:  # whatever the reader of headers stumbles over
+        raise Problem("damaged-image", f"the array cannot be read: {_said(error)}") from error
+    if kind.name not in ("uint8", "uint16", "float32", "bool") or by_columns or len(shape) not in (2, 3):
+        told = f"{kind} {'x'.join(map(str, shape))[:60]}{' by columns' if by_columns else ''}"
+        raise Problem(
+            "unusable-image", f"an array is H W or H W c of uint8, uint16, float32 or bool, got {told}"
+        )
+    if shape[0] * shape[1] > most_pixels:
+        raise Problem(
+            "too-many-pixels", f"the array has {shape[0]} x {shape[1]} pixels, at most {most_pixels}"
+        )
+    content = body[file.tell() :]
+    if min(shape) < 1 or len(content) != kind.itemsize * int(np.prod(shape, dtype=object)):
+        raise Problem("damaged-image", "the array has another length than its header says")
+    return np.frombuffer(content, kind).reshape(shape).astype(kind.newbyteorder("="))
 
 
 def _said(error: Exception) -> str:

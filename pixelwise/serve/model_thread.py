@@ -53,7 +53,8 @@ class ModelThread:
     def __init__(self, limits: Limits, batch: int = 1) -> None:
         self.limits, self.batch = limits, batch
         self.seconds_per_job = 0.1
-        self.batches: list[int] = []  # sizes of the batches since somebody last asked
+        self.batches: deque[int] = deque(maxlen=256)  # sizes of the last ones
+        self.observe: Callable[[int], object] | None = None  # is told the size of each
         self._waiting: deque[Job] = deque()
         self._pixels = 0
         self._changed = threading.Condition()
@@ -159,6 +160,8 @@ class ModelThread:
             taken = (time.monotonic() - began) / len(jobs)
             self.seconds_per_job += _SMOOTHING * (taken - self.seconds_per_job)
             self.batches.append(len(jobs))
+            if self.observe is not None:
+                self.observe(len(jobs))
             for job, result in zip(jobs, results, strict=True):
                 job.result.set_result(result)
 

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Integer
 from PIL import Image
 
+from ..data.formats.coco_keypoints import joints_of_category, objects_with_joints
 from ..data.formats.geojson_regions import geojson_feature
 from ..kernels.masks.components import label_components
 from ..predict import Prediction
@@ -25,6 +26,7 @@ from ..rle import RleMasks, run_lengths
 from ..types import Boxes, ClassMasks, ClassTable, Keypoints, LabelMap, MaskSet, PanopticMap
 from .images import palette_png, png
 from .problems import Problem
+from .wire import arrays_of, packed
 
 Options = Mapping[str, Any]
 
@@ -248,8 +250,10 @@ def _coco(prediction: Prediction, options: Options) -> Any:
     entries: list[dict[str, Any]] = []
     height, width = prediction.image.shape[-2:]
     image |= {"height": height, "width": width}
-    if isinstance(annotation, Boxes | Keypoints):
+    if isinstance(annotation, Boxes):
         entries = _written(prediction)
+    elif isinstance(annotation, Keypoints):
+        entries = [{**one, "label": 0} for one in objects_with_joints(annotation)]
     else:
         found = objects_of(prediction, options)
         boxes, areas = found.masks.boxes.tolist(), found.masks.area.tolist()
@@ -264,9 +268,12 @@ def _coco(prediction: Prediction, options: Options) -> Any:
     for number, entry in enumerate(entries, 1):
         category = classes.category_ids[entry.pop("label")]
         annotations.append({"id": number, "image_id": 1, "category_id": category, "iscrowd": 0, **entry})
-    categories = [
+    categories: list[dict[str, Any]] = [
         {"id": number, "name": name} for number, name in zip(classes.category_ids, classes.names, strict=True)
     ]
+    if classes.skeleton is not None:
+        for category in categories:
+            category |= joints_of_category(classes.skeleton)
     return {"images": [image], "annotations": annotations, "categories": categories}
 
 
@@ -327,6 +334,17 @@ def _hugging_face_json(found: Any) -> Answer:
     return Answer(json.dumps(content).encode(), "application/json", {})
 
 
+def _annotation(prediction: Prediction, options: Options) -> Any:
+    arrays = arrays_of(prediction.annotation)
+    if prediction.probabilities is not None:
+        arrays["probabilities"] = prediction.probabilities.half().numpy()
+    return arrays
+
+
+def _archive(arrays: Any) -> Answer:
+    return Answer(packed(arrays), "application/x-npz", {})
+
+
 OUTPUTS: Mapping[str, Output] = {
     "labels": Output(_labels, _labels_png),
     "raw": Output(_raw, raw_answer),
@@ -336,6 +354,8 @@ OUTPUTS: Mapping[str, Output] = {
     "coco": Output(_coco, _json),
     "geojson": Output(_geojson, _geojson_bytes),
     "hf": Output(_hugging_face, _hugging_face_json),
+    "annotation": Output(_annotation, _archive),
+    "annotation_probabilities": Output(_annotation, _archive, probabilities=True),
 }
 
 

@@ -5,7 +5,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -29,15 +29,16 @@ from ..types import (
     Prompts,
     Sample,
 )
+from .images import Pixels
 from .limits import Limits
 from .model_thread import Job, ModelThread
-from .outputs import OUTPUTS, Options, usual_output
+from .outputs import OUTPUTS, Options, Output, usual_output
 from .problems import Problem
 
+SCORES, AREAS = ("thresholds", "threshold", "min_score"), ("min_component",)  # settings of decoding
 BATCHES = (1, 2, 4, 8, 16)
 _ENOUGH = 1.05  # a batch is taken if its time per image is at most so many times that of the best
 _VARIANTS = 8  # predictors with other settings that are kept
-_SHOWN = 0.5  # score from which an object is drawn
 
 
 @dataclass(frozen=True)
@@ -144,11 +145,11 @@ class Served:
     def outputs(self) -> list[str]:
         """The outputs that it can answer with."""
         kind = self.predictor.task.annotation
-        names = [] if self.promptable else ["coco", "overlay"]
+        names = [] if self.promptable else ["annotation", "coco", "overlay"]
         if issubclass(kind, LabelMap | MaskSet | PanopticMap) and not self.promptable:
             names += ["labels", "raw"]
         if issubclass(kind, LabelMap | ClassMasks) and not self.promptable:
-            names += ["probabilities", "confidence"]
+            names += ["probabilities", "confidence", "annotation_probabilities"]
         if not issubclass(kind, Boxes | Keypoints) and not self.promptable:
             names += ["geojson", "hf"]
         return sorted(names)
@@ -169,6 +170,7 @@ class Served:
                 {"id": number, "label": label, "name": name, "color": list(color)}
                 for label, (number, name, color) in enumerate(named)
             ],
+            "class_table": asdict(classes),
             "channels": model.in_channels,
             "minimum_size": model.minimum_size,
             "takes_prompts": self.promptable,
@@ -209,14 +211,18 @@ class Served:
 
     # --- whole images -------------------------------------------------------------------------------
 
-    def predict(self, image: Image.Image, output: str, options: Options) -> Job:
+    def predict(self, image: Pixels, output: str | Output, options: Options) -> Job:
         """A job whose result is what the output's `encode` takes."""
-        chosen = OUTPUTS[output]
+        chosen = OUTPUTS[output] if isinstance(output, str) else output
         settings = tuple(sorted((k, v) for k, v in options.items() if k in ("threshold", "min_area", "flip")))
-        shape = (image.height, image.width, image.mode)
+        shape: tuple[Any, ...]
+        if isinstance(image, Image.Image):
+            shape = (image.height, image.width, image.mode)
+        else:
+            shape = (*image.shape[:2], image.shape[2:], image.dtype)
         alone = chosen.probabilities or not self.batched
 
-        def run(images: Sequence[Image.Image]) -> list[Any]:
+        def run(images: Sequence[Pixels]) -> list[Any]:
             found = self._predictions(images, self._variant(settings), probabilities=chosen.probabilities)
             return [chosen.read(one, options) for one in found]
 
@@ -224,12 +230,12 @@ class Served:
             key=None if alone else (self.name, shape, output, settings, options.get("instances")),
             work=image,
             run=run,
-            pixels=image.height * image.width,
+            pixels=shape[0] * shape[1],
             deadline=time.monotonic() + self.limits.seconds,
         )
 
     def _predictions(
-        self, images: Sequence[Image.Image], predictor: Predictor, *, probabilities: bool
+        self, images: Sequence[Pixels], predictor: Predictor, *, probabilities: bool
     ) -> list[Prediction]:
         try:
             if probabilities:
@@ -254,9 +260,11 @@ class Served:
         if settings not in self._variants:
             given = dict(settings)
             decoding: dict[str, Any] = {}
-            for name, names in (("threshold", ("thresholds", "min_score")), ("min_area", ("min_component",))):
+            for name, names in (("threshold", SCORES), ("min_area", AREAS)):
                 if name in given:
                     known = [one for one in names if one in self.predictor.decoding]
+                    if known == ["threshold"] and len(self.predictor.classes) != 2:
+                        known = []  # it is for scores of two classes
                     if not known:
                         raise Problem("bad-parameter", f"this model has no setting {name}")
                     decoding[known[0]] = given[name]
@@ -340,6 +348,8 @@ def load_served(path: str, thread: ModelThread, limits: Limits, **options: Any) 
     """
     place = Path(path)
     predictor = Predictor(path, **options)
+    if predictor.task.reading is not None:
+        raise ValueError(f"{path} is for the task {predictor.task.name}: only flat images are served")
     file = place / "best.safetensors" if place.is_dir() else place
     name = place.resolve().name if place.is_dir() else place.stem
     return Served(name, predictor, sha256_of(file), thread, limits, place if place.is_dir() else None)

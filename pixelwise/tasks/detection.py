@@ -91,6 +91,7 @@ def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
 
 DETECTION = Task(
     name="detection",
+    hub_name="object-detection",
     annotation=Boxes,
     formats={"coco": coco_boxes},
     criterion=instance.criterion,

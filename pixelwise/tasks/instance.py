@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from .. import decode, draw, draw_objects
-from ..data import training_transform
+from ..data import degradations_of, parse_augmentations, training_transform
+from ..data.augmentations import refuse
 from ..data.datasets import (
     cityscapes_instances,
     coco_instances,
@@ -26,6 +27,7 @@ from ..data.datasets import (
 from ..data.formats.geojson_regions import write_geojson_regions
 from ..data.formats.labelme import write_labelme
 from ..data.formats.yolo import write_yolo_classes, write_yolo_labels
+from ..data.transforms import Compose
 from ..files import atomic_write
 from ..losses import PaperCriterion, paper_criterion
 from ..metrics import CocoScores, InstanceMetrics
@@ -121,14 +123,16 @@ def criterion(classes: ClassTable, settings: Settings) -> PaperCriterion:
 
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
-    """Scale and crop, mirror, rotate, deform, recolour; nothing lies outside the image.
+    """Scale and crop, mirror, rotate, deform, recolour, and what else is asked for; nothing lies outside.
 
     Raises:
         ValueError: if crops shall look for rare classes of pixels.
     """
     if settings["rare_crops"]:
         raise ValueError("rare_crops is for classes of pixels, not for objects")
-    return training_transform(
+    asked = parse_augmentations(settings["augment"])
+    refuse(asked, ("balanced_crops",), "objects, only for classes of pixels")
+    moved = training_transform(
         settings["crop"],
         scale=settings["scale"],
         scale_to=settings["scale_to"],
@@ -140,7 +144,9 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         rotate90=settings["rotate90"],
         ignore=0,
         flip_pairs=classes.flip_pairs,
+        places=asked,
     )
+    return Compose([moved, *degradations_of(asked)])
 
 
 def decoded(output: Any, classes: ClassTable, settings: Settings) -> tuple[MaskSet, ...]:

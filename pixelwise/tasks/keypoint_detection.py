@@ -15,26 +15,49 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from .. import decode
-from ..data.transforms import ColorChange
+from ..data import degradations_of, parse_augmentations, training_transform
+from ..data.augmentations import refuse
+from ..data.transforms import ColorChange, Compose
 from ..types import Annotation, ClassTable, Keypoints, Sample, Skeleton
 from . import keypoints
 from .instance import DEFAULTS, criterion
 from .task import Settings, Task
 
-UNUSED = ("crop", "rotation", "elastic", "flip_vertical", "rotate90", "rare_crops")
+UNUSED = ("elastic", "rare_crops")
 
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
-    """Whole images, scaled, mirrored and recoloured.
+    """Whole images or crops, scaled, mirrored, turned, slanted and recoloured, and what else is asked for.
 
     Raises:
         ValueError: if more is asked for, or the classes have no skeleton.
     """
-    if asked := [name for name in UNUSED if settings[name]]:
-        raise ValueError(f"{asked[0]} is not for key points in whole images, got {settings[asked[0]]!r:.80}")
+    if unused := [name for name in UNUSED if settings[name]]:
+        raise ValueError(f"{unused[0]} is not for key points, got {settings[unused[0]]!r:.80}")
     if classes.skeleton is None:
         raise ValueError("key points need a class table with a skeleton")
-    return partial(_changed, classes.skeleton, settings["scale"], settings["flip"], settings["color"])
+    asked = parse_augmentations(settings["augment"])
+    refuse(asked, ("balanced_crops",), "key points")
+    changed: Callable[[Sample], Sample]
+    if settings["crop"] is None and settings["scale_to"] == "image":
+        changed = partial(_changed, classes.skeleton, settings["scale"], settings["flip"], settings["color"])
+        settings = {**settings, "scale": (1, 1), "flip": 0.0, "color": 0.0}
+    else:
+        changed = Compose([])
+    turned = training_transform(
+        settings["crop"],
+        scale=settings["scale"],
+        scale_to=settings["scale_to"],
+        flip=settings["flip"],
+        color=settings["color"],
+        rotation=settings["rotation"],
+        flip_vertical=settings["flip_vertical"],
+        rotate90=settings["rotate90"],
+        ignore=0,
+        skeleton=classes.skeleton,
+        places=asked,
+    )
+    return Compose([changed, turned, *degradations_of(asked)])
 
 
 def _changed(

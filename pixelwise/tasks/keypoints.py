@@ -25,11 +25,12 @@ from torchmetrics import Metric
 from torchvision import tv_tensors
 
 from .. import decode, heatmaps
-from ..data import SegmentationData
+from ..data import SegmentationData, degradations_of, parse_augmentations
+from ..data.augmentations import MIXES, PLACES, refuse
 from ..data.datasets import coco_keypoints
 from ..data.formats.coco_keypoints import write_coco_keypoints
 from ..data.object_crops import RandomObjectCrop, SingleObjects, crop_around, joined
-from ..data.transforms import ColorChange
+from ..data.transforms import ColorChange, Compose
 from ..draw import rgb_image
 from ..files import atomic_write
 from ..losses import HeatmapLoss, PaperCriterion
@@ -174,11 +175,11 @@ def prepared(data: SegmentationData, settings: Settings) -> SingleObjects:
 
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
-    """The crop of an object, scaled, turned, mirrored and recoloured.
+    """The crop of an object, scaled, turned, mirrored and recoloured, and what else is asked for.
 
     Raises:
-        ValueError: if the crop has not two sides, the range of scales is not symmetric around 1, or elastic
-            deformation is asked for.
+        ValueError: if the crop has not two sides, the range of scales is not symmetric around 1, or a change
+            is asked for that crops of single objects have not.
     """
     low, high = settings["scale"]
     if not math.isclose(1 - low, high - 1, abs_tol=1e-6):
@@ -199,7 +200,9 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         rotation=settings["rotation"],
         flip=settings["flip"],
     )
-    return partial(_changed, cut, settings["color"])
+    asked = parse_augmentations(settings["augment"])
+    refuse(asked, (*PLACES, *MIXES), "crops of single objects")
+    return Compose([partial(_changed, cut, settings["color"]), *degradations_of(asked)])
 
 
 def _changed(cut: Callable[[Sample], Sample], color: float, sample: Sample) -> Sample:
@@ -538,6 +541,7 @@ PLANNING = Planning(
 
 KEYPOINTS = Task(
     name="keypoints",
+    hub_name="keypoint-detection",
     annotation=Keypoints,
     formats={"coco_keypoints": coco_keypoints},
     criterion=criterion,

@@ -245,6 +245,7 @@ def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
 
 PROMPTABLE = Task(
     name="promptable",
+    hub_name="mask-generation",
     annotation=MaskSet,
     formats=instance.INSTANCE.formats,
     criterion=instance.criterion,

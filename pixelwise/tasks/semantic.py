@@ -11,11 +11,20 @@ from PIL import Image
 from torch import Tensor
 
 from .. import decode, draw
-from ..data import SegmentationData, read_mask, training_transform, write_mask
+from ..data import (
+    SegmentationData,
+    degradations_of,
+    parse_augmentations,
+    read_mask,
+    training_transform,
+    write_mask,
+)
 from ..data.dataset import MaskFiles
 from ..data.datasets import FORMATS
 from ..data.formats.geojson_regions import write_geojson_regions
 from ..data.formats.mask import read_mask_pixels
+from ..data.formats.raster import has_rasterio, is_geotiff, write_raster
+from ..data.transforms import Compose
 from ..files import atomic_write
 from ..losses import PaperCriterion, make_criterion
 from ..metrics import SegmentationMetrics
@@ -128,8 +137,9 @@ def variants(report: Report, classes: ClassTable) -> list[Settings]:
 
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
-    """Scale and crop, mirror, rotate, deform, recolour."""
-    return training_transform(
+    """Scale and crop, mirror, rotate, deform, recolour, and what else is asked for."""
+    asked = parse_augmentations(settings["augment"])
+    moved = training_transform(
         settings["crop"],
         scale=settings["scale"],
         scale_to=settings["scale_to"],
@@ -142,7 +152,9 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         rare_crops=settings["rare_crops"],
         ignore=classes.ignore,
         flip_pairs=classes.flip_pairs,
+        places=asked,
     )
+    return Compose([moved, *degradations_of(asked)])
 
 
 def errors(image: Tensor, prediction: LabelMap, target: LabelMap, classes: ClassTable) -> Image.Image:
@@ -162,9 +174,13 @@ def write_npy(path: Path, label_map: LabelMap, classes: ClassTable, image: str) 
 
 
 def write_tiff(path: Path, label_map: LabelMap, classes: ClassTable, image: str) -> None:
-    """Labels as grey values of 8 bits, or of 16 where a label needs them."""
+    """Labels as grey values of 8 bits, or of 16 where a label needs them; of a GeoTIFF, in its place."""
     labels = label_map.labels.numpy()
     kind = np.uint8 if labels.max(initial=0) < 256 else np.uint16
+    if image and is_geotiff(image) and has_rasterio():
+        colors = {label: (*color, 255) for label, color in enumerate(classes.colors)}
+        write_raster(path, labels.astype(kind), Path(image), classes.ignore, colors)
+        return
     with atomic_write(path) as temporary:
         Image.fromarray(labels.astype(kind)).save(temporary, compression="tiff_deflate")
 
@@ -227,6 +243,7 @@ PLANNING = Planning(
     (
         rules.MASKS,
         rules.SPLIT,
+        rules.REDUCE,
         rules.CROP,
         rules.LOSS,
         rules.CLASS_WEIGHTS,
@@ -236,6 +253,7 @@ PLANNING = Planning(
         rules.VAL_TILE,
         rules.PRECISION,
         rules.MODEL,
+        rules.REDUCE_MORE,
         rules.SMALLER_CROP,
         rules.BATCH_SIZE,
         rules.LR,

@@ -143,9 +143,13 @@ class Task:
         collectors: how the predictions of many images are saved together, by name of the format.
         read: a saved prediction, the data and the target -> what was predicted; None where saved predictions
             cannot be scored.
-        read_image: how an image file is read where it is not a plain image, such as a volume; None for plain
-            ones.
+        reading: settings of decoding -> how image files are read where they are not plain images, such as
+            volumes; None for plain ones.
         suffixes: of image files, in lower case with the dot.
+        find: folder and channels of a model -> the images in it, where one may be a folder or lie in several
+            files; None where every file of such a suffix is an image.
+        suffix_like: image -> suffix of its prediction where no format is asked for; None for the first of
+            `writers`.
         infer: network, sample, classes and settings of decoding -> the annotation of a whole image, where it
             takes more than one forward pass (tiles of a volume, crops of objects); None where it does not.
         forward: model and batch -> output in training, where that takes more than the model's inputs, such as
@@ -165,6 +169,7 @@ class Task:
         model_arguments: classes -> the arguments of a builder that follow from them.
         defaults: settings of a recipe that suit the task better than the recipe's own.
         planning: how a training is planned; None where it is not.
+        hub_name: of the task on the Hugging Face hub.
     """
 
     name: str
@@ -185,8 +190,10 @@ class Task:
     )
     collectors: Mapping[str, Collector] = field(default_factory=dict)
     read: Callable[[Path, SegmentationData, Any], Annotation] | None = None
-    read_image: ReadImage | None = None
+    reading: Callable[[Settings], ReadImage] | None = None
     suffixes: frozenset[str] = IMAGE_SUFFIXES
+    find: Callable[[Path, int], list[Path]] | None = None
+    suffix_like: Callable[[Path], str] | None = None
     infer: Callable[[Network, Sample, ClassTable, Settings], Annotation] | None = None
     forward: Callable[[Model, Batch], Any] | None = None
     prepare: Callable[[SegmentationData, Settings], Dataset[Sample]] = _as_it_is
@@ -200,6 +207,7 @@ class Task:
     model_arguments: Callable[[ClassTable], Settings] = _number_of_classes
     defaults: Settings = field(default_factory=dict)
     planning: Planning | None = None
+    hub_name: str = "image-segmentation"
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle by name: other processes know the same tasks."""

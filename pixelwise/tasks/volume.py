@@ -10,9 +10,13 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .. import decode, draw
-from ..data import SegmentationData
+from ..data import SegmentationData, degradations_of, parse_augmentations
+from ..data.augmentations import MIXES, PLACES, refuse
 from ..data.datasets import volumes
-from ..data.formats.nifti import SUFFIXES, is_nifti, read_nifti, write_nifti
+from ..data.formats import volume_files
+from ..data.formats.volume_files import SUFFIXES, WRITTEN, is_volume, prediction_suffix
+from ..data.intensity import normaliser
+from ..data.transforms import Compose
 from ..data.volume_transforms import volume_transform
 from ..metrics import SurfaceMetrics
 from ..metrics.rows import RowMetric
@@ -110,7 +114,7 @@ class VolumeMetrics(TaskMetrics):
 
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
-    """A patch, a third of them around a structure; mirrors, brightness, contrast and gamma.
+    """A patch, a share of them (`rare_crops`) around a structure; mirrors, intensities, and what is asked.
 
     Raises:
         ValueError: if there is no crop of three sides, or a change is asked for that volumes have not.
@@ -119,21 +123,27 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
     if crop is None or len(crop) != 3:
         raise ValueError(f"volumes need crops of a depth, a height and a width, such as 64x64x64, got {crop}")
     changes = {
-        "scale": (1, 1),
         "scale_to": "image",
-        "rotation": 0,
         "elastic": 0,
         "flip_vertical": 0,
         "rotate90": 0,
-        "rare_crops": 0,
     }
     for name, neutral in changes.items():
         if settings[name] != neutral:
             raise ValueError(f"{name} is not for volumes, got {settings[name]}")
+    asked = parse_augmentations(settings["augment"])
+    refuse(asked, (*PLACES, *MIXES, "jpeg"), "volumes")
     depth, height, width = crop
-    return volume_transform(
-        (depth, height, width), flip=settings["flip"], intensity=settings["color"], ignore=classes.ignore
+    moved = volume_transform(
+        (depth, height, width),
+        foreground=settings["rare_crops"],
+        flip=settings["flip"],
+        intensity=settings["color"],
+        ignore=classes.ignore,
+        rotation=settings["rotation"],
+        scale=settings["scale"],
     )
+    return Compose([moved, *degradations_of(asked)])
 
 
 def decoded(output: DenseLogits, classes: ClassTable, settings: Settings) -> tuple[LabelMap, ...]:
@@ -167,9 +177,20 @@ def inferred(network: Network, sample: Sample, classes: ClassTable, settings: Se
 
 
 def decoding_of(settings: Settings) -> Settings:
-    """Tiles at least as large as the patches of the training."""
+    """Tiles at least as large as the patches of the training, and values as they were there.
+
+    Raises:
+        ValueError: if `intensity` is none.
+    """
+    normaliser(settings["intensity"])
     crop = settings["crop"] or TILE
-    return {"tile": tuple(max(side, least) for side, least in zip(crop, TILE, strict=False))}
+    tile = tuple(max(side, least) for side, least in zip(crop, TILE, strict=False))
+    return {"tile": tile, "intensity": settings["intensity"]}
+
+
+def reading(settings: Settings) -> volumes.ReadVolume:
+    """How volumes are read: with the intensities that a network learnt from."""
+    return volumes.ReadVolume(settings["intensity"])
 
 
 # --- files ----------------------------------------------------------------------------------------
@@ -179,22 +200,24 @@ def write_volume(path: Path, label_map: LabelMap, classes: ClassTable, image: st
     """Labels in the place of the image: with its affine, spacing and orientation.
 
     Raises:
-        ValueError: if the image is not in a NIfTI file.
+        ValueError: if the image is not in a file of a volume.
     """
-    if not image or not is_nifti(image):
+    if not image or not is_volume(Path(image)):
         raise ValueError(f"{path} takes its place in the patient from the file of its image: save as .npy")
-    write_nifti(path, label_map.labels.cpu().numpy(), read_nifti(image))
+    like = volume_files.read_volume(image)
+    volume_files.write_volume(path, label_map.labels.cpu().numpy(), like)
 
 
 def read(path: Path, data: SegmentationData, target: LabelMap) -> LabelMap:
-    """Predicted labels from NIfTI or .npy.
+    """Predicted labels from a file of a volume, or .npy.
 
     Raises:
         ValueError: if the file cannot be read, has another size than its target, or holds a label outside the
             table.
     """
     try:
-        voxels = read_nifti(path).voxels if is_nifti(path) else np.load(path, allow_pickle=False)
+        plain = path.suffix.lower() == ".npy"
+        voxels = np.load(path, allow_pickle=False) if plain else volume_files.read_volume(path).voxels
     except (OSError, EOFError) as error:
         raise ValueError(f"cannot read {path}: {error}") from error
     if tuple(voxels.shape) != tuple(target.labels.shape):
@@ -316,15 +339,22 @@ VOLUME = Task(
     draw=draw.volume_overlay,
     errors=draw.volume_errors,
     writers={
-        ".nii.gz": Writer(write_volume),
-        ".nii": Writer(write_volume),
+        **dict.fromkeys(WRITTEN, Writer(write_volume)),
         ".npy": Writer(semantic.write_npy),
     },
     read=read,
-    read_image=volumes.read_volume,
+    reading=reading,
     suffixes=frozenset(SUFFIXES),
+    find=volumes.find_volumes,
+    suffix_like=prediction_suffix,
     infer=inferred,
-    decoding={"tile": TILE, "overlap": 0.5, "blend": "gaussian", "min_component": 0},
+    decoding={
+        "tile": TILE,
+        "overlap": 0.5,
+        "blend": "gaussian",
+        "min_component": 0,
+        "intensity": "percentiles",
+    },
     finish=semantic.finished,
     offers=("min_component",),
     decoding_of=decoding_of,
@@ -333,6 +363,7 @@ VOLUME = Task(
         "crop": (64, 64, 64),
         "scale": (1.0, 1.0),
         "color": 0.2,
+        "rare_crops": 1 / 3,
         "loss": "cross_entropy+dice",
         "batch_size": 2,
     },

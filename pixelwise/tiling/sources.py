@@ -19,6 +19,7 @@ TIFF = (".tif", ".tiff", ".svs", ".ndpi", ".scn")
 RASTER = (".vrt", ".img", ".jp2")  # read by rasterio
 WINDOWED = (*TIFF, *RASTER, ".npy", ".zarr")
 _GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)  # where a GeoTIFF lies on the Earth
+_NODATA = 42113  # tag of GDAL: the value of pixels that are not known
 _HELD = 1 << 27  # bytes of decoded pieces of a file that are kept for the next rows
 
 
@@ -206,6 +207,7 @@ class TiffSource(_Closing):
             ]
             if 0 in self.size:
                 raise ValueError(f"{path} has no pixels")
+            self.nodata = _nodata(page.tags.get(_NODATA))
             self._page = page
             self._piece(0)
         except BaseException as error:
@@ -297,6 +299,7 @@ class RasterSource(_Closing):
             self._file = rasterio.open(path)
         self.size, self.channels = (self._file.height, self._file.width), self._file.count
         self.dtype = np.dtype(self._file.dtypes[0])
+        self.nodata = self._file.nodata
         self.geography = _geography(self._file.transform, self._file.crs)
 
     def read(self, start: int, stop: int) -> np.ndarray:
@@ -308,6 +311,14 @@ class RasterSource(_Closing):
     def close(self) -> None:
         """See `PixelSource`."""
         self._file.close()
+
+
+def _nodata(tag: Any) -> float | None:
+    """The number in the tag of GDAL; None where there is none."""
+    try:
+        return None if tag is None else float(str(tag.value).strip("\0 "))
+    except ValueError:
+        return None
 
 
 def _geography(transform: Any, reference: Any) -> list[tuple[Any, ...]]:

@@ -1,6 +1,7 @@
 """Training: a recipe in, a run directory out."""
 
 from ..recipe import Recipe as Recipe
+from .augmented import augmented_data as augmented_data, preview as preview
 from .automatic import (
     Planned as Planned,
     is_planned as is_planned,

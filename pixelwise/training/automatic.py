@@ -19,6 +19,7 @@ from ..planning import (
     Plan,
     Planning,
     RangeTest,
+    Rule,
     Rung,
     Situation,
     all_settings,
@@ -166,8 +167,14 @@ def _task(given: Settings) -> tuple[Task, Planning]:
     planning = task.planning
     if "model" in given and not issubclass(describe(given["model"]).output, DenseLogits):
         of_pixels = (rules.LOSS, rules.CLASS_WEIGHTS)  # such a network has the loss of its paper
-        planning = replace(planning, rules=tuple(rule for rule in planning.rules if rule not in of_pixels))
+        planning = _without(planning, *of_pixels)
+    if "model" in given and describe(given["model"]).output is not DenseLogits:
+        planning = _without(planning, rules.REDUCE, rules.REDUCE_MORE)
     return task, planning
+
+
+def _without(planning: Planning, *left_out: Rule) -> Planning:
+    return replace(planning, rules=tuple(rule for rule in planning.rules if rule not in left_out))
 
 
 def task_of(given: Settings) -> Task:

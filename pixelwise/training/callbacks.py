@@ -31,6 +31,7 @@ from .samplers import TrainBatches, seed_of
 LAST, BEST_WEIGHTS, LAST_WEIGHTS = "last.ckpt", "best.safetensors", "last.safetensors"
 HISTORY = "metrics.csv"
 RECIPE, ENVIRONMENT, CLASSES, REPORT = "recipe.json", "environment.json", "classes.json", "report.html"
+SCORES = "scores.json"
 PLAN = "plan.json"
 _KEY = "pixelwise"
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from ..checkpoint import load
+from ..reduced import unwrapped
 from ..registry import build
 from ..types import Model
 
@@ -60,17 +61,17 @@ def take_weights(
             number of classes and `reset_head` is not set.
     """
     checkpoint = load(source)
-    given, own = checkpoint.model.state_dict(), model.state_dict()
+    given, own = (unwrapped(one).state_dict() for one in (checkpoint.model, model))
     fitting = {key for key in own if key in given and given[key].shape == own[key].shape}
     others = [key for key in own if key in given and key not in fitting]
-    head = _of_classes(model) if reset_head or others else frozenset()
+    head = _of_classes(unwrapped(model)) if reset_head or others else frozenset()
     if not reset_head and (clashing := [key for key in others if key in head]):
         raise ValueError(
             f"{os.fspath(source)} knows {checkpoint.model.num_classes} classes, the model to be trained "
             f"{model.num_classes}: with reset_head (--reset-head), {_list(tuple(clashing))} begin anew"
         )
     taken = tuple(key for key in own if key in fitting and not (reset_head and key in head))
-    if not {key for key, _ in model.named_parameters()} & set(taken):
+    if not {key for key, _ in unwrapped(model).named_parameters()} & set(taken):
         raise ValueError(
             f"no weight of {os.fspath(source)}, a {checkpoint.built_by.builder}, fits the model to be trained"
         )

@@ -44,7 +44,7 @@ def probe(
         torch.OutOfMemoryError: if the step does not fit the memory.
     """
     started = now()
-    experiment = make_experiment(recipe, data)
+    experiment = make_experiment(recipe.changed(cache="none"), data)  # a few images are read
     device = device_of(recipe)
     module, classes = experiment.module.to(device), experiment.classes
     optimizer, _ = module.optimization.make(module.model)
@@ -86,6 +86,7 @@ def probe(
         loading,
         _validation(experiment, recipe, device, now, patience - (now() - started)),
         memory,
+        recipe.reduce,
     )
 
 

@@ -23,15 +23,14 @@ from lightning.pytorch.callbacks import Callback
 from rich.console import Console
 
 from ..data import (
-    Augmented,
     DataSplits,
     SegmentationData,
     class_counts,
     classes_of_images,
-    copy_paste,
     sizes_of_images,
     write_classes_file,
 )
+from ..data.cache import cache_size, cached
 from ..data.kinship import fold_numbers
 from ..encoders import WeightsUnavailable
 from ..files import LOCK, atomic_write, lock_folder, make_folder, remove_temporary
@@ -39,10 +38,12 @@ from ..interruption import Terminated, terminable
 from ..losses import Criterion, PaperCriterion, paper_criterion
 from ..planning import Plan, read_plan
 from ..recipe import DEFAULT_EPOCHS, Recipe
+from ..reduced import Reduced
 from ..registry import build, describe, may_be_pretrained, taken_by
 from ..report import write_evaluation_report
 from ..tasks import Settings, Task, get_task, open_data, task_of_folder
-from ..types import BuiltBy, ClassTable, DenseLogits, MaskSet, Model, Report
+from ..types import BuiltBy, ClassTable, DenseLogits, Model, Report
+from .augmented import augmented_data
 from .callbacks import (
     BEST_WEIGHTS,
     CLASSES,
@@ -53,6 +54,7 @@ from .callbacks import (
     PLAN,
     RECIPE,
     REPORT,
+    SCORES,
     Keeper,
     Progress,
     SafeCheckpoints,
@@ -289,10 +291,17 @@ def make_experiment(
     classes = parts.train.classes
     task.check(classes)
     model, recipe = _make_model(recipe, task.model_arguments(classes), continued=continued)
+    if recipe.reduce > 1:
+        model = Reduced(model, recipe.reduce)
     taken = None
     if recipe.init_from is not None and not continued:
         taken = take_weights(model, recipe.init_from, classes.names, reset_head=recipe.reset_head)
     train_data, val_data = (part.with_channels(model.in_channels) for part in parts[:2])
+    if task.reading is not None:
+        reading = task.reading(task.decoding_with(task.decoding_of(vars(recipe))))
+        train_data, val_data = train_data.with_reading(reading), val_data.with_reading(reading)
+    elif recipe.intensity != "percentiles":
+        raise ValueError(f"intensity is for volumes, not for the task {task.name}")
     if recipe.crop is not None and min(recipe.crop) < model.minimum_size:
         least, given = ([model.minimum_size] * len(recipe.crop), recipe.crop)
         raise ValueError(
@@ -301,15 +310,11 @@ def make_experiment(
         )
     weights = class_counts(train_data).weights if recipe.class_weights == "balanced" else recipe.class_weights
     settings = {**vars(recipe), "class_weights": weights}
-    if recipe.copy_paste and task.annotation is not MaskSet:
-        raise ValueError(f"copy_paste is for objects with masks, not for the task {task.name}")
-    augmented = Augmented(
-        task.prepare(train_data, settings),
-        task.transform(classes, settings),
-        seed=recipe.seed,
-        mix=copy_paste,
-        mix_share=recipe.copy_paste,
-    )
+    if recipe.cache != "none":
+        size = cache_size([train_data, val_data], recipe.cache)
+        print(f"pixelwise: {size}", file=sys.stderr)
+        train_data, val_data = cached(train_data, recipe.cache), cached(val_data, recipe.cache)
+    augmented = augmented_data(train_data, task, classes, settings)
     if (recipe.repeat_rare or recipe.group_shapes) and len(augmented) != len(train_data):
         raise ValueError(f"repeat_rare and group_shapes are for whole images, not for the task {task.name}")
     weights_of_images = shapes = None
@@ -713,7 +718,7 @@ def _seconds_of(path: Path) -> float:
 def _sweep(path: Path) -> None:
     """Remove the temporary files of a training in `path` that was killed."""
     remove_temporary(
-        path, (RECIPE, PLAN, ENVIRONMENT, CLASSES, HISTORY, LAST, LAST_WEIGHTS, BEST_WEIGHTS, REPORT)
+        path, (RECIPE, PLAN, ENVIRONMENT, CLASSES, HISTORY, LAST, LAST_WEIGHTS, BEST_WEIGHTS, REPORT, SCORES)
     )
 
 

@@ -1,8 +1,9 @@
 """The report and the pictures of a run directory."""
 
 import json
+import math
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from ..report import best_and_worst, write_report
 from ..report.figures import History, confusion, curves, png
 from ..tasks import get_task
 from ..types import Report
-from .callbacks import BEST_WEIGHTS, ENVIRONMENT, RECIPE, REPORT
+from .callbacks import BEST_WEIGHTS, ENVIRONMENT, RECIPE, REPORT, SCORES
 from .closing import Closing, scored_part
 
 PICTURES = "pictures"
@@ -71,8 +72,8 @@ def report_run(
     )
     if part != "validation" or len(looked_at) < len(data):
         remark += f" The scores of single images and the pictures are of {len(looked_at)} {part} images."
-    if closing is not None:
-        remark = " ".join([*closing.remarks, remark])
+    remarks = [*(closing.remarks if closing is not None else ()), remark]
+    _write_scores(path / SCORES, scores, remarks)
     return write_report(
         path / REPORT,
         recipe.name or path.resolve().name,
@@ -86,8 +87,24 @@ def report_run(
         defaults=_usual(recipe).as_dict(),
         environment=json.loads((path / ENVIRONMENT).read_text()),
         command=command_of(recipe),
-        remark=remark,
+        remark=" ".join(remarks),
     )
+
+
+def _write_scores(path: Path, scores: Report, remarks: Sequence[str]) -> None:
+    """The scores of the report for other programs; null stands for a score that does not exist."""
+    told = {
+        "values": _plain(scores.values),
+        "classes": {name: _plain(row) for name, row in scores.per_class.items()},
+        "note": scores.note,
+        "remarks": list(remarks),
+    }
+    with atomic_write(path) as temporary:
+        temporary.write_text(json.dumps(told, indent=2) + "\n", encoding="utf-8")
+
+
+def _plain(values: Mapping[str, float]) -> dict[str, float | None]:
+    return {name: None if math.isnan(value) else float(value) for name, value in values.items()}
 
 
 def command_of(recipe: Recipe) -> str:

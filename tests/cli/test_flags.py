@@ -15,7 +15,11 @@ def flags() -> list[str]:
     lines = [
         f"pixelwise {name}" for option in group.params for name in (*option.opts, *option.secondary_opts)
     ]
-    for command_name, command in group.commands.items():
+    named = dict(group.commands)
+    for outer, command in group.commands.items():
+        for inner, below in getattr(command, "commands", {}).items():
+            named[f"{outer} {inner}"] = below
+    for command_name, command in named.items():
         for parameter in command.params:
             if parameter.param_type_name == "argument":
                 lines.append(f"pixelwise {command_name} {parameter.name.upper()}")

@@ -48,7 +48,7 @@ def test_the_help_tells_the_defaults_of_a_recipe() -> None:
         elif isinstance(field.default, tuple):
             assert told in ("x".join(map(str, field.default)), ",".join(map(str, field.default)))
         else:
-            assert told == str(field.default), field.name
+            assert told == (str(field.default) or "none"), field.name
 
 
 def test_training_begins_with_the_weights_of_another_run_and_says_which(

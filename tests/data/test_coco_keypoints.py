@@ -156,3 +156,17 @@ def test_real_people_are_read(shared_data: Callable[..., Path]) -> None:
         seen = sample.target.points[sample.target.visible > 0]
         assert (seen >= 0).all()
         assert (seen <= torch.tensor([width, height])).all()
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ("[" * 100_000, "nested too deeply"),
+        (json.dumps({**content(), "images": [{"id": float("inf"), "file_name": "a.png"}]}), "infinity"),
+    ],
+)
+def test_brackets_without_end_and_infinite_numbers_are_refused(tmp_path, text: str, reason: str) -> None:
+    path = tmp_path / "a.json"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=reason):
+        read_coco_keypoints(path)

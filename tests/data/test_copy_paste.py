@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from pixelwise.data import copy_paste
-from pixelwise.data.dataset import Augmented
+from pixelwise.data.dataset import Augmented, Mixing
 from pixelwise.types import LabelMap, MaskSet, Sample
 
 
@@ -63,7 +63,8 @@ def test_other_annotations_are_refused() -> None:
 
 def test_mixing_depends_on_seed_epoch_and_index_alone() -> None:
     data = [squares(0.1 * number, [(number, number)]) for number in range(1, 8)]
-    mixed = Augmented(data, lambda sample: sample, seed=3, mix=copy_paste, mix_share=0.5)  # type: ignore[arg-type]
+    mixings = [Mixing(copy_paste, 0.5)]
+    mixed = Augmented(data, lambda sample: sample, seed=3, mixings=mixings)  # type: ignore[arg-type]
     first = [mixed[index] for index in range(len(data))]
     again = [mixed[index] for index in reversed(range(len(data)))][::-1]
     assert all(a.image.equal(b.image) for a, b in zip(first, again, strict=True))

@@ -8,7 +8,8 @@ import nibabel
 import numpy as np
 import pytest
 
-from pixelwise.data.formats.nifti import Volume, read_nifti, stem_of, write_nifti
+from pixelwise.data.formats.nifti import Volume, affine_of, read_nifti, write_nifti
+from pixelwise.data.formats.volume_files import stem_of
 
 AFFINE = np.array([[-0.9, 0.1, 0, 12], [0, 1.1, 0.2, -30], [0, 0, 2.5, 7.25], [0, 0, 0, 1]])
 
@@ -194,3 +195,10 @@ def test_real_volumes_come_back(shared_data: Callable[..., Path], tmp_path: Path
         again = read_nifti(write_nifti(tmp_path / path.name, volume.voxels, volume))
         assert (again.affine == volume.affine).all()
         assert (again.voxels == volume.voxels).all()
+
+
+def test_a_head_that_ends_too_early_is_refused_where_only_the_place_is_read(tmp_path: Path) -> None:
+    path = written(tmp_path / "a.nii", np.zeros((2, 3, 4), np.uint8))
+    path.write_bytes(path.read_bytes()[:200])
+    with pytest.raises(ValueError, match=r"cannot read .*a.nii as a NIfTI file"):
+        affine_of(path)

@@ -1,5 +1,6 @@
 """Data sets by name: trees typed by hand in `trees/listings.txt`, never made from the row that reads them."""
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +18,16 @@ from pixelwise.types import ClassMasks
 from tests.data.test_class_files import deep_png
 
 SIZE = (4, 6)
-BY_NAME = {"gta5", "refuge", "ecssd", "msra10k", "lip", "eg1800"}  # look like other people's folders
+BY_NAME = {
+    "gta5",
+    "refuge",
+    "ecssd",
+    "msra10k",
+    "lip",
+    "eg1800",
+    "atr",
+    "judd",
+}  # look like other people's folders
 
 
 @dataclass(frozen=True)
@@ -223,6 +233,66 @@ def test_nuclei_have_a_file_each_and_pedestrians_a_number(tmp_path) -> None:
         assert torch.equal(target.dense.flatten(1).sum(1), torch.tensor([8, 8]))
 
 
+def test_objects_of_movies_are_the_values_of_the_palette_without_void(tmp_path) -> None:
+    for root, stem, values in (
+        ("davis/{}/480p/bike-packing", "00000", ["0", "1", "2", "255"]),
+        ("youtube/train/{}/003234408d", "00005", ["0", "1", "0"]),
+        ("youtube/train/{}/003234408d", "00010", ["0", "1", "2"]),
+    ):
+        picture(tmp_path / root.format("JPEGImages") / f"{stem}.jpg")
+        mask(tmp_path / root.format("Annotations") / f"{stem}.png", "P", values)
+    davis = open_data(tmp_path / "davis", task="instance", val_fraction=0, test_fraction=0)
+    assert davis.format == "davis2017"
+    assert len(davis.train.target(0)) == 2  # 255 is background
+    movies = open_data(tmp_path / "youtube", task="instance", val_fraction=0, test_fraction=0)
+    assert movies.format == "youtube_vos"
+    assert [len(movies.train.target(i)) for i in range(2)] == [1, 2]  # the second object appears later
+
+
+def config_of_mapillary(path: Path) -> None:
+    labels = [
+        {"name": "animal--bird", "readable": "Bird", "color": [165, 42, 42], "instances": True},
+        {
+            "name": "construction--barrier--curb",
+            "readable": "Curb",
+            "color": [196, 196, 196],
+            "instances": False,
+        },
+        {"name": "void--unlabeled", "readable": "Unlabeled", "color": [0, 0, 0], "instances": False},
+    ]
+    for place, label in enumerate(labels):
+        label["evaluate"] = place < 2
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"labels": labels, "version": "1.2"}))
+
+
+@pytest.mark.parametrize("folder, config", [("v1.2/", "config_v1.2.json"), ("", "config.json")])
+def test_mapillary_tells_its_classes_in_a_config(tmp_path, folder, config) -> None:
+    config_of_mapillary(tmp_path / config)
+    for part in ("training", "validation"):
+        picture(tmp_path / part / "images" / "_HJyoGt4Vw1QjXiDgiKQmw.jpg")
+        mask(tmp_path / part / f"{folder}labels/_HJyoGt4Vw1QjXiDgiKQmw.png", "P", ["0", "1", "2"])
+    picture(tmp_path / "testing" / "images" / "a.jpg")
+    data = open_semantic(tmp_path)
+    assert data.format == "mapillary"
+    assert data.classes.names == ("Bird", "Curb")
+    assert data.classes.colors[0] == (165, 42, 42)
+    assert data.classes.things == (0,)
+    assert (len(data.train), len(data.val), data.test) == (1, 1, None)
+    assert data.train.labels(0)[0].tolist() == [0, 1, 255] * 2
+
+
+@pytest.mark.parametrize(
+    "content", ["{}", '{"labels": []}', '{"labels": [{"name": "a"}]}', "[", '{"labels": 3}']
+)
+def test_a_config_that_tells_no_classes_is_named(tmp_path, content) -> None:
+    picture(tmp_path / "training/images/a.jpg")
+    mask(tmp_path / "training/v1.2/labels/a.png", "P", ["0"])
+    (tmp_path / "config_v1.2.json").write_text(content)
+    with pytest.raises(ValueError, match=r"config_v1\.2\.json"):
+        open_semantic(tmp_path)
+
+
 # --- the table ----------------------------------------------------------------------------------------
 
 
@@ -245,7 +315,7 @@ def test_a_row_says_what_its_user_must_know(name) -> None:
 
 
 def test_every_row_with_a_tree_is_tested_here() -> None:
-    by_hand = {"idrid", "celebamask_hq", "dsb2018", "penn_fudan"}
+    by_hand = {"idrid", "celebamask_hq", "dsb2018", "penn_fudan", "davis2017", "youtube_vos"}
     assert {name for name, row in DATASETS.items() if row.parts} == set(LISTINGS) | by_hand
 
 

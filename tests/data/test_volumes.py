@@ -2,19 +2,32 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+import tifffile
 import torch
 from torch import Tensor
 
+from pixelwise import tasks
 from pixelwise.data import Augmented
-from pixelwise.data.datasets.volumes import open_volumes
-from pixelwise.data.intensity import scale_percentiles, scale_standard_deviations, scale_window
-from pixelwise.data.volume_transforms import RandomIntensity, RandomMirror, RandomPatch, volume_transform
+from pixelwise.data.datasets.volumes import ReadVolume, channel_files, find_volumes, matches, open_volumes
+from pixelwise.data.formats.volume import Volume
+from pixelwise.data.formats.volume_files import read_volume, write_volume
+from pixelwise.data.intensity import normaliser, scale_percentiles, scale_standard_deviations, scale_window
+from pixelwise.data.volume_transforms import (
+    RandomIntensity,
+    RandomMirror,
+    RandomPatch,
+    rotation_matrix,
+    volume_transform,
+)
 from pixelwise.types import ClassTable, LabelMap, Sample
+
+from .dicom_files import dicom_seg, dicom_slice, series
 
 GRID = (5, 6, 7)  # of the file
 
@@ -121,7 +134,7 @@ def test_folders_without_volumes_are_named(tmp_path: Path) -> None:
         open_volumes(tmp_path)
     (tmp_path / "images").mkdir()
     (tmp_path / "labels").mkdir()
-    with pytest.raises(ValueError, match="holds no NIfTI file whose name is also in"):
+    with pytest.raises(ValueError, match="holds no volume whose name is also in"):
         open_volumes(tmp_path)
 
 
@@ -167,6 +180,163 @@ def test_settings_that_make_no_sense_are_named() -> None:
         scale_window(np.zeros(3), 40.0, 0.0)
     with pytest.raises(ValueError, match="above 0, got -1"):
         scale_standard_deviations(np.zeros(3), -1.0)
+
+
+# --- labels beside their images, and other formats ---------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "names, channels",
+    [
+        # As the archives hold them: BraTS 2020, BraTS 2023, ACDC, PROMISE12, LiTS.
+        (["T_01/T_01_flair.nii.gz", "T_01/T_01_t1.nii.gz", "T_01/T_01_t1ce.nii.gz", "T_01/T_01_t2.nii.gz",
+          "T_01/T_01_seg.nii.gz"], 4),
+        (["B-GLI-0-000/B-GLI-0-000-t1c.nii.gz", "B-GLI-0-000/B-GLI-0-000-t1n.nii.gz",
+          "B-GLI-0-000/B-GLI-0-000-seg.nii.gz"], 2),
+        (["training/patient001/patient001_frame01.nii.gz",
+          "training/patient001/patient001_frame01_gt.nii.gz"], 1),
+        (["Case00.mha", "Case00_segmentation.mha"], 1),
+        (["volume-0.nii", "segmentation-0.nii"], 1),
+        (["brain1_image.nrrd", "brain1_label.nrrd"], 1),
+    ],
+)  # fmt: skip
+def test_labels_beside_their_image_are_found(tmp_path: Path, names: list[str], channels: int) -> None:
+    random = np.random.default_rng(0)
+    like = Volume(np.zeros((5, 6, 7)), (1.0, 1.0, 1.0), np.eye(4), None)
+    for name in names:
+        voxels = random.integers(0, 2 if name == names[-1] else 900, (5, 6, 7)).astype(np.int16)
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        write_volume(tmp_path / name, voxels, like)
+    assert matches(tmp_path)
+    splits = tasks.open_data(tmp_path, val_fraction=0)
+    assert splits.format == "volumes"
+    (sample,) = splits.train
+    assert sample.id == names[0]
+    assert sample.image.shape == (channels, 5, 6, 7)
+    wanted = read_volume(tmp_path / names[-1]).voxels
+    np.testing.assert_array_equal(sample.target.labels.numpy(), wanted)
+    (found,) = [path for path in find_volumes(tmp_path, channels) if path.name == Path(names[0]).name]
+    assert len(channel_files(found, channels)) == channels
+
+
+def test_a_case_that_lacks_a_channel_is_named(tmp_path: Path) -> None:
+    for name in ("a_flair", "a_t1", "a_seg", "b_flair", "b_seg"):
+        put(tmp_path / f"{name}.nii.gz", np.zeros(GRID, np.uint8))
+    with pytest.raises(ValueError, match=r"a_flair.nii.gz has 2 files of images, that of .*b_flair.nii.gz 1"):
+        tasks.open_data(tmp_path)
+
+
+def test_folders_of_slices_are_volumes(tmp_path: Path) -> None:
+    like = Volume(np.zeros((4, 6, 7)), (2.5, 0.5, 0.75), np.diag([0.75, 0.5, 2.5, 1.0]), None)
+    for case in ("a", "b"):
+        for number in range(4):
+            pixels = np.full((6, 7), 100 * number)
+            place = [0.0, 0.0, 2.5 * number]
+            dicom_slice(
+                tmp_path / "images" / case / f"{number}.dcm", number, pixels, ImagePositionPatient=place
+            )
+        image = read_volume(tmp_path / "images" / case)
+        write_volume(tmp_path / "labels" / f"{case}.nii.gz", (image.voxels > -900).astype(np.uint8), image)
+    assert like.spacing == image.spacing
+    splits = tasks.open_data(tmp_path, val_fraction=0)
+    assert [sample.id for sample in splits.train] == ["images/a", "images/b"]
+    assert splits.train[0].spacing == (2.5, 0.5, 0.75)
+    assert find_volumes(tmp_path / "images", 1) == [tmp_path / "images" / case for case in "ab"]
+    assert find_volumes(tmp_path / "images" / "a", 1) == [tmp_path / "images" / "a"]
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_segments_of_dicom_are_labels_on_the_slices_of_their_image(tmp_path: Path, inside: bool) -> None:
+    voxels = series(tmp_path / "images" / "a")
+    labels = np.zeros(voxels.shape, np.int64)
+    labels[1, 2:5, 1:4], labels[3, :2, 5:] = 1, 2  # three of the five slices are empty
+    path = tmp_path / "labels" / ("a/seg.dcm" if inside else "a.dcm")
+    dicom_seg(path, labels, ("liver", "tumour"))
+    splits = tasks.open_data(tmp_path, task="volume", val_fraction=0)
+    assert splits.classes.names == ("background", "liver", "tumour")
+    (sample,) = splits.train
+    np.testing.assert_array_equal(sample.target.labels.numpy(), labels)
+    assert sample.target.spacing == (2.5, 0.5, 0.75)
+
+
+def test_segments_that_do_not_lie_on_their_image_are_named(tmp_path: Path) -> None:
+    voxels = series(tmp_path / "images" / "a", 3)
+    labels = np.zeros((5, *voxels.shape[1:]), np.int64)
+    labels[4] = 1
+    path = dicom_seg(tmp_path / "labels" / "a.dcm", labels, ("liver",))
+    data = tasks.open_data(tmp_path, task="volume", val_fraction=0).train
+    with pytest.raises(
+        ValueError, match=r"a.dcm does not fit .*images/a: its frames do not lie on the slices"
+    ):
+        data[0]
+    dicom_seg(path, labels[:3] + 1, ("liver",), SegmentSequence=[])
+    with pytest.raises(ValueError, match=r"a.dcm as DICOM: it has no segments"):
+        data[0]
+    dicom_seg(path, labels[:3] + 1, ("liver",), PixelData=b"\0\0")
+    with pytest.raises(ValueError, match=r"cannot read .*a.dcm as DICOM"):
+        data[0]
+
+
+def test_stacks_of_a_microscope_need_no_place(tmp_path: Path) -> None:
+    voxels = np.random.default_rng(0).integers(0, 2, (5, 6, 7)).astype(np.uint8)
+    about = {"axes": "ZYX", "spacing": 0.5, "unit": "micron"}
+    for name in ("images", "masks"):
+        (tmp_path / name).mkdir()
+    tifffile.imwrite(tmp_path / "images" / "a.tif", voxels, imagej=True, resolution=(4, 5), metadata=about)
+    tifffile.imwrite(tmp_path / "masks" / "a.tif", voxels, photometric="minisblack")
+    (sample,) = tasks.open_data(tmp_path, task="volume", val_fraction=0).train
+    np.testing.assert_allclose(sample.spacing, (5e-4, 2e-4, 2.5e-4))
+    assert torch.equal(sample.target.labels, torch.from_numpy(voxels).long())
+
+
+def test_voxels_of_a_microscope_lie_in_different_places_by_less(tmp_path: Path) -> None:
+    like = Volume(np.zeros((5, 6, 7)), (1e-3,) * 3, np.diag([1e-3, 1e-3, 1e-3, 1]), None)
+    moved = like.affine.copy()
+    moved[0, 3] = 5e-4  # half a voxel
+    for name, affine in (("images", like.affine), ("labels", moved)):
+        (tmp_path / name).mkdir()
+        write_volume(tmp_path / name / "a.nrrd", np.zeros((5, 6, 7), np.uint8), replace(like, affine=affine))
+    with pytest.raises(ValueError, match="lie in different places"):
+        tasks.open_data(tmp_path, val_fraction=0).train[0]
+
+
+def test_every_file_is_an_image_for_a_model_of_one_channel(tmp_path: Path) -> None:
+    for name in ("scan_0000", "scan_0001", "other"):
+        put(tmp_path / f"{name}.nii.gz", np.zeros(GRID, np.uint8))
+    put(tmp_path / ".hidden.nii.gz", np.zeros(GRID, np.uint8))
+    put(tmp_path / "deep" / "b.nii.gz", np.zeros(GRID, np.uint8))
+    files = [path.relative_to(tmp_path).as_posix() for path in find_volumes(tmp_path, 1)]
+    assert files == ["deep/b.nii.gz", "other.nii.gz", "scan_0000.nii.gz", "scan_0001.nii.gz"]
+    two = [path.relative_to(tmp_path).as_posix() for path in find_volumes(tmp_path, 2)]
+    assert two == ["deep/b.nii.gz", "other.nii.gz", "scan_0000.nii.gz"]
+
+
+# --- how values become 0 to 1 -------------------------------------------------------------------------
+
+
+def test_the_intensity_of_a_setting_is_that_of_its_function() -> None:
+    voxels = np.random.default_rng(0).normal(0, 500, (6, 6, 6))
+    for name, function in (("percentiles", scale_percentiles), ("z-score", scale_standard_deviations)):
+        np.testing.assert_array_equal(normaliser(name)(voxels), function(voxels))
+    np.testing.assert_array_equal(normaliser("window:-600,1500")(voxels), scale_window(voxels, -600, 1500))
+
+
+@pytest.mark.parametrize(
+    "name", ["", "window", "window:", "window:1", "window:1,0", "window:nan,4", "zscore"]
+)
+def test_an_intensity_that_is_none_is_named(name: str) -> None:
+    with pytest.raises(ValueError, match=r"intensity is percentiles, z-score, or window:CENTRE,WIDTH"):
+        normaliser(name)
+
+
+def test_volumes_are_read_with_the_intensity_that_is_asked_for(tmp_path: Path) -> None:
+    put(tmp_path / "images" / "a.nii", np.arange(210, dtype=np.int16).reshape(GRID))
+    put(tmp_path / "labels" / "a.nii", np.zeros(GRID, np.uint8))
+    data = tasks.open_data(tmp_path, val_fraction=0).train
+    window = data.with_reading(ReadVolume("window:100,400"))
+    assert window[0].image[0, 0, 0, 0] == 0.25
+    assert data[0].image[0, 0, 0, 0] == 0
+    assert window.with_reading(ReadVolume("window:100,400")) is window
 
 
 # --- random changes -------------------------------------------------------------------------------
@@ -269,3 +439,74 @@ def test_changes_that_make_no_sense_are_named() -> None:
         volume_transform((4, 4, 4), intensity=1.0)
     with pytest.raises(ValueError, match="patches of 2 axes do not fit rare with 3"):
         RandomPatch((4, 4))(rare())
+
+
+# --- patches that are turned and scaled -----------------------------------------------------------------
+
+EXTENT, BLOCK = (40, 48, 44), 8
+
+
+def coordinates(spacing: tuple[float, float, float] | None = None) -> Sample:
+    """A volume whose channels hold the coordinates of each voxel over 100, and blocks of voxels as labels."""
+    axes = torch.meshgrid(*(torch.arange(n) for n in EXTENT), indexing="ij")
+    numbers = [axis // BLOCK for axis in axes]
+    labels = 1 + numbers[0] + 6 * numbers[1] + 36 * numbers[2]
+    image = torch.stack([*(axis / 100 for axis in axes), torch.ones(EXTENT)])
+    return Sample(image, LabelMap(labels), "coordinates", spacing)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_turned_patch_has_its_labels_where_its_voxels_are(seed: int) -> None:
+    torch.manual_seed(seed)
+    cut = RandomPatch((20, 24, 16), ignore=999, rotation=180.0, scale=(0.7, 1.4))
+    patch = cut(coordinates((1.0, 2.0, 0.5)))
+    labels = patch.target.labels
+    assert patch.image.shape == (4, 20, 24, 16)
+    known = (labels != 999) & (patch.image[3] > 0.999)
+    assert known.any()
+    assert ((patch.image[3] < 1e-3) <= (labels == 999)).all()
+    block = labels[known] - 1
+    for axis, number in enumerate((block % 6, block // 6 % 6, block // 36)):
+        place = patch.image[axis][known] * 100
+        assert (place >= number * BLOCK - 0.51).all()
+        assert (place <= number * BLOCK + BLOCK - 1 + 0.51).all()
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_turn_keeps_distances_in_space_and_a_scale_divides_them(seed: int) -> None:
+    torch.manual_seed(seed)
+    spacing = torch.tensor([1.0, 2.0, 0.5])
+    cut = RandomPatch((6, 6, 6), rotation=90.0, scale=(1.3, 1.3), foreground=0.0)
+    for _ in range(20):
+        patch = cut(coordinates((1.0, 2.0, 0.5)))
+        if (patch.image[3] > 0.999).all():
+            break
+    assert (patch.image[3] > 0.999).all()
+    for axis in range(3):
+        steps = patch.image[:3].diff(dim=axis + 1).flatten(1).mean(1) * 100 * spacing
+        assert torch.allclose(steps.norm(), spacing[axis] / 1.3, rtol=1e-3)
+
+
+def test_a_turn_by_nothing_is_the_plain_patch_and_turns_are_around_the_axes() -> None:
+    torch.manual_seed(3)
+    plain = RandomPatch((9, 10, 11))(coordinates())
+    torch.manual_seed(3)
+    turned = RandomPatch((9, 10, 11), scale=(1.0, 1.0 + 1e-9))(coordinates())
+    assert torch.allclose(plain.image, turned.image, atol=1e-5)
+    assert torch.equal(plain.target.labels, turned.target.labels)
+    quarter = np.pi / 2
+    expected = {0: [[1, 0, 0], [0, 0, -1], [0, 1, 0]], 1: [[0, 0, -1], [0, 1, 0], [1, 0, 0]]}
+    for axis, matrix in expected.items():
+        angles = [quarter * (other == axis) for other in range(3)]
+        assert torch.allclose(rotation_matrix(*angles), torch.tensor(matrix).double(), atol=1e-12)
+    both = rotation_matrix(quarter, quarter, 0.0)
+    assert torch.allclose(both, rotation_matrix(0, quarter, 0) @ rotation_matrix(quarter, 0, 0))
+
+
+def test_impossible_angles_and_scales_are_refused() -> None:
+    with pytest.raises(ValueError, match="rotation must be"):
+        RandomPatch((4, 4, 4), rotation=-1.0)
+    with pytest.raises(ValueError, match="scale must be"):
+        RandomPatch((4, 4, 4), scale=(2.0, 1.0))
+    with pytest.raises(ValueError, match="only volumes are turned"):
+        RandomPatch((4, 4), rotation=3.0)(Sample(torch.rand(1, 8, 8), None, "a"))

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from hypothesis import given as with_values, settings as how, strategies as st
 
-from pixelwise.planning import DataFacts, Probe, RangeTest, Situation, rules
+from pixelwise.planning import DataFacts, Probe, RangeTest, Situation, read_plan, rules
 from pixelwise.recipe import Recipe
 from pixelwise.training import recipe_of
 
@@ -22,9 +22,33 @@ TABLE: dict[str, tuple[DataFacts, dict[str, Any], dict[str, Any]]] = {
     "twelve times the thickness": (facts(), {"crop": "free"}, {"crop": (256, 256)}),
     "never below 160": (facts(of_classes=THIN[:1] * 1), {"crop": "free"}, {"crop": (160, 160)}),
     "never above 512": (
-        facts(size=(900, 900), of_classes=(one(thickness=80.0), one("b", thickness=90.0))),
+        facts(size=(900, 900), of_classes=(one(thickness=4.0), one("b", thickness=90.0))),
         {"crop": "free"},
-        {"crop": (512, 512)},
+        {"crop": (512, 512), "reduce": 1},
+    ),
+    "never above 512 pixels as they are seen": (
+        facts(size=(1900, 1900), of_classes=(one(thickness=80.0), one("b", thickness=90.0))),
+        {"crop": "free"},
+        {"crop": (1024, 1024), "reduce": 2},
+    ),
+    # image size
+    "regions of 64 pixels are seen as they are": (
+        facts(of_classes=(one(thickness=64.0), one("b", thickness=30.0))), {}, {"reduce": 1},
+    ),
+    "thicker ones at half size": (
+        facts(of_classes=(one(thickness=65.0), one("b", thickness=30.0))), {}, {"reduce": 2},
+    ),
+    "even thicker ones at a quarter": (
+        facts(of_classes=(one(thickness=129.0), one("b", thickness=30.0))), {}, {"reduce": 4},
+    ),
+    "thin ones stay visible": (
+        facts(of_classes=(one(thickness=129.0), one("b", thickness=6.0))), {}, {"reduce": 2},
+    ),
+    "small images stay as they are": (
+        facts(of_classes=(one(thickness=65.0),), smallest=(63, 300)), {}, {"reduce": 1},
+    ),
+    "a given size is kept": (
+        facts(of_classes=(one(thickness=65.0),)), {"reduce": 1}, {"reduce": 1},
     ),
     "never above the image": (facts(size=(100, 200)), {"crop": "free"}, {"crop": (128, 224)}),
     "a scene is taken whole": (facts(classes=4, size=(360, 480)), {"crop": "free"}, {"crop": (384, 480)}),
@@ -400,3 +424,27 @@ def test_key_points_keep_the_augmentation_of_their_task() -> None:
 def test_several_classes_per_pixel_follow_the_rules_of_one() -> None:
     recipe = settings_of("multilabel", facts(exclusive=False))
     assert (recipe.loss, recipe.class_weights, recipe.model) == ("cross_entropy+dice", "none", "unet")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "thinnest", "reduce", "crop"),
+    [
+        (1.2, 30.0, 2, (512, 704)),  # 1.7 s for a step of whole images at half size: enough of them
+        (3.0, 30.0, 4, (512, 704)),
+        (3.0, 9.0, 2, (384, 544)),  # thin regions would get lost: smaller crops instead
+        (60.0, 30.0, 8, (352, 480)),  # both
+    ],
+)
+def test_large_things_are_seen_smaller_where_time_is_short(
+    seconds: float, thinnest: float, reduce: int, crop: tuple[int, int]
+) -> None:
+    data = facts(size=(500, 700), of_classes=(one(thickness=70.0), one("b", thickness=thinnest)))
+    plan = decided(data, {"crop": "free"}, seconds=(seconds,) * 4, budget=1200.0)
+    assert (plan.settings["reduce"], plan.settings["crop"]) == (reduce, crop)
+
+
+def test_a_plan_with_brackets_without_end_is_refused(tmp_path) -> None:
+    path = tmp_path / "plan.json"
+    path.write_text("[" * 100_000)
+    with pytest.raises(ValueError, match="is no plan of a training"):
+        read_plan(path)

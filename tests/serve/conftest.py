@@ -3,6 +3,7 @@
 import io
 import time
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -30,7 +31,7 @@ def file_of(height: int = 40, width: int = 56, *, seed: int = 0, kind: str = "PN
 
 def ready(client: TestClient) -> TestClient:
     """The client, once the models are warmed up."""
-    for _ in range(600):
+    for _ in range(6000):  # a busy machine takes long
         if client.get("/v1/health/ready").status_code == 200:
             return client
         time.sleep(0.05)
@@ -40,18 +41,23 @@ def ready(client: TestClient) -> TestClient:
 Start = Callable[..., TestClient]
 
 
+def predictor_of(model: Model) -> Predictor:
+    """With the usual classes."""
+    return Predictor(model, CLASSES if model.num_classes else pw.ClassTable.of("object"))
+
+
 @pytest.fixture
 def start() -> Iterator[Start]:
-    """Starts a server for models by name, with limits and options of the application."""
+    """Starts a server for models, or predictors, by name, with limits and options of the application."""
     opened = []
 
-    def start(models: dict[str, Model], *, limits: Limits | None = None, **options: object) -> TestClient:
+    def start(models: dict[str, Any], *, limits: Limits | None = None, **options: object) -> TestClient:
         limits = limits or Limits()
         thread = ModelThread(limits)
         served = [
             Served(
                 name,
-                Predictor(model, CLASSES if model.num_classes else pw.ClassTable.of("object")),
+                model if isinstance(model, Predictor) else predictor_of(model),
                 "0" * 64,
                 thread,
                 limits,

@@ -23,7 +23,7 @@ from pixelwise.types import Keypoints, Sample
 
 WHOLE = {
     "crop": None, "scale": (1.5, 1.5), "flip": 1.0, "color": 0.0, "rotation": 0.0, "elastic": 0.0,
-    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.0, "scale_to": "image",
+    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.0, "scale_to": "image", "augment": "",
 }  # fmt: skip
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 STICK = ("head", "left_hand", "right_hand", "left_foot", "right_foot")
@@ -33,7 +33,7 @@ PLACES = np.array([[0.5, 0.1], [0.9, 0.4], [0.1, 0.4], [0.8, 0.95], [0.2, 0.95]]
 COLORS = ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0), (0, 255, 255))
 SETTINGS = {
     "crop": (64, 48), "scale": (0.8, 1.2), "flip": 0.5, "color": 0.3, "rotation": 20.0, "elastic": 0.0,
-    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.0, "scale_to": "image",
+    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.0, "scale_to": "image", "augment": "",
     "loss": "heatmap",
 }  # fmt: skip
 
@@ -317,8 +317,8 @@ def test_whole_images_are_scaled_and_mirrored_with_their_joints(tmp_path: Path) 
     assert changed.image[:, y, x].tolist() == pytest.approx([1, 0, 0], abs=0.1)  # the head is red
     wide = found.boxes[:, 2:] - found.boxes[:, :2]
     torch.testing.assert_close(wide, 1.5 * (given.boxes[:, 2:] - given.boxes[:, :2]))
-    with pytest.raises(ValueError, match="rotation is not for key points in whole images"):
-        get_task("keypoint_detection").transform(data.classes, {**WHOLE, "rotation": 5.0})
+    with pytest.raises(ValueError, match="elastic is not for key points"):
+        get_task("keypoint_detection").transform(data.classes, {**WHOLE, "elastic": 5.0})
 
 
 @pytest.mark.slow

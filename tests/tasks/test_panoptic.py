@@ -190,7 +190,7 @@ def test_augmentation_moves_image_and_segments_together(folder: Path) -> None:
         "rotation": 8,
         "elastic": 0,
     }
-    settings |= {"flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.0}
+    settings |= {"flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.0, "augment": ""}
     data = pw.open_data(folder).train
     moved = TASK.transform(data.classes, settings)(data[0])
     assert moved.target.id_map.shape == (40, 40)

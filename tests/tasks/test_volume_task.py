@@ -9,22 +9,28 @@ import nibabel
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import pixelwise as pw
-from pixelwise.data import check_data
+from pixelwise.data import Pair, SegmentationData, check_data
+from pixelwise.data.formats.volume import Volume
+from pixelwise.data.formats.volume_files import read_volume, write_volume
+from pixelwise.data.intensity import scale_window
 from pixelwise.predict import Predictor, evaluate, evaluate_images
+from pixelwise.predict.writing import plan
 from pixelwise.recipe import read_settings
 from pixelwise.report import write_evaluation_report
 from pixelwise.tasks import get_task, open_data, task_of_folder
 from pixelwise.training import recipe_of, run as run_recipe
 from pixelwise.types import Batch, LabelMap, Sample
+from tests.data.dicom_files import dicom_slice
 
 RECIPES = Path(__file__).parent.parent.parent / "recipes"
 TABLE = pw.ClassTable.of("background", "ball", "slab")
 AFFINE = np.array([[0, 2.0, 0, -7], [1.5, 0, 0, 3], [0, 0, 3.0, 11], [0, 0, 0, 1]])  # axes exchanged
 SETTINGS = {
     "crop": (16, 16, 16), "scale": (1.0, 1.0), "flip": 0.5, "color": 0.2, "rotation": 0.0, "elastic": 0.0,
-    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.0, "scale_to": "image",
+    "flip_vertical": 0.0, "rotate90": 0.0, "rare_crops": 0.5, "scale_to": "image", "augment": "",
 }  # fmt: skip
 
 
@@ -130,8 +136,7 @@ def test_training_patches_have_the_size_of_the_crop(folder: Path) -> None:
     [
         ({"crop": (16, 16)}, "volumes need crops of a depth, a height and a width"),
         ({"crop": None}, "volumes need crops of a depth, a height and a width"),
-        ({"scale": (0.5, 2.0)}, "scale is not for volumes"),
-        ({"rotation": 10.0}, "rotation is not for volumes"),
+        ({"rotation": 200.0}, "rotation must be between 0 and 180"),
         ({"elastic": 1.0}, "elastic is not for volumes"),
     ],
 )
@@ -178,6 +183,54 @@ def test_a_prediction_opens_over_its_image(
     assert found.shape == image.shape
     labels = predict(folder / "imagesTr" / "case_0.nii.gz").label_map.labels
     np.testing.assert_array_equal(np.asarray(found.dataobj).T, labels.numpy())
+
+
+def test_predictions_have_the_format_and_the_place_of_their_images(
+    run: "pw.training.TrainResult", tmp_path: Path
+) -> None:
+    voxels = scan(0, 16)[0].T.astype(np.int16)
+    like = Volume(voxels, (2.5, 0.5, 0.75), np.diag([0.75, 0.5, 2.5, 1.0]), None)
+    for suffix in (".nrrd", ".mha", ".tif", ".nii"):
+        write_volume(tmp_path / "in" / f"{suffix[1:]}{suffix}", voxels, like)
+    for number in range(16):
+        place = [1.5, -3.0, 2.5 * number]
+        path = tmp_path / "in" / "deep" / "ct.1" / f"{number}.dcm"
+        dicom_slice(path, number, voxels[number], ImagePositionPatient=place, PixelSpacing=[0.5, 0.75])
+    predict = Predictor(run.best)
+    written = predict.folder(tmp_path / "in", tmp_path / "out", progress=False)
+    names = [path.relative_to(tmp_path / "out").as_posix() for path in written]
+    assert names == ["deep/ct.1.nii.gz", "mha.mha", "nii.nii", "nrrd.nrrd", "tif.tif"]
+    images = ["deep/ct.1", "mha.mha", "nii.nii", "nrrd.nrrd", "tif.tif"]
+    for name, path in zip(images, written, strict=True):
+        image, found = read_volume(tmp_path / "in" / name), read_volume(path)
+        np.testing.assert_allclose(found.affine, image.affine, atol=1e-6)
+        np.testing.assert_array_equal(found.voxels, predict(tmp_path / "in" / name).label_map.labels.numpy())
+    # One series alone, whose folder is the image.
+    (alone,) = plan([tmp_path / "in" / "deep" / "ct.1"], tmp_path / "one", "", predict.task, 1)
+    assert alone.target == tmp_path / "one" / "ct.1.nii.gz"
+    with pytest.raises(ValueError, match="is a folder: use"):
+        predict(tmp_path / "in")
+
+
+def test_the_intensity_of_the_training_is_kept_with_the_weights(folder: Path, tmp_path: Path) -> None:
+    settings = {"model": "unet3d", "model_arguments": {"width": 2}, "crop": (16, 16, 16), "steps": 1}
+    window = "window:500,800"
+    learnt = pw.train(folder, out=tmp_path / "a", workers=0, progress=False, intensity=window, **settings)
+    predict = Predictor(learnt.best)
+    assert predict.decoding["intensity"] == window
+    path = folder / "imagesTr" / "case_0.nii.gz"
+    image = predict.read_image(path)[0]
+    np.testing.assert_allclose(image[0], scale_window(read_volume(path).voxels, 500, 800))
+    assert Predictor(learnt.best, decoding={"intensity": "z-score"}).read_image(path)[0].mean() > 0.4
+
+
+def test_intensities_are_for_volumes(tmp_path: Path) -> None:
+    classes = pw.ClassTable.of("a", "b")
+    for name in "ab":
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / f"{name}.png")
+    data = SegmentationData((Pair(tmp_path / "a.png", tmp_path / "b.png", "a"),) * 2, classes)
+    with pytest.raises(ValueError, match="intensity is for volumes, not for the task semantic"):
+        pw.train((data, data), out=tmp_path / "run", steps=1, progress=False, intensity="z-score")
 
 
 def test_predictions_are_scored_from_their_files(

@@ -42,6 +42,7 @@ def test_a_run_directory_holds_all_that_is_needed_to_use_and_repeat_it(
         "best.safetensors",
         "last.safetensors",
         "report.html",
+        "scores.json",
         "pictures",
         ".lock",
     }

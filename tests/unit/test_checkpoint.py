@@ -119,6 +119,7 @@ def test_a_compiled_model_is_saved_under_its_own_names(model: DenseModel, tmp_pa
 
 def test_a_run_directory_means_its_best_weights_else_its_last(model: DenseModel, path: Path) -> None:
     run = path.parent
+    path = path.rename(run / "weights.safetensors")
     with pytest.raises(ValueError, match=r"holds no checkpoint \(best.safetensors or last.safetensors\)"):
         load(run)
     path.rename(run / "last.safetensors")

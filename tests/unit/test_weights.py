@@ -15,8 +15,10 @@ from torchvision.models import detection, segmentation
 from pixelwise import models, weights
 from pixelwise.checkpoint import load, save
 from pixelwise.models import espnetv2
+from pixelwise.registry import describe
 from pixelwise.weights import (
     describe_weights,
+    fetch_weights,
     find_converter,
     list_weights,
     load_weights,
@@ -63,6 +65,7 @@ def test_every_entry_can_be_checked_and_cited(name: str) -> None:
     assert pointed_at or {"mean_iou", "pq", "box_ap", "mask_ap"} & set(entry.scores)
     assert pointed_at or entry.scores_on
     assert entry.source
+    assert entry.task in describe(entry.builder).tasks
     assert all(side % 8 == 0 or side == 1333 for side in entry.input_size)  # 800 x 1333 for detectors
 
 
@@ -136,6 +139,7 @@ def test_names_checksums_and_addresses_are_not_copied_by_mistake() -> None:
     entries = [describe_weights(name) for name in list_weights()]
     assert len({entry.sha256 for entry in entries}) == len(entries)
     assert len({entry.url for entry in entries}) == len(entries)
+    assert len({weights._cache_name(entry) for entry in entries}) == len(entries)
     for entry in entries:
         if "edgenets" in entry.converter:
             height, width = entry.input_size
@@ -299,6 +303,7 @@ class Server:
     content: bytes = b""
     status: int = 200
     missing_bytes: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
     requests: list[str] = field(default_factory=list)
 
 
@@ -311,8 +316,14 @@ def server() -> Iterator[Server]:
             state.requests.append(self.path)
             self.send_response(state.status)
             self.send_header("Content-Length", str(len(state.content)))
+            for name, value in state.headers.items():
+                self.send_header(name, value)
             self.end_headers()
+            if self.command == "HEAD":
+                return
             self.wfile.write(state.content[: len(state.content) - state.missing_bytes])
+
+        do_HEAD = do_GET
 
         def log_message(self, format: str, *args: object) -> None:
             pass
@@ -419,25 +430,25 @@ def test_a_corrupted_download_leaves_nothing_behind(online: Server, tmp_path: Pa
     assert list((tmp_path / "cache").iterdir()) == []
 
 
-def test_a_truncated_download_leaves_nothing_behind(online: Server, tmp_path: Path) -> None:
+def test_a_truncated_download_never_has_the_files_name(online: Server, tmp_path: Path) -> None:
     online.missing_bytes = 1000
     whole = len(online.content)
     with pytest.raises(ValueError, match=f"broke off after {whole - 1000} of {whole} bytes"):
         load_weights(NAME, cache=tmp_path / "cache")
-    assert list((tmp_path / "cache").iterdir()) == []
+    assert [path.name for path in (tmp_path / "cache").iterdir()] == [".espnetv2.pth.part"]
 
 
 def test_a_file_that_the_server_does_not_have_is_told(online: Server, tmp_path: Path) -> None:
     online.status = 404
     with pytest.raises(ValueError, match=r"cannot fetch http://127.*: the server answers 404 Not Found"):
         load_weights(NAME, cache=tmp_path / "cache")
-    assert not (tmp_path / "cache").exists()
+    assert list((tmp_path / "cache").iterdir()) == []
 
 
 def test_an_unreachable_server_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = published_file(tmp_path / "published.pth")
     use_entry(monkeypatch, path, url="http://127.0.0.1:9/espnetv2.pth")
-    with pytest.raises(ValueError, match=r"cannot fetch http://127\.0\.0\.1:9/.*refused.*pass source="):
+    with pytest.raises(ValueError, match=r"cannot fetch http://127\.0\.0\.1:9/.*refused"):
         load_weights(NAME, cache=tmp_path / "cache")
 
 
@@ -445,6 +456,124 @@ def test_a_place_that_cannot_be_written_is_told(online: Server, tmp_path: Path) 
     (tmp_path / "file").write_text("not a folder")
     with pytest.raises(ValueError, match=r"cannot .*/file"):
         load_weights(NAME, cache=tmp_path / "file")
+
+
+def test_offline_takes_what_the_cache_has_and_refuses_the_rest_in_one_sentence(
+    online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "cache"
+    with pytest.raises(
+        ValueError, match=r"are not on this machine, and the network must not be used: fetch "
+    ):
+        load_weights(NAME, cache=cache, offline=True)
+    assert not cache.exists()
+    assert online.requests == []
+    fetched = fetch_weights(NAME, cache=cache)
+    assert fetch_weights(NAME, cache=cache, offline=True) == fetched
+    monkeypatch.setenv("PIXELWISE_OFFLINE", "1")
+    with pytest.raises(ValueError, match="the network must not be used"):
+        load_weights(NAME, cache=tmp_path / "other")
+
+
+@pytest.mark.parametrize("kind", ["folder", "address"])
+def test_a_mirror_is_a_copy_of_a_cache_and_is_asked_first(
+    kind: str, online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mirror = tmp_path / "mirror of ours"
+    mirror.mkdir()
+    fetched = fetch_weights(NAME, cache=mirror)
+    online.requests.clear()
+    address = online.url.rpartition("/zoo/")[0] + "/mirror"
+    monkeypatch.setenv("PIXELWISE_MIRROR", str(mirror) if kind == "folder" else f"{address}/")
+    found = fetch_weights(NAME, cache=tmp_path / "cache", offline=kind == "folder")
+    assert found.read_bytes() == fetched.read_bytes()
+    assert online.requests == ([] if kind == "folder" else ["/mirror/espnetv2.pth"])
+
+
+def test_what_a_mirror_lacks_or_has_wrong_comes_from_the_publisher(
+    online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PIXELWISE_MIRROR", str(tmp_path))
+    fetch_weights(NAME, cache=tmp_path / "one")
+    (tmp_path / "espnetv2.pth").write_bytes(b"something else")
+    fetch_weights(NAME, cache=tmp_path / "two")
+    assert online.requests == ["/zoo/espnetv2.pth"] * 2
+
+
+def test_names_are_filtered_by_task_model_licence_and_use() -> None:
+    assert list_weights(task="instance", commercial=True) == [
+        "mask_rcnn_resnet50_fpn_coco",
+        "mask_rcnn_resnet50_fpn_v2_coco",
+    ]
+    assert list_weights(model="segformer", licence="nvidia") == ["segformer_b0_ade"]
+    free, bound = list_weights(commercial=True), list_weights(commercial=False)
+    assert sorted([*free, *bound]) == list_weights()
+    assert not any("cityscapes" in name for name in free)
+    with pytest.raises(ValueError, match="no published weights for the task 'panoptik', did you mean panop"):
+        list_weights(task="panoptik")
+
+
+def test_weights_are_of_the_task_they_were_trained_for(published: Path) -> None:
+    assert load_weights(NAME, source=published).task == "semantic"
+    catalogue = read_catalogue((Path(weights.__file__).parent / "weights.toml").read_text())
+    assert catalogue["eomt_large_coco_panoptic"].task == "panoptic"
+
+
+# --- revisions on the hub --------------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_hub(online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """NAME is a file on the hub, which is the server of the tests."""
+    path = tmp_path / "published.pth"
+    url = "https://huggingface.co/someone/net/resolve/0123456/pytorch_model.bin"
+    use_entry(monkeypatch, path, url=url)
+    monkeypatch.setenv("HF_ENDPOINT", online.url.rpartition("/zoo/")[0])
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    return online
+
+
+def test_the_endpoint_takes_the_place_of_the_hub(on_hub: Server, tmp_path: Path) -> None:
+    assert fetch_weights(NAME, cache=tmp_path / "cache").name == f"{NAME}.bin"
+    assert on_hub.requests == ["/someone/net/resolve/0123456/pytorch_model.bin"]
+
+
+def test_another_revision_is_checked_against_what_the_hub_tells(on_hub: Server, tmp_path: Path) -> None:
+    newer = published_file(tmp_path / "newer.pth")
+    on_hub.content = newer.read_bytes()
+    commit, digest = "c" * 40, hashlib.sha256(on_hub.content).hexdigest()
+    on_hub.headers = {"X-Repo-Commit": commit, "X-Linked-Etag": f'"{digest}"', "ETag": f'"{digest}"'}
+    found = fetch_weights(NAME, cache=tmp_path / "cache", revision="refs/pr/1")
+    assert found.name == f"{NAME}-cccccccccccc.bin"
+    assert found.read_bytes() == on_hub.content
+    assert on_hub.requests[-1] == "/someone/net/resolve/refs%2Fpr%2F1/pytorch_model.bin"
+    assert load_weights(NAME, cache=tmp_path / "cache", revision="main").model.num_classes == 21
+    on_hub.headers["X-Linked-Etag"] = on_hub.headers["ETag"] = '"' + "0" * 64 + '"'
+    with pytest.raises(ValueError, match="is not the published file"):
+        fetch_weights(NAME, cache=tmp_path / "other", revision="main")
+
+
+def test_a_revision_that_does_not_exist_is_told(on_hub: Server, tmp_path: Path) -> None:
+    on_hub.status = 404
+    with pytest.raises(ValueError, match=r"the hub does not tell of .*/resolve/nowhere/pytorch_model.bin"):
+        fetch_weights(NAME, cache=tmp_path / "cache", revision="nowhere")
+
+
+def test_only_weights_of_the_hub_have_revisions(online: Server, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="have no revisions: they are not on the hub"):
+        fetch_weights(NAME, cache=tmp_path / "cache", revision="main")
+
+
+def test_files_of_the_hub_are_not_fetched_when_its_library_is_offline(
+    on_hub: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(ValueError, match="the network must not be used"):
+        fetch_weights(NAME, cache=tmp_path / "cache")
+    with pytest.raises(ValueError, match="cannot be asked for offline"):
+        fetch_weights(NAME, cache=tmp_path / "cache", revision="main")
+    assert on_hub.requests == []
 
 
 # --- the catalogue's format ------------------------------------------------------------------------
@@ -458,6 +587,7 @@ def test_a_catalogue_reads_back_what_was_written() -> None:
 
         [weights.small]
         builder = "pspnet"
+        task = "semantic"
         arguments = { encoder = "tiny" }
         converter = "pspnet.from_nobody"
         url = "https://example.org/small.pth"

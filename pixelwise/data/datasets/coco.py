@@ -16,7 +16,7 @@ from ..dataset import Pair, ReadTarget
 from ..formats.coco import CocoFile, CocoImage, read_coco, semantic_labels
 from ..formats.mask import check_size
 from ..label_encoding import LabelEncoding
-from .layout import Layout, image_files, split_of
+from .layout import Layout, image_files, name_in_folder, split_of
 
 _FIRST_KEY = re.compile(rb'^\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
 _NOT_INSTANCES = re.compile(r"panoptic|caption|keypoints|stuff|images?_info|results", re.IGNORECASE)
@@ -123,7 +123,7 @@ def read_folder(root: Path, *, boxes: bool = False) -> CocoFolder:
             if (path := places.of(image.file_name)) is None:
                 unpaired.append(file.path.parent / image.file_name)
                 continue
-            pair = Pair(path, file.path, path.relative_to(places.home).as_posix())
+            pair = Pair(path, file.path, name_in_folder(path, places.home))
             described[pair.id] = image
             found.append(pair)
         if not found:
@@ -203,6 +203,9 @@ class _Places:
         if self.known is None:
             self._look(file_name)
         assert self.known is not None
+        found = self.known.get(file_name, [])
+        if len(found) == 1:
+            return found[0]
         wanted = Path(file_name).parts
         found = self.known.get(wanted[-1], [])
         whole = [path for path in found if path.parts[-len(wanted) :] == wanted]

@@ -105,7 +105,7 @@ EXPORTS = (
     ),
     Export(
         "volumes (NIfTI, NRRD, MetaImage)",
-        "the task volume (--model unet3d) reads NIfTI files in images/ and labels/; or write slices",
+        "the task volume (--model unet3d) reads files in images/ and labels/, or labels beside images",
         _any(*(_has(f"**/*.{suffix}") for suffix in ("nii.gz", "nii", "nrrd", "mha", "mhd"))),
     ),
 )

@@ -16,7 +16,7 @@ from ..label_encoding import LabelEncoding
 from . import pairs
 from .layout import Layout
 
-CLASS = "object"
+CLASS, COLOR = "object", (220, 60, 60)  # black would not be seen on microscopy
 
 
 def matches(root: Path) -> bool:
@@ -31,7 +31,7 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
         ValueError: if there is no image with a mask, or a class table has several classes.
     """
     layout = pairs.find(root, None)
-    classes = ClassTable.of(CLASS) if encoding is None else encoding.classes
+    classes = ClassTable((CLASS,), (COLOR,)) if encoding is None else encoding.classes
     if len(classes) != 1:
         raise ValueError(f"instance maps have objects of one class, the class table names {len(classes)}")
     return Layout(layout.pairs, LabelEncoding.of(classes), read_instances, unpaired=layout.unpaired)

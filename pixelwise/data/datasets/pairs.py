@@ -11,14 +11,14 @@ Masks are images, NumPy arrays, `.mat` files, or tables of whole numbers as text
 may tell the parts; see `split_files`.
 """
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 from PIL import Image
 
 from ..dataset import Pair
 from ..label_encoding import LabelEncoding
-from .layout import Layout, by_stem, folders, image_files, mask_files, split_of
+from .layout import Layout, by_stem, folders, image_files, mask_files, name_in_folder, split_of, stem_in
 from .split_files import by_files
 
 IMAGES = (
@@ -40,11 +40,9 @@ _PHOTO = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 def matches(root: Path) -> bool:
     """Whether images and masks are found, and the first of the masks is not a TIFF of several pages."""
-    if not has_pairs(root):
-        return False
-    first = next((pair.mask for some in find(root, None).pairs.values() for pair in some if pair.mask), None)
+    first = _first_mask(root) if root.is_dir() else None
     if first is None or first.suffix.lower() not in (".tif", ".tiff"):
-        return True
+        return first is not None
     try:
         with Image.open(first) as mask:
             return getattr(mask, "n_frames", 1) == 1
@@ -54,11 +52,20 @@ def matches(root: Path) -> bool:
 
 def has_pairs(root: Path) -> bool:
     """Whether images and masks are found."""
-    if not root.is_dir():
-        return False
-    if any(_matched(images, masks, root)[0] for _, images, masks in _places(root)):
-        return True
-    return any(_side_by_side(folder)[0] for _, folder in _parts(root))
+    return root.is_dir() and _first_mask(root) is not None
+
+
+def _first_mask(root: Path) -> Path | None:
+    """The mask of the first image that has one."""
+    for _, images, masks in _places(root):
+        by_name = by_stem(mask_files(masks), masks)
+        for image in image_files(images):
+            if (name := _mask_of(image, images, by_name)) is not None:
+                return by_name[name]
+    for _, folder in _parts(root):
+        if beside := _side_by_side(folder)[0]:
+            return beside[0][1]
+    return None
 
 
 def find(root: Path, encoding: LabelEncoding | None) -> Layout:
@@ -146,15 +153,22 @@ def _matched(image_folder: Path, mask_folder: Path, root: Path) -> tuple[list[Pa
     masks = by_stem(mask_files(mask_folder), mask_folder)
     pairs, alone, used = [], [], set()
     for image in image_files(image_folder):
-        stem = image.relative_to(image_folder).with_suffix("").as_posix()
-        names = (*_mask_names(stem), image.relative_to(image_folder).as_posix())
-        name = next((name for name in names if name in masks), None)
+        name = _mask_of(image, image_folder, masks)
         if name is None:
             alone.append(image)
         else:
             used.add(name)
             pairs.append(Pair(image, masks[name], _id(image, root)))
     return pairs, alone + [path for name, path in masks.items() if name not in used]
+
+
+def _mask_of(image: Path, folder: Path, masks: Container[str]) -> str | None:
+    """The name of the mask of an image."""
+    stem = stem_in(image, folder)
+    if stem in masks:
+        return stem
+    names = (*_mask_names(stem), name_in_folder(image, folder))
+    return next((name for name in names if name in masks), None)
 
 
 def _mask_names(stem: str) -> Iterator[str]:
@@ -209,4 +223,4 @@ def _side_by_side(folder: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
 
 
 def _id(path: Path, root: Path) -> str:
-    return path.relative_to(root).as_posix()
+    return name_in_folder(path, root)

@@ -7,6 +7,7 @@ Facts are those that the owners publish; a licence here informs and is no advice
 import re
 from collections.abc import Mapping
 
+from .more_sets import FURTHER
 from .tree import Part, Places, Row
 
 
@@ -200,6 +201,7 @@ _ROWS = (
         metric="mean IoU of 19 classes, iIoU",
         score="CityscapesMetrics",
         trap="train ids are made from label ids; groups are crowds",
+        official="cityscapes",
     ),
     Row(
         "camvid11",
@@ -242,6 +244,7 @@ _ROWS = (
         metric="mean IoU, iIoU",
         score="CityscapesMetrics",
         trap="the masks of the test part are not public",
+        official="cityscapes",
     ),
     Row(
         "gta5",
@@ -557,6 +560,7 @@ _ROWS = (
         commercial=False,
         source="challenge.isic-archive.com",
         metric="Jaccard, 0 below 0.65",
+        official="isic",
     ),
     Row(
         "kvasir_seg",
@@ -569,6 +573,7 @@ _ROWS = (
         source="datasets.simula.no/kvasir-seg",
         metric="Dice, IoU",
         trap="masks are JPEG files",
+        official="per image",
     ),
     Row(
         "dsb2018",
@@ -583,6 +588,7 @@ _ROWS = (
         metric="precision at IoU 0.5 to 0.95",
         task="instance",
         trap="a file for each nucleus; images have four channels",
+        official="dsb",
     ),
     Row(
         "penn_fudan",
@@ -610,7 +616,9 @@ _ROWS = (
         licence=_NC,
         commercial=False,
         source="saliencydetection.net/duts",
-        metric="largest F, MAE, S- and E-measure",
+        metric="MAE, F-, S- and E-measure",
+        score="SaliencyMetrics",
+        official="saliency",
     ),
     Row(
         "ecssd",
@@ -621,7 +629,9 @@ _ROWS = (
         licence=_NC,
         commercial=False,
         source="cse.cuhk.edu.hk/leojia/projects/hsaliency",
-        metric="largest F, MAE, S- and E-measure",
+        metric="MAE, F-, S- and E-measure",
+        score="SaliencyMetrics",
+        official="saliency",
     ),
     Row(
         "dut_omron",
@@ -633,7 +643,9 @@ _ROWS = (
         licence=_NC,
         commercial=False,
         source="saliencydetection.net/dut-omron",
-        metric="largest F, MAE, S- and E-measure",
+        metric="MAE, F-, S- and E-measure",
+        score="SaliencyMetrics",
+        official="saliency",
     ),
     Row(
         "msra10k",
@@ -644,7 +656,9 @@ _ROWS = (
         licence=_NC,
         commercial=False,
         source="mmcheng.net/msra10k",
-        metric="largest F, MAE, S- and E-measure",
+        metric="MAE, F-, S- and E-measure",
+        score="SaliencyMetrics",
+        official="saliency",
     ),
     Row(
         "lip",
@@ -729,8 +743,21 @@ _ROWS = (
         metric="J and F",
         score="DavisMetrics",
         trap="first and last frames of a sequence do not count; objects of 2017 become one",
+        official="davis",
     ),
     # --- volumes --------------------------------------------------------------------------------
+    Row(
+        "brats",
+        "BraTS, tumours of the brain",
+        "volumes",
+        licence="research only, register",
+        commercial=False,
+        source="synapse.org/brats",
+        metric="Dice and HD95 of whole tumour, core and enhancing tumour",
+        official="brats",
+        task="volume",
+        trap="labels are 0, 1, 2, 4 (from 2023 on 3): the regions lie in each other",
+    ),
     Row(
         "msd",
         "Medical Segmentation Decathlon",
@@ -743,4 +770,4 @@ _ROWS = (
         task="volume",
     ),
 )
-DATASETS: Mapping[str, Row] = {row.name: row for row in _ROWS}
+DATASETS: Mapping[str, Row] = {row.name: row for row in (*_ROWS, *FURTHER)}

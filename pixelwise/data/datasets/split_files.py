@@ -31,12 +31,14 @@ def by_files(root: Path, layout: Layout) -> Layout:
     """The layout with the parts that files in `root` tell, where folders tell none."""
     if set(layout.pairs) != {"all"}:
         return layout
-    pairs = layout.pairs["all"]
+    pairs, candidates = layout.pairs["all"], _candidates(root)
+    if not candidates:
+        return layout
     known = _names_of(pairs)
     used: dict[Path, Named] = {}
     remarks = list(layout.remarks)
     kind = ""
-    for path in _candidates(root):
+    for path in candidates:
         named = _READERS[path.suffix.lower()](path, known)
         if (
             named

@@ -23,7 +23,8 @@ from ..dataset import MaskFiles, Pair, ReadTarget
 from ..formats.class_file import read_label_encoding
 from ..formats.mask import read_mask_pixels
 from ..label_encoding import LabelEncoding, MaskRule
-from .layout import Layout
+from .layout import Layout, name_in_folder
+from .listing import listed
 
 CLASSES = Path(__file__).parent / "classes"
 Places = Mapping[str, str]  # what the placeholders of an image are
@@ -61,6 +62,7 @@ class Row:
             several files for one image, painted one over the other; None for one file.
         overlapping: whether layers may overlap, so that a pixel has any number of classes.
         objects: whether each mask file is one object, or each value one.
+        void: of objects, the values besides 0 that are none.
         split: from the placeholders of an image to its part, where numbers or names tell it.
         marks: paths of which all must exist for the tree to be recognised; none where only its name opens it.
         licence: in a clause.
@@ -68,6 +70,7 @@ class Row:
         source: where it comes from.
         metric: the official scores.
         score: the name in `pixelwise.metrics` that computes them; "" for the scores of the task.
+        official: the scores that `evaluate` adds to those of the task, see `predict.official`; "" for none.
         task: that it is for.
         trap: what is easily got wrong.
     """
@@ -81,6 +84,7 @@ class Row:
     layers: Mapping[str, str] | None = None
     overlapping: bool = False
     objects: bool = False
+    void: tuple[int, ...] = ()
     split: Callable[[Places], str] | None = None
     marks: tuple[str, ...] = ()
     licence: str = ""
@@ -88,6 +92,7 @@ class Row:
     source: str = ""
     metric: str = "mean IoU"
     score: str = ""
+    official: str = ""
     task: str = "semantic"
     trap: str = ""
 
@@ -172,9 +177,11 @@ class ObjectFiles:
 
     Attributes:
         files: of each image, by its id.
+        void: values besides 0 that are no object.
     """
 
     files: Mapping[str, tuple[Path, ...]]
+    void: tuple[int, ...] = ()
 
     def __call__(self, pair: Pair) -> MaskSet:
         """The objects of the image."""
@@ -185,7 +192,7 @@ class ObjectFiles:
             if size is not None and numbers.shape != size:
                 raise ValueError(f"the masks of {pair.image} differ in size")
             size = numbers.shape
-            objects = [value for value in np.unique(numbers).tolist() if value]
+            objects = [value for value in np.unique(numbers).tolist() if value and value not in self.void]
             masks += [RleMasks.encode((numbers == value)[None]) for value in objects]
         assert size is not None  # a pair has a mask
         every = RleMasks.concatenate([RleMasks.from_coco([], (size[0], size[1])), *masks])
@@ -243,7 +250,7 @@ class Tree:
                     if part.masks and self.row.layers is None:
                         unpaired.append(image)
                     continue
-                pair = Pair(image, masks[0][1], image.relative_to(root).as_posix())
+                pair = Pair(image, masks[0][1], name_in_folder(image, root))
                 if self.row.layers is not None:
                     named = [(self.row.layers[key], path) for key, path in masks]
                     order = table.names
@@ -262,7 +269,7 @@ class Tree:
             )
         read: ReadTarget
         if self.row.objects:
-            read = ObjectFiles(objects)
+            read = ObjectFiles(objects, self.row.void)
             own = LabelEncoding.of(table)
         elif self.row.layers is not None:
             read, own = LayerMasks(layers, table), LabelEncoding.of(table)
@@ -270,7 +277,8 @@ class Tree:
             own = encoding or self.row.encoding
             read = MaskFiles(own)
         found = {part: tuple(some) for part, some in pairs.items()}
-        return Layout(found, own, read, unpaired=tuple(unpaired))
+        masks_too = {path for files in objects.values() for path in files}  # in a folder with the images
+        return Layout(found, own, read, unpaired=tuple(path for path in unpaired if path not in masks_too))
 
     def _home(self, root: Path) -> Path | None:
         """The folder with the marks: the root or one in it."""
@@ -305,7 +313,7 @@ def _listed(home: Path, part: Part) -> Iterator[tuple[Path, Places]]:
     for pattern in _several(part.images):
         text = Pattern(pattern)
         for path in text.files(home):
-            places = text.match(path.relative_to(home).as_posix())
+            places = text.match(name_in_folder(path, home))
             if places is None or path.name.startswith("."):
                 continue
             key = places.get("id", path.name)
@@ -381,8 +389,7 @@ class Pattern:
         deep = "/" in self.text[len(fixed) + 1 :] or "{id}" in self.text
         if not folder.is_dir():
             return []
-        found = folder.rglob(f"*{suffix}") if deep else folder.glob(f"*{suffix}")
-        return sorted(path for path in found if path.is_file())
+        return [folder / name for name in listed(folder, deep=deep).names if name.endswith(suffix)]
 
     def match(self, path: str) -> Places | None:
         """What the placeholders are; None for another path."""

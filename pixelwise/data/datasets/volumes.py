@@ -1,38 +1,51 @@
-"""Folders of volumes with labels, as NIfTI files.
+"""Folders of volumes with labels: NIfTI, NRRD, MetaImage, TIFF stacks, and folders of DICOM slices.
 
-- `images/` with `labels/` (or `masks/`, ...): files of the same name;
+- `images/` with `labels/` (or `masks/`, ...): files, or folders of slices, of the same name;
 - the Medical Segmentation Decathlon and nnU-Net: `imagesTr/`, `labelsTr/` and `dataset.json`, which names the
-  classes. nnU-Net writes each channel of a case to a file of its own, `case_0000.nii.gz`, `case_0001.nii.gz`.
+  classes. nnU-Net writes each channel of a case to a file of its own, `case_0000.nii.gz`, `case_0001.nii.gz`;
+- labels beside their image, in one folder or in a folder for each case: BraTS (`case_flair`, `case_t1`,
+  `case_t1ce`, `case_t2` and `case_seg`, where each kind of MRI is a channel), ACDC (`a`, `a_gt`), PROMISE12
+  (`a`, `a_segmentation`), LiTS (`volume-0`, `segmentation-0`), `a_image` and `a_label`, ...
 """
 
 import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float32, Int64, Shaped
+from jaxtyping import Float32, Float64, Int64, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ...types import ClassTable, LabelMap, Sample
 from ..dataset import Pair
-from ..formats.nifti import Volume, affine_of, is_nifti, read_nifti, stem_of
-from ..intensity import scale_percentiles
+from ..formats import volume_files
+from ..formats.dicom import is_series
+from ..formats.dicom_seg import labels_on, names_in, read_seg, seg_file
+from ..formats.tiff_stack import slices_in
+from ..formats.volume import Volume
+from ..formats.volume_files import is_stack, is_volume, place_of, stem_of
+from ..intensity import Normalise, normaliser, scale_percentiles
 from ..label_encoding import LabelEncoding
 from .layout import Layout, folders, split_of
 from .pairs import IMAGES, MASKS
 from .split_files import by_files
 
-Normalise = Callable[[Shaped[np.ndarray, "*grid"]], Float32[np.ndarray, "*grid"]]
-
 _CHANNEL = re.compile(r"(.+)_(\d{4})")
-_SAME_PLACE = 1e-3  # mm that affines may differ by
+_KINDS = "t1 t1w t1n t1c t1ce t1gd t2 t2w t2f flair pd dwi adc ct pt pet suv cbf cbv mtt tmax".split()
+_MODALITY = re.compile(rf"(.+)[_-]({'|'.join(_KINDS)})", re.IGNORECASE)
+_LABEL_WORDS = "seg|segmentation|label|labels|mask|masks|gt|msk|groundtruth"
+_LABEL = re.compile(rf"(.+)[_-](?:{_LABEL_WORDS})|(?:{_LABEL_WORDS})[_-](.+)", re.IGNORECASE)
+_IMAGE = re.compile(
+    r"(.+)[_-](?:image|img|volume|vol|scan)|(?:image|img|volume|vol|scan|ct)[_-](.+)", re.IGNORECASE
+)
+_SAME_PLACE = 1e-3  # mm that affines may differ by, or a share of a voxel that is smaller than 1 mm
 
 
 @dataclass(frozen=True)
@@ -78,7 +91,7 @@ class VolumeData(Dataset[Sample]):
             ValueError: if a file is damaged, the files do not lie in one place, or a label is unknown.
         """
         case = self.cases[index]
-        volumes = [read_nifti(path) for path in case.channels]
+        volumes = [volume_files.read_volume(path) for path in case.channels]
         for path, volume in zip(case.channels[1:], volumes[1:], strict=True):
             check_same_place(case.channels[0], volumes[0], path, volume)
         image = torch.from_numpy(
@@ -86,7 +99,7 @@ class VolumeData(Dataset[Sample]):
         )
         target = None
         if case.labels is not None:
-            volume = read_nifti(case.labels)
+            volume = volume_files.read_volume(case.labels)
             check_same_place(case.channels[0], volumes[0], case.labels, volume)
             target = LabelMap(_labels(volume, self.classes, case.labels))
         return Sample(image, target, case.id, volumes[0].spacing)
@@ -132,7 +145,7 @@ def open_volumes(
         images, labels = found[0], found[1]
     cases = _cases(images, labels, root)
     if not cases:
-        raise ValueError(f"{images} holds no NIfTI file whose name is also in {labels}")
+        raise ValueError(f"{images} holds no volume whose name is also in {labels}")
     description = root / "dataset.json"
     if classes is None and description.is_file():
         classes = _classes_of(description)
@@ -151,8 +164,14 @@ def check_same_place(path: Path, volume: Volume, other_path: Path, other: Volume
         raise ValueError(
             f"{path} has {volume.voxels.shape[-3:]} voxels, {other_path} {other.voxels.shape[-3:]}"
         )
-    if np.abs(volume.affine - other.affine).max() > _SAME_PLACE:
+    if volume.placed and other.placed and _apart(volume.affine, other.affine):
         raise ValueError(f"{path} and {other_path} lie in different places: their affines differ")
+
+
+def _apart(affine: Float64[np.ndarray, "4 4"], other: Float64[np.ndarray, "4 4"]) -> bool:
+    """Whether two files lie in different places."""
+    smallest = float(np.linalg.norm(affine[:3, :3], axis=0).min())
+    return bool(np.abs(affine - other).max() > _SAME_PLACE * min(1.0, smallest))
 
 
 def _cases(images: Path, labels: Path, root: Path) -> list[Case]:
@@ -160,7 +179,7 @@ def _cases(images: Path, labels: Path, root: Path) -> list[Case]:
     named: dict[str, list[Path]] = defaultdict(list)
     for path in _volumes(images):
         stem = stem_of(path)
-        channel = _CHANNEL.fullmatch(stem)
+        channel = _CHANNEL.fullmatch(stem) or _MODALITY.fullmatch(stem)
         named[stem if stem in there or channel is None else channel[1]].append(path)
     return [
         Case(tuple(paths), there[stem], paths[0].relative_to(root).as_posix())
@@ -169,8 +188,72 @@ def _cases(images: Path, labels: Path, root: Path) -> list[Case]:
     ]
 
 
+def _cases_beside(folder: Path, root: Path) -> list[Case]:
+    """The cases of a folder in which labels lie beside their images."""
+    labels: dict[str, Path] = {}
+    images: dict[str, list[tuple[int, Path]]] = defaultdict(list)
+    for path in _volumes(folder):
+        stem = stem_of(path)
+        if (labelled := _LABEL.fullmatch(stem)) is not None:
+            labels[labelled[1] or labelled[2]] = path
+            continue
+        # Where several could be the image, that of the surest name is.
+        images[stem].append((2, path))
+        if (image := _IMAGE.fullmatch(stem)) is not None:
+            images[image[1] or image[2]].append((1, path))
+        if (channel := _CHANNEL.fullmatch(stem) or _MODALITY.fullmatch(stem)) is not None:
+            images[channel[1]].append((0, path))
+    cases = []
+    for name, file in labels.items():
+        if name in images:
+            surest = min(rank for rank, _ in images[name])
+            files = tuple(path for rank, path in images[name] if rank == surest)
+            cases.append(Case(files, file, files[0].relative_to(root).as_posix()))
+    return cases
+
+
 def _volumes(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.iterdir() if is_nifti(path) and not path.name.startswith("."))
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".") and is_volume(path))
+
+
+def channel_files(path: Path, channels: int) -> list[Path]:
+    """The files of a case of which one is given: nnU-Net's `_0000`, `_0001`, ... or kinds of MRI and CT.
+
+    A model of one channel takes the file alone.
+
+    >>> channel_files(Path("a_0000.nii.gz"), 2)[1].name
+    'a_0001.nii.gz'
+    """
+    stem = stem_of(path)
+    if channels == 1:
+        return [path]
+    if (numbered := _CHANNEL.fullmatch(stem)) is not None:
+        suffix = path.name[len(stem) :]
+        return [path.with_name(f"{numbered[1]}_{number:04}{suffix}") for number in range(channels)]
+    if (kind := _MODALITY.fullmatch(stem)) is not None and path.parent.is_dir():
+        others = [(_MODALITY.fullmatch(stem_of(other)), other) for other in _volumes(path.parent)]
+        return [other for match, other in others if match is not None and match[1] == kind[1]]
+    return [path]
+
+
+def find_volumes(folder: Path, channels: int) -> list[Path]:
+    """The volumes in a folder and its sub-folders; of one in several files, that of its first channel.
+
+    A folder of DICOM slices is one volume. Hidden files are left out.
+    """
+    if is_series(folder):
+        return [folder]
+    found: list[Path] = []
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            found += find_volumes(path, channels)
+        elif is_volume(path):
+            files = channel_files(path, channels)
+            if path == files[0] or not all(file.exists() for file in files):
+                found.append(path)
+    return found
 
 
 def _labels(volume: Volume, classes: ClassTable, path: Path) -> Int64[Tensor, "D H W"]:
@@ -210,7 +293,11 @@ def _classes_of(path: Path) -> ClassTable:
 
 
 def _classes_in(paths: Sequence[Path]) -> ClassTable:
-    largest = max(int(_whole(read_nifti(path).voxels, path).max()) for path in paths)
+    if (seg := seg_file(paths[0])) is not None:
+        names = names_in(seg)
+        told = [names.get(number, f"class {number}") for number in range(1, max(names) + 1)]
+        return ClassTable.of("background", *told)
+    largest = max(int(_whole(volume_files.read_volume(path).voxels, path).max()) for path in paths)
     if not 0 <= largest < 255:
         raise ValueError(
             f"the labels go up to {largest} (are these instances, not classes?): give a class table"
@@ -221,35 +308,44 @@ def _classes_in(paths: Sequence[Path]) -> ClassTable:
 # --- layout ---------------------------------------------------------------------------------------
 
 
-def read_volume(
-    path: Path, channels: int
-) -> tuple[Float32[Tensor, "c D H W"], tuple[float, float, float] | None]:
-    """A volume with each channel scaled by its percentiles, and its spacing; see `ReadImage`.
+@dataclass(frozen=True)
+class ReadVolume:
+    """How a volume is read; see `ReadImage`.
 
-    The other channels of nnU-Net's `case_0000.nii.gz` are read from `case_0001.nii.gz` and so on.
-
-    Raises:
-        ValueError: if a file is damaged, the files do not lie in one place, or there are other channels.
+    Attributes:
+        intensity: how the values of each channel become 0 to 1; see `data.intensity.normaliser`.
     """
-    volumes = [read_nifti(path)]
-    named = _CHANNEL.fullmatch(stem_of(path))
-    if channels > 1 and volumes[0].voxels.ndim == 3 and named is not None:
-        suffix = path.name[len(stem_of(path)) :]
-        others = [path.with_name(f"{named[1]}_{number:04}{suffix}") for number in range(1, channels)]
-        for other in others:
-            volumes.append(read_nifti(other))
-            check_same_place(path, volumes[0], other, volumes[-1])
-    grids = [grid for volume in volumes for grid in volume.voxels.reshape(-1, *volume.voxels.shape[-3:])]
-    if len(grids) != channels:
-        raise ValueError(
-            f"{path} has {_counted(len(grids))}, {channels} expected: a model takes others with "
-            f"--in-channels {len(grids)} (in_channels=)"
-        )
-    try:
-        image = torch.from_numpy(np.stack([scale_percentiles(grid) for grid in grids]))
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return image, volumes[0].spacing
+
+    intensity: str = "percentiles"
+
+    def __call__(
+        self, path: Path, channels: int
+    ) -> tuple[Float32[Tensor, "c D H W"], tuple[float, float, float] | None]:
+        """A volume with each channel scaled, and its spacing.
+
+        Other channels are read from the files that `channel_files` names.
+
+        Raises:
+            ValueError: if a file is damaged, the files do not lie in one place, or there are other channels.
+        """
+        normalise = normaliser(self.intensity)
+        volumes = [volume_files.read_volume(path)]
+        if volumes[0].voxels.ndim == 3:
+            files = channel_files(path, channels)
+            volumes = [volumes[0] if file == path else volume_files.read_volume(file) for file in files]
+            for other, volume in zip(files, volumes, strict=True):
+                check_same_place(path, volumes[0], other, volume)
+        grids = [grid for volume in volumes for grid in volume.voxels.reshape(-1, *volume.voxels.shape[-3:])]
+        if len(grids) != channels:
+            raise ValueError(
+                f"{path} has {_counted(len(grids))}, {channels} expected: a model takes others with "
+                f"--in-channels {len(grids)} (in_channels=)"
+            )
+        try:
+            image = torch.from_numpy(np.stack([normalise(grid) for grid in grids]))
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
+        return image, volumes[0].spacing
 
 
 @dataclass(frozen=True)
@@ -265,15 +361,34 @@ class VolumeLabels:
     def __call__(self, pair: Pair) -> LabelMap:
         """Labels in the place of their image; see `ReadTarget`."""
         assert pair.mask is not None
-        volume = read_nifti(pair.mask)
-        if np.abs(volume.affine - affine_of(pair.image)).max() > _SAME_PLACE:
+        if (seg := seg_file(pair.mask)) is not None:
+            return _segments_on(pair.image, seg, self.classes)
+        volume = volume_files.read_volume(pair.mask)
+        affine, placed = place_of(pair.image)
+        if placed and volume.placed and _apart(volume.affine, affine):
             raise ValueError(f"{pair.image} and {pair.mask} lie in different places: their affines differ")
         return LabelMap(_labels(volume, self.classes, pair.mask), volume.spacing)
 
 
+def _segments_on(image: Path, seg: Path, classes: ClassTable) -> LabelMap:
+    """Labels of a DICOM SEG file on the grid of its image."""
+    volume, segments = volume_files.read_volume(image), read_seg(seg)
+    try:
+        labels = labels_on(segments, volume.affine, volume.voxels.shape[-3:])
+    except ValueError as error:
+        raise ValueError(f"{seg} does not fit {image}: {error}") from error
+    return LabelMap(_labels(replace(volume, voxels=labels), classes, seg), volume.spacing)
+
+
 def matches(root: Path) -> bool:
-    """Whether a folder of images and one of labels hold NIfTI files."""
-    return any(_volumes(images) and _volumes(labels) for _, images, labels in _places(root))
+    """Whether a folder holds volumes with labels; TIFF files with one page are images."""
+    for _, images, labels in _places(root):
+        files = _volumes(images)
+        if files and _volumes(labels) and not (is_stack(files[0]) and slices_in(files[0]) < 2):
+            return True
+    return root.is_dir() and any(
+        not is_stack(case.channels[0]) for _, folder in _beside(root) for case in _cases_beside(folder, root)
+    )
 
 
 def find(root: Path, encoding: LabelEncoding | None) -> Layout:
@@ -291,11 +406,16 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
         cases.setdefault(part, []).extend(found)
         used = {path for case in found for path in (*case.channels, case.labels)}
         unpaired += [path for folder in (images, labels) for path in _volumes(folder) if path not in used]
+    if not cases and root.is_dir():
+        for part, folder in _beside(root):
+            cases.setdefault(part, []).extend(_cases_beside(folder, root))
     if not any(cases.values()):
         raise ValueError(
-            f"{root} holds no volume with labels: expected NIfTI files of the same names in images/ and "
-            "labels/, or in imagesTr/ and labelsTr/"
+            f"{root} holds no volume with labels: expected NIfTI, NRRD, MetaImage or TIFF files, or folders "
+            "of DICOM files, of the same names in images/ and labels/ or in imagesTr/ and labelsTr/, or "
+            "labels beside their images, such as a_image.nrrd and a_label.nrrd"
         )
+    _check_channels([case for some in cases.values() for case in some])
     description = root / "dataset.json"
     if encoding is not None:
         classes = encoding.classes
@@ -307,7 +427,7 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
         {part: tuple(Pair(c.channels[0], c.labels, c.id) for c in some) for part, some in cases.items()},
         LabelEncoding.of(classes),
         VolumeLabels(classes),
-        read_volume,
+        ReadVolume(),
         _channels(next(case for some in cases.values() for case in some)),
         tuple(unpaired),
     )
@@ -333,9 +453,32 @@ def _places(root: Path) -> Iterator[tuple[str, Path, Path]]:
             yield part, images, labels
 
 
+def _beside(root: Path) -> Iterator[tuple[str, Path]]:
+    """Part and folder of labels beside their images: the folder itself, and those one or two levels below."""
+    yield "all", root
+    for one in folders(root):
+        part = split_of(one.name) or "all"
+        yield part, one
+        yield from ((part, two) for two in folders(one))
+
+
+def _check_channels(cases: Sequence[Case]) -> None:
+    """Refuse cases of which files are missing.
+
+    Raises:
+        ValueError: if two cases have other numbers of files.
+    """
+    for case in cases:
+        if len(case.channels) != len(cases[0].channels):
+            first, other = cases[0].channels, case.channels
+            raise ValueError(
+                f"the case of {first[0]} has {len(first)} files of images, that of {other[0]} {len(other)}"
+            )
+
+
 def _channels(case: Case) -> int:
     """How many channels a case has, in one file or in several."""
-    voxels = read_nifti(case.channels[0]).voxels
+    voxels = volume_files.read_volume(case.channels[0]).voxels
     return voxels.shape[0] if voxels.ndim == 4 else len(case.channels)
 
 

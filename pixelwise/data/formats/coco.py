@@ -18,6 +18,7 @@ from ...rle import RleMasks, run_lengths
 from ...types import Boxes, ClassTable, MaskSet, voc_palette
 from ...wording import brief, some_of
 from ..shapes import Shape, drawn, ring
+from .json_file import read_json
 
 _MOST_PIXELS = 2**30
 _MOST_CATEGORIES = 65_534  # with background and an ignore label they fit into 16 bits
@@ -133,14 +134,7 @@ def read_coco(path: Path, *, boxes: bool = False) -> CocoFile:
         ValueError: if the file is missing or is not such a file, or if it holds boxes only where outlines are
             needed.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}") from error
-    except (OSError, ValueError, MemoryError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    except RecursionError as error:
-        raise ValueError(f"cannot read {path}: its brackets are nested too deeply") from error
+    content = read_json(path)
     try:
         return _file_of(path, content, boxes)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -207,14 +201,23 @@ def _sorted_annotations(
     by_image: dict[int, list[dict[str, Any]]] = {number: [] for number in images}
     no_category: Counter[int] = Counter()
     no_image: Counter[int] = Counter()
-    ids: Counter[Any] = Counter()
+    ids: set[int | str] = set()
+    doubled: dict[int | str, None] = {}
     flat: list[str] = []
     bare, total = 0, 0
     for annotation in annotations:
         total += 1
-        category = _whole(annotation["category_id"], "the category_id of an annotation")
-        image = _whole(annotation["image_id"], "the image_id of an annotation")
-        ids[str(annotation.get("id", f"none {total}"))] += 1
+        category, image = annotation["category_id"], annotation["image_id"]
+        if type(category) is not int or category not in categories:
+            category = _whole(category, "the category_id of an annotation")
+            annotation["category_id"] = category
+        if type(image) is not int or image not in images:
+            image = _whole(image, "the image_id of an annotation")
+        number = annotation.get("id", f"none {total}")
+        number = number if type(number) is int else str(number)
+        if number in ids:
+            doubled[number] = None
+        ids.add(number)
         if boxes and not annotation.get("segmentation") and _is_flat(annotation.get("bbox")):
             flat.append(f"{annotation.get('id')} of image {image}")
         if category not in categories:
@@ -224,7 +227,7 @@ def _sorted_annotations(
         if not (annotation.get("segmentation") or (boxes and annotation.get("bbox"))):
             bare += 1
         elif category in categories and image in images:
-            by_image[image].append({**annotation, "category_id": category})
+            by_image[image].append(annotation)
     if total and bare == total and not no_category and not no_image:
         if boxes:
             raise ValueError(f"none of its {total} annotations has a bbox or a segmentation")
@@ -236,8 +239,8 @@ def _sorted_annotations(
         *_unknown(no_category, "category"),
         *_unknown(no_image, "image"),
     ]
-    if doubled := [name for name, count in ids.items() if count > 1]:
-        problems.append(f"several annotations have one id: {some_of(doubled)}")
+    if doubled:
+        problems.append(f"several annotations have one id: {some_of([str(number) for number in doubled])}")
     if flat:
         problems.append(f"the boxes of these annotations have no area: {some_of(flat)}")
     if bare and boxes:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ...files import atomic_write
 from ...types import ClassTable, Keypoints, Skeleton, voc_palette
+from .json_file import read_json
 
 COCO_PERSON = Skeleton(
     (
@@ -76,12 +77,7 @@ def read_coco_keypoints(path: Path) -> CocoKeypointFile:
     Raises:
         ValueError: if the file is missing, is not such a file, or its categories have different joints.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
+    content = read_json(path)
     try:
         with_joints = sorted(
             (category for category in content["categories"] if category.get("keypoints")),
@@ -112,7 +108,7 @@ def read_coco_keypoints(path: Path) -> CocoKeypointFile:
         )
         names = tuple(str(category["name"]) for category in with_joints)
         classes = ClassTable(names, voc_palette(len(names) + 1)[1:], skeleton=skeleton)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is not a COCO file of key points: {reason}") from error
     return CocoKeypointFile(path, images, classes, tuple(int(category["id"]) for category in with_joints))
@@ -142,6 +138,42 @@ def write_coco_keypoints(path: Path, predictions: Mapping[int, Keypoints], *, ca
     with atomic_write(path) as temporary:
         temporary.write_text(json.dumps(results))
     return Path(path)
+
+
+def objects_with_joints(objects: Keypoints) -> list[dict[str, Any]]:
+    """Annotations of predicted objects as in COCO's files, without ids.
+
+    A joint is x, y and 2 (seen); what the network thinks of it stands under `confidences`.
+    """
+    entries = []
+    for points, confidences, (x0, y0, x1, y1), area, score in zip(
+        objects.points.tolist(),
+        objects.visible.tolist(),
+        objects.boxes.tolist(),
+        objects.areas.tolist(),
+        objects.scores.tolist(),
+        strict=True,
+    ):
+        entries.append(
+            {
+                "keypoints": [number for x, y in points for number in (x, y, 2)],
+                "num_keypoints": len(points),
+                "confidences": confidences,
+                "bbox": [x0, y0, x1 - x0, y1 - y0],
+                "area": area,
+                "score": score,
+            }
+        )
+    return entries
+
+
+def joints_of_category(skeleton: Skeleton) -> dict[str, Any]:
+    """What a category of COCO says of its joints, which are counted from 1 there.
+
+    >>> joints_of_category(Skeleton(("head", "hand"), ((0, 1),)))
+    {'keypoints': ['head', 'hand'], 'skeleton': [[1, 2]]}
+    """
+    return {"keypoints": list(skeleton.names), "skeleton": [[a + 1, b + 1] for a, b in skeleton.edges]}
 
 
 def skeleton_of(names: Sequence[str], edges: Sequence[tuple[int, int]] = ()) -> Skeleton:

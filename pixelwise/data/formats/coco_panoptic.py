@@ -3,7 +3,6 @@
 The colour of a pixel codes the id of its segment, R + 256 G + 65536 B; 0 is void.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,6 +17,7 @@ from ...files import atomic_write
 from ...types import VOID, ClassTable, PanopticMap, voc_palette
 from ...wording import brief, some_of
 from .image import opened
+from .json_file import read_json
 
 _MOST_CLASSES = 65_534  # with an ignore label they fit into 16 bits
 _HIGHEST = 2**24 - 1  # that three bytes can code
@@ -59,17 +59,10 @@ def read_coco_panoptic(path: Path) -> CocoPanopticFile:
     Raises:
         ValueError: if the file is missing, is not such a file, or contradicts itself.
     """
-    try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}") from error
-    except (OSError, ValueError, MemoryError) as error:
-        raise ValueError(f"cannot read {path}: {error}") from error
-    except RecursionError as error:
-        raise ValueError(f"cannot read {path}: its brackets are nested too deeply") from error
+    content = read_json(path)
     try:
         return CocoPanopticFile(path, _images(content), _classes(content["categories"]))
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         reason = f"{error} is missing" if isinstance(error, KeyError) else error
         raise ValueError(f"{path} is not a COCO file of panoptic annotations: {reason}") from error
 

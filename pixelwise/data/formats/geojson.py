@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Float64
-from PIL import Image
 
 from ...files import atomic_write
 from ...rle import RleMasks
@@ -97,11 +96,13 @@ def affine_of(path: Path) -> Affine:
     """
     if path.suffix.lower() not in (".tif", ".tiff"):
         return _PIXELS
+    import tifffile  # Pillow knows no files of other bands or types than pictures have
+
     try:
-        with Image.open(path) as image:
-            tags: Any = getattr(image, "tag_v2", {})
-            scale, tie, matrix = (tags.get(key) for key in (_SCALE, _TIEPOINT, _TRANSFORM))
-    except Exception as error:  # Pillow raises what it likes
+        with tifffile.TiffFile(path) as file:
+            tags = [file.pages.first.tags.get(key) for key in (_SCALE, _TIEPOINT, _TRANSFORM)]
+            scale, tie, matrix = (None if tag is None else tag.value for tag in tags)
+    except Exception as error:  # damaged files make it raise what it likes
         raise ValueError(f"cannot read {path}: {error or type(error).__name__}") from error
     if matrix is not None and len(matrix) == 16:
         affine = np.array(matrix, np.float64).reshape(4, 4)[:2][:, [0, 1, 3]]

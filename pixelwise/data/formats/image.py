@@ -14,6 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ...files import atomic_write
+from .raster import describe, needs_raster, read_unit
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .pnm .jp2 .j2k .tga .avif "
@@ -80,7 +81,8 @@ def read_image(
     dropped unless 2 or 4 channels are wanted. 8-bit values are divided by 255, 16-bit values by 65535;
     floating-point values must be in [0, 1]. The divisor never depends on what a file holds, so that training
     and prediction see the same: 12-bit values in 16-bit files stay dark, and `check_data` says so. Another
-    number of channels is read from a TIFF file or from a NumPy file (H W, H W c or c H W).
+    number of channels is read from a TIFF file or from a NumPy file (H W, H W c or c H W). GeoTIFF files of
+    other types, or with a nodata value, are read as `formats.raster` has it.
 
     Args:
         path: of the file.
@@ -106,6 +108,11 @@ def read_pixels(
     path = Path(path)
     if path.suffix.lower() == ".npy":
         pixels = _arranged(read_array(path, max_pixels * channels), channels, path)
+    elif path.suffix.lower() in (".tif", ".tiff") and needs_raster(path):
+        height, width = describe(path).size
+        with readable(path):
+            _check_size(height, width, max_pixels)
+        return read_unit(path, channels)[0]
     elif channels not in _MODES:
         pixels = _arranged(_tiff(path, channels, max_pixels), channels, path)
     else:

@@ -1,6 +1,9 @@
 """JSON that strangers wrote: whatever is wrong with it is one sentence that names the file."""
 
+import gc
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +17,31 @@ def read_json(path: Path) -> Any:
         ValueError: if it is missing, is no JSON, or is nested too deeply.
     """
     try:
-        return json.loads(path.read_bytes())
+        with _no_cycles_looked_for():
+            return json.loads(_text(path))
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
     except RecursionError as error:
         raise ValueError(f"cannot read {path}: its brackets are nested too deeply") from error
     except (OSError, ValueError, MemoryError) as error:
         raise ValueError(f"cannot read {path}: {str(error)[:200]}") from error
+
+
+def _text(path: Path) -> str:
+    content = path.read_bytes()
+    return content.decode(json.detect_encoding(content), "surrogatepass")
+
+
+@contextmanager
+def _no_cycles_looked_for() -> Iterator[None]:
+    """Inside, Python does not look for cycles: JSON has none, and among millions of objects it takes long."""
+    looked = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if looked:
+            gc.enable()
 
 
 def write_json(path: Path, content: Any) -> None:

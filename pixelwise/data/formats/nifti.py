@@ -6,7 +6,6 @@ runs as the file's bytes do. Nothing is turned or resampled; what is written ove
 
 import os
 import zlib
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +13,9 @@ import numpy as np
 from jaxtyping import Float64, Shaped
 
 from ...files import atomic_write
+from .volume import Volume as Volume, as_written, check_size
 
 SUFFIXES = (".nii.gz", ".nii")
-
-
-@dataclass(frozen=True)
-class Volume:
-    """What a file of a volume holds.
-
-    Attributes:
-        voxels: the values as the file means them (scaled where its header says so).
-        spacing: size of a voxel along D, H and W in mm.
-        affine: takes (w, h, d, 1), the position of a voxel, to mm in the patient (right, anterior, superior).
-        header: of the file, for writing another volume in the same place.
-    """
-
-    voxels: Shaped[np.ndarray, "*c D H W"]
-    spacing: tuple[float, float, float]
-    affine: Float64[np.ndarray, "4 4"]
-    header: Any
 
 
 def is_nifti(path: str | os.PathLike[str]) -> bool:
@@ -42,16 +25,6 @@ def is_nifti(path: str | os.PathLike[str]) -> bool:
     True
     """
     return Path(path).name.lower().endswith(SUFFIXES)
-
-
-def stem_of(path: Path) -> str:
-    """The name without the suffix, of which `.nii.gz` is one.
-
-    >>> stem_of(Path("a/brain.1.nii.gz"))
-    'brain.1'
-    """
-    suffix = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), path.suffix)
-    return path.name[: len(path.name) - len(suffix)]
 
 
 def read_nifti(path: str | os.PathLike[str]) -> Volume:
@@ -78,6 +51,9 @@ def read_nifti(path: str | os.PathLike[str]) -> Volume:
         raise ValueError(f"there is no file {path}")
     try:
         image: Any = nibabel.Nifti1Image.from_filename(path)
+        shape, itemsize = image.header.get_data_shape(), image.header.get_data_dtype().itemsize
+        packed = path.name.lower().endswith(".gz")
+        check_size(path.stat().st_size, tuple(map(int, shape)), itemsize, compressed=packed)
         voxels = np.asanyarray(image.dataobj)
         affine = np.asarray(image.affine, np.float64)
     except (*broken, *lying) as error:
@@ -102,13 +78,15 @@ def affine_of(path: str | os.PathLike[str]) -> Float64[np.ndarray, "4 4"]:
     import nibabel
     from nibabel.filebasedimages import ImageFileError
     from nibabel.spatialimages import HeaderDataError
+    from nibabel.wrapstruct import WrapStructError
 
+    broken = (ImageFileError, HeaderDataError, WrapStructError, zlib.error)
     if not Path(path).is_file():
         raise ValueError(f"there is no file {path}")
     try:
         image: Any = nibabel.Nifti1Image.from_filename(Path(path))
         return np.asarray(image.affine, np.float64)
-    except (ImageFileError, HeaderDataError, OSError, EOFError, ValueError, zlib.error) as error:
+    except (*broken, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
         raise ValueError(f"cannot read {path} as a NIfTI file: {error}") from error
 
 
@@ -130,8 +108,8 @@ def write_nifti(path: str | os.PathLike[str], voxels: Shaped[np.ndarray, "*c D H
         raise ValueError(f"a NIfTI file is called .nii or .nii.gz, got {path}")
     if voxels.shape[-3:] != like.voxels.shape[-3:]:
         raise ValueError(f"{path} needs {like.voxels.shape[-3:]} voxels, got {voxels.shape}")
-    voxels = voxels.astype(_stored(voxels), copy=False)
-    header = like.header.copy()
+    voxels = as_written(voxels)
+    header = _header_of(like)
     header.set_data_dtype(voxels.dtype)
     header["cal_min"], header["cal_max"] = 0, 0  # how bright the other volume is to be shown
     # The name beside the file must keep both suffixes: nibabel compresses by the name.
@@ -146,13 +124,14 @@ def write_nifti(path: str | os.PathLike[str], voxels: Shaped[np.ndarray, "*c D H
     return path
 
 
-def _stored(voxels: Shaped[np.ndarray, "..."]) -> np.dtype[Any]:
-    """The type in the file: one that every reader knows."""
-    if voxels.dtype == np.bool_:
-        return np.dtype(np.uint8)
-    if voxels.dtype.kind in "iu" and voxels.dtype.itemsize == 8:
-        lowest, highest = (int(voxels.min()), int(voxels.max())) if voxels.size else (0, 0)
-        if lowest >= 0 and highest <= 255:
-            return np.dtype(np.uint8)
-        return np.dtype(np.int16 if -(2**15) <= lowest and highest < 2**15 else np.int32)
-    return np.dtype(np.float32) if voxels.dtype == np.float16 else voxels.dtype
+def _header_of(like: Volume) -> Any:
+    """The header of another NIfTI file; of other files, one with their place in mm."""
+    import nibabel
+
+    if isinstance(like.header, nibabel.Nifti1Header):
+        return like.header.copy()
+    header = nibabel.Nifti1Header()
+    header.set_xyzt_units("mm")
+    header.set_sform(like.affine, code="scanner")
+    header.set_qform(like.affine, code="scanner")
+    return header

@@ -1,0 +1,97 @@
+"""Which files lie in a folder: listed once, as data sets of a hundred thousand files need it.
+
+A listing is kept for this process and used again as long as no folder in it has changed since: adding,
+removing or renaming a file changes the time of its folder. A folder that changed within the last two seconds
+before it was listed is listed again, since file systems count time in coarse steps.
+"""
+
+import os
+import time
+from collections import OrderedDict
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from ..formats.image import IMAGE_SUFFIXES
+
+_KEPT = 32  # listings
+_COARSE = 2_000_000_000  # nanoseconds
+_known: OrderedDict[tuple[str, bool], "Listing"] = OrderedDict()
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The visible files in a folder.
+
+    Attributes:
+        root: the folder.
+        names: paths of the files below it, in order.
+        changed: when each folder in it last changed, in nanoseconds.
+        at: when they were listed.
+    """
+
+    root: Path
+    names: tuple[str, ...]
+    changed: dict[str, int]
+    at: int
+
+    @cached_property
+    def images(self) -> tuple[Path, ...]:
+        """The files whose suffix is that of an image."""
+        return tuple(
+            self.root / name for name in self.names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+        )
+
+    @property
+    def holds(self) -> bool:
+        """Whether no folder has changed since."""
+        try:
+            return all(
+                os.stat(folder).st_mtime_ns == changed < self.at - _COARSE
+                for folder, changed in self.changed.items()
+            )
+        except OSError:
+            return False
+
+
+def listed(root: Path, *, deep: bool = True) -> Listing:
+    """The visible files in a folder, and in those below it.
+
+    Links to folders are not followed, and folders that may not be read are left out.
+    """
+    key = (os.path.abspath(root), deep)
+    found = _known.get(key)
+    if found is None or found.root != root or not found.holds:
+        found = _known[key] = _listed(root, deep=deep)
+    _known.move_to_end(key)
+    while len(_known) > _KEPT:
+        _known.popitem(last=False)
+    return found
+
+
+def _listed(root: Path, *, deep: bool) -> Listing:
+    at = time.time_ns()
+    names: list[str] = []
+    changed: dict[str, int] = {}
+    todo = [(os.fspath(root), "")]
+    while todo:
+        folder, prefix = todo.pop()
+        changed[folder] = os.stat(folder).st_mtime_ns
+        for entry in _entries(folder):
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir(follow_symlinks=False):
+                if deep:
+                    todo.append((entry.path, f"{prefix}{entry.name}/"))
+            elif entry.is_file():
+                names.append(prefix + entry.name)
+    names.sort(key=lambda name: name.split("/"))
+    return Listing(root, tuple(names), changed, at)
+
+
+def _entries(folder: str) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except PermissionError:
+        return []

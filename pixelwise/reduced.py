@@ -1,0 +1,98 @@
+"""A network that looks at images at a fraction of their size: faster, and each layer sees more of the scene.
+
+Where objects are much larger than a network's finest cells, most of its work goes into pixels that tell
+nothing new. `Reduced` halves the image once or several times, and the scores are resized to the size of the
+image, so that it is a model like any other: prediction, evaluation, checkpoints and export need not know it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from .layers import size_of
+from .registry import build
+from .types import BuiltBy, DenseLogits, DenseModel, Model
+
+NAME = "reduced"
+FACTORS = (1, 2, 4, 8)
+
+
+class Reduced(DenseModel):
+    """A network of scores of pixels behind an image of which sides are divided by `factor`.
+
+    Args:
+        network: gives DenseLogits of images of any size.
+        factor: 2, 4 or 8.
+
+    Raises:
+        ValueError: if the network gives something else, or there is no such factor.
+
+    >>> import torch
+    >>> from pixelwise import build
+    >>> model = Reduced(build("unet", 3, encoder="tiny"), 2).eval()
+    >>> output = model(torch.rand(1, 3, 65, 98))
+    >>> output.coarse.shape, output.logits.shape
+    (torch.Size([1, 3, 33, 49]), torch.Size([1, 3, 65, 98]))
+    """
+
+    encoder_parts: tuple[str, ...] = ()
+
+    def __init__(self, network: Model, factor: int) -> None:
+        super().__init__()
+        if network.output is not DenseLogits:
+            raise ValueError(
+                f"only models that score every pixel can look at reduced images, not {type(network).__name__}"
+            )
+        if factor not in FACTORS[1:]:
+            raise ValueError(f"reduce must be one of {', '.join(map(str, FACTORS))}, got {factor}")
+        self.network, self.factor = network, factor
+        assert network.num_classes is not None
+        self.num_classes, self.in_channels = network.num_classes, network.in_channels
+        self.minimum_size = factor * network.minimum_size
+        self.__dict__["tasks"] = network.tasks
+        self.encoder_parts = tuple(f"network.{part}" for part in network.encoder_parts)
+        if network.built_by is not None:
+            told = {"builder": network.built_by.builder, "arguments": network.built_by.arguments}
+            self.built_by = BuiltBy(NAME, {"network": told, "factor": factor})
+
+    def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:
+        """Scores of the network for the smaller image."""
+        size = height, width = size_of(image, self.minimum_size)
+        factor = self.factor
+        while factor > 1:  # each pixel is the mean of four, so that nothing is skipped
+            height, width, factor = (height + 1) // 2, (width + 1) // 2, factor // 2
+            image = F.interpolate(image, size=(height, width), mode="bilinear")
+        output: DenseLogits = self.network(image)
+        return replace(output, size=size)
+
+    def progress(self, share: float) -> None:
+        """Passed on to the network."""
+        network: Model = self.network
+        network.progress(share)
+
+
+def unwrapped(model: Model) -> Model:
+    """The network behind a reduced image; any other model is its own."""
+    return model.network if isinstance(model, Reduced) else model
+
+
+def build_network(builder: str, arguments: Mapping[str, Any]) -> Model:
+    """A network of the registry, or one on reduced images, by what its `built_by` tells; nothing is fetched.
+
+    Raises:
+        ValueError: if it cannot be built.
+    """
+    if builder != NAME:
+        offline = {"pretrained": False} if "pretrained" in arguments else {}
+        model = build(builder, **{**arguments, **offline})
+    else:
+        network = arguments["network"]
+        if network["builder"] == NAME:
+            raise ValueError("a reduced image is reduced once: give the larger factor")
+        model = Reduced(build_network(str(network["builder"]), network["arguments"]), arguments["factor"])
+    model.built_by = BuiltBy(builder, dict(arguments))
+    return model

@@ -1,0 +1,205 @@
+"""Data sets that are known by name get their official scores; they equal those of the metrics themselves."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import pixelwise as pw
+from pixelwise.data.datasets import DATASETS, row_of
+from pixelwise.metrics import CityscapesMetrics, SaliencyMetrics, davis_sequence
+from pixelwise.predict import evaluate
+from pixelwise.predict.official import OFFICIAL
+from pixelwise.predict.official.tumours import tumour_regions
+from pixelwise.types import Report
+
+
+def write(path: Path, pixels: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+def picture(path: Path, size: tuple[int, int]) -> None:
+    write(path, np.full((*size, 3), 90, np.uint8))
+
+
+def official(report: Report) -> dict:
+    (table,) = (rows for title, rows in report.tables.items() if title.endswith("official scores"))
+    return table
+
+
+def test_every_official_score_in_the_table_exists() -> None:
+    assert {row.official for row in DATASETS.values()} - {""} == OFFICIAL
+
+
+def test_a_layout_stands_for_the_one_data_set_that_has_official_scores() -> None:
+    assert row_of("cityscapes") is DATASETS["cityscapes_fine"]
+    assert row_of("kitti") is DATASETS["kitti"]
+    assert row_of("pairs") is None
+
+
+# --- streets ---------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def streets(tmp_path: Path) -> tuple[Path, Path, np.ndarray, np.ndarray]:
+    """Cityscapes with one image, predictions for it, and the ids of both."""
+    numbers = np.random.default_rng(0)
+    instances = np.full((32, 48), 7, np.uint16)  # road
+    instances[4:14, 6:26] = 26000  # a large car and a small one
+    instances[20:24, 30:34] = 26001
+    instances[0:3] = 23
+    labels = np.where(instances > 999, instances // 1000, instances)
+    predicted = labels.astype(np.int64)
+    predicted[20:24, 30:34] = 7  # the small car is missed
+    predicted[numbers.random(labels.shape) < 0.05] = 24
+    root = tmp_path / "cs"
+    stem = "val/aachen/aachen_000000_000019"
+    picture(root / f"leftImg8bit/{stem}_leftImg8bit.png", labels.shape)
+    picture(root / "leftImg8bit/train/aachen/aachen_000001_000019_leftImg8bit.png", labels.shape)
+    for name in (stem, "train/aachen/aachen_000001_000019"):
+        write(root / f"gtFine/{name}_gtFine_labelIds.png", labels.astype(np.uint8))
+        write(root / f"gtFine/{name}_gtFine_instanceIds.png", instances)
+    names = (7, 8, 11, 12, 13, 17, 19, 20, 21, 22, 23, 24, 25, 26, 27, 28, 31, 32, 33)
+    train_ids = np.vectorize({number: i for i, number in enumerate(names)}.get)(predicted)
+    write(tmp_path / "out" / f"{stem.split('/')[-1]}_leftImg8bit.png", train_ids.astype(np.uint8))
+    return root, tmp_path / "out", predicted, instances
+
+
+def test_cityscapes_gets_iiou(streets) -> None:
+    root, predictions, predicted, instances = streets
+    expected = CityscapesMetrics()
+    expected.update(torch.from_numpy(predicted), torch.from_numpy(instances.astype(np.int64)))
+    scores = expected.compute()
+    table = official(evaluate(predictions, root, progress=False))
+    assert table["car"] == {"IoU": scores.iou["car"], "iIoU": scores.iiou["car"]}
+    assert table["car"]["iIoU"] < table["car"]["IoU"] - 0.05  # the missed car is small
+    assert table["category vehicle"]["iIoU"] == scores.category_iiou["vehicle"]
+    assert table["mean of classes"]["iIoU"] == scores.mean_iiou
+
+
+def test_without_the_maps_of_instances_it_is_said(streets) -> None:
+    root, predictions, *_ = streets
+    for path in root.rglob("*_instanceIds.png"):
+        path.unlink()
+    report = evaluate(predictions, root, progress=False)
+    assert not report.tables
+    assert "The official scores need the maps of instances: 1 image of 1 have none" in report.note
+
+
+def test_kitti_reads_its_own_maps_of_instances(tmp_path: Path) -> None:
+    labels = np.full((16, 24), 7, np.uint8)
+    labels[2:8, 3:9] = 26
+    maps = labels.astype(np.uint16) * 256 + (labels == 26)
+    for number in range(4):
+        picture(tmp_path / f"kitti/training/image_2/00000{number}_10.png", labels.shape)
+        write(tmp_path / f"kitti/training/semantic/00000{number}_10.png", labels)
+        write(tmp_path / f"kitti/training/instance/00000{number}_10.png", maps)
+        write(tmp_path / f"out/00000{number}_10.png", np.where(labels == 26, 13, 0).astype(np.uint8))
+    table = official(evaluate(tmp_path / "out", tmp_path / "kitti", progress=False))
+    assert table["car"] == {"IoU": 1.0, "iIoU": 1.0}
+
+
+# --- movies ----------------------------------------------------------------------------------------
+
+
+def test_davis_gets_j_and_f_of_each_sequence(tmp_path: Path) -> None:
+    numbers = np.random.default_rng(0)
+    truth, predicted = {}, {}
+    for name in ("bear", "dog"):
+        frames = np.zeros((5, 40, 50), np.uint8)
+        for i in range(5):
+            frames[i, 5 + i : 20 + i, 8 + 2 * i : 30 + 2 * i] = 1
+        truth[name], predicted[name] = frames, np.roll(frames, numbers.integers(1, 4), 2)
+        for i in range(5):
+            picture(tmp_path / f"davis/JPEGImages/480p/{name}/{i:05}.jpg", (40, 50))
+            write(tmp_path / f"davis/Annotations/480p/{name}/{i:05}.png", frames[i] * 255)
+            write(tmp_path / f"out/{name}/{i:05}.png", predicted[name][i])
+    (tmp_path / "davis/train.txt").write_text("")
+    data = pw.open_data(tmp_path / "davis", val_fraction=0)
+    table = official(evaluate(tmp_path / "out", data, split="train", progress=False))
+    for name in ("bear", "dog"):
+        (scores,) = davis_sequence(
+            torch.from_numpy(predicted[name]), torch.from_numpy(truth[name]), task="semi-supervised"
+        )
+        assert table[name]["J"] == pytest.approx(scores.j.mean())
+        assert table[name]["F"] == pytest.approx(scores.f.mean())
+    assert table["mean"]["J"] == pytest.approx((table["bear"]["J"] + table["dog"]["J"]) / 2)
+
+
+# --- single objects --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def salient(tmp_path: Path) -> tuple[Path, Path]:
+    """DUT-OMRON with two images, and grey maps for them."""
+    numbers = np.random.default_rng(0)
+    for i in range(2):
+        mask = np.zeros((40, 48), np.uint8)
+        mask[4 + i : 12, 5:15] = 255
+        picture(tmp_path / f"omron/DUT-OMRON-image/{i}.jpg", mask.shape)
+        write(tmp_path / f"omron/pixelwiseGT-new-PNG/{i}.png", mask)
+        grey = np.clip(mask * 0.6 + numbers.normal(40, 20, mask.shape), 0, 255).astype(np.uint8)
+        write(tmp_path / f"out/{i}.png", grey)
+    return tmp_path / "omron", tmp_path / "out"
+
+
+def test_saved_grey_maps_are_scored_as_saliency(salient) -> None:
+    root, predictions = salient
+    expected = SaliencyMetrics()
+    data = pw.open_data(root, val_fraction=0)
+    for i, pair in enumerate(data.train.pairs):
+        grey = np.asarray(Image.open(predictions / f"{i}.png"), np.float32) / 255
+        assert pair.mask is not None
+        expected.update(torch.from_numpy(grey), torch.from_numpy(np.asarray(Image.open(pair.mask)) > 127))
+    scores = expected.compute()
+    row = official(evaluate(predictions, data, split="train", progress=False))["all images"]
+    assert row["MAE"] == pytest.approx(scores.mae, abs=1e-6)
+    assert row["max F"] == pytest.approx(scores.max_f)
+    assert row["S"] == pytest.approx(scores.s)
+    assert 0 < row["mean F"] < row["max F"] <= 1
+
+
+def test_a_model_is_scored_by_its_probabilities(salient) -> None:
+    torch.manual_seed(0)
+    model = pw.build("unet", 2, encoder="tiny", width=4).eval()
+    data = pw.open_data(salient[0], val_fraction=0)
+    predictor = pw.Predictor(model, data.classes)
+    expected = SaliencyMetrics()
+    for sample in data.train:
+        sure = predictor(sample.image, probabilities=True).probabilities[1]
+        expected.update(sure, sample.target.labels == 1)
+    row = official(evaluate(predictor, data, split="train", progress=False))["all images"]
+    assert row["MAE"] == pytest.approx(expected.compute().mae, abs=1e-5)
+    assert row["S"] == pytest.approx(expected.compute().s, abs=1e-5)
+
+
+def test_lesions_below_the_threshold_count_as_missed(tmp_path: Path) -> None:
+    for i, width in enumerate((16, 10, 16)):  # IoU 1, 0.625, 1
+        mask, found = np.zeros((20, 24), np.uint8), np.zeros((20, 24), np.uint8)
+        mask[2:10, 2:18], found[2:10, 2 : 2 + width] = 255, 1
+        stem = f"ISIC_000000{i}"
+        picture(tmp_path / f"isic/ISIC2018_Task1-2_Training_Input/{stem}.jpg", mask.shape)
+        write(tmp_path / f"isic/ISIC2018_Task1_Training_GroundTruth/{stem}_segmentation.png", mask)
+        write(tmp_path / f"out/{stem}.png", found)
+    data = pw.open_data(tmp_path / "isic", val_fraction=0)
+    (row,) = official(evaluate(tmp_path / "out", data, split="train", progress=False)).values()
+    assert row["threshold Jaccard"] == pytest.approx(2 / 3)
+    assert row["IoU"] == pytest.approx((1 + 0.625 + 1) / 3)
+
+
+# --- volumes ---------------------------------------------------------------------------------------
+
+
+def test_the_regions_of_tumours_lie_in_each_other() -> None:
+    older = pw.ClassTable.of("class 0", "class 1", "class 2", "class 3", "class 4")
+    assert tumour_regions(older) == {
+        "whole tumour": (1, 2, 3, 4),
+        "tumour core": (1, 3, 4),
+        "enhancing tumour": (4,),
+    }
+    newer = pw.ClassTable.of("class 0", "class 1", "class 2", "class 3")
+    assert tumour_regions(newer)["tumour core"] == (1, 3)
+    assert tumour_regions(pw.ClassTable.of("background", "liver")) == {}
