@@ -274,3 +274,35 @@ def test_all_that_was_saved_comes_as_one_file(labelling: Labelling, folder: Path
     assert sorted(archive.namelist()) == ["data.yaml", "labels/a.txt", "labels/more/c.txt"]
     assert b"road" in archive.read("data.yaml")
     assert kind(client.get("/v1/labels", params={"output": "pdf"})) == "bad-parameter"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({}, "give a model to serve, or images to label"),
+        ({"images": "images", "data": "images"}, "give --images or --data, not both"),
+        ({"runs": ["x"], "save_to": "masks"}, "--save-to and --evaluation need images"),
+        ({"images": "nowhere", "classes": "classes.csv"}, "there is no folder"),
+        ({"images": "masks", "classes": "classes.csv"}, "there are no images in"),
+        ({"images": "images"}, "which classes are there to label"),
+        ({"images": "images", "classes": "classes.csv", "save_to": "images"}, "must be another folder"),
+        ({"images": "images", "classes": "classes.csv", "evaluation": ["scores.csv"]}, "is it another part"),
+        (
+            {"images": "images", "classes": "classes.csv", "evaluation": ["none.csv"]},
+            "cannot read the scores",
+        ),
+    ],
+)
+def test_what_cannot_be_walked_through_is_told_in_one_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], sentence: str
+) -> None:
+    from pixelwise.cli.serve import serve
+
+    (folder / "masks").mkdir()
+    (folder / "classes.csv").write_text("name\nbackground\nroad\n")
+    (folder / "scores.csv").write_text("id,mean_iou\nelsewhere.png,0.5\n")
+    monkeypatch.chdir(folder)
+    paths = {name: Path(value) for name, value in options.items() if isinstance(value, str)}
+    listed = {"evaluation": [Path(one) for one in options["evaluation"]]} if "evaluation" in options else {}
+    with pytest.raises(ValueError, match=sentence):
+        serve(options.get("runs"), port=0, **paths, **listed)

@@ -15,6 +15,7 @@ async function start() {
   const cutters = state.models.filter((one) => one.takes_prompts);
   $("model").replaceChildren(...state.models.map((one) => new Option(`${one.name} (${one.task})`, one.name)));
   $("cutter").replaceChildren(...cutters.map((one) => new Option(one.name, one.name)));
+  $("tool-object").hidden = $("cutter-choice").hidden = !cutters.length;
   await images.load();
   choose(state.models[0].name);
   if (state.model.takes_prompts && state.collection.images.length) await turnTo("correct");
