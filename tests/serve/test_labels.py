@@ -302,7 +302,7 @@ def test_what_cannot_be_walked_through_is_told_in_one_sentence(
     (folder / "classes.csv").write_text("name\nbackground\nroad\n")
     (folder / "scores.csv").write_text("id,mean_iou\nelsewhere.png,0.5\n")
     monkeypatch.chdir(folder)
-    paths = {name: Path(value) for name, value in options.items() if isinstance(value, str)}
-    listed = {"evaluation": [Path(one) for one in options["evaluation"]]} if "evaluation" in options else {}
+    paths: dict[str, Any] = {name: Path(to) for name, to in options.items() if isinstance(to, str)}
+    scores = [Path(one) for one in options.get("evaluation", ())]
     with pytest.raises(ValueError, match=sentence):
-        serve(options.get("runs"), port=0, **paths, **listed)
+        serve(options.get("runs"), port=0, evaluation=scores, **paths)
