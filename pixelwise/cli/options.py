@@ -30,7 +30,7 @@ MaskRule = Annotated[
     ),
 ]
 Classes = Annotated[
-    Path | None, typer.Option(help="Class table: a csv with name,r,g,b or json. Without it: from the data.")
+    Path | None, typer.Option(help="Class table: csv with name,r,g,b; json; toml. Without it: from the data.")
 ]
 TaskName = Annotated[
     str | None,

@@ -171,6 +171,10 @@ class Collection:
             raise Problem("no-labels", f"the labels of {pair.id}: {_first_line(error)}") from error
         raise Problem("no-labels", f"{pair.id} has no labels of one class per pixel")
 
+    def saved(self) -> list[tuple[int, str]]:
+        """Number and name of each image whose labels were saved here."""
+        return [(i, self.data.pairs[i].id) for i, ours in sorted(self._saved.items()) if ours]
+
     # --- saving -------------------------------------------------------------------------------------
 
     def save(self, number: int, labels: Integer[np.ndarray, "H W"]) -> str:
@@ -190,7 +194,7 @@ class Collection:
         content = self.file_of(labels)
         target = self.save_to / self._targets[number]
         with self._lock:
-            self._write_classes()
+            self.write_classes(self.save_to)
             self._write(target, content)
             self._saved[number] = True
         return self._targets[number].as_posix()
@@ -227,14 +231,16 @@ class Collection:
         except ValueError as error:
             raise Problem("cannot-save", _first_line(error)) from error
 
-    def _write_classes(self) -> None:
-        assert self.save_to is not None
+    def write_classes(self, folder: Path) -> Path:
+        """Write the class table into a folder, unless there is one.
+
+        Raises:
+            Problem: if it cannot be written.
+        """
         plain = self.classes.exclusive and all(name.strip() == name for name in self.classes.names)
-        path = self.save_to / ("classes.csv" if plain else "classes.json")
-        if path.exists():
-            return
+        path = folder / ("classes.csv" if plain else "classes.json")
         try:
-            write_classes_file(path, self.encoding)
+            return path if path.exists() else write_classes_file(path, self.encoding)
         except ValueError as error:
             raise Problem("cannot-save", _first_line(error)) from error
 

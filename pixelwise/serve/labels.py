@@ -1,9 +1,12 @@
 """Routes of the images that people walk through, and of labels that they draw."""
 
 import asyncio
+import io
+import json
+import zipfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import Any, TypeVar
 
@@ -14,7 +17,7 @@ from jaxtyping import Integer
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from ..data.formats.yolo import write_yolo_labels
+from ..data.formats.yolo import write_yolo_classes, write_yolo_labels
 from ..data.shapes import BACKGROUND
 from ..predict import Prediction
 from ..tasks import get_task
@@ -68,13 +71,83 @@ def write_labels(labels: Integer[np.ndarray, "H W"], classes: ClassTable, output
     if output != "yolo":
         raise Problem("bad-parameter", f"output must be coco, geojson or yolo, got {output[:40]!r}")
     found = objects_of(prediction, {})
-    behind = int(len(classes) > 1 and classes.names[0] in BACKGROUND)
+    behind = _behind(classes)
     kept = [i for i, label in enumerate(found.classes) if behind <= label < len(classes)]
     numbers = torch.tensor([found.classes[i] - behind for i in kept], dtype=torch.int64)
     with TemporaryDirectory() as folder:
         path = Path(folder) / "labels.txt"
         write_yolo_labels(path, MaskSet.of(found.masks[kept], numbers))
         return Answer(path.read_bytes(), "text/plain", {})
+
+
+def everything_saved(collection: Collection, output: str, most_bytes: int) -> Answer:
+    """The labels of all images that were saved, in the format of another tool.
+
+    Args:
+        collection: the images.
+        output: "coco" (one file), or "yolo" or "png" (a zip archive of one file per image, with the classes).
+        most_bytes: of the answer.
+
+    Raises:
+        Problem: on another format, if nothing was saved, or there is more than that.
+    """
+    if output not in ("coco", "yolo", "png"):
+        raise Problem("bad-parameter", f"output must be coco, yolo or png, got {output[:40]!r}")
+    saved = collection.saved()
+    if not saved:
+        raise Problem("no-labels", "no labels were saved yet")
+    coco: dict[str, Any] = {"images": [], "annotations": [], "categories": []}
+    file, size = io.BytesIO(), 0
+    with zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as archive:
+        for number, name in saved:
+            labels = collection.labels(number)
+            if output == "png":
+                content = collection.file_of(labels)
+            else:
+                content = write_labels(labels, collection.classes, output, name).content
+            size += len(content)
+            if size > most_bytes:
+                raise Problem(
+                    "response-too-large", f"these are more than {most_bytes} bytes: take the folder"
+                )
+            stem = PurePosixPath(name).with_suffix("").as_posix()
+            if output == "png":
+                archive.writestr(f"{stem}.png", content)
+            elif output == "yolo":
+                archive.writestr(f"labels/{stem}.txt", content)
+            else:
+                _add_to(coco, json.loads(content), number + 1)
+        if output != "coco":
+            with TemporaryDirectory() as folder:
+                table = _classes_file(collection, output, Path(folder))
+                archive.write(table, table.name)
+    if output == "coco":
+        return Answer(json.dumps(coco, sort_keys=True).encode(), "application/json", {})
+    return Answer(file.getvalue(), "application/zip", {})
+
+
+def _add_to(whole: dict[str, Any], one: dict[str, Any], id: int) -> None:
+    """Take the COCO file of one image into that of all."""
+    whole["images"].append({**one["images"][0], "id": id})
+    first = len(whole["annotations"]) + 1
+    for place, annotation in enumerate(one["annotations"], first):
+        whole["annotations"].append({**annotation, "id": place, "image_id": id})
+    whole["categories"] = one["categories"]
+
+
+def _classes_file(collection: Collection, output: str, folder: Path) -> Path:
+    if output == "png":
+        return collection.write_classes(folder)
+    classes = collection.classes
+    behind = _behind(classes)
+    kept = ClassTable(classes.names[behind:], classes.colors[behind:], classes.ignore)
+    write_yolo_classes(folder / "data.yaml", kept, {"train": "images", "val": "images"})
+    return folder / "data.yaml"
+
+
+def _behind(classes: ClassTable) -> int:
+    """The first class that is no background."""
+    return int(len(classes) > 1 and classes.names[0] in BACKGROUND)
 
 
 def label_routes(
@@ -129,6 +202,11 @@ def label_routes(
         body = await body_of(request, limits.body)
         found = await apart(labels_of, body, limits.pixels)
         return JSONResponse({"file": await apart(chosen.save, place, found)})
+
+    @routes.get("/v1/labels", summary="All labels that were saved, in the format of another tool")
+    async def all_labels(output: str = "coco") -> Response:
+        answer = await asyncio.to_thread(everything_saved, images(), output, limits.response)
+        return Response(answer.content, 200, dict(answer.headers), answer.media_type)
 
     @routes.post("/v1/labels", summary="Labels in the format of another tool", openapi_extra=_LABELS_BODY)
     async def convert_labels(

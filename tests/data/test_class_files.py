@@ -109,6 +109,16 @@ def test_what_a_class_file_says_is_written_and_read_back(tmp_path, suffix) -> No
     assert read_label_encoding(write_classes_file(tmp_path / f"again{suffix}", encoding)) == encoding
 
 
+def test_a_toml_file_says_what_a_json_file_says(tmp_path) -> None:
+    path = tmp_path / "classes.toml"
+    path.write_text('names = ["sky", "road"]\ncolors = [[1, 2, 3], [4, 5, 6]]\nids = [7, 9]\nignore = 0\n')
+    encoding = read_label_encoding(path)
+    assert encoding.classes.names == ("sky", "road")
+    assert encoding.classes.colors == ((1, 2, 3), (4, 5, 6))
+    assert encoding.values == (7, 9)
+    assert encoding.ignored == (0,)
+
+
 def test_the_lists_of_colours_that_cvat_writes_are_understood(tmp_path) -> None:
     colors = encoding_of(tmp_path, "# r g b name\n128 64 128 road\n0 0 142 a car\n", "label_colors.txt")
     assert colors.classes.names == ("road", "a car")

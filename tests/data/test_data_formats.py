@@ -370,7 +370,9 @@ def test_ids_tell_the_values_in_masks(tmp_path) -> None:
         ("a.json", '{"names": ["a"], "colors": [[1, 2]]}', "a colour needs three numbers"),
         ("a.json", '{"names": []}', "at least one class"),
         ("a.txt", "", "at least one class"),
-        ("a.yaml", "", "csv, .json or .txt"),
+        ("a.yaml", "", "csv, .json, .toml or .txt"),
+        ("a.toml", "names = [", "a.toml is not a class table"),
+        ("a.toml", "name = 3", "expected a list of `names`"),
     ],
 )
 def test_a_wrong_class_table_is_an_error_that_names_it(tmp_path, name, text, reason) -> None:

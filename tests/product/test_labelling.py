@@ -157,6 +157,10 @@ def test_what_was_drawn_is_a_data_set(page: Any, street: Path) -> None:
         page.keyboard.press("3")
         drawn(page, (100, 300), (400, 300))
         save(page)
+    page.click("#view-list")
+    with page.expect_download() as saved:
+        page.click("#all-coco")
+    assert len(json.loads(Path(saved.value.path()).read_text())["images"]) == 3
     splits = open_data(street, val_fraction=0, test_fraction=0)
     assert len(splits.train) == 3
     assert splits.classes.names == ("background", "disc", "road")
@@ -331,3 +335,51 @@ def test_a_photograph_of_12_megapixels_is_drawn_on(browser: Any, place: Path, tm
         page.close()
     finally:
         assert stop(process) == 0
+
+
+# --- the parts of the page by themselves --------------------------------------------------------------
+
+
+STROKES = """async ([strokes, height, width]) => {
+  const { Drawing } = await import("/page/brush.js");
+  const drawing = new Drawing(new Uint8Array(height * width).fill(9), width, height);
+  const before = drawing.labels.slice();
+  const results = [];
+  for (const [ax, ay, bx, by, radius, label] of strokes) {
+    drawing.begin();
+    drawing.stroke({ x: ax, y: ay }, { x: bx, y: by }, radius, label);
+    drawing.end();
+    results.push(Array.from(drawing.labels));
+  }
+  const last = drawing.labels.slice();
+  while (drawing.undo());
+  const undone = drawing.labels.every((value, i) => value === before[i]);
+  while (drawing.redo());
+  const redone = drawing.labels.every((value, i) => value === last[i]);
+  return { results, undone, redone };
+}"""
+
+
+@pytest.mark.slow
+def test_a_stroke_covers_the_pixels_whose_middles_it_reaches(page: Any) -> None:
+    random = np.random.default_rng(0)
+    height, width = 61, 300  # two tiles across
+    strokes = []
+    for label in range(8):
+        a, b = (random.uniform((-20, -20), (width + 20, height + 20)).round(1) for _ in range(2))
+        strokes.append([*a.tolist(), *b.tolist(), float(random.choice([0.51, 3, 8.5, 40])), label])
+    strokes[3][2:4] = strokes[3][:2]  # a dot
+    strokes[4][3] = strokes[4][1]  # along a row
+    told = page.evaluate(STROKES, [strokes, height, width])
+    assert told["undone"] is True
+    assert told["redone"] is True
+    expected = np.full((height, width), 9)
+    y, x = np.mgrid[:height, :width] + 0.5
+    for (ax, ay, bx, by, radius, label), result in zip(strokes, told["results"], strict=True):
+        length = (bx - ax) ** 2 + (by - ay) ** 2
+        along = ((x - ax) * (bx - ax) + (y - ay) * (by - ay)) / length if length else np.zeros_like(x)
+        along = along.clip(0, 1)
+        reached = np.hypot(x - ax - along * (bx - ax), y - ay - along * (by - ay))
+        expected[reached <= radius] = label
+        unsure = abs(reached - radius) < 1e-6
+        assert (np.array(result).reshape(height, width) == expected)[~unsure].all()

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -248,3 +249,60 @@ def test_samples_are_photographs(semantic: TestClient) -> None:
     assert "coins.png" in [one["name"] for one in samples]
     assert Image.open(io.BytesIO(semantic.get("/v1/samples/0").content)).size[0] > 100
     assert kind(semantic.get("/v1/samples/99")) == "no-such-image"
+
+
+def test_all_that_was_saved_comes_as_one_file(labelling: Labelling, folder: Path, tmp_path: Path) -> None:
+    client = labelling(LabelEncoding.of(CLASSES))
+    assert kind(client.get("/v1/labels")) == "no-labels"
+    saved = {0: some_labels(0), 2: some_labels(1)}
+    for number, labels in saved.items():
+        assert client.put(f"/v1/images/{number}/labels", content=labels_file(labels)).status_code == 200
+    coco = client.get("/v1/labels").json()
+    assert [(one["id"], one["file_name"]) for one in coco["images"]] == [(1, "a.png"), (3, "more/c.tif")]
+    assert [one["id"] for one in coco["annotations"]] == list(range(1, len(coco["annotations"]) + 1))
+    for number, labels in saved.items():
+        back = np.full(SIZE, 255)
+        for one in coco["annotations"]:
+            if one["image_id"] == number + 1:
+                mask = RleMasks.from_coco([one["segmentation"]]).decode()[0]
+                back[mask] = one["category_id"] - 1
+        assert np.array_equal(back, labels)
+    archive = zipfile.ZipFile(io.BytesIO(client.get("/v1/labels", params={"output": "png"}).content))
+    assert sorted(archive.namelist()) == ["a.png", "classes.csv", "more/c.png"]
+    assert archive.read("a.png") == (folder / "masks" / "a.png").read_bytes()
+    archive = zipfile.ZipFile(io.BytesIO(client.get("/v1/labels", params={"output": "yolo"}).content))
+    assert sorted(archive.namelist()) == ["data.yaml", "labels/a.txt", "labels/more/c.txt"]
+    assert b"road" in archive.read("data.yaml")
+    assert kind(client.get("/v1/labels", params={"output": "pdf"})) == "bad-parameter"
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({}, "give a model to serve, or images to label"),
+        ({"images": "images", "data": "images"}, "give --images or --data, not both"),
+        ({"runs": ["x"], "save_to": "masks"}, "--save-to and --evaluation need images"),
+        ({"images": "nowhere", "classes": "classes.csv"}, "there is no folder"),
+        ({"images": "masks", "classes": "classes.csv"}, "there are no images in"),
+        ({"images": "images"}, "which classes are there to label"),
+        ({"images": "images", "classes": "classes.csv", "save_to": "images"}, "must be another folder"),
+        ({"images": "images", "classes": "classes.csv", "evaluation": ["scores.csv"]}, "is it another part"),
+        (
+            {"images": "images", "classes": "classes.csv", "evaluation": ["none.csv"]},
+            "cannot read the scores",
+        ),
+    ],
+)
+def test_what_cannot_be_walked_through_is_told_in_one_sentence(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, options: dict[str, Any], sentence: str
+) -> None:
+    from pixelwise.cli.serve import serve
+
+    (folder / "masks").mkdir()
+    (folder / "classes.csv").write_text("name\nbackground\nroad\n")
+    (folder / "scores.csv").write_text("id,mean_iou\nelsewhere.png,0.5\n")
+    monkeypatch.chdir(folder)
+    paths: dict[str, Any] = {name: Path(to) for name, to in options.items() if isinstance(to, str)}
+    scores = [Path(one) for one in options.get("evaluation", ())]
+    with pytest.raises(ValueError, match=sentence):
+        serve(options.get("runs"), port=0, evaluation=scores, **paths)

@@ -1,9 +1,10 @@
-"""Class tables in files: csv (name,r,g,b,id,flip,thing), json, or lists of names, with colours or without."""
+"""Class tables in files: csv (name,r,g,b,id,flip,thing), json, toml, lists of names; with colours or not."""
 
 import csv
 import json
 import os
 import re
+import tomllib
 from collections.abc import Sequence
 from dataclasses import asdict
 from io import StringIO
@@ -17,7 +18,7 @@ from ...wording import brief
 from ..label_encoding import LabelEncoding
 
 NAMES = (
-    *("classes.csv", "classes.json", "class_dict.csv", "classes.txt", "codes.txt"),
+    *("classes.csv", "classes.json", "classes.toml", "class_dict.csv", "classes.txt", "codes.txt"),
     *("label_colors.txt", "labelmap.txt"),
 )
 _COLOR = ("r", "g", "b")
@@ -52,6 +53,7 @@ def read_label_encoding(path: str | os.PathLike[str]) -> LabelEncoding:
     - `.json`: the fields of `ClassTable`; only `names` must be there. `ids` may give the values in masks,
       one or a list for each class, `colors` likewise; `flip_pairs` are pairs of names; `others_ignored`:
       true ignores all that is not named.
+    - `.toml`: the same fields, such as `names = ["background", "road"]`.
     - `.txt`: one name per line; or `r g b name`, as CamVid and CVAT write `label_colors.txt`; or
       `name:r,g,b:parts:actions`, as CVAT writes `labelmap.txt`. There the classes are numbered 0, 1, ...
 
@@ -61,9 +63,9 @@ def read_label_encoding(path: str | os.PathLike[str]) -> LabelEncoding:
         ValueError: if the file is missing or is not a class table.
     """
     path = Path(path)
-    readers = {".csv": _from_csv, ".json": _from_json, ".txt": _from_txt}
+    readers = {".csv": _from_csv, ".json": _from_json, ".toml": _from_toml, ".txt": _from_txt}
     if path.suffix.lower() not in readers:
-        raise ValueError(f"a class table is a .csv, .json or .txt file, got {path}")
+        raise ValueError(f"a class table is a .csv, .json, .toml or .txt file, got {path}")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except FileNotFoundError as error:
@@ -202,7 +204,14 @@ def _from_csv(text: str) -> LabelEncoding:
 
 
 def _from_json(text: str) -> LabelEncoding:
-    fields: Any = json.loads(text)
+    return _from_fields(json.loads(text))
+
+
+def _from_toml(text: str) -> LabelEncoding:
+    return _from_fields(tomllib.loads(text))
+
+
+def _from_fields(fields: Any) -> LabelEncoding:
     if isinstance(fields, list):
         fields = {"names": fields}
     if not isinstance(fields, dict) or not isinstance(fields.get("names"), list):

@@ -72,6 +72,8 @@ export async function save(number, png) {
   return (await ask(`/v1/images/${number}/labels`, { method: "PUT", body: png })).json();
 }
 
+export const everything = async (output) => (await ask(`/v1/labels?output=${output}`)).blob();
+
 export async function converted(png, output, name, model) {
   const query = new URLSearchParams({ output, name, ...(model ? { model } : {}) });
   return (await ask(`/v1/labels?${query}`, { method: "POST", body: png })).blob();

@@ -199,7 +199,7 @@ export class Picture {
 // The colour between two labels: of the later class, as the first is mostly the background.
 function line(entries, a, b) {
   const color = entries[Math.max(a, b)] || entries[Math.min(a, b)];
-  return color && (color | 0xff000000) >>> 0;
+  return color >>> 24 ? (color | 0xff000000) >>> 0 : 0;
 }
 
 // The pixel of the labels under the middle of each pixel of the screen; -1 beside the image.

@@ -269,7 +269,8 @@ export async function saveHere() {
   accept();
   if (!desk.drawing) { say("There is no image yet.", true); return false; }
   if (!state.collection.saves || state.number === null) {
-    say("This server saves no labels (--save-to): download them.", true);
+    const why = state.collection.saves ? "This image is not one of the server's" : "This server saves no labels (--save-to)";
+    say(`${why}: download them.`, true);
     return false;
   }
   const saved = desk.drawing.past.length;

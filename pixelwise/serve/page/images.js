@@ -2,7 +2,7 @@
 
 import * as api from "./api.js";
 import * as correct from "./correct.js";
-import { $, element, guarded, say, state } from "./state.js";
+import { $, download, element, guarded, say, state } from "./state.js";
 
 const ROW = 32;  // pixels of a row; only those in sight are made
 const order = { by: "name", up: true, rows: [] };
@@ -73,7 +73,8 @@ export function draw() {
     return row;
   }), space(count - last));
   const saved = state.collection.images.filter((one) => one.state === "saved").length;
-  $("list-told").textContent = `${count} images, ${saved} saved`;
+  $("list-told").textContent = `${count} images, ${saved} saved.`;
+  $("all-choice").hidden = !saved;
 }
 
 let opener = null;
@@ -105,4 +106,10 @@ export async function walk(step) {
   const next = order.rows[here < 0 ? 0 : here + step];
   if (!next) { say(step > 0 ? "This was the last image." : "This is the first image."); return; }
   await openNumber(next.number, "correct");
+}
+
+export async function saveAll(output) {
+  say("Gathering all that was saved ...");
+  download(await api.everything(output), { coco: "labels.json", yolo: "yolo.zip", png: "labels.zip" }[output]);
+  say("");
 }

@@ -15,6 +15,7 @@ async function start() {
   const cutters = state.models.filter((one) => one.takes_prompts);
   $("model").replaceChildren(...state.models.map((one) => new Option(`${one.name} (${one.task})`, one.name)));
   $("cutter").replaceChildren(...cutters.map((one) => new Option(one.name, one.name)));
+  $("tool-object").hidden = $("cutter-choice").hidden = !cutters.length;
   await images.load();
   choose(state.models[0].name);
   if (state.model.takes_prompts && state.collection.images.length) await turnTo("correct");
@@ -178,7 +179,10 @@ on("step-forward", () => correct.step(false));
 on("save-here", correct.saveHere);
 on("walk-back", () => images.walk(-1));
 on("walk-on", () => images.walk(1));
-for (const output of ["png", "coco", "yolo"]) on(`draw-${output}`, () => correct.saveAs(output));
+for (const output of ["png", "coco", "yolo"]) {
+  on(`draw-${output}`, () => correct.saveAs(output));
+  on(`all-${output}`, () => images.saveAll(output));
+}
 $("list").addEventListener("scroll", () => images.draw());
 $("score-column").addEventListener("change", () => guarded(images.load));
 on("help", () => $("keys").showModal());
