@@ -124,6 +124,7 @@ def albumentations_way(heavy: bool) -> Load | None:
     change = a.Compose(steps)
 
     def load(pair: Pair) -> tuple[Tensor, Tensor]:
+        assert pair.mask is not None
         image = cv2.cvtColor(cv2.imread(str(pair.image)), cv2.COLOR_BGR2RGB)
         changed = change(image=image, mask=np.array(Image.open(pair.mask)))
         pixels = torch.from_numpy(changed["image"]).permute(2, 0, 1).float().div_(255)

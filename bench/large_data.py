@@ -87,8 +87,8 @@ def large_json(path: Path, size: int) -> int:
         file.write('], "images": ' + json.dumps(images) + "}")
     folder = path.parent / "images"
     folder.mkdir()
-    for image in images:
-        (folder / image["file_name"]).touch()
+    for described in images:
+        (folder / described["file_name"]).touch()
     return objects
 
 

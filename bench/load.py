@@ -56,14 +56,14 @@ class Running:
         return total / _TICKS
 
     def memory(self) -> float:
-        """MiB that the tree holds; pages that processes share are divided among them."""
+        """MiB of the tree's own: without files that are mapped, such as libraries, which others share."""
         total = 0
         for one in self.tree():
             try:
                 rows = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
             except OSError:
                 continue
-            total += next(int(row.split()[1]) for row in rows if row.startswith("Pss:"))
+            total += next(int(row.split()[1]) for row in rows if row.startswith("Anonymous:"))
         return total / 1024
 
     def stop(self) -> int:

@@ -7,7 +7,8 @@ accuracy within 4 pixels of boundaries between classes ("trimap"), on the valida
 deeplabv1: one network, its probabilities as they are, and after a dense CRF with the authors' settings.
 crf_rnn: the network alone, the layer as it begins behind it, and both trained on together for half the time
     again; and the network alone trained on for as long.
-deep_parsing_network: likewise; before its contexts are trained the layers do nothing worth a row.
+deep_parsing_network: likewise, with a sixteenth of the channels in the fully connected layers; before its
+    contexts are trained the layers do nothing worth a row.
 piecewise_crf: one training of all potentials; unary scores alone, and after mean field.
 
     python bench/random_fields.py --data ../shared/data/camvid --minutes 4
@@ -101,7 +102,7 @@ def main() -> None:
         learn(model, model, seconds / 2, LR / 3)
         row("crf_rnn", "with, both trained on together", lambda image: model(image).logits, val)
     if "deep_parsing_network" in given.systems:
-        model = pw.build("deep_parsing_network", len(CLASSES), **ON)
+        model = pw.build("deep_parsing_network", len(CLASSES), **ON, width=4)
 
         def unary(one: DenseModel) -> Scores:
             return lambda image: full(one.head(one.encoder(image).c5), image)

@@ -96,12 +96,14 @@ def soak(server: Running, options: argparse.Namespace) -> bool:
     over.set()
     looking.join()
     fifth = len(memory) // 5
-    early, late = statistics.median(memory[fifth : 2 * fifth]), statistics.median(memory[-fifth:])
+    fifths = [statistics.median(memory[i * fifth : (i + 1) * fifth]) for i in range(5)]
+    early, late = fifths[1], fifths[-1]
     print(
         f"{sum(found.statuses.values())} requests in {(time.monotonic() - began) / 60:.1f} minutes: answers "
         f"{found.statuses}, {found.wrong} wrong; p50 {found.quantile(0.5):.0f} ms, p99 "
-        f"{found.quantile(0.99):.0f} ms; memory {early:.1f} MiB, at the end {late:.1f} MiB "
-        f"({late / early:.3f}, at most {MOST})"
+        f"{found.quantile(0.99):.0f} ms; memory in fifths of the time "
+        f"{', '.join(f'{one:.1f}' for one in fifths)} MiB: the last over the second {late / early:.3f} "
+        f"(at most {MOST})"
     )
     return set(found.statuses) == {200} and not found.wrong and late <= MOST * early
 

@@ -21,7 +21,7 @@ import pixelwise as pw
 from pixelwise.ops import measured_receptive_field
 from pixelwise.registry import describe, takes_classes
 from pixelwise.summary import count_parameters
-from pixelwise.types import DenseModel, Model
+from pixelwise.types import DenseLogits, DenseModel, Model
 
 CLASSES, SIDE = 21, 512
 LONG, NARROW = 1024, 64  # fields are square, so a strip shows them at a sixteenth of the cost
@@ -37,8 +37,8 @@ def built(name: str) -> Model:
 
 def scores_pixels(name: str) -> bool:
     """Whether a model gives a map of scores of a plain image."""
-    tasks = describe(name).tasks
-    return tasks[:1] == DenseModel.tasks[:1]
+    card = describe(name)
+    return card.tasks[:1] == DenseModel.tasks[:1] and issubclass(card.output, DenseLogits)
 
 
 def count(name: str) -> dict[str, Any]:

@@ -21,9 +21,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from ..types import Annotation, LabelMap
-from .dataset import Pair, ReadTarget, SegmentationData
+from .dataset import Pair, ReadImage, ReadPart, ReadTarget, SegmentationData
 
 Place = Literal["ram", "disk"]
+Part = tuple[Path, tuple[int, int, int, int] | None]  # of a file; the window, None for the whole
 _TRIED = 16  # images from which the size is estimated
 _MOST = 0.8  # of what is free
 _AT_ONCE = 64  # images that are decoded and not yet kept
@@ -96,14 +97,14 @@ def cached(
     if size.needed > _MOST * size.free:
         raise ValueError(f"{size}: take another place for it, or none")
     store = Store(place)
-    images: dict[Path, tuple[int, tuple[float, ...] | None]] = {}
+    images: dict[Part, tuple[int, tuple[float, ...] | None]] = {}
     labels: dict[str, tuple[int, tuple[float, ...] | None]] = {}
     indices = iter(range(len(data)))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         while some := list(islice(indices, _AT_ONCE)):
             for index, decoded in zip(some, pool.map(lambda i: _decoded(data, i), some), strict=True):
                 pair = data.pairs[index]
-                images[pair.image] = store.keep(decoded.image), decoded.spacing
+                images[pair.image, pair.window] = store.keep(decoded.image), decoded.spacing
                 if decoded.labels is not None:
                     labels[pair.id] = store.keep(decoded.labels), decoded.label_spacing
                 if progress is not None:
@@ -112,32 +113,46 @@ def cached(
         data.pairs,
         data.classes,
         read_target=CachedTargets(data.read_target, labels, store),
-        read_image=CachedImages(data.channels, images, store),
+        read_image=CachedImages(data.read_image, data.channels, images, store),
         channels=data.channels,
     )
 
 
 @dataclass(frozen=True)
 class CachedImages:
-    """Images that are decoded; see `ReadImage`.
+    """Images that are decoded, and others as they are read; see `ReadImage`.
 
     Attributes:
-        channels: with which they were read.
-        places: number in the store, and size of a pixel, of each image.
+        read: images that are not kept, or that are asked for with other channels.
+        channels: with which images are kept.
+        places: number in the store, and size of a pixel, of each image or part of one.
         store: where they are kept.
     """
 
+    read: ReadImage
     channels: int
-    places: dict[Path, tuple[int, tuple[float, ...] | None]]
+    places: dict[Part, tuple[int, tuple[float, ...] | None]]
     store: "Store"
 
     def __call__(
         self, path: Path, channels: int
     ) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
         """The image, and the size of its pixels."""
-        if channels != self.channels:
-            raise ValueError(f"images are kept with {self.channels} channels, {channels} are asked for")
-        number, spacing = self.places[path]
+        if channels != self.channels or (path, None) not in self.places:
+            return self.read(path, channels)
+        return self._kept(path, None)
+
+    def part(self, pair: Pair, channels: int) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
+        """The window of a pair, and the size of its pixels."""
+        if channels != self.channels or (pair.image, pair.window) not in self.places:
+            assert isinstance(self.read, ReadPart)
+            return self.read.part(pair, channels)
+        return self._kept(pair.image, pair.window)
+
+    def _kept(
+        self, path: Path, window: tuple[int, int, int, int] | None
+    ) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
+        number, spacing = self.places[path, window]
         return torch.from_numpy(_values(self.store[number])), spacing
 
 
@@ -229,7 +244,7 @@ class _Decoded:
 def _decoded(data: SegmentationData, index: int) -> _Decoded:
     """The image of a sample in few bits, and its labels where it has any."""
     pair = data.pairs[index]
-    image, spacing = data.read_image(pair.image, data.channels)
+    image, spacing = data.image(index)
     target = data.read_target(pair) if pair.mask is not None else None
     if not isinstance(target, LabelMap):
         return _Decoded(_small(image.numpy()), spacing, None, None)

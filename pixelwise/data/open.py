@@ -9,7 +9,7 @@ from pathlib import Path
 from ..types import ClassTable
 from ..wording import brief
 from .classes import encoding_from_masks
-from .dataset import DataSplits, MaskFiles, SegmentationData, divided
+from .dataset import DataSplits, SegmentationData, divided
 from .datasets import FORMATS, Finder, Layout, Tree, export_of
 from .formats.class_file import find_class_file, read_label_encoding
 from .label_encoding import MASK_RULES, LabelEncoding, MaskRule
@@ -202,7 +202,7 @@ def _split(
         part: SegmentationData(
             pairs,
             encoding.classes,
-            read_target=layout.read_target or MaskFiles(encoding),
+            read_target=layout.read_target or layout.read_masks(encoding),
             read_image=layout.read_image,
             channels=layout.channels or channels,
             name=name,

@@ -328,7 +328,9 @@ def _with_classes(data: SegmentationData, encoding: LabelEncoding, classes: Clas
         encoding = replace(encoding, classes=classes)
     else:
         return data
-    return data.with_classes(classes, MaskFiles(encoding))
+    masks = data.read_target
+    reading = replace(masks, encoding=encoding) if isinstance(masks, MaskFiles) else MaskFiles(encoding)
+    return data.with_classes(classes, reading)
 
 
 def _check_same_classes(predictor: Predictor, data: SegmentationData) -> None:

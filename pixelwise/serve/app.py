@@ -35,7 +35,7 @@ from .outputs import OUTPUTS, Answer
 from .problems import Problem
 from .requests import body_of, image_of, object_of, options_of, prompts_of
 from .samples import sample_routes
-from .served import Embedded, Served
+from .served import Embedded, Served, give_memory_back
 from .workers import METRICS
 
 PAGE = Path(__file__).with_name("page")
@@ -220,6 +220,7 @@ def create_app(
                 )
                 thread.submit(work).result()
             thread.batch = max(one.batch for one in models)
+            give_memory_back()
 
         warming = loop.run_in_executor(None, warm)
         if warm_first:

@@ -42,12 +42,12 @@ def ids(data) -> list[tuple[str, str]]:
         ),
         (
             (
-                "ISIC-2017_Training_Data/ISIC_1.jpg",
-                "ISIC-2017_Training_Part1_GroundTruth/ISIC_1_segmentation.png",
+                "ISIC-2016_Training_Data/ISIC_1.jpg",
+                "ISIC-2016_Training_Part1_GroundTruth/ISIC_1_segmentation.png",
             ),
             (
-                "ISIC-2017_Validation_Data/ISIC_2.jpg",
-                "ISIC-2017_Validation_Part1_GroundTruth/ISIC_2_segmentation.png",
+                "ISIC-2016_Validation_Data/ISIC_2.jpg",
+                "ISIC-2016_Validation_Part1_GroundTruth/ISIC_2_segmentation.png",
             ),
         ),
     ],

@@ -11,12 +11,13 @@ import torch
 
 import pixelwise as pw
 from pixelwise.data import open_data
+from pixelwise.data.cache import cached
 from pixelwise.data.datasets import geotiff
 from pixelwise.data.formats.geojson import geojson_shapes, read_geojson
 from pixelwise.data.formats.image import read_image
 from pixelwise.data.formats.raster import crs_name, describe, is_geotiff, read_raster, read_unit, tiles_of
 from pixelwise.data.shapes import Picture
-from pixelwise.predict import Predictor
+from pixelwise.predict import Predictor, evaluate
 from pixelwise.predict.prediction import Prediction
 from pixelwise.tasks import get_task
 from pixelwise.types import DenseLogits, DenseModel, LabelMap
@@ -150,6 +151,33 @@ def test_a_folder_of_scenes_is_read_in_tiles(tmp_path: Path) -> None:
     assert sorted(tmp_path.rglob("*")) == before  # nothing was written
 
 
+def test_scenes_are_scored_with_the_classes_of_a_model(tmp_path: Path) -> None:
+    splits = open_data(scenes(tmp_path, 2, 300))
+    model = Bright(5)
+    report = evaluate(model, splits, progress=False)
+    assert report.values["mean_iou"] > 0.9  # the percentiles of a scene are not quite those of its type
+    named = evaluate(Predictor(model, TABLE), splits, progress=False)
+    assert named.values["mean_iou"] == report.values["mean_iou"]
+    assert set(named.per_class) == {"land", "water"}
+
+
+def test_tiles_that_are_kept_in_memory_are_those_of_the_files(tmp_path: Path) -> None:
+    data = open_data(scenes(tmp_path, 2, 1100), val_fraction=0.5).train
+    kept = cached(data, "ram")
+    assert len(data) == 4
+    for index in range(len(data)):
+        assert torch.equal(kept[index].image, data[index].image)
+        assert torch.equal(kept[index].target.labels, data[index].target.labels)
+
+
+def test_a_rule_for_masks_is_kept_in_tiles(tmp_path: Path) -> None:
+    scenes(tmp_path, 2, 300)
+    for path in (tmp_path / "masks").iterdir():
+        write(path, np.where(read_raster(path)[0][0] > 0, 200, 30).astype(np.uint8))
+    data = open_data(tmp_path, mask_rule="above-127").train
+    assert data[0].target.labels.unique().tolist() == [0, 1, 255]
+
+
 def test_one_scene_alone_is_cut_into_both_parts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     splits = open_data(scenes(tmp_path, 1), val_fraction=0.25)
     assert (len(splits.train), len(splits.val)) == (3, 1)
@@ -180,9 +208,9 @@ def test_a_mask_of_another_size_is_named(tmp_path: Path) -> None:
 class Bright(DenseModel):
     """Water where the first band is above its middle."""
 
-    def __init__(self) -> None:
+    def __init__(self, in_channels: int = 3) -> None:
         super().__init__()
-        self.num_classes, self.in_channels, self.minimum_size = 2, 3, 1
+        self.num_classes, self.in_channels, self.minimum_size = 2, in_channels, 1
 
     def forward(self, image: torch.Tensor) -> DenseLogits:
         score = image[:, :1] - 0.5

@@ -148,8 +148,16 @@ def test_what_is_kept_is_what_is_read(tmp_path: Path, monkeypatch, place, channe
         got.image.zero_()
     assert torch.equal(kept[0].image, expected[0].image)
     assert kept.take([1])[0].id == expected[1].id
-    with pytest.raises(ValueError, match="kept with"):
-        kept.with_channels(4 - channels)[0]
+
+
+def test_what_is_not_kept_is_read_from_its_file(tmp_path: Path) -> None:
+    splits = open_data(pictures(tmp_path / "data"), val_fraction=0.4)
+    kept = cached(splits.train, "ram")
+    both = kept.joined(splits.val)  # as the report reads the images of both parts
+    for wanted, got in zip([*splits.train, *splits.val], both, strict=True):
+        assert torch.equal(wanted.image, got.image)
+        assert torch.equal(wanted.target.labels, got.target.labels)
+    assert torch.equal(kept.with_channels(1)[0].image, splits.train.with_channels(1)[0].image)
 
 
 def test_the_file_of_a_cache_is_removed_with_it(tmp_path: Path, monkeypatch) -> None:

@@ -249,6 +249,33 @@ def test_objects_of_movies_are_the_values_of_the_palette_without_void(tmp_path) 
     assert [len(movies.train.target(i)) for i in range(2)] == [1, 2]  # the second object appears later
 
 
+@pytest.mark.parametrize(
+    "lists",
+    [
+        {
+            "480p/train": "/JPEGImages/480p/bear/00000.jpg /Annotations/480p/bear/00000.png",
+            "480p/val": "/JPEGImages/480p/dog/00000.jpg /Annotations/480p/dog/00000.png",
+        },
+        {"2017/train": "bear", "2017/val": "dog"},
+    ],
+)
+def test_lists_of_davis_tell_the_parts_by_frame_or_by_sequence(tmp_path, lists) -> None:
+    for name in ("bear", "dog", "walking"):
+        picture(tmp_path / f"JPEGImages/480p/{name}/00000.jpg")
+        mask(tmp_path / f"Annotations/480p/{name}/00000.png", "L", ["0", "255"])
+    for file, content in lists.items():
+        path = tmp_path / f"ImageSets/{file}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(content + "\n")
+    data = open_semantic(tmp_path)
+    assert data.format == "davis2016"
+    found = {part: [pair.id for pair in images.pairs] for part, images in data.parts().items()}
+    assert found == {
+        "train": ["JPEGImages/480p/bear/00000.jpg"],
+        "val": ["JPEGImages/480p/dog/00000.jpg"],
+    }
+
+
 def config_of_mapillary(path: Path) -> None:
     labels = [
         {"name": "animal--bird", "readable": "Bird", "color": [165, 42, 42], "instances": True},

@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import rasterio
 import torch
 from PIL import Image, features
 from safetensors.torch import load_file, save
@@ -32,16 +33,18 @@ from pixelwise import build, checkpoint
 from pixelwise.data import open_data
 from pixelwise.data.formats.class_file import read_label_encoding
 from pixelwise.data.formats.coco import read_coco, semantic_labels
+from pixelwise.data.formats.dicom_seg import read_seg
 from pixelwise.data.formats.image import read_image
 from pixelwise.data.formats.label_studio import encode_brush
 from pixelwise.data.formats.mask import read_mask_pixels
+from pixelwise.data.formats.raster import read_unit
 from pixelwise.data.formats.volume import Volume
 from pixelwise.data.formats.volume_files import read_volume, write_volume
 from pixelwise.metrics import coco_evaluate
 from pixelwise.training import Recipe
 from pixelwise.types import ClassTable
 from pixelwise.weights import read_state_dict
-from tests.data.dicom_files import dicom_frames
+from tests.data.dicom_files import dicom_frames, dicom_seg
 
 from .more_kinds import more_kinds
 
@@ -335,6 +338,21 @@ def volumes(folder: Path) -> dict[str, bytes]:
     return {**files, ".nhdr": head, ".dcm": dicom_frames(folder / "good.dcm").read_bytes()}
 
 
+def segments(path: Path) -> bytes:
+    """A DICOM SEG file."""
+    return dicom_seg(path, np.arange(24).reshape(2, 3, 4) % 3, ("liver", "tumour")).read_bytes()
+
+
+def raster(path: Path) -> bytes:
+    """A GeoTIFF file of two bands with a nodata value."""
+    values = np.random.default_rng(0).integers(-9, 99, (2, 7, 9)).astype(np.int16)
+    about = {"driver": "GTiff", "count": 2, "height": 7, "width": 9, "dtype": "int16", "crs": "EPSG:32633"}
+    transform = rasterio.Affine(10.0, 0.0, 4e5, 0.0, -10.0, 5e6)
+    with rasterio.open(path, "w", **about, transform=transform, nodata=-9, compress="deflate") as file:
+        file.write(values)
+    return path.read_bytes()
+
+
 def matrix() -> bytes:
     file = io.BytesIO()
     savemat(file, {"S": np.arange(12).reshape(3, 4)})
@@ -390,6 +408,8 @@ def kinds(folder: Path) -> dict[str, Kind]:
             {".mat": matrix(), ".txt": b"0 1 2\n2 1 0\n", ".png": deep_mask()}, read_mask_pixels, 2
         ),
         "volume": Kind(volumes(folder), read_volume, 4),
+        "segments": Kind({".dcm": segments(folder / "segments.dcm")}, read_seg, 1),
+        "raster": Kind({".tif": raster(folder / "raster.tif")}, lambda path: read_unit(path, 2), 2),
         **{name: Kind(good, read_tool(name), 2) for name, good in tool_files().items()},
         **{name: Kind(*kind) for name, kind in more_kinds().items()},
     }

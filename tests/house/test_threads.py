@@ -176,7 +176,15 @@ def test_every_file_that_starts_worker_threads_is_run_here() -> None:
     pools = {path.name for path in PACKAGE.rglob("*.py") if "ThreadPoolExecutor(" in path.read_text()}
     # They read and write files, turn bytes into pixels and back while the model works elsewhere, or ask a
     # server.
-    assert pools == {"compiling.py", "check.py", "app.py", "many.py", "movies.py", "remote.py"}
+    assert pools == {
+        "compiling.py",
+        "check.py",
+        "app.py",
+        "many.py",
+        "movies.py",
+        "remote.py",
+        "cache.py",
+    }
 
 
 @pytest.mark.parametrize("work", dict.fromkeys(PATHS.values()), ids=lambda work: work.__name__)

@@ -198,13 +198,6 @@ def test_runs_and_exported_models_are_served_side_by_side_and_outlive_their_file
         for name in names:
             with Client(url, model=name) as client:
                 assert (client.predict(image).label_map.labels == expected).float().mean() > 0.999, name
-        asked = InferenceClient(model=f"{url}/v1/models/scenes/predict", token="none")
-        image.save(place / "asked.png")
-        for options in ({}, {"subtask": "semantic"}):  # the first is sent as a file, the second as JSON
-            seen = np.full(expected.shape, -1)
-            for one in asked.image_segmentation(str(place / "asked.png"), **options):
-                seen[np.asarray(one.mask) == 255] = CLASSES.names.index(one.label)
-            assert (seen == expected.numpy()).mean() > 0.999
         told = httpx.get(f"{url}/v1/runs/other")
         assert (told.status_code, told.json()["settings"]) == (200, None)
     finally:
@@ -232,3 +225,26 @@ def test_a_model_that_is_busy_after_the_drain_is_left_and_the_server_ends(run: P
     finally:
         code = stop(process)
     assert code in (0, 1)  # 0 where the machine was quick; never that of a crash
+
+
+@pytest.mark.slow
+def test_hugging_faces_own_client_reads_the_masks(
+    run: Path, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "huggingface_hub.constants.HF_HUB_OFFLINE", False
+    )  # it counts this machine as the hub
+    image, path = Image.fromarray(scene(120, 160, seed=1)[0]), place / "asked.png"
+    image.save(path)
+    expected = Predictor(run)(image).label_map.labels.numpy()
+    process, url = start(run, "--timeout", 900)
+    try:
+        wait_until_ready(url)
+        asked = InferenceClient(model=f"{url}/v1/predict", token="none")
+        for options in ({}, {"subtask": "semantic"}):  # the first is sent as a file, the second as JSON
+            seen = np.full(expected.shape, -1)
+            for one in asked.image_segmentation(str(path), **options):
+                seen[np.asarray(one.mask) == 255] = CLASSES.names.index(one.label)
+            assert (seen == expected).mean() > 0.999
+    finally:
+        assert stop(process) == 0

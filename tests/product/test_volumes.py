@@ -1,4 +1,4 @@
-"""Volumes at the command line: check, train, evaluate and predict a folder of NIfTI files."""
+"""Volumes at the command line: check, train, evaluate and predict folders of NIfTI, NRRD and DICOM files."""
 
 import json
 from collections.abc import Callable
@@ -7,6 +7,9 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
+
+from pixelwise.data.formats.volume_files import read_volume, write_volume
+from tests.data.dicom_files import dicom_slice
 
 
 @pytest.fixture(scope="module")
@@ -51,3 +54,29 @@ def test_volumes_are_checked_trained_scored_and_predicted(
     refused = pixelwise("train", "scans", "--model", "unet3d", "--crop", "64x64", "--out", "runs/none")
     assert refused.code == 2
     assert "volumes need crops of a depth, a height and a width" in refused.err
+
+
+@pytest.mark.slow
+def test_scans_of_several_formats_are_learnt_and_a_dicom_series_is_predicted(
+    pixelwise: Callable, place: Path, scans: Path
+) -> None:
+    for number, suffix in enumerate((".nrrd", ".mha", ".nii")):
+        for kind, name in (("images", "image"), ("labels", "label")):
+            volume = read_volume(scans / kind / f"case_{number}.nii.gz")
+            write_volume(place / "beside" / f"{number}_{name}{suffix}", volume.voxels, volume)
+    voxels = read_volume(scans / "images" / "case_3.nii.gz").voxels
+    for number in range(24):
+        options = {"ImagePositionPatient": [1.5, -3.0, 3.0 * number], "PixelSpacing": [1.5, 1.0]}
+        dicom_slice(place / "patient" / f"{number}.dcm", number, voxels[number] + 1024, **options)
+    options = ["--model", "unet3d", "--set", "width=4", "--crop", "16x16x16", "--steps", "30", "--lr", "0.02"]
+    options += ["--intensity", "window:250,500", "--workers", "0"]
+    trained = pixelwise("train", "beside", *options, "--out", "runs/beside")
+    assert trained.code == 0, trained.err
+    predicted = pixelwise("predict", "runs/beside", "patient", "beside", "--out", "several")
+    assert predicted.code == 0, predicted.err
+    made = place / "several"
+    names = ["patient.nii.gz", *(f"beside/{n}_image{s}" for n, s in enumerate((".nrrd", ".mha", ".nii")))]
+    for name, image in zip(names, ("patient", *names[1:]), strict=True):
+        given, found = read_volume(place / image), read_volume(made / name)
+        np.testing.assert_allclose(found.affine, given.affine, atol=1e-6)
+        assert found.voxels.shape == given.voxels.shape

@@ -4,9 +4,11 @@ import base64
 import io
 import itertools
 import json
+import platform
 import re
 import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ import pixelwise as pw
 from pixelwise.predict import Predictor
 from pixelwise.rle import RleMasks
 from pixelwise.serve import Limits
+from pixelwise.serve.served import give_memory_back
 from tests.serve.conftest import CLASSES, Start, file_of, ready
 
 PREDICT = "/v1/models/streets/predict"
@@ -334,3 +337,18 @@ def test_every_route_is_in_openapi_and_none_of_them_fails(semantic: TestClient) 
     assert "api.js" in modules
     for name in (*modules, "style.css", "icon.svg"):
         assert semantic.get(f"/page/{name}").status_code == 200
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_memory_that_is_free_goes_back_to_the_system() -> None:
+    def own() -> int:
+        rows = Path("/proc/self/smaps_rollup").read_text().splitlines()
+        return next(int(row.split()[1]) for row in rows if row.startswith("Anonymous:"))
+
+    blocks = [np.ones(100_000, np.uint8) for _ in range(1000)]
+    last = np.ones(100_000, np.uint8)  # above them, so that the heap cannot shrink by itself
+    blocks.clear()
+    before = own()
+    give_memory_back()
+    assert own() < before - 50_000  # KiB
+    assert last.all()

@@ -13,8 +13,7 @@ import torch
 from jaxtyping import Float
 
 from ...types import LabelMap
-from ..classes import encoding_from_masks
-from ..dataset import Pair
+from ..dataset import MaskFiles, Pair
 from ..formats.mask import read_mask_pixels
 from ..formats.raster import describe, has_rasterio, is_geotiff, read_raster, read_unit, tiles_of
 from ..label_encoding import LabelEncoding
@@ -39,14 +38,8 @@ class ReadRaster:
 
 
 @dataclass(frozen=True)
-class RasterLabels:
-    """Labels from a mask file for each raster; where the image is not known, they are ignored.
-
-    Attributes:
-        encoding: what the values in the files mean.
-    """
-
-    encoding: LabelEncoding
+class RasterLabels(MaskFiles):
+    """Labels from a mask file for each raster; where the image is not known, they are ignored."""
 
     def __call__(self, pair: Pair) -> LabelMap:
         """Labels of a raster, or of a tile of it; see `ReadTarget`."""
@@ -99,13 +92,9 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
     files = [pair for some in layout.pairs.values() for pair in some]
     if not files:
         raise ValueError(f"{root} holds no GeoTIFF image with a mask")
-    known = encoding or layout.encoding
-    if known is None:
-        known = encoding_from_masks([pair.mask for pair in files if pair.mask])
     return replace(
         layout,
-        encoding=known,
-        read_target=RasterLabels(known),
+        read_masks=RasterLabels,
         read_image=ReadRaster(),
         channels=None if describe(files[0].image).bands in (1, 3, 4) else describe(files[0].image).bands,
         tiles=tiles,

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol, runtime_checkable
 
-from ..dataset import Pair, ReadImage, ReadTarget, read_plain_image
+from ..dataset import MaskFiles, Pair, ReadImage, ReadTarget, read_plain_image
 from ..formats.image import IMAGE_SUFFIXES
 from ..formats.matrix import is_table
 from ..label_encoding import LabelEncoding
@@ -29,6 +29,7 @@ class Layout:
         pairs: the images of each part; those of a data set without parts are under "all".
         encoding: the task; None where masks must be looked at to know it.
         read_target: how annotations are read; None for mask files.
+        read_masks: encoding -> how mask files are read.
         read_image: how images are read.
         channels: of the images where their files decide; None where images of any number are read as asked.
         unpaired: images without a mask and masks without an image.
@@ -46,6 +47,7 @@ class Layout:
     unpaired: tuple[Path, ...] = ()
     problems: tuple[str, ...] = ()
     remarks: tuple[str, ...] = ()
+    read_masks: Callable[[LabelEncoding], ReadTarget] = MaskFiles
     tiles: Callable[[Sequence[Pair]], tuple[Pair, ...]] | None = None
 
 

@@ -82,6 +82,7 @@ FURTHER = (
         classes="object",
         objects=True,
         void=(255,),
+        lists={part: (f"ImageSets/2017/{part}.txt",) for part in ("train", "val")},
         marks=("JPEGImages/480p", "Annotations/480p"),
         licence="BSD",
         commercial=True,

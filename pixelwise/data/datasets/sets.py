@@ -743,6 +743,9 @@ _ROWS = (
         metric="J and F",
         score="DavisMetrics",
         trap="first and last frames of a sequence do not count; objects of 2017 become one",
+        lists={
+            part: (f"ImageSets/480p/{part}.txt", f"ImageSets/2017/{part}.txt") for part in ("train", "val")
+        },
         official="davis",
     ),
     # --- volumes --------------------------------------------------------------------------------

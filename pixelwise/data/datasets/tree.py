@@ -64,6 +64,8 @@ class Row:
         objects: whether each mask file is one object, or each value one.
         void: of objects, the values besides 0 that are none.
         split: from the placeholders of an image to its part, where numbers or names tell it.
+        lists: of each part the files that may list its images or `{sequence}`s, a line each; the first that
+            is there counts. Images in no list are left out, where there is one.
         marks: paths of which all must exist for the tree to be recognised; none where only its name opens it.
         licence: in a clause.
         commercial: whether the licence states that commercial use is allowed; None where it is unclear.
@@ -86,6 +88,7 @@ class Row:
     objects: bool = False
     void: tuple[int, ...] = ()
     split: Callable[[Places], str] | None = None
+    lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
     licence: str = ""
     commercial: bool | None = None
@@ -243,6 +246,7 @@ class Tree:
         layers: dict[str, Mapping[int, Path]] = {}
         objects: dict[str, tuple[Path, ...]] = {}
         table = self.row.table if encoding is None else encoding.classes
+        part_of = _parts_in_lists(home, self.row.lists)
         for name, part in self.row.parts.items():
             for image, places in _listed(home, part):
                 masks = list(_masks_of(home, part, places, self.row))
@@ -259,6 +263,9 @@ class Tree:
                         continue
                 objects[pair.id] = tuple(path for _, path in masks)
                 at = self.row.split(places) if self.row.split is not None else name
+                if part_of:
+                    path = image.relative_to(home).as_posix()
+                    at = part_of.get(path) or part_of.get(places.get("sequence", path), "")
                 if at:
                     pairs.setdefault(at, []).append(pair)
         if not pairs:
@@ -326,11 +333,26 @@ def _listed(home: Path, part: Part) -> Iterator[tuple[Path, Places]]:
 
 
 def _first_words(path: Path) -> set[str]:
+    return {Path(line.split()[0]).stem for line in _lines(path)}
+
+
+def _parts_in_lists(home: Path, lists: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+    """The part of each image or sequence that is listed."""
+    found = {}
+    for part, names in lists.items():
+        file = next((home / name for name in names if (home / name).is_file()), None)
+        for line in [] if file is None else _lines(file):
+            found[line.split()[0].lstrip("/")] = part
+    return found
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a list, without empty ones and remarks."""
     try:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"cannot read the list {path}: {error}") from error
-    return {Path(line.split()[0]).stem for line in lines if line.strip() and not line.startswith("#")}
+    return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
 def _masks_of(home: Path, part: Part, places: Places, row: Row) -> Iterator[tuple[str, Path]]:

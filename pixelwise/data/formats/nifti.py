@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Float64, Shaped
 
 from ...files import atomic_write
-from .volume import Volume as Volume, as_written, check_size
+from .volume import Volume as Volume, as_written, check_size, quiet
 
 SUFFIXES = (".nii.gz", ".nii")
 
@@ -50,12 +50,13 @@ def read_nifti(path: str | os.PathLike[str]) -> Volume:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
-        image: Any = nibabel.Nifti1Image.from_filename(path)
-        shape, itemsize = image.header.get_data_shape(), image.header.get_data_dtype().itemsize
-        packed = path.name.lower().endswith(".gz")
-        check_size(path.stat().st_size, tuple(map(int, shape)), itemsize, compressed=packed)
-        voxels = np.asanyarray(image.dataobj)
-        affine = np.asarray(image.affine, np.float64)
+        with quiet("nibabel.global"):
+            image: Any = nibabel.Nifti1Image.from_filename(path)
+            shape, itemsize = image.header.get_data_shape(), image.header.get_data_dtype().itemsize
+            packed = path.name.lower().endswith(".gz")
+            check_size(path.stat().st_size, tuple(map(int, shape)), itemsize, compressed=packed)
+            voxels = np.asanyarray(image.dataobj)
+            affine = np.asarray(image.affine, np.float64)
     except (*broken, *lying) as error:
         raise ValueError(f"cannot read {path} as a NIfTI file: {error}") from error
     while voxels.ndim > 3 and voxels.shape[-1] == 1:
@@ -84,7 +85,8 @@ def affine_of(path: str | os.PathLike[str]) -> Float64[np.ndarray, "4 4"]:
     if not Path(path).is_file():
         raise ValueError(f"there is no file {path}")
     try:
-        image: Any = nibabel.Nifti1Image.from_filename(Path(path))
+        with quiet("nibabel.global"):
+            image: Any = nibabel.Nifti1Image.from_filename(Path(path))
         return np.asarray(image.affine, np.float64)
     except (*broken, OSError, EOFError, ValueError, OverflowError, MemoryError) as error:
         raise ValueError(f"cannot read {path} as a NIfTI file: {error}") from error

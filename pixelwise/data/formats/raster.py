@@ -16,6 +16,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 
 from ...files import atomic_write
+from .volume import quiet
 
 SUFFIXES = (".tif", ".tiff")
 Window = tuple[int, int, int, int]  # top, left, height, width
@@ -55,7 +56,7 @@ def is_geotiff(path: str | os.PathLike[str]) -> bool:
     if Path(path).suffix.lower() not in SUFFIXES:
         return False
     try:
-        with tifffile.TiffFile(path) as file:
+        with quiet("tifffile"), tifffile.TiffFile(path) as file:
             return any(tag in file.pages.first.tags for tag in _TAGS)
     except Exception:  # whoever reads it says what is wrong
         return False
@@ -66,7 +67,7 @@ def needs_raster(path: Path) -> bool:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as file:
+        with quiet("tifffile"), tifffile.TiffFile(path) as file:
             page = file.pages.first
             placed = any(tag in page.tags for tag in _TAGS)
             other = np.dtype(page.dtype) not in (np.uint8, np.uint16, np.bool_) or _NODATA in page.tags
@@ -228,7 +229,7 @@ def crs_name(path: Path) -> str | None:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as file:
+        with quiet("tifffile"), tifffile.TiffFile(path) as file:
             tag = file.pages.first.tags.get(34735)
             keys = [int(number) for number in tag.value] if tag is not None else []
     except Exception:  # as above

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Shaped
 
 from ...files import atomic_write
-from .volume import Volume, as_written, check_size, spacing_of
+from .volume import Volume, as_written, check_size, quiet, spacing_of
 
 SUFFIXES = (".tif", ".tiff")
 _MM = {  # of a unit
@@ -36,7 +36,7 @@ def read_tiff_stack(path: str | os.PathLike[str]) -> Volume:
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
     try:
-        with tifffile.TiffFile(path) as file:
+        with quiet("tifffile"), tifffile.TiffFile(path) as file:
             series = file.series[0]
             shape, axes = tuple(map(int, series.shape)), str(series.axes)
             dtype = np.dtype(series.dtype)
@@ -100,7 +100,7 @@ def slices_in(path: Path) -> int:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as file:
+        with quiet("tifffile"), tifffile.TiffFile(path) as file:
             return len(file.pages)
     except Exception:  # as above; whoever reads it says what is wrong
         return 0

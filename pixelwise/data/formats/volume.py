@@ -5,7 +5,10 @@ directions right, anterior, superior, as NIfTI has them; those of files that use
 MetaImage: left, posterior, superior) are converted.
 """
 
+import logging
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,6 +36,18 @@ class Volume:
     affine: Float64[np.ndarray, "4 4"]
     header: Any
     placed: bool = True
+
+
+@contextmanager
+def quiet(library: str) -> Iterator[None]:
+    """Without what a library logs about damaged files: the error that follows says it in one sentence."""
+    logger = logging.getLogger(library)
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 def spacing_of(affine: Float64[np.ndarray, "4 4"]) -> tuple[float, float, float]:
