@@ -9,7 +9,7 @@ import { addPrompt, boxOf, maskFor } from "./prompts.js";
 import { $, download, element, picture, say, state, stem, swatch } from "./state.js";
 
 export const TOOLS = { move: "v", brush: "b", eraser: "e", fill: "f", object: "g" };
-const desk = { drawing: null, file: null, classes: [], ignore: 255, ignoreValue: 255, chosen: 0, tool: "brush", painted: false, fromModel: false };
+const desk = { drawing: null, file: null, classes: [], ignore: 255, ignoreValue: 255, chosen: 0, tool: "brush", painted: false, fromModel: false, number: null };
 let stroke = null;  // places of the pointer that are not drawn yet
 
 // --- classes ----------------------------------------------------------------------------------------
@@ -80,18 +80,16 @@ export async function enter() {
   Object.assign(picture, { marks: [], box: null });
   state.prompts = [];
   if (desk.file !== state.file) {
-    Object.assign(desk, classes());
+    Object.assign(desk, classes(), { drawing: null });
     desk.chosen = Math.min(desk.chosen, desk.classes.length - 1);
     $("start-from").replaceChildren(...starts().map(([value, text]) => new Option(text, value)));
     listClasses();
     await start();
-    desk.file = state.file;
-  }
-  recolor();
+  } else recolor();
 }
 
 export async function start() {
-  const from = $("start-from").value, { width, height } = picture;
+  const from = $("start-from").value, { width, height } = picture, { file, number } = state;
   let labels = null;
   if (from === "saved" || from === "data") {
     labels = await stored(from);
@@ -99,14 +97,15 @@ export async function start() {
     const model = state.models.find((one) => `model:${one.name}` === from);
     say("Looking at the image ...");
     const told = await found(model, null);
-    if (!width) picture.set(await createImageBitmap(new ImageData(told.width, told.height)));
+    if (!width && file === state.file) picture.set(await createImageBitmap(new ImageData(told.width, told.height)));
     labels = translated(told.labels, told.names, desk.classes.map((one) => one.name), desk.ignore);
   }
+  if (file !== state.file) return;  // another image was opened meanwhile
   if (!picture.width) throw new Error("The browser cannot show this image: give it as PNG or JPEG.");
   if (labels && labels.length !== picture.width * picture.height) throw new Error("These labels have another size than the image.");
   desk.drawing = new Drawing(labels ?? nothing(width, height), picture.width, picture.height);
-  Object.assign(desk, { painted: false, fromModel: from.startsWith("model:") });
-  recolor();
+  Object.assign(desk, { file, number, painted: false, fromModel: from.startsWith("model:") });
+  if (state.view === "correct") recolor();
   tell();
   say(from ? `Begun with ${$("start-from").selectedOptions[0].text}.` : "Nothing is labelled yet: choose a class and draw.");
 }
@@ -224,6 +223,7 @@ export function accept() {
   desk.painted = false;
   Object.assign(picture, { marks: [], box: null });
   picture.soon();
+  say("");
 }
 
 export async function giveUp() {
@@ -248,7 +248,7 @@ export function under(at) {
 
 // --- saving -----------------------------------------------------------------------------------------
 
-export const changed = () => Boolean(desk.drawing?.changed);
+export const changed = () => Boolean(desk.drawing?.changed && desk.file === state.file);
 export const unsaved = () => changed() || Boolean(desk.drawing && desk.fromModel);
 
 // Labels as the class file numbers them, with the palette of the classes.
@@ -267,19 +267,22 @@ async function png(inFile) {
 
 export async function saveHere() {
   accept();
-  if (!desk.drawing) { say("There is no image yet.", true); return false; }
-  if (!state.collection.saves || state.number === null) {
+  const { drawing, number } = desk;
+  if (!drawing || desk.file !== state.file) { say("There is no image yet.", true); return false; }
+  if (!state.collection.saves || number === null) {
     const why = state.collection.saves ? "This image is not one of the server's" : "This server saves no labels (--save-to)";
     say(`${why}: download them.`, true);
     return false;
   }
-  const saved = desk.drawing.past.length;
-  const told = await api.save(state.number, await png(false));
-  desk.drawing.changed = desk.drawing.past.length !== saved;
-  desk.fromModel = false;
-  state.collection.images[state.number].state = "saved";
-  tell();
-  say(`Saved as ${told.file}.`);
+  drawing.changed = desk.fromModel = false;  // unless more is drawn while this is on its way
+  try {
+    const told = await api.save(number, await png(false));
+    state.collection.images[number].state = "saved";
+    say(`Saved as ${told.file}.`);
+  } catch (error) {
+    drawing.changed = true;
+    throw error;
+  } finally { tell(); }
   return true;
 }
 

@@ -85,10 +85,10 @@ export async function openNumber(number, view) {
   const image = state.collection.images[number];
   say("Fetching the image ...");
   const file = await api.imageFile(number, image.name);
-  state.number = number;
+  if (!(await left())) return;  // more may have been drawn meanwhile
   const place = order.rows.findIndex((one) => one.number === number) + 1;
   $("walk-told").textContent = `${place} of ${order.rows.length}: ${image.name}`;
-  await opener(file, view);
+  await opener(file, view, number);
 }
 
 // Changes are saved before another image is opened; whether it may be.

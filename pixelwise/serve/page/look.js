@@ -5,8 +5,8 @@ import { objectColor, shares, table, translated } from "./labels.js";
 import { embedded, maskFor } from "./prompts.js";
 import { $, download, element, picture, say, state, stem, swatch } from "./state.js";
 
-export async function setFile(file) {
-  state.file = file;
+export async function setFile(file, number) {
+  Object.assign(state, { file, number });  // at once: labels belong to both
   $("welcome").hidden = true;
   let image = null;
   try { image = await createImageBitmap(file); } catch { /* the browser cannot show it, the server may read it */ }

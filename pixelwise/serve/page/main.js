@@ -64,13 +64,13 @@ async function showSamples() {
 
 async function opened(file) {
   if (!(await images.left())) return;
-  state.number = null;
   $("walk-told").textContent = "";
-  await show(file, state.view === "correct" ? "correct" : "image");
+  await show(file, state.view === "correct" ? "correct" : "image", null);
 }
 
-async function show(file, view) {
-  await look.setFile(file);
+async function show(file, view, number) {
+  await look.setFile(file, number);
+  if (state.file !== file) return;  // another one was opened meanwhile
   await turnTo(view);
 }
 images.onOpen(show);
