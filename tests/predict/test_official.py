@@ -8,12 +8,16 @@ import torch
 from PIL import Image
 
 import pixelwise as pw
+from pixelwise.data.dataset import Pair
 from pixelwise.data.datasets import DATASETS, row_of
 from pixelwise.metrics import CityscapesMetrics, SaliencyMetrics, davis_sequence
 from pixelwise.predict import evaluate
 from pixelwise.predict.official import OFFICIAL
+from pixelwise.predict.official.objects import Nuclei
+from pixelwise.predict.official.streets import StreetObjects
 from pixelwise.predict.official.tumours import tumour_regions
-from pixelwise.types import Report
+from pixelwise.tasks import open_data
+from pixelwise.types import MaskSet, Report, Sample
 
 
 def write(path: Path, pixels: np.ndarray) -> None:
@@ -203,3 +207,77 @@ def test_the_regions_of_tumours_lie_in_each_other() -> None:
     newer = pw.ClassTable.of("class 0", "class 1", "class 2", "class 3")
     assert tumour_regions(newer)["tumour core"] == (1, 3)
     assert tumour_regions(pw.ClassTable.of("background", "liver")) == {}
+
+
+@pytest.mark.parametrize("enhancing", [4, 3])
+def test_brats_is_scored_by_its_regions(tmp_path: Path, enhancing: int) -> None:
+    import nibabel
+
+    numbers = np.random.default_rng(0)
+    for case in ("BraTS20_Training_001", "BraTS20_Training_002"):
+        truth = np.zeros((16, 18, 20), np.int16)
+        truth[3:12, 3:13, 4:14] = 2  # oedema
+        truth[5:10, 5:11, 6:12] = 1  # necrosis
+        truth[6:9, 6:9, 7:10] = enhancing
+        found = truth.copy()
+        found[6:9, 6:9, 7:10] = 1  # what enhances is missed, the core is not
+        if case.endswith("2"):
+            found = truth
+        home = tmp_path / "brats" / case
+        home.mkdir(parents=True)
+        for kind in ("flair", "t1", "t1ce", "t2"):
+            image = numbers.normal(100, 20, truth.shape).astype(np.float32)
+            nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), home / f"{case}_{kind}.nii.gz")
+        nibabel.save(nibabel.Nifti1Image(truth, np.eye(4)), home / f"{case}_seg.nii.gz")
+        (tmp_path / "out").mkdir(exist_ok=True)
+        nibabel.save(nibabel.Nifti1Image(found, np.eye(4)), tmp_path / "out" / f"{case}_flair.nii.gz")
+    data = open_data(tmp_path / "brats", task="volume", val_fraction=0)
+    table = official(evaluate(tmp_path / "out", data, split="train", task="volume", progress=False))
+    assert table["whole tumour"] == {"Dice": 1.0, "HD95 mm": 0.0}
+    assert table["tumour core"] == {"Dice": 1.0, "HD95 mm": 0.0}
+    assert table["enhancing tumour"]["Dice"] == pytest.approx(0.5)
+    assert table["enhancing tumour"]["HD95 mm"] == pytest.approx(373.1287 / 2)
+
+
+# --- objects ---------------------------------------------------------------------------------------
+
+
+def squares(*places: tuple[int, int, int]) -> MaskSet:
+    """Squares by top, left and side in 40 x 40 pixels."""
+    masks = torch.zeros(len(places), 40, 40, dtype=torch.bool)
+    for mask, (top, left, side) in zip(masks, places, strict=True):
+        mask[top : top + side, left : left + side] = True
+    return MaskSet.of(masks, torch.zeros(len(places), dtype=torch.int64))
+
+
+def never() -> torch.Tensor:
+    raise AssertionError("nobody needs probabilities of objects")
+
+
+def test_nuclei_are_scored_at_ten_thresholds() -> None:
+    truth = squares((0, 0, 10), (20, 20, 10))
+    pair = Pair(Path("a.png"), None, "a.png")
+    metrics = Nuclei(pw.ClassTable.of("nucleus"))
+    # One is right, of another 0.7 is found (right up to a threshold of 0.65), and one is no nucleus.
+    found = squares((0, 0, 10), (20, 20, 10), (0, 30, 5))
+    cut = found.dense.clone()
+    cut[1, 27:] = False
+    metrics.update(pair, Sample(torch.zeros(3, 40, 40), truth, "a"), MaskSet.of(cut, found.classes), never)
+    row = metrics.rows()["precision"]
+    assert row["at 0.50"] == pytest.approx(2 / 3)
+    assert row["at 0.75"] == pytest.approx(1 / 4)  # 1 right, 2 false, 1 missed
+    assert row["mean"] == pytest.approx((4 * 2 / 3 + 6 / 4) / 10, abs=0.05)
+    nothing = Nuclei(pw.ClassTable.of("nucleus"))
+    nothing.update(pair, Sample(torch.zeros(3, 40, 40), squares(), "a"), squares(), never)
+    assert nothing.rows()["precision"]["mean"] == 1.0
+
+
+def test_objects_of_cityscapes_get_average_precision(streets) -> None:
+    data = open_data(streets[0], task="instance")
+    metrics = StreetObjects(data.classes)
+    for pair, sample in zip(data.val.pairs, data.val, strict=True):
+        assert isinstance(sample.target, MaskSet)
+        metrics.update(pair, sample, MaskSet.of(sample.target.dense, sample.target.classes), never)
+    assert metrics.rows() == {"mean of classes": {"AP": 1.0, "AP50": 1.0}}
+    assert not metrics.remark()
+    assert row_of(data.format) is DATASETS["cityscapes_fine"]
