@@ -4,8 +4,9 @@
 
 The folder holds images/ and labels/ with one number per nucleus, of which only the boxes are used. Three
 networks learn with the same number of steps: from the masks, from filled boxes, and from boxes with proposed
-regions, which are chosen again in every round by what the network says so far (the best one: there are too
-few for the paper's lot among five). Every fourth image is for validation. Prints one table: how good the
+regions, which are chosen again in every round but the first by what the network says so far (the best one:
+there are too few for the paper's lot among five). The first round learns filled boxes, because weights are
+random here, where the paper's are pretrained. Every fourth image is for validation. Prints one table: how good the
 labels were that the network learned from in the end, and its own IoU of nuclei.
 """
 
@@ -109,9 +110,9 @@ def boxsup(
             if supervision == "masks":
                 labels = [one.truth for one in train]
             else:
-                own = regions if supervision == "boxsup" else [[]] * len(train)
-                heard = model if supervision == "boxsup" and number else None
-                labels = labels_of(train, own, heard)
+                chosen = supervision == "boxsup" and number > 0  # filled boxes first
+                own = regions if chosen else [[]] * len(train)
+                labels = labels_of(train, own, model if chosen else None)
             model.train()
             for _ in range(steps):
                 batch = squares(train, labels, crop, batch_size, random)
