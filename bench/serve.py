@@ -116,7 +116,7 @@ def litserve(checkpoint: Path, port: int) -> None:
     """LitServe around the model, one image at a time; its requests carry base64."""
     import base64
 
-    import litserve as ls
+    import litserve as ls  # type: ignore[import-not-found]
     import torch
 
     from pixelwise.checkpoint import load

@@ -6,8 +6,8 @@ The folder holds images/ and labels/ with one number per nucleus, of which only 
 networks learn with the same number of steps: from the masks, from filled boxes, and from boxes with proposed
 regions, which are chosen again in every round but the first by what the network says so far (the best one:
 there are too few for the paper's lot among five). The first round learns filled boxes, because weights are
-random here, where the paper's are pretrained. Every fourth image is for validation. Prints one table: how good the
-labels were that the network learned from in the end, and its own IoU of nuclei.
+random here, where the paper's are pretrained. Every fourth image is for validation. Prints one table:
+how good the labels were that the network learned from in the end, and its own IoU of nuclei.
 """
 
 import sys

@@ -81,13 +81,18 @@ class SaliencyMetrics(RowMetric):
             where: name of the image, for the message of an error.
 
         Raises:
-            ValueError: if the shapes differ, there is no pixel, or a value is outside [0, 1].
+            ValueError: if shapes or types differ, there is no pixel, or a value is outside [0, 1].
         """
         place = f" in {where}" if where else ""
         if saliency.shape != target.shape or saliency.ndim != 2 or not saliency.numel():
             raise ValueError(
                 f"saliency and target must be maps (H, W) of one shape, got {tuple(saliency.shape)} and "
                 f"{tuple(target.shape)}{place}"
+            )
+        if not saliency.is_floating_point() or target.dtype != torch.bool:
+            raise ValueError(
+                f"saliency must be floating point and target bool, got {saliency.dtype} and "
+                f"{target.dtype}{place}"
             )
         values, truth = saliency.detach().cpu().numpy().astype(np.float64), target.cpu().numpy()
         if not (values.min() >= 0 and values.max() <= 1):

@@ -25,6 +25,7 @@ _MOST_PIXELS = 1 << 26  # of the images that are read ahead
 _BATCH_ON_A_GPU = 8  # a CPU is busy with one image
 
 
+@runtime_checkable
 class Described(Protocol):
     """What must be known of a network, wherever it runs."""
 

@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from .. import decode, export
 from ..checkpoint import Checkpoint
 from ..data.formats.image import MAX_PIXELS, Source, to_tensor
+from ..export.labels import PixelLabels
 from ..tasks import Task, get_task
 from ..tiling import Blend, Block, Network, Size, at, blocks, grid
 from ..types import (
@@ -782,7 +783,7 @@ class Predictor:
         """Refuse what is for scores of every pixel only."""
         scored = issubclass(self.model.output, DenseLogits)
         crops = self.task.infer is not None and not scored
-        labels = self.task.annotation in (LabelMap, ClassMasks) and not scored  # of which no mean is taken
+        labels = issubclass(self.model.output, PixelLabels)  # of which no mean is taken
         given = {
             "tile": self.tile not in (None, "auto")
             and "tile" not in self.task.decoding

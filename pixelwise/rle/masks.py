@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float, Float64, Int64, Integer, UInt8, UInt32
@@ -387,6 +387,7 @@ class RleMasks:
             )
 
 
+@runtime_checkable
 class Instances(Protocol):
     """Masks of one image in some form: what `pixelwise.types.MaskSet` offers to this file."""
 

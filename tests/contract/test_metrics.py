@@ -120,6 +120,7 @@ EXAMPLES = {
     "RegionBenchmark": Example(
         lambda: metrics.RegionBenchmark((0.5,)), lambda i: (labels(i)[None], labels(i + 9)[None])
     ),
+    "SaliencyMetrics": Example(metrics.SaliencyMetrics, lambda i: (labels(i) / 2, labels(i + 9) == 1)),
     "SegmentationMetrics": Example(
         lambda: metrics.SegmentationMetrics(TABLE), lambda i: (labels(i)[None], labels(i + 9)[None])
     ),
