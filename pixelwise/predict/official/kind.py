@@ -1,7 +1,7 @@
 """What official scores of a data set are."""
 
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -12,6 +12,7 @@ Rows = Mapping[str, Mapping[str, float]]
 Sure = Callable[[int, Sample], Tensor]  # position and sample -> probability "H W" of the second class
 
 
+@runtime_checkable
 class Official(Protocol):
     """The scores of one data set."""
 
