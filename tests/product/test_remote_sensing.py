@@ -17,7 +17,7 @@ def scenes(place: Path) -> Path:
     for number in range(2):
         random = np.random.default_rng(number)
         labels = np.kron(random.integers(0, 2, (5, 6)), np.ones((60, 60))).astype(np.uint8)
-        values = (labels * 3000 + random.normal(1000, 300, (4, 300, 360))).astype(np.int16)
+        values = (labels.astype(float) * 3000 + random.normal(1000, 300, (4, 300, 360))).astype(np.int16)
         values[:, :30] = -9999
         for kind, pixels in (("images", values), ("masks", labels[None])):
             path = place / "scenes" / kind / f"s{number}.tif"
