@@ -13,7 +13,7 @@ import pixelwise as pw
 from pixelwise import models
 from pixelwise.paper_recipes import list_recipes, paper_recipe
 from pixelwise.registry import describe
-from pixelwise.types import DenseModel
+from pixelwise.types import DenseLogits, DenseModel
 
 DOCS = Path(__file__).parent
 TABLE = tomllib.loads((DOCS / "models.toml").read_text())
@@ -124,7 +124,7 @@ def row_of(name: str, measured: dict[str, Any], time: str) -> str:
     encoder = f" on {card.encoder}" if card.encoder else ""
     parameters = f"{measured['parameters'] / 1e6:.1f}" if "parameters" in measured else UNKNOWN
     stride = gflops = field = ""
-    if card.tasks[:1] == DenseModel.tasks[:1]:
+    if card.tasks[:1] == DenseModel.tasks[:1] and issubclass(card.output, DenseLogits):
         stride = f"{measured['stride']:g}" if "stride" in measured else UNKNOWN
         gflops = f"{measured['gflops']:.1f}" if "gflops" in measured else UNKNOWN
         seen = measured.get("receptive_field")
