@@ -39,8 +39,6 @@ class Reduced(DenseModel):
     (torch.Size([1, 3, 33, 49]), torch.Size([1, 3, 65, 98]))
     """
 
-    encoder_parts: tuple[str, ...] = ()
-
     def __init__(self, network: Model, factor: int) -> None:
         super().__init__()
         if network.output is not DenseLogits:

@@ -132,7 +132,7 @@ def reduce(situation: Situation, chosen: Chosen) -> Choice | None:
     data, factor = situation.data, 1
     if math.isnan(data.thickest):
         return None
-    while data.thickest / factor > THICK and factor < MOST_REDUCED and _may_halve(data, factor):
+    while data.thickest / factor > THICK and _may_halve(data, factor):
         factor *= 2
     if factor == 1:
         return None
@@ -142,7 +142,7 @@ def reduce(situation: Situation, chosen: Chosen) -> Choice | None:
 def _may_halve(data: DataFacts, factor: int) -> bool:
     """Whether images that are seen at 1/factor leave something to see at half of that."""
     small = min(data.smallest or data.size) / (2 * factor)
-    return data.thinnest / (2 * factor) >= THIN and small >= SMALL
+    return factor < MOST_REDUCED and data.thinnest / (2 * factor) >= THIN and small >= SMALL
 
 
 def _thickness(data: DataFacts, factor: int) -> str:
@@ -370,11 +370,7 @@ def reduce_more(situation: Situation, chosen: Chosen) -> Choice | None:
     if factor == 1 or steps >= STEPS:
         return None
     more = factor
-    while (
-        _may_halve(data, more)
-        and more < MOST_REDUCED
-        and steps_in(situation, probe, {**chosen, "reduce": more}) < STEPS
-    ):
+    while _may_halve(data, more) and steps_in(situation, probe, {**chosen, "reduce": more}) < STEPS:
         more *= 2
     if more == factor:
         return None

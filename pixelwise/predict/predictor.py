@@ -781,8 +781,7 @@ class Predictor:
 
     def _refuse_pixelwise_options(self) -> None:
         """Refuse what is for scores of every pixel only."""
-        scored = issubclass(self.model.output, DenseLogits)
-        crops = self.task.infer is not None and not scored
+        crops = self.task.infer is not None and not issubclass(self.model.output, DenseLogits)
         labels = issubclass(self.model.output, PixelLabels)  # of which no mean is taken
         given = {
             "tile": self.tile not in (None, "auto")

@@ -339,7 +339,7 @@ def test_every_route_is_in_openapi_and_none_of_them_fails(semantic: TestClient) 
         assert semantic.get(f"/page/{name}").status_code == 200
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="malloc_trim is of glibc")
 def test_memory_that_is_free_goes_back_to_the_system() -> None:
     def own() -> int:
         rows = Path("/proc/self/smaps_rollup").read_text().splitlines()

@@ -6,8 +6,6 @@ numbers of TransformMatrix are the direction of one axis.
 
 import os
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +14,7 @@ from jaxtyping import Float64, Shaped
 
 from ...files import atomic_write
 from .nrrd import beside
-from .volume import TO_RAS, Volume, affine_from, as_written, check_size, inflated, spacing_of
+from .volume import TO_RAS, Volume, affine_from, as_written, check_size, inflated, spacing_of, told
 
 _LARGEST_HEADER = 1 << 16  # bytes
 _TYPES = {
@@ -62,7 +60,7 @@ def read_metaimage(path: str | os.PathLike[str]) -> Volume:
             channels.
     """
     path = Path(path)
-    with _told(path):
+    with told(path, "a MetaImage"):
         fields, start = _header(path)
         return _volume(path, fields, start)
 
@@ -73,20 +71,9 @@ def place_of_metaimage(path: Path) -> Float64[np.ndarray, "4 4"]:
     Raises:
         ValueError: as `read_metaimage`.
     """
-    with _told(path):
+    with told(path, "a MetaImage"):
         fields, _ = _header(path)
         return _place(fields, len(fields.get("DimSize", "").split()))[0]
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """What is wrong with a file, in one sentence that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, OverflowError, MemoryError) as error:
-        raise ValueError(f"cannot read {path} as a MetaImage: {error}") from error
 
 
 def write_metaimage(path: str | os.PathLike[str], voxels: Shaped[np.ndarray, "D H W"], like: Volume) -> Path:

@@ -8,8 +8,6 @@ import bz2
 import os
 import re
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -17,7 +15,7 @@ import numpy as np
 from jaxtyping import Float64, Shaped
 
 from ...files import atomic_write
-from .volume import TO_RAS, Volume, affine_from, as_written, check_size, inflated, spacing_of
+from .volume import TO_RAS, Volume, affine_from, as_written, check_size, inflated, spacing_of, told
 
 _LARGEST_HEADER = 1 << 20  # bytes
 _TYPES = {
@@ -63,7 +61,7 @@ def read_nrrd(path: str | os.PathLike[str]) -> Volume:
         ValueError: if the file is missing, damaged, no NRRD file, or has not three axes of space.
     """
     path = Path(path)
-    with _told(path):
+    with told(path, "a NRRD file"):
         fields, rest = _header(path)
         return _volume(path, fields, rest)
 
@@ -74,19 +72,8 @@ def place_of_nrrd(path: Path) -> Float64[np.ndarray, "4 4"]:
     Raises:
         ValueError: as `read_nrrd`.
     """
-    with _told(path):
+    with told(path, "a NRRD file"):
         return _place(_header(path)[0])[1]
-
-
-@contextmanager
-def _told(path: Path) -> Iterator[None]:
-    """What is wrong with a file, in one sentence that names it."""
-    try:
-        yield
-    except OSError as error:
-        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
-    except (ValueError, OverflowError, MemoryError) as error:
-        raise ValueError(f"cannot read {path} as a NRRD file: {error}") from error
 
 
 def write_nrrd(path: str | os.PathLike[str], voxels: Shaped[np.ndarray, "D H W"], like: Volume) -> Path:

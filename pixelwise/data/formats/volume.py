@@ -10,6 +10,7 @@ import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -73,6 +74,17 @@ def affine_from(
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-18:
         raise ValueError("the directions of its axes span no space")
     return affine
+
+
+@contextmanager
+def told(path: Path, kind: str) -> Iterator[None]:
+    """What is wrong with a file, in one sentence that names it and its kind, such as "a MetaImage"."""
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(f"cannot read {path}: {error.strerror or error}") from error
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise ValueError(f"cannot read {path} as {kind}: {error}") from error
 
 
 def check_size(stored: int, shape: tuple[int, ...], itemsize: int, *, compressed: bool) -> int:
