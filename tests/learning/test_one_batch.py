@@ -44,7 +44,7 @@ CAREFUL = (0.003, 0.001, 0.006)  # of networks that take long
 ENCODERS = ("tiny", "resnet18")
 STEPS = 60
 # Steps of networks that match a set, look at random patches, point at centres or look for objects at every
-# place: they take longer, and of these only the builder that takes an encoder is asked.
+# place: they take longer.
 LONG = {
     "CenterMask": 200, "CondInst": 200, "DETR": 2000, "DETRPanoptic": 2000, "DeepMask": 400, "FastRCNN": 500,
     "FCOS": 200, "KeypointRCNN": 200, "MaskFormer": 200, "PanopticDeepLab": 400, "PolarMask": 200,
@@ -153,11 +153,24 @@ def kind_of(name: str) -> str:
     return getattr(signature(getattr(models, name)).return_annotation, "__name__", "")
 
 
+def takes_encoder(name: str) -> bool:
+    """Whether a builder takes an encoder, so that a small one can be given."""
+    return "encoder" in signature(getattr(models, name)).parameters
+
+
+def siblings(name: str) -> list[str]:
+    """The builders that give the same class."""
+    return [other for other in list_models() if kind_of(other) == kind_of(name)]
+
+
 def is_asked(name: str) -> bool:
-    """Whether a model is trained here; see `LONG`, and test_promptable.py for clicks."""
+    """Whether a model is trained here; see `LONG`, and test_promptable.py for clicks.
+
+    Where one builder of a class takes an encoder, the others are that network with a larger one.
+    """
     if describe(name).tasks == ("promptable",):
         return False
-    return kind_of(name) not in LONG or "encoder" in signature(getattr(models, name)).parameters
+    return takes_encoder(name) or (kind_of(name) not in LONG and not any(map(takes_encoder, siblings(name))))
 
 
 def small(name: str) -> dict[str, object]:
