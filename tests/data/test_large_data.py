@@ -1,6 +1,7 @@
 """Many files and large annotation files: listed once, read when asked for, counted before they are kept."""
 
 import gc
+import json
 import os
 import pickle
 import tempfile
@@ -53,14 +54,38 @@ def test_files_are_listed_as_paths_are_sorted_without_hidden_ones(tmp_path: Path
     assert [path.name for path in folders(root)] == ["a", "a-b", "folder.png"]
 
 
-def test_links_to_files_count_and_links_to_folders_do_not(tmp_path: Path) -> None:
+def test_links_to_files_and_to_folders_elsewhere_are_followed_and_loops_are_not(tmp_path: Path) -> None:
     root = tree(tmp_path / "data", ["a.png", "inside/b.png"])
-    outside = tree(tmp_path / "other", ["c.png"])
+    outside = tree(tmp_path / "other", ["c.png", "deep/d.png"])
     (root / "link.png").symlink_to(outside / "c.png")
     (root / "broken.png").symlink_to(outside / "nowhere.png")
     (root / "folder").symlink_to(outside)
+    (root / "same").symlink_to(outside / "deep")
+    (root / "twin").symlink_to(root / "inside")
     (root / "inside" / "loop").symlink_to(root)
-    assert [path.name for path in image_files(root)] == ["a.png", "b.png", "link.png"]
+    (outside / "back").symlink_to(root / "inside")
+    (root / "above").symlink_to(tmp_path)
+    found = [name_in_folder(path, root) for path in image_files(root)]
+    assert len(found) == len(set(found)) == 5
+    assert {path.rpartition("/")[2] for path in found} == {"a.png", "b.png", "c.png", "d.png", "link.png"}
+
+
+def test_a_data_folder_whose_images_are_a_link_opens(tmp_path: Path) -> None:
+    images = tmp_path / "elsewhere"
+    images.mkdir()
+    Image.new("RGB", (8, 8)).save(images / "one.png")
+    root = tmp_path / "data"
+    root.mkdir()
+    (root / "images").symlink_to(images)
+    box = {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 1, 4, 4], "area": 16, "iscrowd": 0}
+    table = {
+        "images": [{"id": 1, "file_name": "one.png", "width": 8, "height": 8}],
+        "categories": [{"id": 1, "name": "thing"}],
+        "annotations": [box | {"segmentation": [[1, 1, 5, 1, 5, 5, 1, 5]]}],
+    }
+    (root / "instances_train.json").write_text(json.dumps(table))
+    opened = open_task_data(root, task="instance", val_fraction=0.0, test_fraction=0.0)
+    assert len(opened.train) == 1
 
 
 def test_a_folder_that_has_not_changed_is_listed_once(tmp_path: Path, monkeypatch) -> None:

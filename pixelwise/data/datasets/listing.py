@@ -57,7 +57,8 @@ class Listing:
 def listed(root: Path, *, deep: bool = True) -> Listing:
     """The visible files in a folder, and in those below it.
 
-    Links to folders are not followed, and folders that may not be read are left out.
+    Links to folders elsewhere are followed, once each; links to a folder in `root` or above it are not.
+    Folders that may not be read are left out.
     """
     key = (os.path.abspath(root), deep)
     found = _known.get(key)
@@ -73,15 +74,15 @@ def _listed(root: Path, *, deep: bool) -> Listing:
     at = time.time_ns()
     names: list[str] = []
     changed: dict[str, int] = {}
-    todo = [(os.fspath(root), "")]
+    todo, known = [(os.fspath(root), "")], [os.path.join(os.path.realpath(root), "")]
     while todo:
         folder, prefix = todo.pop()
         changed[folder] = os.stat(folder).st_mtime_ns
         for entry in _entries(folder):
             if entry.name.startswith("."):
                 continue
-            if entry.is_dir(follow_symlinks=False):
-                if deep:
+            if entry.is_dir():
+                if deep and (not entry.is_symlink() or _leads_out(entry.path, known)):
                     todo.append((entry.path, f"{prefix}{entry.name}/"))
             elif entry.is_file():
                 names.append(prefix + entry.name)
@@ -89,9 +90,18 @@ def _listed(root: Path, *, deep: bool) -> Listing:
     return Listing(root, tuple(names), changed, at)
 
 
+def _leads_out(link: str, known: list[str]) -> bool:
+    """Whether a link leads to a folder neither in one of the `known` ones nor above the first; then known."""
+    goal = os.path.join(os.path.realpath(link), "")
+    if known[0].startswith(goal) or any(goal.startswith(folder) for folder in known):
+        return False
+    known.append(goal)
+    return True
+
+
 def _entries(folder: str) -> list[os.DirEntry[str]]:
     try:
         with os.scandir(folder) as entries:
-            return list(entries)
+            return sorted(entries, key=lambda entry: entry.name)
     except PermissionError:
         return []
