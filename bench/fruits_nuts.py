@@ -103,7 +103,7 @@ def row(name: str, values: dict[str, float], seconds: float, note: str) -> str:
 
 def main(data: Path, out: Path, epochs: int) -> None:
     seconds = ours(data, out, epochs)
-    values = json.loads((out / "run" / "scores.json").read_text())
+    values = json.loads((out / "run" / "scores.json").read_text())["values"]
     print("| network | mask AP | mask AP50 | box AP | processor s | |\n|---|---|---|---|---|---|")
     print(row("pixelwise", values, seconds, f"{epochs} epochs"), flush=True)
     for setting in SETTINGS:
