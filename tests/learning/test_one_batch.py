@@ -43,13 +43,13 @@ CAREFUL = (0.003, 0.001, 0.006)  # of networks that take long
 # A decoder with a quarter of the tiny encoder's channels has one channel, and cannot tell three classes.
 ENCODERS = ("tiny", "resnet18")
 STEPS = 60
-# Steps of networks that match a set, look at random patches, point at centres or look for objects at every
-# place: they take longer.
+# Steps of networks that match a set, look at random patches, point at centres, look for objects at every
+# place, have no norms in many layers, or train only a few narrow ones: they take longer.
 LONG = {
-    "CenterMask": 200, "CondInst": 200, "DETR": 2000, "DETRPanoptic": 2000, "DeepMask": 400, "FastRCNN": 500,
-    "FCOS": 200, "KeypointRCNN": 200, "MaskFormer": 200, "PanopticDeepLab": 400, "PolarMask": 200,
-    "RetinaMask": 500, "RetinaNet": 500, "ShapeMask": 500, "SharpMask": 200, "SOLOv2": 200,
-    "TensorMask": 200, "YOLACT": 200, "YOLACTPlus": 200,
+    "CenterMask": 200, "CondInst": 200, "DETR": 2000, "DETRPanoptic": 2000, "DeepMask": 400, "Dilation": 200,
+    "ESPNetv2": 150, "FastRCNN": 500, "FCOS": 200, "KeypointRCNN": 200, "MaskFormer": 200,
+    "PanopticDeepLab": 400, "PolarMask": 200, "RetinaMask": 500, "RetinaNet": 500, "ShapeMask": 500,
+    "SharpMask": 200, "SOLOv2": 200, "TensorMask": 200, "YOLACT": 200, "YOLACTPlus": 200,
 }  # fmt: skip
 # In the default run; all others are slow.
 QUICK = {
@@ -170,7 +170,7 @@ def is_asked(name: str) -> bool:
     """
     if describe(name).tasks == ("promptable",):
         return False
-    return takes_encoder(name) or (kind_of(name) not in LONG and not any(map(takes_encoder, siblings(name))))
+    return takes_encoder(name) or not any(map(takes_encoder, siblings(name)))
 
 
 def small(name: str) -> dict[str, object]:
