@@ -167,9 +167,7 @@ def write_coco(folder: Path, named: Sequence[Named], classes: ClassTable) -> lis
 def regions(panoptic_map: PanopticMap) -> MaskSet:
     """The segments, as run lengths with the score 1."""
     id_map = panoptic_map.id_map.numpy()
-    masks = [RleMasks.encode((id_map == number)[None]) for number in panoptic_map.ids.tolist()]
-    empty = RleMasks.encode(np.zeros((0, *id_map.shape), bool))
-    return MaskSet.of(RleMasks.concatenate(masks) if masks else empty, panoptic_map.classes)
+    return MaskSet.of(RleMasks.from_map(id_map, panoptic_map.ids.tolist()), panoptic_map.classes)
 
 
 def read(path: Path, data: SegmentationData, target: PanopticMap) -> PanopticMap:

@@ -189,8 +189,8 @@ def regions(label_map: LabelMap) -> MaskSet:
     """The pixels of each class that is there, as run lengths with the score 1."""
     labels = label_map.labels.numpy()
     present = np.unique(labels)
-    masks = [RleMasks.encode((labels == label)[None]) for label in present]
-    return MaskSet.of(RleMasks.concatenate(masks), torch.from_numpy(present.astype(np.int64)))
+    masks = RleMasks.from_map(labels, present.tolist())
+    return MaskSet.of(masks, torch.from_numpy(present.astype(np.int64)))
 
 
 def read(path: Path, data: SegmentationData, target: LabelMap) -> LabelMap:

@@ -5,6 +5,8 @@ is the ignore label, in training, scores and predictions.
 """
 
 import os
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -259,14 +261,43 @@ def _known(file: Any, values: np.ndarray, part: Any) -> Bool[np.ndarray, "h w"]:
     return known
 
 
+class _Undecodable:
+    """GDAL quotes bytes of damaged files that are no text; what Python prints of these is left out."""
+
+    def __init__(self) -> None:
+        self._lock, self._readers, self._hook = threading.Lock(), 0, sys.unraisablehook
+
+    @contextmanager
+    def unsaid(self) -> Iterator[None]:
+        """Inside, of all threads; the file is refused or read as it would be anyway."""
+        with self._lock:
+            if not self._readers:
+                self._hook, sys.unraisablehook = sys.unraisablehook, self._say
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if not self._readers:
+                    sys.unraisablehook = self._hook
+
+    def _say(self, error: Any) -> None:
+        if not isinstance(error.exc_value, UnicodeDecodeError):
+            self._hook(error)
+
+
+_UNDECODABLE = _Undecodable()
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without rasterio's warning of images that lie nowhere."""
+    """Without rasterio's warning of images that lie nowhere, and what it cannot log of damaged files."""
     import warnings
 
     from rasterio.errors import NotGeoreferencedWarning
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _UNDECODABLE.unsaid():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 
