@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
 from ..kernels import parallel_map
@@ -157,6 +157,17 @@ class CachedImages:
             return self.read.part(pair, channels)
         return self._kept(pair.image, pair.window)
 
+    def shape(self, pair: Pair) -> tuple[int, ...]:
+        """Channels and sizes of an image that is kept."""
+        return tuple(self.store[self.places[pair.image, pair.window][0]].shape)
+
+    def across(
+        self, pair: Pair, axis: int, number: int
+    ) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
+        """One slice of an image that is kept, across an axis, and the size of the voxels of the whole."""
+        place, spacing = self.places[pair.image, pair.window]
+        return torch.from_numpy(_values(np.take(self.store[place], number, axis))), spacing
+
     def _kept(
         self, path: Path, window: tuple[int, int, int, int] | None
     ) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
@@ -184,6 +195,11 @@ class CachedTargets:
             return self.read(pair)
         number, spacing = self.places[pair.id]
         return LabelMap(torch.from_numpy(self.store[number].astype(np.int64)), spacing)
+
+    def across(self, pair: Pair, axis: int, number: int) -> Int64[Tensor, "*grid"]:
+        """One slice of labels that are kept, across an axis."""
+        plane = np.take(self.store[self.places[pair.id][0]], number, axis)
+        return torch.from_numpy(plane.astype(np.int64))
 
 
 class Store:

@@ -3,7 +3,7 @@
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -17,6 +17,7 @@ from ..types import Annotation, ClassMasks, ClassTable, LabelMap, MaskSet, Panop
 from ..wording import brief, some_of
 from .formats.image import read_pixels
 from .formats.mask import read_labels, turned_by_exif
+from .intensity import PERCENTILES
 from .label_encoding import LabelEncoding
 
 SPLITS = ("train", "val", "test")
@@ -115,15 +116,21 @@ class ImageArrays(ReadImage, Protocol):
 
 @dataclass(frozen=True)
 class ReadPlainImage:
-    """How an image file is read, whose pixels have no size; see `ReadImage`."""
+    """How an image file is read, whose pixels have no size; see `ReadImage`.
+
+    Attributes:
+        intensity: which values become 0 and 1; see `formats.image.read_image`.
+    """
+
+    intensity: str = PERCENTILES
 
     def __call__(self, path: Path, channels: int) -> tuple[Float[Tensor, "c H W"], None]:
         """An image."""
-        return torch.from_numpy(read_pixels(path, channels)), None
+        return torch.from_numpy(read_pixels(path, channels, intensity=self.intensity)), None
 
     def array(self, pair: Pair, channels: int) -> Float32[np.ndarray, "c H W"]:
         """The image of a pair; see `ImageArrays`."""
-        return read_pixels(pair.image, channels)
+        return read_pixels(pair.image, channels, intensity=self.intensity)
 
 
 read_plain_image = ReadPlainImage()
@@ -240,9 +247,15 @@ class SegmentationData(Dataset[Sample]):
 
     def with_reading(self, read_image: ReadImage) -> "SegmentationData":
         """The same data, its images read in another way where they are read in a way of that kind."""
-        if self.read_image == read_image or type(self.read_image) is not type(read_image):
+        if self.read_image == read_image or not isinstance(read_image, type(self.read_image)):
             return self
         return self._with(read_image=read_image)
+
+    def with_intensity(self, intensity: str) -> "SegmentationData":
+        """The same data, other values of its image files being 0 and 1; see `ReadPlainImage`."""
+        if not isinstance(self.read_image, ReadPlainImage):
+            return self
+        return self._with(read_image=replace(self.read_image, intensity=intensity))
 
     def with_classes(self, classes: ClassTable, read_target: ReadTarget) -> "SegmentationData":
         """The same images with annotations read in another way."""

@@ -213,9 +213,7 @@ def objects_of(prediction: Prediction, options: Options) -> Objects:
 def _present(numbers: np.ndarray, classes: list[int]) -> Objects:
     """The segments that have a pixel."""
     there = [i for i in np.unique(numbers).tolist() if i > 0]
-    return Objects(
-        RleMasks.from_map(numbers, there), [classes[i - 1] for i in there], [1.0] * len(there)
-    )
+    return Objects(RleMasks.from_map(numbers, there), [classes[i - 1] for i in there], [1.0] * len(there))
 
 
 def _numbered(numbers: Integer[np.ndarray, "H W"], count: int) -> RleMasks:

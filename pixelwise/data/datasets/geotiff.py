@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from jaxtyping import Float, Float32, Int64
 
-from ..dataset import MaskFiles, Pair
+from ..dataset import MaskFiles, Pair, ReadPlainImage
 from ..formats.mask import read_mask_pixels
 from ..formats.raster import describe, has_rasterio, is_geotiff, read_raster, read_unit, tiles_of
 from ..label_encoding import LabelEncoding
@@ -24,12 +24,12 @@ _LARGE = 2048 * 2048
 
 
 @dataclass(frozen=True)
-class ReadRaster:
+class ReadRaster(ReadPlainImage):
     """How images and their tiles are read; see `ReadImage`."""
 
     def __call__(self, path: Path, channels: int) -> tuple[Float[torch.Tensor, "c H W"], None]:
         """A whole raster."""
-        return torch.from_numpy(read_unit(path, channels)[0]), None
+        return torch.from_numpy(read_unit(path, channels, intensity=self.intensity)[0]), None
 
     def part(self, pair: Pair, channels: int) -> tuple[Float[torch.Tensor, "c H W"], None]:
         """A tile."""
@@ -37,7 +37,7 @@ class ReadRaster:
 
     def array(self, pair: Pair, channels: int) -> Float32[np.ndarray, "c H W"]:
         """A tile, or the whole where none is meant; see `ImageArrays`."""
-        return read_unit(pair.image, channels, pair.window)[0]
+        return read_unit(pair.image, channels, pair.window, self.intensity)[0]
 
 
 @dataclass(frozen=True)

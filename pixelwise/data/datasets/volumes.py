@@ -349,6 +349,25 @@ class ReadVolume:
 
 
 @dataclass(frozen=True)
+class ReadSlices(ReadVolume):
+    """How a volume is read whose slices a network takes that may want colours; see `ReadImage`."""
+
+    def __call__(
+        self, path: Path, channels: int
+    ) -> tuple[Float32[Tensor, "c D H W"], tuple[float, float, float] | None]:
+        """As `ReadVolume`; of one channel three equal ones are made where three are wanted.
+
+        Raises:
+            ValueError: as `ReadVolume`.
+        """
+        files = [file for file in channel_files(path, channels) if file.exists()]
+        if channels != 3 or len(files) > 1 or volume_files.channels_in(path) == 3:
+            return super().__call__(path, channels)
+        image, spacing = super().__call__(path, 1)
+        return image.expand(3, *image.shape[1:]).contiguous(), spacing
+
+
+@dataclass(frozen=True)
 class VolumeLabels:
     """Labels from one NIfTI file per volume.
 
