@@ -305,11 +305,9 @@ def _image_of_tensor(data: SegmentationData, index: int) -> tuple[np.ndarray, Sp
 def _labels_of_tensor(data: SegmentationData, index: int) -> tuple[np.ndarray | None, Spacing]:
     pair = data.pairs[index]
     target = data.read_target(pair) if pair.mask is not None else None
-    return (
-        (_fewest_bits(target.labels.numpy()), target.spacing)
-        if isinstance(target, LabelMap)
-        else (None, None)
-    )
+    if not isinstance(target, LabelMap):
+        return None, None
+    return _fewest_bits(target.labels.numpy()), target.spacing
 
 
 def _small(image: np.ndarray) -> np.ndarray:

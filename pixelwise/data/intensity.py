@@ -17,6 +17,11 @@ Bounds = Callable[[Values], tuple[float, float]]
 PERCENTILES = "percentiles"  # of volumes; of pictures, only where their type has no range of its own
 
 
+def scaled(name: str) -> bool:
+    """Whether a setting scales pictures of every type, those of 8 bits too."""
+    return name != PERCENTILES
+
+
 def normaliser(name: str) -> Normalise:
     """The function that a setting names; see `bounds_of`.
 

@@ -66,6 +66,10 @@ class Predict(Protocol):
     def max_pixels(self) -> int:
         """Largest height times width of an image file."""
 
+    @property
+    def intensity(self) -> str:
+        """Which values of image files become 0 and 1."""
+
     def annotations(self, samples: Sequence[Sample]) -> tuple[Annotation, ...]:
         """Those of images of one size."""
 

@@ -22,8 +22,8 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from ..data.formats.image import IMAGE_SUFFIXES, MAX_PIXELS, opened, to_tensor
-from ..data.formats.raster import in_limits, is_geotiff, limits, needs_raster
-from ..data.intensity import PERCENTILES, bounds_of
+from ..data.formats.raster import has_rasterio, in_limits, is_geotiff, limits, needs_raster
+from ..data.intensity import bounds_of, scaled
 from ..files import atomic_write
 from ..tiling import (
     WINDOWED,
@@ -238,9 +238,9 @@ class _Reader:
         volume, path = len(stream.source.size) == 3, Path(self.source.name)
         self.window = _window(stream.source, intensity) if volume else None
         self.limits = None
-        if not volume and is_geotiff(path) and (needs_raster(path) or _scaled(intensity)):
+        if not volume and is_geotiff(path) and (needs_raster(path) or (scaled(intensity) and has_rasterio())):
             self.limits = limits(path, self.source.dtype, intensity)
-        elif not volume and _scaled(intensity):
+        elif not volume and scaled(intensity):
             self.limits = _bounds(stream.source, intensity)
 
     def __call__(self, place: tuple[slice, ...]) -> Float[Tensor, "1 c *_"]:
@@ -303,11 +303,6 @@ def _some(source: Any) -> Float32[np.ndarray, "n c"]:
     step = max(1, across // _VOXELS)
     parts = [one.reshape(-1, one.shape[-1])[::step] for one in slices]
     return np.concatenate(parts).astype(np.float32)
-
-
-def _scaled(intensity: str) -> bool:
-    """Whether images of every type are scaled."""
-    return intensity != PERCENTILES
 
 
 def open_image(source: Any, axes: int, max_pixels: int = MAX_PIXELS) -> Any:

@@ -410,6 +410,11 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "volume": Kind(volumes(folder), read_volume, 4),
         "segments": Kind({".dcm": segments(folder / "segments.dcm")}, read_seg, 1),
         "raster": Kind({".tif": raster(folder / "raster.tif")}, lambda path: read_unit(path, 2), 2),
+        "scaled picture": Kind(
+            {suffix: picture(suffix) for suffix in (".tif", ".png")},
+            lambda path: read_image(path, 3, intensity="percentiles:2,98"),
+            1,
+        ),
         **{name: Kind(good, read_tool(name), 2) for name, good in tool_files().items()},
         **{name: Kind(*kind) for name, kind in more_kinds().items()},
     }

@@ -14,7 +14,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ...files import atomic_write
-from ..intensity import PERCENTILES, normaliser
+from ..intensity import PERCENTILES, normaliser, scaled
 from .raster import describe, has_rasterio, is_geotiff, needs_raster, read_unit
 
 IMAGE_SUFFIXES = frozenset(
@@ -51,7 +51,7 @@ def to_tensor(
         return read_image(source, channels, max_pixels=max_pixels, intensity=intensity)
     if isinstance(source, Image.Image):
         pixels = _planes(_pixels(upright(source), _MODES.get(channels, "RGB")))
-        pixels = _of_16_bits(pixels) if intensity == PERCENTILES else pixels
+        pixels = pixels if scaled(intensity) else _of_16_bits(pixels)
     elif isinstance(source, np.ndarray):
         if source.ndim not in (2, 3):
             raise ValueError(f"an array must have axes H W or H W c, got shape {source.shape}")
@@ -74,7 +74,7 @@ def to_tensor(
         pixels = pixels[:3]
     elif channels != given:
         raise ValueError(f"the model takes images of {channels} channels, got {given}")
-    if intensity != PERCENTILES and not isinstance(source, Tensor):
+    if scaled(intensity) and not isinstance(source, Tensor):
         return torch.from_numpy(_normalised(pixels, intensity))
     return torch.from_numpy(_unit(pixels))
 
@@ -123,7 +123,7 @@ def read_pixels(
     if channels < 1:
         raise ValueError(f"channels must be at least 1, got {channels}")
     path = Path(path)
-    if intensity != PERCENTILES:
+    if scaled(intensity):
         return _read_normalised(path, channels, max_pixels, intensity)
     if path.suffix.lower() == ".npy":
         pixels = _arranged(read_array(path, max_pixels * channels), channels, path)
@@ -156,7 +156,12 @@ def _read_normalised(
                 _check_size(*describe(path).size, max_pixels)
             return read_unit(path, channels, intensity=intensity)[0]
         _check_channels(path, channels)
-        pixels = _tiff(path, channels, max_pixels)
+        try:
+            pixels = _tiff(path, channels, max_pixels)
+        except ValueError:
+            if not has_rasterio():  # which knows more compressions
+                raise
+            return read_unit(path, channels, intensity=intensity)[0]
         if channels == 3 and pixels.ndim == 3 and 4 in (pixels.shape[0], pixels.shape[-1]):
             pixels = pixels[..., :3] if pixels.shape[-1] == 4 else pixels[:3]
         pixels = _arranged(pixels, channels, path)
