@@ -361,9 +361,12 @@ class ReadSlices(ReadVolume):
             ValueError: as `ReadVolume`.
         """
         files = [file for file in channel_files(path, channels) if file.exists()]
-        if channels != 3 or len(files) > 1 or volume_files.channels_in(path) == 3:
+        if channels != 3 or len(files) > 1:
             return super().__call__(path, channels)
-        image, spacing = super().__call__(path, 1)
+        try:
+            image, spacing = super().__call__(path, 1)
+        except ValueError:  # it holds three channels, or it is damaged
+            return super().__call__(path, channels)
         return image.expand(3, *image.shape[1:]).contiguous(), spacing
 
 

@@ -132,16 +132,6 @@ def place_of(path: Path) -> tuple[Float64[np.ndarray, "4 4"], bool]:
     return volume.affine, volume.placed
 
 
-def channels_in(path: Path) -> int:
-    """How many channels the file of a volume holds.
-
-    Raises:
-        ValueError: as `read_volume`.
-    """
-    voxels = read_volume(path).voxels
-    return voxels.shape[0] if voxels.ndim == 4 else 1
-
-
 _PLACES: Mapping[str, Callable[[Path], Float64[np.ndarray, "4 4"]]] = {
     **dict.fromkeys((".nii", ".nii.gz"), affine_of),
     **dict.fromkeys((".nrrd", ".nhdr"), place_of_nrrd),
