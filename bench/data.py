@@ -12,6 +12,7 @@ made.
 """
 
 import argparse
+import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -103,18 +104,28 @@ def torchvision_way(heavy: bool) -> Load:
 
 def albumentations_way(heavy: bool) -> Load | None:
     """As its documentation writes a pipeline for segmentation; None where it is not installed."""
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")  # it asks the internet for newer versions
     a, cv2 = peer("albumentations"), peer("cv2")
     if a is None or cv2 is None:
         return None
     cv2.setNumThreads(0)
+
+    class LogScale(a.RandomScale):  # type: ignore[misc]
+        """Factors as the others draw them: evenly in their logarithm."""
+
+        def get_params(self) -> dict[str, float]:
+            """Draw the factor."""
+            return {"scale": 0.5 * 4 ** self.py_random.random()}
+
+    border = {"border_mode": cv2.BORDER_CONSTANT, "fill": 0, "fill_mask": 255}
     steps = [
-        a.RandomScale((-0.5, 1.0), p=1.0),
-        a.PadIfNeeded(SIDE, SIDE, border_mode=cv2.BORDER_CONSTANT),
+        LogScale((-0.5, 1.0), p=1.0),
+        a.PadIfNeeded(SIDE, SIDE, **border),
         a.RandomCrop(SIDE, SIDE),
         a.HorizontalFlip(),
     ]
     if heavy:
-        steps.append(a.Rotate(10, p=1.0))
+        steps.append(a.Rotate(10, p=1.0, **border))
     steps.append(a.ColorJitter(0.4, 0.4, 0.4, 0.0, p=1.0))
     if heavy:
         steps += [
@@ -185,6 +196,7 @@ def main() -> None:
                 target="at least 1.0x their images per second",
                 rounds=given.rounds,
             )
+            print()
             for name, seconds in medians.items():
                 print(f"{name}: {COUNT / seconds:.0f} images per second")
 

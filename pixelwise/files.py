@@ -18,6 +18,13 @@ MANIFEST = ".pixelwise.sha256"
 BEGUN = ".pixelwise.begun"  # names of files that are being written
 
 
+def cache_folder() -> Path:
+    """Where files are kept that can be made again: `PIXELWISE_CACHE`, or else `~/.cache/pixelwise`."""
+    if named := os.environ.get("PIXELWISE_CACHE"):
+        return Path(named)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixelwise"
+
+
 @contextmanager
 def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Give a name beside `path` to write to; move it to `path` when all went well, remove it otherwise.

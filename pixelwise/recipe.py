@@ -165,8 +165,16 @@ class Recipe:
     intensity: str = _setting(
         "percentiles",
         "Data",
-        "How values of volumes become 0 to 1: percentiles or z-score of each case, or window:CENTRE,WIDTH in "
-        "Hounsfield units.",
+        "How values of volumes and images become 0 to 1: percentiles (of images, where their type has no "
+        "range of its own), percentiles:LOW,HIGH, min-max or z-score of each case, window:CENTRE,WIDTH in "
+        "Hounsfield units, or range:LOW,HIGH.",
+    )
+    slices: Literal["depth", "height", "width"] = _setting(
+        "depth",
+        "Data",
+        "Axis of volumes across which slices are cut for a network for images: depth (axial slices of most "
+        "files), height or width.",
+        choices=("depth", "height", "width"),
     )
     loss: str = _setting(
         "cross_entropy", "Loss", "A loss of docs/losses.md or a sum: cross_entropy+0.5*dice."

@@ -1313,7 +1313,7 @@ class Model(nn.Module, ABC):
 class DenseModel(Model):
     """A network that scores every pixel: image -> DenseLogits with `num_classes` channels."""
 
-    tasks: ClassVar[tuple[str, ...]] = ("semantic", "multilabel")
+    tasks: ClassVar[tuple[str, ...]] = ("semantic", "multilabel", "volume_slices")
     output = DenseLogits
     num_classes: int
 

@@ -75,9 +75,8 @@ def predict(
             help="How predictions are saved. One class per pixel: png (palette), npy, tif, geojson or coco; "
             "several: png, tif, npy, geojson or coco; instances: json, png, geojson, coco, yolo or labelme; "
             "boxes: json, txt or coco; panoptic maps: png, geojson or coco; key points: json or coco; "
-            "volumes: nii.gz, nii, nrrd, mha, tif, tiff or npy, by default as the image. Each: overlay; "
-            "of pixels: "
-            "probabilities. By default the first one named."
+            "volumes: nii.gz, nii, nrrd, mha, tif, tiff, npy or dcm (DICOM SEG over a series), by default as "
+            "the image. Each: overlay; of pixels: probabilities. By default the first one named."
         ),
     ] = None,
     decoding: Decoding = None,

@@ -20,6 +20,8 @@ def streams(predictor: Any, sources: list[str], out: Path, format: str | None) -
 
     source = Path(sources[0])
     of_pixels = predictor.task.annotation in (LabelMap, ClassMasks)
+    if predictor.task.infer is not None and "tile" not in predictor.decoding:
+        return None  # slices and what stands in boxes
     if len(sources) != 1 or not source.exists():
         return None
     if not of_pixels and (predictor.task.annotation is not MaskSet or out.suffix.lower() == ".png"):

@@ -9,21 +9,30 @@ import shutil
 import tempfile
 import weakref
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import islice
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Tensor
 
+from ..kernels import parallel_map
 from ..types import Annotation, LabelMap
-from .dataset import Pair, ReadImage, ReadPart, ReadTarget, SegmentationData
+from .dataset import (
+    ImageArrays,
+    LabelArrays,
+    Pair,
+    ReadImage,
+    ReadPart,
+    ReadTarget,
+    SegmentationData,
+)
 
 Place = Literal["ram", "disk"]
+Spacing = tuple[float, ...] | None
 Part = tuple[Path, tuple[int, int, int, int] | None]  # of a file; the window, None for the whole
 _TRIED = 16  # images from which the size is estimated
 _MOST = 0.8  # of what is free
@@ -68,7 +77,7 @@ def cache_size(data: Sequence[SegmentationData], place: Place) -> CacheSize:
     needed = 0
     for part in data:
         step = max(1, len(part) // _TRIED)
-        tried = [_decoded(part, i).nbytes for i in range(0, len(part), step)[:_TRIED]]
+        tried = [one.nbytes for one in _all_decoded(part, range(0, len(part), step)[:_TRIED])]
         needed += round(sum(tried) / max(len(tried), 1) * len(part))
     images = sum(map(len, data))
     if place == "ram":
@@ -99,16 +108,15 @@ def cached(
     store = Store(place)
     images: dict[Part, tuple[int, tuple[float, ...] | None]] = {}
     labels: dict[str, tuple[int, tuple[float, ...] | None]] = {}
-    indices = iter(range(len(data)))
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        while some := list(islice(indices, _AT_ONCE)):
-            for index, decoded in zip(some, pool.map(lambda i: _decoded(data, i), some), strict=True):
-                pair = data.pairs[index]
-                images[pair.image, pair.window] = store.keep(decoded.image), decoded.spacing
-                if decoded.labels is not None:
-                    labels[pair.id] = store.keep(decoded.labels), decoded.label_spacing
-                if progress is not None:
-                    progress(index + 1, len(data))
+    for start in range(0, len(data), _AT_ONCE):
+        some = range(start, min(start + _AT_ONCE, len(data)))
+        for index, decoded in zip(some, _all_decoded(data, some), strict=True):
+            pair = data.pairs[index]
+            images[pair.image, pair.window] = store.keep(decoded.image), decoded.spacing
+            if decoded.labels is not None:
+                labels[pair.id] = store.keep(decoded.labels), decoded.label_spacing
+            if progress is not None:
+                progress(index + 1, len(data))
     return SegmentationData(
         data.pairs,
         data.classes,
@@ -149,6 +157,17 @@ class CachedImages:
             return self.read.part(pair, channels)
         return self._kept(pair.image, pair.window)
 
+    def shape(self, pair: Pair) -> tuple[int, ...]:
+        """Channels and sizes of an image that is kept."""
+        return tuple(self.store[self.places[pair.image, pair.window][0]].shape)
+
+    def across(
+        self, pair: Pair, axis: int, number: int
+    ) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
+        """One slice of an image that is kept, across an axis, and the size of the voxels of the whole."""
+        place, spacing = self.places[pair.image, pair.window]
+        return torch.from_numpy(_values(np.take(self.store[place], number, axis))), spacing
+
     def _kept(
         self, path: Path, window: tuple[int, int, int, int] | None
     ) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
@@ -176,6 +195,11 @@ class CachedTargets:
             return self.read(pair)
         number, spacing = self.places[pair.id]
         return LabelMap(torch.from_numpy(self.store[number].astype(np.int64)), spacing)
+
+    def across(self, pair: Pair, axis: int, number: int) -> Int64[Tensor, "*grid"]:
+        """One slice of labels that are kept, across an axis."""
+        plane = np.take(self.store[self.places[pair.id][0]], number, axis)
+        return torch.from_numpy(plane.astype(np.int64))
 
 
 class Store:
@@ -241,14 +265,49 @@ class _Decoded:
         return self.image.nbytes + (0 if self.labels is None else self.labels.nbytes)
 
 
-def _decoded(data: SegmentationData, index: int) -> _Decoded:
-    """The image of a sample in few bits, and its labels where it has any."""
+def _all_decoded(data: SegmentationData, indices: Sequence[int]) -> list[_Decoded]:
+    """Some images in few bits, with their labels where they have any.
+
+    Threads read what can be read without a tensor, this thread the rest.
+    """
+    threads = os.cpu_count() or 1
+    if isinstance(data.read_image, ImageArrays):
+        images: list[tuple[np.ndarray, Spacing]] = [
+            (image, None) for image in parallel_map(partial(_image, data), indices, threads)
+        ]
+    else:
+        images = [_image_of_tensor(data, index) for index in indices]
+    if isinstance(data.read_target, LabelArrays):
+        labels: list[tuple[np.ndarray | None, Spacing]] = [
+            (found, None) for found in parallel_map(partial(_labels, data), indices, threads)
+        ]
+    else:
+        labels = [_labels_of_tensor(data, index) for index in indices]
+    return [_Decoded(*image, *own) for image, own in zip(images, labels, strict=True)]
+
+
+def _image(data: SegmentationData, index: int) -> np.ndarray:
+    assert isinstance(data.read_image, ImageArrays)
+    return _small(data.read_image.array(data.pairs[index], data.channels))
+
+
+def _labels(data: SegmentationData, index: int) -> np.ndarray | None:
+    assert isinstance(data.read_target, LabelArrays)
     pair = data.pairs[index]
+    return None if pair.mask is None else _fewest_bits(data.read_target.array(pair))
+
+
+def _image_of_tensor(data: SegmentationData, index: int) -> tuple[np.ndarray, Spacing]:
     image, spacing = data.image(index)
+    return _small(image.numpy()), spacing
+
+
+def _labels_of_tensor(data: SegmentationData, index: int) -> tuple[np.ndarray | None, Spacing]:
+    pair = data.pairs[index]
     target = data.read_target(pair) if pair.mask is not None else None
     if not isinstance(target, LabelMap):
-        return _Decoded(_small(image.numpy()), spacing, None, None)
-    return _Decoded(_small(image.numpy()), spacing, _fewest_bits(target.labels.numpy()), target.spacing)
+        return None, None
+    return _fewest_bits(target.labels.numpy()), target.spacing
 
 
 def _small(image: np.ndarray) -> np.ndarray:

@@ -248,20 +248,19 @@ def _shapes_of(annotation: Annotation, classes: ClassTable, counted: Counter[str
         ]
     if isinstance(annotation, PanopticMap):
         id_map = annotation.id_map.numpy()
-        segments = annotation.ids.tolist(), annotation.classes.tolist(), annotation.is_crowd.tolist()
+        masks = RleMasks.from_map(id_map, annotation.ids.tolist())
+        columns = annotation.classes.tolist(), annotation.is_crowd.tolist()
         return [
-            Shape(classes.names[label], mask=RleMasks.encode((id_map == number)[None]), crowd=crowd)
-            for number, label, crowd in zip(*segments, strict=True)
+            Shape(classes.names[label], mask=mask, crowd=crowd)
+            for mask, label, crowd in zip(masks, *columns, strict=True)
         ]
     if isinstance(annotation, LabelMap) and annotation.labels.ndim == 2:
         labels = annotation.labels.numpy()
         present = np.unique(labels).tolist()
         counted[_IGNORED] += classes.ignore in present
-        return [
-            Shape(classes.names[label], mask=RleMasks.encode((labels == label)[None]))
-            for label in present
-            if label != classes.ignore
-        ]
+        present = [label for label in present if label != classes.ignore]
+        masks = RleMasks.from_map(labels, present)
+        return [Shape(classes.names[label], mask=mask) for label, mask in zip(present, masks, strict=True)]
     if isinstance(annotation, Boxes):
         objects = annotation.boxes.tolist(), annotation.classes.tolist(), annotation.is_crowd.tolist()
         return [

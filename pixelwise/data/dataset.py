@@ -3,20 +3,21 @@
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Float32, Int64, Integer
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..types import Annotation, ClassMasks, ClassTable, LabelMap, MaskSet, PanopticMap, Sample
 from ..wording import brief, some_of
-from .formats.image import read_image
-from .formats.mask import read_mask, turned_by_exif
+from .formats.image import read_pixels
+from .formats.mask import read_labels, turned_by_exif
+from .intensity import PERCENTILES
 from .label_encoding import LabelEncoding
 
 SPLITS = ("train", "val", "test")
@@ -55,6 +56,14 @@ class ReadTarget(Protocol):
         """
 
 
+@runtime_checkable
+class LabelArrays(ReadTarget, Protocol):
+    """How labels are read without a tensor, too, so that any thread may do it."""
+
+    def array(self, pair: Pair) -> Int64[np.ndarray, "H W"]:
+        """The labels of the image of `pair`; see `ReadTarget`."""
+
+
 @dataclass(frozen=True)
 class MaskFiles:
     """Labels from one mask file per image.
@@ -67,8 +76,12 @@ class MaskFiles:
 
     def __call__(self, pair: Pair) -> LabelMap:
         """Labels of the mask; see `ReadTarget`."""
+        return LabelMap(torch.from_numpy(self.array(pair)))
+
+    def array(self, pair: Pair) -> Int64[np.ndarray, "H W"]:
+        """Labels of the mask; see `LabelArrays`."""
         assert pair.mask is not None
-        return LabelMap(read_mask(pair.mask, self.encoding))
+        return read_labels(pair.mask, self.encoding)
 
 
 @runtime_checkable
@@ -93,9 +106,34 @@ class ReadPart(ReadImage, Protocol):
         """The window of a pair; see `ReadImage`."""
 
 
-def read_plain_image(path: Path, channels: int) -> tuple[Float[Tensor, "c H W"], tuple[float, ...] | None]:
-    """An image file, whose pixels have no size; see `ReadImage`."""
-    return read_image(path, channels), None
+@runtime_checkable
+class ImageArrays(ReadImage, Protocol):
+    """How images are read without a tensor, too, so that any thread may do it."""
+
+    def array(self, pair: Pair, channels: int) -> Float32[np.ndarray, "c H W"]:
+        """The image of a pair, or its window, whose pixels have no size; see `ReadImage`."""
+
+
+@dataclass(frozen=True)
+class ReadPlainImage:
+    """How an image file is read, whose pixels have no size; see `ReadImage`.
+
+    Attributes:
+        intensity: which values become 0 and 1; see `formats.image.read_image`.
+    """
+
+    intensity: str = PERCENTILES
+
+    def __call__(self, path: Path, channels: int) -> tuple[Float[Tensor, "c H W"], None]:
+        """An image."""
+        return torch.from_numpy(read_pixels(path, channels, intensity=self.intensity)), None
+
+    def array(self, pair: Pair, channels: int) -> Float32[np.ndarray, "c H W"]:
+        """The image of a pair; see `ImageArrays`."""
+        return read_pixels(pair.image, channels, intensity=self.intensity)
+
+
+read_plain_image = ReadPlainImage()
 
 
 class SegmentationData(Dataset[Sample]):
@@ -209,9 +247,15 @@ class SegmentationData(Dataset[Sample]):
 
     def with_reading(self, read_image: ReadImage) -> "SegmentationData":
         """The same data, its images read in another way where they are read in a way of that kind."""
-        if self.read_image == read_image or type(self.read_image) is not type(read_image):
+        if self.read_image == read_image or not isinstance(read_image, type(self.read_image)):
             return self
         return self._with(read_image=read_image)
+
+    def with_intensity(self, intensity: str) -> "SegmentationData":
+        """The same data, other values of its image files being 0 and 1; see `ReadPlainImage`."""
+        if not isinstance(self.read_image, ReadPlainImage):
+            return self
+        return self._with(read_image=replace(self.read_image, intensity=intensity))
 
     def with_classes(self, classes: ClassTable, read_target: ReadTarget) -> "SegmentationData":
         """The same images with annotations read in another way."""

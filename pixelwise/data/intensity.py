@@ -1,21 +1,29 @@
 """From what a scanner measures to values in [0, 1], which is what models take.
 
 CT measures in Hounsfield units, the same on every scanner: a window of them is cut out. MR has no unit: each
-volume is scaled by its own percentiles, or by its own mean and standard deviation.
+volume is scaled by its own percentiles, or by its own mean and standard deviation. Rasters of 16 bits and of
+floating-point numbers hold reflectances, heights or counts of photons: they can be scaled in the same ways.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from jaxtyping import Float32, Shaped
 
 Values = Shaped[np.ndarray, "*grid"]
 Normalise = Callable[[Values], Float32[np.ndarray, "*grid"]]
+Bounds = Callable[[Values], tuple[float, float]]
+PERCENTILES = "percentiles"  # of volumes; of pictures, only where their type has no range of its own
+
+
+def scaled(name: str) -> bool:
+    """Whether a setting scales pictures of every type, those of 8 bits too."""
+    return name != PERCENTILES
 
 
 def normaliser(name: str) -> Normalise:
-    """The function that a setting names: "percentiles", "z-score", or "window:CENTRE,WIDTH".
+    """The function that a setting names; see `bounds_of`.
 
     Raises:
         ValueError: if the text is none of these.
@@ -23,21 +31,46 @@ def normaliser(name: str) -> Normalise:
     >>> normaliser("window:40,400")(np.array([40.0]))
     array([0.5], dtype=float32)
     """
-    if name == "percentiles":
-        return scale_percentiles
-    if name == "z-score":
-        return scale_standard_deviations
+    bounds = bounds_of(name)
+    return lambda values: _between(values, *bounds(_finite(values)))
+
+
+def bounds_of(name: str) -> Bounds:
+    """The function that gives the values that become 0 and 1, by the name of a setting.
+
+    "percentiles" takes the 0.5th and the 99.5th, "percentiles:LOW,HIGH" others, "min-max" the smallest and
+    the largest value, "z-score" three standard deviations around the mean. "window:CENTRE,WIDTH" and
+    "range:LOW,HIGH" are the same for all images.
+
+    Raises:
+        ValueError: if the text is none of these.
+
+    >>> bounds_of("range:0,10000")(np.array([7]))
+    (0.0, 10000.0)
+    """
+    plain: Mapping[str, Bounds] = {
+        PERCENTILES: _percentiles,
+        "min-max": lambda values: (float(values.min()), float(values.max())),
+        "z-score": _standard_deviations,
+    }
+    if name in plain:
+        return plain[name]
     kind, _, numbers = name.partition(":")
     try:
-        centre, width = (float(number) for number in numbers.split(","))
+        one, two = (float(number) for number in numbers.split(","))
     except ValueError:
-        kind, centre, width = "", 0.0, 1.0
-    if kind != "window" or not math.isfinite(centre) or not 0 < width < math.inf:
-        raise ValueError(
-            "intensity is percentiles, z-score, or window:CENTRE,WIDTH in Hounsfield units such as "
-            f"window:40,400, got {name!r:.80}"
-        )
-    return lambda voxels: scale_window(voxels, centre, width)
+        kind, one, two = "", 0.0, 1.0
+    if kind == "percentiles" and 0 <= one < two <= 100:
+        return lambda values: _percentiles(values, one, two)
+    if kind == "window" and math.isfinite(one) and 0 < two < math.inf:
+        return lambda values: (one - two / 2, one + two / 2)
+    if kind == "range" and -math.inf < one < two < math.inf:
+        return lambda values: (one, two)
+    raise ValueError(
+        "intensity is percentiles, z-score, or window:CENTRE,WIDTH in Hounsfield units such as "
+        "window:40,400, or min-max, percentiles:LOW,HIGH such as percentiles:2,98, or range:LOW,HIGH "
+        f"such as range:0,10000, got {name!r:.80}"
+    )
 
 
 def scale_percentiles(voxels: Values, low: float = 0.5, high: float = 99.5) -> Float32[np.ndarray, "*grid"]:
@@ -56,8 +89,7 @@ def scale_percentiles(voxels: Values, low: float = 0.5, high: float = 99.5) -> F
     """
     if not 0 <= low < high <= 100:
         raise ValueError(f"percentiles must be in 0..100 and in order, got {low} and {high}")
-    bottom, top = np.percentile(_finite(voxels), (low, high))
-    return _between(voxels, float(bottom), float(top))
+    return _between(voxels, *_percentiles(_finite(voxels), low, high))
 
 
 def scale_window(voxels: Values, centre: float, width: float) -> Float32[np.ndarray, "*grid"]:
@@ -89,9 +121,18 @@ def scale_standard_deviations(voxels: Values, limit: float = 3.0) -> Float32[np.
     """
     if not limit > 0:
         raise ValueError(f"the limit must be above 0, got {limit}")
-    mean, deviation = float(_finite(voxels).mean()), float(voxels.std())
+    return _between(voxels, *_standard_deviations(_finite(voxels), limit))
+
+
+def _percentiles(values: Values, low: float = 0.5, high: float = 99.5) -> tuple[float, float]:
+    bottom, top = np.percentile(values, (low, high))
+    return float(bottom), float(top)
+
+
+def _standard_deviations(values: Values, limit: float = 3.0) -> tuple[float, float]:
+    mean, deviation = float(values.mean()), float(values.std())
     reach = limit * (deviation or 1.0)
-    return _between(voxels, mean - reach, mean + reach)
+    return mean - reach, mean + reach
 
 
 def _between(voxels: Values, low: float, high: float) -> Float32[np.ndarray, "*grid"]:

@@ -116,7 +116,15 @@ class LabelEncoding:
         return cls(classes, (0, 1), (), above=_ABOVE[rule])
 
     def labels(self, pixels: np.ndarray, path: object) -> Int64[Tensor, "H W"]:
-        """Labels of the pixels of a mask file.
+        """Labels of the pixels of a mask file; see `array`.
+
+        Raises:
+            ValueError: on a value or colour that the table does not have.
+        """
+        return torch.from_numpy(self.array(pixels, path))
+
+    def array(self, pixels: np.ndarray, path: object) -> Int64[np.ndarray, "H W"]:
+        """Labels of the pixels of a mask file, as an array.
 
         Args:
             pixels: values (H W), or colours (H W 3) in 0..255.
@@ -127,7 +135,7 @@ class LabelEncoding:
         """
         if self.above is not None:
             brightness = pixels.max(axis=-1) if pixels.ndim == 3 else pixels
-            return torch.from_numpy((brightness > self.above).astype(np.int64))
+            return (brightness > self.above).astype(np.int64)
         if pixels.ndim == 3 and self.channel is not None:
             pixels = pixels[..., self.channel]
         if pixels.ndim == 3 and pixels.dtype != np.uint8:
@@ -145,7 +153,7 @@ class LabelEncoding:
                     f"{path} holds the colour {color}, which no class of the table has{self._nearest(color)}"
                 )
             else:
-                return torch.from_numpy(labels)
+                return labels
         labels = self._of_values(pixels)
         if (labels == _UNKNOWN).any():
             value = pixels[labels == _UNKNOWN].min()
@@ -153,7 +161,7 @@ class LabelEncoding:
             if pixels.dtype != np.uint8 and value > 255:
                 rule = _INSTANCES
             raise ValueError(f"{path} holds the value {value}, but {self._known}{rule}")
-        return torch.from_numpy(labels)
+        return labels
 
     def meaning(self, label: int) -> str:
         """How mask files write a class: its values, its colour.

@@ -196,16 +196,14 @@ def _objects(
 ) -> MaskSet:
     numbers = separated(foreground > INSIDE, border, distance)
     boxes = ndimage.find_objects(numbers)
-    masks, classes, scores = [], [], []
+    classes, scores = [], []
     for number, box in enumerate(boxes, 1):
         inside = numbers[box] == number
         classes.append(np.bincount(labels[box][inside]).argmax())
         scores.append(foreground[box][inside].mean())
-        masks.append(RleMasks.encode(numbers[None] == number))
     order = np.argsort(-np.array(scores), kind="stable")
-    empty = RleMasks.encode(np.zeros((0, *numbers.shape), bool))
     return MaskSet.of(
-        RleMasks.concatenate([empty, *(masks[place] for place in order)]),
+        RleMasks.from_map(numbers, (order + 1).tolist()),
         torch.tensor([classes[place] for place in order], dtype=torch.int64),
         torch.tensor([scores[place] for place in order], dtype=torch.float32),
     )

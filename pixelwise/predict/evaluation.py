@@ -349,6 +349,8 @@ def predictions_of(
     """Samples with what the model says of them; those of one size that follow each other share a batch."""
     if predictor.task.reading is not None:
         data = data.with_reading(predictor.task.reading(predictor.decoding))
+    else:
+        data = data.with_intensity(predictor.intensity)
     waiting: list[Sample] = []
     for i in range(len(data)):
         sample = _labelled(data, i)

@@ -66,6 +66,10 @@ class Predict(Protocol):
     def max_pixels(self) -> int:
         """Largest height times width of an image file."""
 
+    @property
+    def intensity(self) -> str:
+        """Which values of image files become 0 and 1."""
+
     def annotations(self, samples: Sequence[Sample]) -> tuple[Annotation, ...]:
         """Those of images of one size."""
 
@@ -202,7 +206,7 @@ def _read(predict: Predict, image: Image) -> Float32[np.ndarray, "c H W"]:
     """An image in [0, 1] with the channels that the model takes."""
     channels = predict.model.in_channels
     if isinstance(image, Path):
-        return read_pixels(image, channels, max_pixels=predict.max_pixels)
+        return read_pixels(image, channels, max_pixels=predict.max_pixels, intensity=predict.intensity)
     planes = image.transpose(2, 0, 1)
     if channels == 1 and len(planes) == 3:
         planes = (planes.astype(np.float32) @ np.array([0.299, 0.587, 0.114], np.float32))[None]

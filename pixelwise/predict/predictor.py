@@ -17,6 +17,7 @@ from torch.utils._pytree import tree_map
 from .. import decode, export
 from ..checkpoint import Checkpoint
 from ..data.formats.image import MAX_PIXELS, Source, to_tensor
+from ..data.intensity import PERCENTILES
 from ..export.labels import PixelLabels
 from ..tasks import Task, get_task
 from ..tiling import Blend, Block, Network, Size, at, blocks, grid
@@ -473,6 +474,11 @@ class Predictor:
         ]
         return found if several else found[0]
 
+    @property
+    def intensity(self) -> str:
+        """Which values of files become 0 and 1, as in the training; see `data.intensity.bounds_of`."""
+        return str(self.decoding.get("intensity", PERCENTILES))
+
     def read_image(self, source: Source) -> tuple[Float[Tensor, "c H W"], str]:
         """An image as the model takes it, in [0, 1], and its name.
 
@@ -676,7 +682,8 @@ class Predictor:
         """One image to be predicted in tiles; a file that was opened for it is closed again."""
         of_objects = self.task.annotation is MaskSet and self.task.infer is None
         of_pixels = self.task.annotation in (LabelMap, ClassMasks)
-        if not (of_objects or of_pixels) or isinstance(self.model, PromptableModel):
+        by_slices = self.task.infer is not None and "tile" not in self.decoding
+        if not (of_objects or of_pixels) or by_slices or isinstance(self.model, PromptableModel):
             raise ValueError(
                 f"scores of pixels and instances are predicted file to file, not the task {self.task.name}"
             )
@@ -719,13 +726,14 @@ class Predictor:
             if self.task.reading is not None:
                 image, spacing = self.task.reading(self.decoding)(path, channels)
                 return image, str(path), spacing
-            return to_tensor(source, channels, max_pixels=self.max_pixels), str(path), None
+            image = to_tensor(source, channels, max_pixels=self.max_pixels, intensity=self.intensity)
+            return image, str(path), None
         if isinstance(source, Image.Image):
             name = str(getattr(source, "filename", "")) or name
         if isinstance(source, Tensor) and self.task.reading is not None:
             return source.detach().float().cpu(), name, None
         try:
-            return to_tensor(source, channels), name, None
+            return to_tensor(source, channels, intensity=self.intensity), name, None
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
 

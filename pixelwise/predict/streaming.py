@@ -16,13 +16,14 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32
 from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
 from ..data.formats.image import IMAGE_SUFFIXES, MAX_PIXELS, opened, to_tensor
-from ..data.formats.raster import in_limits, is_geotiff, limits, needs_raster
+from ..data.formats.raster import has_rasterio, in_limits, is_geotiff, limits, needs_raster
+from ..data.intensity import bounds_of, scaled
 from ..files import atomic_write
 from ..tiling import (
     WINDOWED,
@@ -233,11 +234,14 @@ class _Reader:
     def __init__(self, stream: Stream) -> None:
         self.source, self.channels = stream.source, int(stream.predictor.model.in_channels)
         self.span, self.rows = (0, 0), np.empty(0)
-        intensity = str(stream.predictor.decoding.get("intensity", "percentiles"))
-        self.window = _window(stream.source, intensity) if len(stream.source.size) == 3 else None
-        path = Path(self.source.name)
-        placed = len(stream.source.size) == 2 and is_geotiff(path) and needs_raster(path)
-        self.limits = limits(path, self.source.dtype) if placed else None
+        intensity = stream.predictor.intensity
+        volume, path = len(stream.source.size) == 3, Path(self.source.name)
+        self.window = _window(stream.source, intensity) if volume else None
+        self.limits = None
+        if not volume and is_geotiff(path) and (needs_raster(path) or (scaled(intensity) and has_rasterio())):
+            self.limits = limits(path, self.source.dtype, intensity)
+        elif not volume and scaled(intensity):
+            self.limits = _bounds(stream.source, intensity)
 
     def __call__(self, place: tuple[slice, ...]) -> Float[Tensor, "1 c *_"]:
         span = place[0].start, place[0].stop
@@ -254,7 +258,8 @@ class _Reader:
 
     def _image(self, pixels: np.ndarray) -> Float[Tensor, "c *_"]:
         """Values in [0, 1]; their order in memory is that of the source."""
-        if pixels.ndim == 3 and pixels.dtype == np.uint8 and pixels.shape[-1] == self.channels:
+        small = pixels.ndim == 3 and pixels.dtype == np.uint8 and self.limits is None
+        if small and pixels.shape[-1] == self.channels:
             return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float().div_(255)
         if pixels.ndim == 3:
             try:
@@ -275,20 +280,29 @@ def _window(source: Any, intensity: str) -> tuple[float, float] | None:
 
     None where values lie in [0, 1] already.
     """
-    if intensity.startswith("window:"):
-        centre, width = (float(number) for number in intensity.removeprefix("window:").split(","))
-        return centre - width / 2, centre + width / 2
-    depth = source.size[0]
-    slices = [source.read(i, i + 1) for i in range(0, depth, max(1, depth // _SLICES))]
-    step = max(1, math.prod(source.size[1:]) // _VOXELS)
-    values = np.concatenate([one.reshape(-1)[::step] for one in slices]).astype(np.float32)
+    if intensity.startswith(("window:", "range:")):
+        return bounds_of(intensity)(np.zeros(1))
+    values = _some(source).ravel()
     if source.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1:
         return None
-    if intensity == "z-score":
-        mean, reach = float(values.mean()), 3 * (float(values.std()) or 1.0)
-        return mean - reach, mean + reach
-    low, high = np.percentile(values, (0.5, 99.5))
-    return float(low), float(high)
+    return bounds_of(intensity)(values)
+
+
+def _bounds(source: Any, intensity: str) -> tuple[np.ndarray, np.ndarray]:
+    """The values of each channel of an image that become 0 and 1, by some of its rows."""
+    each = [bounds_of(intensity)(channel) for channel in _some(source).T]
+    low, high = np.array(each, np.float32).T
+    return low, high
+
+
+def _some(source: Any) -> Float32[np.ndarray, "n c"]:
+    """Some of the values of a source: all of a small one."""
+    length, across = source.size[0], math.prod(source.size[1:])
+    taken = max(_SLICES, _VOXELS // across)
+    slices = [source.read(i, i + 1) for i in range(0, length, max(1, length // taken))]
+    step = max(1, across // _VOXELS)
+    parts = [one.reshape(-1, one.shape[-1])[::step] for one in slices]
+    return np.concatenate(parts).astype(np.float32)
 
 
 def open_image(source: Any, axes: int, max_pixels: int = MAX_PIXELS) -> Any:

@@ -97,6 +97,46 @@ class RleMasks:
         parts = compiling.parallel_map(encode, np.array_split(pixels, max(1, min(threads, n))), threads)
         return cls(*_joined(parts), height, width)
 
+    @classmethod
+    def from_map(cls, numbers: Integer[np.ndarray, "H W"], ids: Sequence[int]) -> "RleMasks":
+        """The masks of numbered regions, all in one pass over the map.
+
+        Args:
+            numbers: of the region of each pixel; pixels of other numbers are in no mask.
+            ids: the number of each mask, each once; one that no pixel has gives an empty mask.
+
+        Raises:
+            ValueError: if a number is there twice.
+
+        >>> RleMasks.from_map(np.array([[1, 2], [1, 7]]), [7, 1]).area.tolist()
+        [1, 2]
+        """
+        height, width = numbers.shape
+        order = np.argsort(np.asarray(ids, np.int64), kind="stable")
+        known = np.asarray(ids, np.int64)[order]
+        if (known[1:] == known[:-1]).any():
+            raise ValueError("the numbers of regions must differ")
+        pixels = np.ascontiguousarray(numbers.T).ravel()  # down the columns
+        starts = np.flatnonzero(np.concatenate([[pixels.size > 0], pixels[1:] != pixels[:-1]]))
+        ends = np.append(starts[1:], pixels.size)[: len(starts)]
+        place = np.searchsorted(known, pixels[starts])
+        meant = (place < len(known)) & (np.append(known, 0)[place] == pixels[starts])
+        # Each mask ends in an empty run behind the last pixel.
+        behind = np.full(len(known), pixels.size)
+        region = np.concatenate([order[place[meant]], np.arange(len(known))])
+        by_region = np.argsort(region, kind="stable")
+        region = region[by_region]
+        starts = np.concatenate([starts[meant], behind])[by_region]
+        ends = np.concatenate([ends[meant], behind])[by_region]
+        first = np.diff(region, prepend=-1) > 0
+        before = np.where(first, 0, np.roll(ends, 1))  # where the run before it in the same region ends
+        runs = np.stack([starts - before, ends - starts], 1)
+        last = np.append(first[1:], True)[: len(first)]
+        kept = np.stack([~last | (runs[:, 0] > 0) | (first & last), ~last], 1)
+        lengths = np.bincount(region, weights=kept.sum(1), minlength=len(known))
+        offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        return cls(runs[kept].astype(np.uint32), offsets, height, width)
+
     def decode(self, *, threads: int = 1) -> Bool[np.ndarray, "n H W"]:
         """The masks, row by row; `.view(np.uint8)` gives zeros and ones without a copy."""
         masks = np.zeros((len(self), self.height, self.width), np.uint8)

@@ -164,32 +164,6 @@ class Objects:
     scores: list[float]
 
 
-def regions(numbers: Integer[np.ndarray, "H W"], count: int) -> RleMasks:
-    """The masks of the regions 1 to `count` of a map; every region has a pixel.
-
-    >>> regions(np.array([[1, 2], [1, 2]]), 2).area.tolist()
-    [2, 2]
-    """
-    height, width = numbers.shape
-    column_by_column = np.ascontiguousarray(numbers.T).ravel()
-    starts = np.flatnonzero(np.diff(column_by_column, prepend=-1))
-    ends = np.append(starts[1:], column_by_column.size)
-    region = column_by_column[starts]
-    order = np.flatnonzero(region > 0)
-    order = order[np.argsort(region[order], kind="stable")]
-    starts, ends, region = starts[order], ends[order], region[order]
-    first = np.diff(region, prepend=0) > 0
-    before = np.where(first, 0, np.roll(ends, 1))  # where the run before it in the same region ends
-    last = np.append(first[1:], True)
-    tail = np.where(last, column_by_column.size - ends, 0)
-    runs = np.stack([starts - before, ends - starts, tail], 1)
-    kept = np.ones(runs.shape, bool)
-    kept[:, 2] = tail > 0
-    lengths = np.bincount(region, weights=kept.sum(1), minlength=count + 1)[1:]
-    offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
-    return RleMasks(runs[kept].astype(np.uint32), offsets, height, width)
-
-
 def objects_of(prediction: Prediction, options: Options) -> Objects:
     """Masks of a prediction: its objects, or the connected regions of its classes.
 
@@ -217,7 +191,7 @@ def objects_of(prediction: Prediction, options: Options) -> Objects:
         if not whole:
             numbers, count = label_components(labels, background=None)
             _, places = np.unique(numbers, return_index=True)
-            return Objects(regions(numbers, count), labels.ravel()[places].tolist(), [1.0] * count)
+            return Objects(_numbered(numbers, count), labels.ravel()[places].tolist(), [1.0] * count)
         maps = [(int(label), labels == label) for label in np.unique(labels)]
     else:
         kind = type(annotation).__name__
@@ -228,7 +202,7 @@ def objects_of(prediction: Prediction, options: Options) -> Objects:
         if whole and count:
             numbers, count = mask.astype(np.int32), 1
         if count:
-            found.append(regions(numbers, count))
+            found.append(_numbered(numbers, count))
             classes += [label] * count
     if not found:
         height, width = maps[0][1].shape
@@ -239,9 +213,12 @@ def objects_of(prediction: Prediction, options: Options) -> Objects:
 def _present(numbers: np.ndarray, classes: list[int]) -> Objects:
     """The segments that have a pixel."""
     there = [i for i in np.unique(numbers).tolist() if i > 0]
-    new = np.zeros(len(classes) + 1, np.int64)
-    new[there] = np.arange(1, len(there) + 1)
-    return Objects(regions(new[numbers], len(there)), [classes[i - 1] for i in there], [1.0] * len(there))
+    return Objects(RleMasks.from_map(numbers, there), [classes[i - 1] for i in there], [1.0] * len(there))
+
+
+def _numbered(numbers: Integer[np.ndarray, "H W"], count: int) -> RleMasks:
+    """The masks of the regions 1 to `count`."""
+    return RleMasks.from_map(numbers, range(1, count + 1))
 
 
 def _coco(prediction: Prediction, options: Options) -> Any:

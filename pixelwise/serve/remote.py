@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from ..data.formats.image import MAX_PIXELS
+from ..data.intensity import PERCENTILES
 from ..predict import Prediction
 from ..types import Annotation, DenseLogits, Sample
 from .client import Client
@@ -46,7 +47,8 @@ class ServedPredictor:
         if told["takes_prompts"]:
             raise ValueError(f"the model {told['name']} answers prompts: use Client.embed and Client.segment")
         self.client, self.at_once, self.options = client, at_once, options
-        self.task, self.classes, self.max_pixels = client.task, client.classes, MAX_PIXELS
+        self.task, self.classes = client.task, client.classes
+        self.max_pixels, self.intensity = MAX_PIXELS, PERCENTILES
         dense = "probabilities" in told["outputs"]
         self.model = RemoteModel(DenseLogits if dense else object, told["channels"])
         self.device = torch.device("cpu")

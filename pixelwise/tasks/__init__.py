@@ -23,6 +23,7 @@ from .task import (
     Writer as Writer,
 )
 from .volume import VOLUME
+from .volume_slices import VOLUME_SLICES
 
 GUESSED = "instance_maps"  # a layout that no folder shows: masks of pairs may number objects
 # The first one is meant where nothing says which.
@@ -37,6 +38,7 @@ TASKS: dict[str, Task] = {
         KEYPOINTS,
         KEYPOINT_DETECTION,
         VOLUME,
+        VOLUME_SLICES,
         PROMPTABLE,
     )
 }

@@ -27,6 +27,7 @@ from ..data.datasets import (
 from ..data.formats.geojson_regions import write_geojson_regions
 from ..data.formats.labelme import write_labelme
 from ..data.formats.yolo import write_yolo_classes, write_yolo_labels
+from ..data.intensity import PERCENTILES
 from ..data.transforms import Compose
 from ..files import atomic_write
 from ..losses import PaperCriterion, paper_criterion
@@ -34,7 +35,7 @@ from ..metrics import CocoScores, InstanceMetrics
 from ..planning import Choice, DataFacts, MachineFacts, Planning, Rule, Rung, Situation, rules
 from ..rle import run_lengths
 from ..types import Annotation, Boxes, ClassTable, MaskSet, Report, Sample
-from .task import Collector, Named, Settings, Task, TaskMetrics, Writer
+from .task import Collector, Named, Settings, Task, TaskMetrics, Writer, intensity_of
 
 RESULTS, IMAGES = "coco_results.json", "coco_images.json"
 MOST = 100  # detections of an image and class that COCO counts
@@ -443,7 +444,8 @@ INSTANCE = Task(
         "yolo": Collector(write_yolo, yolo_files, compact),
         "labelme": Collector(write_labelme_files, labelme_files, compact),
     },
-    decoding={"min_score": 0.0},
+    decoding={"min_score": 0.0, "intensity": PERCENTILES},
+    decoding_of=intensity_of,
     scoring={"max_detections": MOST},
     defaults=DEFAULTS,
     planning=Planning(ladder, LADDER.format("Mask R-CNN"), RULES),

@@ -23,7 +23,7 @@ from . import keypoints
 from .instance import DEFAULTS, criterion
 from .task import Settings, Task
 
-UNUSED = ("elastic", "rare_crops")
+UNUSED = ("rare_crops",)
 
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
@@ -51,6 +51,7 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         flip=settings["flip"],
         color=settings["color"],
         rotation=settings["rotation"],
+        elastic=settings["elastic"],
         flip_vertical=settings["flip_vertical"],
         rotate90=settings["rotate90"],
         ignore=0,

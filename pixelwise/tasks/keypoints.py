@@ -30,7 +30,7 @@ from ..data.augmentations import MIXES, PLACES, refuse
 from ..data.datasets import coco_keypoints
 from ..data.formats.coco_keypoints import write_coco_keypoints
 from ..data.object_crops import RandomObjectCrop, SingleObjects, crop_around, joined
-from ..data.transforms import ColorChange, Compose
+from ..data.transforms import ColorChange, Compose, ElasticDeformation
 from ..draw import rgb_image
 from ..files import atomic_write
 from ..losses import HeatmapLoss, PaperCriterion
@@ -188,8 +188,6 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         )
     if settings["scale_to"] != "image":
         raise ValueError(f"scale_to is not for key points, got {settings['scale_to']}")
-    if settings["elastic"]:
-        raise ValueError("elastic deformation is not for key points")
     for name in ("flip_vertical", "rotate90", "rare_crops"):
         if settings[name]:
             raise ValueError(f"{name} is not for key points, got {settings[name]}")
@@ -202,15 +200,32 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
     )
     asked = parse_augmentations(settings["augment"])
     refuse(asked, (*PLACES, *MIXES), "crops of single objects")
-    return Compose([partial(_changed, cut, settings["color"]), *degradations_of(asked)])
+    moved = partial(_changed, cut, settings["elastic"], settings["color"])
+    return Compose([moved, *degradations_of(asked)])
 
 
-def _changed(cut: Callable[[Sample], Sample], color: float, sample: Sample) -> Sample:
+def _changed(cut: Callable[[Sample], Sample], elastic: float, color: float, sample: Sample) -> Sample:
     sample = cut(sample)
+    if elastic:
+        sample = _deformed(ElasticDeformation(elastic, ignore=0), sample)
     if not color:
         return sample
     image = ColorChange(color)(tv_tensors.Image(sample.image)).as_subclass(Tensor)
     return replace(sample, image=image)
+
+
+def _deformed(change: ElasticDeformation, sample: Sample) -> Sample:
+    """A crop deformed; joints that leave it are not seen."""
+    target = sample.target
+    assert isinstance(target, Keypoints)
+    height, width = sample.image.shape[1:]
+    places = tv_tensors.KeyPoints(target.points.reshape(-1, 2), canvas_size=(height, width))
+    image, places = change(tv_tensors.Image(sample.image), places)
+    points = places.as_subclass(Tensor).view_as(target.points)
+    inside = ((points >= 0) & (points <= points.new_tensor([width, height]))).all(-1)
+    visible = torch.where(inside, target.visible, 0)
+    target = replace(target, points=points, visible=visible)
+    return replace(sample, image=image.as_subclass(Tensor), target=target)
 
 
 def decoding_of(settings: Settings) -> Settings:

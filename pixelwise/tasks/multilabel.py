@@ -11,13 +11,14 @@ from PIL import Image
 from .. import decode, draw
 from ..data.datasets import class_folders, data_sets, layers
 from ..data.formats.geojson_regions import write_geojson_regions
+from ..data.intensity import PERCENTILES
 from ..files import atomic_write
 from ..metrics import MultilabelMetrics
 from ..metrics.pixels.precision_recall import PixelPrecisionRecall
 from ..rle import RleMasks
 from ..types import Annotation, ClassMasks, ClassTable, DenseLogits, MaskSet, Report
 from . import instance, semantic
-from .task import Collector, Settings, Task, TaskMetrics, Writer, unchanged
+from .task import Collector, Settings, Task, TaskMetrics, Writer, intensity_of, unchanged
 
 
 class ClassMaskMetrics(TaskMetrics):
@@ -150,7 +151,8 @@ MULTILABEL = Task(
         ".geojson": Writer(write_geojson_regions, prepare=regions),
     },
     collectors={"coco": Collector(instance.collect, instance.collected_files, regions)},
-    decoding={"thresholds": 0.5, "flip": False, "min_component": 0},
+    decoding={"thresholds": 0.5, "flip": False, "min_component": 0, "intensity": PERCENTILES},
+    decoding_of=intensity_of,
     scoring={"absent": "exclude"},
     finish=finished,
     offers=("flip", "min_component"),

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-import numpy as np
 import torch
 
 from .. import decode, draw
@@ -14,13 +13,14 @@ from ..data import SegmentationData
 from ..data.datasets import coco_panoptic, layouts
 from ..data.formats.coco_panoptic import categories_of, read_segments, write_segments
 from ..data.formats.geojson_regions import write_geojson_regions
+from ..data.intensity import PERCENTILES
 from ..files import atomic_write
 from ..metrics import PanopticMetrics
 from ..planning import DataFacts, MachineFacts, Planning, Rung
 from ..rle import RleMasks
 from ..types import Annotation, ClassTable, MaskSet, PanopticMap, Report
 from . import instance
-from .task import Collector, Named, Settings, Task, TaskMetrics, Writer
+from .task import Collector, Named, Settings, Task, TaskMetrics, Writer, intensity_of
 
 _NOTE = (
     "A segment counts as found if a predicted one of its class covers it with an IoU above 0.5; PQ = SQ RQ. "
@@ -95,7 +95,8 @@ def decoded(output: Any, classes: ClassTable, settings: Settings) -> tuple[Panop
         classes: with `things`.
         settings: the fields of `decode.Merging`.
     """
-    return decode.panoptic(output, classes, decode.Merging(**settings))
+    merging = {name: value for name, value in settings.items() if name != "intensity"}
+    return decode.panoptic(output, classes, decode.Merging(**merging))
 
 
 def check(classes: ClassTable) -> None:
@@ -167,9 +168,7 @@ def write_coco(folder: Path, named: Sequence[Named], classes: ClassTable) -> lis
 def regions(panoptic_map: PanopticMap) -> MaskSet:
     """The segments, as run lengths with the score 1."""
     id_map = panoptic_map.id_map.numpy()
-    masks = [RleMasks.encode((id_map == number)[None]) for number in panoptic_map.ids.tolist()]
-    empty = RleMasks.encode(np.zeros((0, *id_map.shape), bool))
-    return MaskSet.of(RleMasks.concatenate(masks) if masks else empty, panoptic_map.classes)
+    return MaskSet.of(RleMasks.from_map(id_map, panoptic_map.ids.tolist()), panoptic_map.classes)
 
 
 def read(path: Path, data: SegmentationData, target: PanopticMap) -> PanopticMap:
@@ -244,7 +243,8 @@ PANOPTIC = Task(
         ".geojson": Writer(write_geojson_regions, prepare=regions),
     },
     collectors={"coco": Collector(write_coco, coco_files)},
-    decoding={"min_score": None, "max_overlap": None, "min_stuff_area": None},
+    decoding={"min_score": None, "max_overlap": None, "min_stuff_area": None, "intensity": PERCENTILES},
+    decoding_of=intensity_of,
     model_arguments=model_arguments,
     defaults=instance.DEFAULTS,
     planning=Planning(ladder, instance.LADDER.format("Panoptic FPN"), instance.RULES),

@@ -24,6 +24,7 @@ from ..data.datasets import FORMATS
 from ..data.formats.geojson_regions import write_geojson_regions
 from ..data.formats.mask import read_mask_pixels
 from ..data.formats.raster import has_rasterio, is_geotiff, write_raster
+from ..data.intensity import PERCENTILES
 from ..data.transforms import Compose
 from ..files import atomic_write
 from ..losses import PaperCriterion, make_criterion
@@ -32,7 +33,7 @@ from ..planning import DataFacts, MachineFacts, Planning, Rung, rules
 from ..rle import RleMasks
 from ..types import Annotation, ClassTable, DenseLogits, LabelMap, MaskSet, Report, Sample
 from . import instance
-from .task import Collector, Settings, Task, TaskMetrics, Writer, unchanged
+from .task import Collector, Settings, Task, TaskMetrics, Writer, intensity_of, unchanged
 
 
 class SemanticMetrics(TaskMetrics):
@@ -189,8 +190,8 @@ def regions(label_map: LabelMap) -> MaskSet:
     """The pixels of each class that is there, as run lengths with the score 1."""
     labels = label_map.labels.numpy()
     present = np.unique(labels)
-    masks = [RleMasks.encode((labels == label)[None]) for label in present]
-    return MaskSet.of(RleMasks.concatenate(masks), torch.from_numpy(present.astype(np.int64)))
+    masks = RleMasks.from_map(labels, present.tolist())
+    return MaskSet.of(masks, torch.from_numpy(present.astype(np.int64)))
 
 
 def read(path: Path, data: SegmentationData, target: LabelMap) -> LabelMap:
@@ -286,7 +287,8 @@ SEMANTIC = Task(
         ".geojson": Writer(write_geojson_regions, prepare=regions),
     },
     collectors={"coco": Collector(instance.collect, instance.collected_files, regions)},
-    decoding={"threshold": None, "flip": False, "min_component": 0, "crf": False},
+    decoding={"threshold": None, "flip": False, "min_component": 0, "crf": False, "intensity": PERCENTILES},
+    decoding_of=intensity_of,
     finish=finished,
     offers=("flip", "min_component", "crf"),
     variants=variants,

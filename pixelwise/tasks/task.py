@@ -15,6 +15,7 @@ from ..data import SegmentationData
 from ..data.dataset import ReadImage
 from ..data.datasets import Finder
 from ..data.formats.image import IMAGE_SUFFIXES
+from ..data.intensity import bounds_of
 from ..draw import DARKENED, UNKNOWN, WRONG
 from ..losses import PaperCriterion
 from ..planning import Planning
@@ -237,6 +238,16 @@ class Task:
             ValueError: if there is no such setting.
         """
         return _changed(self.scoring, changes, f"scoring for the task {self.name}")
+
+
+def intensity_of(settings: Settings) -> Settings:
+    """The setting of decoding by which images of a prediction are read as those of the training.
+
+    Raises:
+        ValueError: if `intensity` is none.
+    """
+    bounds_of(settings["intensity"])
+    return {"intensity": settings["intensity"]}
 
 
 def _by_name(name: str) -> Task:

@@ -14,6 +14,8 @@ from ..data import SegmentationData, degradations_of, parse_augmentations
 from ..data.augmentations import MIXES, PLACES, refuse
 from ..data.datasets import volumes
 from ..data.formats import volume_files
+from ..data.formats.dicom import is_dicom, is_series
+from ..data.formats.dicom_seg_writer import write_dicom_seg
 from ..data.formats.volume_files import SUFFIXES, WRITTEN, is_volume, prediction_suffix
 from ..data.intensity import normaliser
 from ..data.transforms import Compose
@@ -208,6 +210,19 @@ def write_volume(path: Path, label_map: LabelMap, classes: ClassTable, image: st
     volume_files.write_volume(path, label_map.labels.cpu().numpy(), like)
 
 
+def write_segments(path: Path, label_map: LabelMap, classes: ClassTable, image: str) -> None:
+    """Labels as DICOM SEG over the series of the image; the first class is the background.
+
+    Raises:
+        ValueError: if the image is no DICOM series.
+    """
+    source = Path(image)
+    if not image or not (is_series(source) or is_dicom(source)):
+        raise ValueError(f"{path} takes its place from a DICOM series, and {image or 'the image'} is none")
+    labels = label_map.labels.cpu().numpy()
+    write_dicom_seg(path, np.where(labels == classes.ignore, 0, labels), classes.names[1:], source)
+
+
 def read(path: Path, data: SegmentationData, target: LabelMap) -> LabelMap:
     """Predicted labels from a file of a volume, or .npy.
 
@@ -340,6 +355,7 @@ VOLUME = Task(
     errors=draw.volume_errors,
     writers={
         **dict.fromkeys(WRITTEN, Writer(write_volume)),
+        ".dcm": Writer(write_segments),
         ".npy": Writer(semantic.write_npy),
     },
     read=read,

@@ -31,6 +31,7 @@ from ..data import (
     write_classes_file,
 )
 from ..data.cache import cache_size, cached
+from ..data.intensity import PERCENTILES, bounds_of
 from ..data.kinship import fold_numbers
 from ..encoders import WeightsUnavailable
 from ..files import LOCK, atomic_write, lock_folder, make_folder, remove_temporary
@@ -300,8 +301,11 @@ def make_experiment(
     if task.reading is not None:
         reading = task.reading(task.decoding_with(task.decoding_of(vars(recipe))))
         train_data, val_data = train_data.with_reading(reading), val_data.with_reading(reading)
-    elif recipe.intensity != "percentiles":
-        raise ValueError(f"intensity is for volumes, not for the task {task.name}")
+    elif "intensity" in task.decoding:
+        bounds_of(recipe.intensity)
+        train_data, val_data = (part.with_intensity(recipe.intensity) for part in (train_data, val_data))
+    elif recipe.intensity != PERCENTILES:
+        raise ValueError(f"the task {task.name} has no setting of the intensity")
     if recipe.crop is not None and min(recipe.crop) < model.minimum_size:
         least, given = ([model.minimum_size] * len(recipe.crop), recipe.crop)
         raise ValueError(
@@ -801,6 +805,7 @@ def _open(recipe: Recipe, data: Data | None) -> tuple[Parts, Task]:
         serves = (recipe.task,)
     if isinstance(data, str | os.PathLike):
         task = task_of_folder(Path(data), recipe.format, serves)
+        serves = (task.name, *(name for name in serves if name != task.name))
         data = open_data(
             data,
             task=task.name,

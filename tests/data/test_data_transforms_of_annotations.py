@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
+from torchvision import tv_tensors
 
 from pixelwise.data import training_transform
-from pixelwise.types import Boxes, MaskSet, PanopticMap, Sample
+from pixelwise.data.transforms import ElasticDeformation, OnSample, deformed_points
+from pixelwise.types import Boxes, Keypoints, MaskSet, PanopticMap, Sample
 
 
 def sample() -> Sample:
@@ -73,3 +76,53 @@ def test_a_panoptic_map_keeps_the_segments_that_are_left(seed: int) -> None:
         after = moved(target, seed, scale=scale).target
         assert set(after.id_map.unique().tolist()) - {0} == set(after.ids.tolist())
         assert (after.id_map == 255).sum() < 2000  # at a half, the window holds all of it and more
+
+
+def coordinates(height: int, width: int) -> torch.Tensor:
+    """x and y of each pixel's centre, as shares of the sides."""
+    x = (torch.arange(width) + 0.5).expand(height, width) / width
+    y = (torch.arange(height) + 0.5)[:, None].expand(height, width) / height
+    return torch.stack([x, y])
+
+
+def test_points_and_boxes_follow_the_field_of_a_deformation() -> None:
+    """At its new place a point sees the coordinates of its old one."""
+    torch.manual_seed(3)
+    height, width = 90, 140
+    points = torch.rand(40, 2) * torch.tensor([90.0, 50.0]) + 20
+    change = ElasticDeformation(6.0)
+    boxes = torch.cat([points[:20], points[:20] + 15], 1)
+    image, moved, around = change(
+        tv_tensors.Image(coordinates(height, width)),
+        tv_tensors.KeyPoints(points, canvas_size=(height, width)),
+        tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+    )
+    size = torch.tensor([width, height])
+    grid = (moved.as_subclass(torch.Tensor) / size * 2 - 1)[None, None]
+    seen = F.grid_sample(image.as_subclass(torch.Tensor)[None], grid, align_corners=False)[0, :, 0].T * size
+    assert (moved - points).abs().max() > 3
+    torch.testing.assert_close(seen, points, atol=0.05, rtol=0)
+    assert (around[:, :2] <= moved[:20] + 1e-3).all()
+    assert (around[:, 2:] - around[:, :2] > 5).all()
+    nowhere = torch.zeros(1, height, width, 2)
+    torch.testing.assert_close(deformed_points(points, nowhere), points)
+
+
+def test_a_deformation_of_nothing_leaves_key_points_and_their_areas() -> None:
+    points = torch.tensor([[[10.0, 12.0], [30.0, 8.0]]])
+    target = Keypoints(
+        points,
+        torch.tensor([[2, 1]]),
+        torch.ones(1),
+        torch.tensor([300.0]),
+        torch.tensor([[5.0, 5.0, 35.0, 20.0]]),
+        torch.tensor([False]),
+    )
+    sample = Sample(torch.rand(3, 40, 50), target, "a", None)
+    still = OnSample([ElasticDeformation(1e-6)])(sample)
+    torch.testing.assert_close(still.target.points, points, atol=1e-3, rtol=0)
+    torch.testing.assert_close(still.target.areas, target.areas, atol=0.1, rtol=0)
+    torch.manual_seed(0)
+    moved = OnSample([ElasticDeformation(3.0)])(sample)
+    assert (moved.target.points - points).abs().max() > 0.5
+    assert 150 < moved.target.areas.item() < 600

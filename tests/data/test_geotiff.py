@@ -1,7 +1,9 @@
 """GeoTIFF: any bands and types in tiles, unknown pixels ignored, predictions in the place of their image."""
 
 import json
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import pixelwise as pw
 from pixelwise.data import open_data
 from pixelwise.data.cache import cached
 from pixelwise.data.datasets import geotiff
+from pixelwise.data.formats import raster
 from pixelwise.data.formats.geojson import geojson_shapes, read_geojson
 from pixelwise.data.formats.image import read_image
 from pixelwise.data.formats.raster import crs_name, describe, is_geotiff, read_raster, read_unit, tiles_of
@@ -286,3 +289,17 @@ def test_a_scene_that_is_predicted_row_by_row_lies_in_its_place_too(tmp_path: Pa
         assert (found.crs, found.transform, found.nodata) == (image.crs, image.transform, 255)
     assert (labels[:7] == 255).all()
     np.testing.assert_array_equal(labels[7:], whole[7:])
+
+
+def test_what_cannot_be_logged_of_a_damaged_file_is_not_printed(monkeypatch) -> None:
+    """GDAL quotes bytes that are no text, of which rasterio's log makes an error that nobody can catch."""
+    said: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", lambda error: said.append(error.exc_value))
+    undecodable = UnicodeDecodeError("utf-8", b"\xff", 0, 1, "invalid start byte")
+    with raster._quiet(), raster._quiet():
+        sys.unraisablehook(SimpleNamespace(exc_value=undecodable))
+        assert said == []
+        other = ValueError("another")
+        sys.unraisablehook(SimpleNamespace(exc_value=other))
+    sys.unraisablehook(SimpleNamespace(exc_value=undecodable))
+    assert said == [other, undecodable]

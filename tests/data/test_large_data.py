@@ -117,6 +117,96 @@ def test_only_some_listings_are_kept(tmp_path: Path) -> None:
     assert len(listing._known) <= listing._KEPT
 
 
+def counted(monkeypatch) -> list[Path]:
+    """The folders that are listed from now on."""
+    asked: list[Path] = []
+    plain = listing._listed
+
+    def listed_again(root: Path, *, deep: bool) -> listing.Listing:
+        asked.append(root)
+        return plain(root, deep=deep)
+
+    monkeypatch.setattr(listing, "_listed", listed_again)
+    return asked
+
+
+@pytest.fixture
+def many_are_three(tmp_path: Path, monkeypatch) -> Path:
+    """The cache, into which folders of three files go."""
+    monkeypatch.setattr(listing, "_MANY", 3)
+    monkeypatch.setenv("PIXELWISE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "listings"
+
+
+def test_the_listing_of_a_large_folder_outlives_the_process(
+    tmp_path: Path, monkeypatch, many_are_three: Path
+) -> None:
+    root = tree(tmp_path / "data", ["a/1.png", "b/2.png", "b/ä.png", "c/3.txt"])
+    aged(root)
+    first = listed(root)
+    listing._known.clear()  # as in another process
+    asked = counted(monkeypatch)
+    again = listed(root)
+    assert asked == []
+    assert (again.names, again.images, again.at) == (first.names, first.images, first.at)
+    assert again.changed == first.changed
+    listing._known.clear()
+    monkeypatch.chdir(tmp_path)
+    assert [str(path) for path in listed(Path("data")).images] == [f"data/{name}" for name in first.names[:3]]
+    assert asked == []
+    assert not list((tmp_path / "cache").glob("*.json"))
+
+
+@pytest.mark.parametrize("change", ["add", "remove", "rename", "folder"])
+def test_a_kept_listing_of_a_folder_that_has_changed_is_not_used(
+    tmp_path: Path, monkeypatch, many_are_three: Path, change: str
+) -> None:
+    root = tree(tmp_path / "data", ["a/1.png", "b/2.png", "b/3.png"])
+    aged(root)
+    listed(root)
+    listing._known.clear()
+    if change == "add":
+        tree(root, ["b/4.png"])
+    elif change == "remove":
+        (root / "b" / "3.png").unlink()
+    elif change == "rename":
+        (root / "b" / "3.png").rename(root / "b" / "9.png")
+    else:
+        tree(root, ["d/1.png"])
+    asked = counted(monkeypatch)
+    names = listed(root).names
+    assert asked == [root]
+    assert list(names) == sorted(path.relative_to(root).as_posix() for path in root.rglob("*.png"))
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{", "[]", '{"at": 1}', '{"at": "x", "changed": {}, "names": 3}', "[" * 9999]
+)
+def test_a_damaged_file_of_a_listing_is_made_anew(
+    tmp_path: Path, monkeypatch, many_are_three: Path, content: str
+) -> None:
+    root = tree(tmp_path / "data", ["1.png", "2.png", "3.png"])
+    aged(root)
+    listed(root)
+    (file,) = many_are_three.glob("*.json")
+    file.write_text(content)
+    listing._known.clear()
+    assert listed(root).names == ("1.png", "2.png", "3.png")
+    listing._known.clear()
+    asked = counted(monkeypatch)
+    listed(root)
+    assert asked == []
+
+
+def test_small_folders_and_a_cache_that_cannot_be_written_leave_no_files(
+    tmp_path: Path, monkeypatch, many_are_three: Path
+) -> None:
+    listed(tree(tmp_path / "small", ["1.png", "2.png"]))
+    assert not many_are_three.exists()
+    (tmp_path / "cache").write_text("a file where the folder must be")
+    assert len(listed(tree(tmp_path / "large", ["1.png", "2.png", "3.png"])).names) == 3
+
+
 @pytest.mark.parametrize("root", ["data", "/data", "data/sub", "."])
 def test_names_inside_a_folder_are_those_of_pathlib(root: str) -> None:
     for name in ("a.png", "x/y.z/b.tar.png", "x.y/no_suffix"):

@@ -106,7 +106,7 @@ ALLOWED = {
 }
 TASK_NAMES = {
     "semantic", "multilabel", "detection", "instance", "panoptic", "keypoints", "volume", "promptable",
-    "keypoint_detection",
+    "keypoint_detection", "volume_slices",
 }  # fmt: skip
 # Metrics and data have kinds of their own ("keypoints" in COCO files); a model declares its `tasks`.
 MAY_NAME_TASKS = {"tasks", "metrics", "data"}

@@ -146,6 +146,17 @@ def automatic_masks(folder: Path) -> None:
     find(Predictor(model), torch.rand(3, 24, 32))
 
 
+def kept_images(folder: Path) -> None:
+    from pixelwise.data import open_data
+    from pixelwise.data.cache import cached
+
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir()
+        for number in range(3):
+            Image.fromarray(np.full((8, 9), number, np.uint8)).save(folder / kind / f"{number}.png")
+    cached(open_data(folder).train, "ram")
+
+
 # What runs the worker threads of each file that starts some.
 PATHS: dict[str, Callable[[Path], None]] = {
     "decode": decoded,
@@ -163,6 +174,7 @@ PATHS: dict[str, Callable[[Path], None]] = {
     "algorithms/dense_crf": dense_crf,
     "algorithms/mean_shift": mean_shift,
     "predict/automatic": automatic_masks,
+    "data/cache": kept_images,
 }
 
 
@@ -183,7 +195,6 @@ def test_every_file_that_starts_worker_threads_is_run_here() -> None:
         "many.py",
         "movies.py",
         "remote.py",
-        "cache.py",
     }
 
 

@@ -61,7 +61,7 @@ def test_parameters_are_those_of_torchvision(name: str, count: int) -> None:
 def test_the_cards_tell_the_tasks() -> None:
     assert describe("faster_rcnn").tasks == ("detection",)
     assert describe("mask_rcnn_resnet50_fpn").tasks == ("instance",)
-    assert describe("unet").tasks == ("semantic", "multilabel")
+    assert describe("unet").tasks == ("semantic", "multilabel", "volume_slices")
 
 
 @pytest.mark.parametrize(

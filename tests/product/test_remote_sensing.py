@@ -58,3 +58,35 @@ def test_scenes_are_checked_trained_scored_and_put_on_the_map(
     polygons = json.loads((place / "on_map_geojson" / "s0.geojson").read_text())
     assert polygons["crs"]["properties"]["name"] == "urn:ogc:def:crs:EPSG::32633"
     assert sum(feature["properties"]["area"] for feature in polygons["features"]) == 270 * 360
+
+
+@pytest.mark.slow
+def test_reflectances_of_16_bits_keep_their_intensities(pixelwise: Callable, place: Path) -> None:
+    for number in range(2):
+        random = np.random.default_rng(number)
+        labels = np.kron(random.integers(0, 2, (5, 6)), np.ones((60, 60))).astype(np.uint8)
+        values = (labels * 250.0 + random.normal(700, 60, (3, 300, 360))).astype(np.uint16)
+        for kind, pixels in (("images", values), ("masks", labels[None])):
+            path = place / "dark" / kind / f"s{number}.tif"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            about = {"count": len(pixels), "height": 300, "width": 360, "dtype": pixels.dtype.name}
+            with rasterio.open(path, "w", driver="GTiff", crs="EPSG:32633", transform=PLACE, **about) as file:
+                file.write(pixels)
+    options = ["--model", "unet", "--encoder", "tiny", "--set", "width=4", "--crop", "64x64", "--color", "0"]
+    options += ["--steps", "30", "--lr", "0.01", "--workers", "0", "--intensity", "range:400,1300"]
+    trained = pixelwise("train", "dark", *options, "--out", "runs/dark")
+    assert trained.code == 0, trained.err
+    scored = pixelwise("evaluate", "runs/dark", "dark", "--json")
+    assert scored.code == 0, scored.err
+    assert json.loads(scored.out)["mean_iou"] > 0.8
+    found = pixelwise("predict", "runs/dark", "dark/images", "--out", "dark_found", "--format", "tif")
+    assert found.code == 0, found.err
+    right = []
+    for path in sorted((place / "dark_found").glob("*.tif")):
+        with rasterio.open(path) as labels, rasterio.open(place / "dark" / "masks" / path.name) as truth:
+            right.append((labels.read(1) == truth.read(1)).mean())
+    assert len(right) == 2
+    assert min(right) > 0.9
+    refused = pixelwise("train", "dark", *options[:-1], "brightest", "--out", "runs/none")
+    assert refused.code == 2
+    assert "intensity is percentiles" in refused.err

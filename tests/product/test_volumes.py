@@ -8,6 +8,7 @@ import nibabel
 import numpy as np
 import pytest
 
+from pixelwise.data.formats.dicom_seg import labels_on, read_seg
 from pixelwise.data.formats.volume_files import read_volume, write_volume
 from tests.data.dicom_files import dicom_slice
 
@@ -74,9 +75,50 @@ def test_scans_of_several_formats_are_learnt_and_a_dicom_series_is_predicted(
     assert trained.code == 0, trained.err
     predicted = pixelwise("predict", "runs/beside", "patient", "beside", "--out", "several")
     assert predicted.code == 0, predicted.err
+    segments = pixelwise("predict", "runs/beside", "patient", "--out", "segments", "--format", "dcm")
+    assert segments.code == 0, segments.err
+    image, found = read_volume(place / "patient"), read_seg(place / "segments" / "patient.dcm")
+    labels = labels_on(found, image.affine, image.voxels.shape)
+    np.testing.assert_array_equal(labels, read_volume(place / "several" / "patient.nii.gz").voxels)
     made = place / "several"
     names = ["patient.nii.gz", *(f"beside/{n}_image{s}" for n, s in enumerate((".nrrd", ".mha", ".nii")))]
     for name, image in zip(names, ("patient", *names[1:]), strict=True):
         given, found = read_volume(place / image), read_volume(made / name)
         np.testing.assert_allclose(found.affine, given.affine, atol=1e-6)
         assert found.voxels.shape == given.voxels.shape
+
+
+@pytest.mark.slow
+def test_slices_of_the_hippocampus_are_learnt_by_a_network_for_images(
+    pixelwise: Callable, place: Path, shared_data: Path
+) -> None:
+    source = shared_data / "hippocampus_mri"
+    for name in sorted(path.name for path in (source / "images").iterdir())[:6]:
+        for kind in ("images", "labels"):
+            target = place / "hippocampus" / kind / name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes((source / kind / name).read_bytes())
+    options = [
+        "--model",
+        "unet",
+        "--encoder",
+        "tiny",
+        "--set",
+        "width=8",
+        "--crop",
+        "48x48",
+        "--slices",
+        "depth",
+    ]
+    options += ["--steps", "120", "--lr", "0.01", "--batch-size", "8", "--workers", "0", "--slices", "depth"]
+    trained = pixelwise("train", "hippocampus", *options, "--out", "runs/slices")
+    assert trained.code == 0, trained.err
+    scored = pixelwise("evaluate", "runs/slices", "hippocampus", "--json")
+    assert scored.code == 0, scored.err
+    assert json.loads(scored.out)["mean_dice"] > 0.4
+    found = pixelwise("predict", "runs/slices", "hippocampus/images", "--out", "slices_found", "--overlay")
+    assert found.code == 0, found.err
+    for image in (place / "hippocampus" / "images").iterdir():
+        given, made = nibabel.load(image), nibabel.load(place / "slices_found" / image.name)
+        np.testing.assert_array_equal(made.affine, given.affine)
+        assert made.shape == given.shape

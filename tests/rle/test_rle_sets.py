@@ -80,3 +80,25 @@ def test_suppression_keeps_what_the_rule_keeps(some_masks, seed, threshold) -> N
         if all(iou[i, k] <= threshold for k in kept):
             kept.append(i)
     assert masks.non_maximum_suppression(threshold).tolist() == kept
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 9), (9, 1), (17, 23), (0, 4), (3, 0)])
+def test_masks_of_a_map_are_those_of_each_of_its_numbers(shape: tuple[int, int]) -> None:
+    chance = np.random.default_rng(3)
+    for dtype in (np.int64, np.uint8, np.int32, np.uint16):
+        for highest in (1, 2, 6):
+            numbers = chance.integers(0, highest, shape).astype(dtype)
+            ids = chance.permutation(8).tolist()
+            alone = [RleMasks.encode((numbers == number)[None]) for number in ids]
+            together = RleMasks.from_map(numbers, ids)
+            assert together.to_coco() == RleMasks.concatenate(alone).to_coco()
+            assert np.array_equal(together.counts, RleMasks.concatenate(alone).counts)
+    assert len(RleMasks.from_map(np.zeros(shape, np.int64), [])) == 0
+
+
+def test_negative_numbers_and_numbers_beyond_all_ids_are_in_no_mask() -> None:
+    numbers = np.array([[-3, -1, 0], [5, 99, -1]])
+    assert RleMasks.from_map(numbers, [5, -1]).area.tolist() == [1, 2]
+    assert RleMasks.from_map(np.array([[255, 1]], np.uint8), [1]).area.tolist() == [1]
+    with pytest.raises(ValueError, match="must differ"):
+        RleMasks.from_map(numbers, [1, 1])

@@ -123,13 +123,24 @@ def test_training_samples_are_crops_of_single_objects(folder: Path) -> None:
     assert 0 <= sample.image.min() <= sample.image.max() <= 1
 
 
+def test_joints_follow_a_deformed_crop(folder: Path) -> None:
+    data, task = open_data(folder).train, get_task("keypoints")
+    still = {**SETTINGS, "scale": (1.0, 1.0), "flip": 0.0, "color": 0.0, "rotation": 0.0}
+    objects = task.prepare(data, still)
+    plain, bent = (task.transform(data.classes, {**still, "elastic": std}) for std in (0.0, 2.0))
+    torch.manual_seed(1)
+    given, found = plain(objects[0]), bent(objects[0])
+    assert (found.target.points - given.target.points).abs().max() > 0.3
+    assert not torch.equal(found.image, given.image)
+    assert len(found.target) == 1
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
         ({"crop": (64, 48, 3)}, "key points need crops of a height and a width"),
         ({"crop": None}, "key points need crops of a height and a width"),
         ({"scale": (0.5, 2.0)}, "scale must be symmetric around 1"),
-        ({"elastic": 1.0}, "elastic deformation is not for key points"),
     ],
 )
 def test_settings_that_key_points_have_not_are_refused(
@@ -317,8 +328,12 @@ def test_whole_images_are_scaled_and_mirrored_with_their_joints(tmp_path: Path) 
     assert changed.image[:, y, x].tolist() == pytest.approx([1, 0, 0], abs=0.1)  # the head is red
     wide = found.boxes[:, 2:] - found.boxes[:, :2]
     torch.testing.assert_close(wide, 1.5 * (given.boxes[:, 2:] - given.boxes[:, :2]))
-    with pytest.raises(ValueError, match="elastic is not for key points"):
-        get_task("keypoint_detection").transform(data.classes, {**WHOLE, "elastic": 5.0})
+    torch.manual_seed(0)
+    change = get_task("keypoint_detection").transform(data.classes, {**WHOLE, "flip": 0.0, "elastic": 4.0})
+    deformed = change(sample)
+    x, y = (int(coordinate) for coordinate in deformed.target.points[0, 0])
+    assert (deformed.target.points - 1.5 * given.points).abs().max() > 1
+    assert deformed.image[:, y, x].tolist() == pytest.approx([1, 0, 0], abs=0.1)  # still red
 
 
 @pytest.mark.slow

@@ -224,13 +224,13 @@ def test_the_intensity_of_the_training_is_kept_with_the_weights(folder: Path, tm
     assert Predictor(learnt.best, decoding={"intensity": "z-score"}).read_image(path)[0].mean() > 0.4
 
 
-def test_intensities_are_for_volumes(tmp_path: Path) -> None:
+def test_an_intensity_that_is_none_is_refused_before_anything_is_trained(tmp_path: Path) -> None:
     classes = pw.ClassTable.of("a", "b")
     for name in "ab":
         Image.fromarray(np.zeros((32, 32), np.uint8)).save(tmp_path / f"{name}.png")
     data = SegmentationData((Pair(tmp_path / "a.png", tmp_path / "b.png", "a"),) * 2, classes)
-    with pytest.raises(ValueError, match="intensity is for volumes, not for the task semantic"):
-        pw.train((data, data), out=tmp_path / "run", steps=1, progress=False, intensity="z-score")
+    with pytest.raises(ValueError, match="intensity is percentiles, z-score, or window"):
+        pw.train((data, data), out=tmp_path / "run", steps=1, progress=False, intensity="brightest")
 
 
 def test_predictions_are_scored_from_their_files(

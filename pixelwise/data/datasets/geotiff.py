@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Float32, Int64
 
-from ...types import LabelMap
-from ..dataset import MaskFiles, Pair
+from ..dataset import MaskFiles, Pair, ReadPlainImage
 from ..formats.mask import read_mask_pixels
 from ..formats.raster import describe, has_rasterio, is_geotiff, read_raster, read_unit, tiles_of
 from ..label_encoding import LabelEncoding
@@ -25,24 +24,28 @@ _LARGE = 2048 * 2048
 
 
 @dataclass(frozen=True)
-class ReadRaster:
+class ReadRaster(ReadPlainImage):
     """How images and their tiles are read; see `ReadImage`."""
 
     def __call__(self, path: Path, channels: int) -> tuple[Float[torch.Tensor, "c H W"], None]:
         """A whole raster."""
-        return torch.from_numpy(read_unit(path, channels)[0]), None
+        return torch.from_numpy(read_unit(path, channels, intensity=self.intensity)[0]), None
 
     def part(self, pair: Pair, channels: int) -> tuple[Float[torch.Tensor, "c H W"], None]:
         """A tile."""
-        return torch.from_numpy(read_unit(pair.image, channels, pair.window)[0]), None
+        return torch.from_numpy(self.array(pair, channels)), None
+
+    def array(self, pair: Pair, channels: int) -> Float32[np.ndarray, "c H W"]:
+        """A tile, or the whole where none is meant; see `ImageArrays`."""
+        return read_unit(pair.image, channels, pair.window, self.intensity)[0]
 
 
 @dataclass(frozen=True)
 class RasterLabels(MaskFiles):
     """Labels from a mask file for each raster; where the image is not known, they are ignored."""
 
-    def __call__(self, pair: Pair) -> LabelMap:
-        """Labels of a raster, or of a tile of it; see `ReadTarget`."""
+    def array(self, pair: Pair) -> Int64[np.ndarray, "H W"]:
+        """Labels of a raster, or of a tile of it; see `LabelArrays`."""
         assert pair.mask is not None
         if is_geotiff(pair.mask):
             values, of_mask = read_raster(pair.mask, pair.window)
@@ -62,9 +65,9 @@ class RasterLabels(MaskFiles):
             holes = ~of_mask & ~np.isin(pixels, list(named))
             pixels = np.where(holes, self.encoding.values[0], pixels)
             known &= ~holes
-        labels = self.encoding.labels(pixels, pair.mask)
-        labels[torch.from_numpy(~known)] = self.encoding.classes.ignore
-        return LabelMap(labels)
+        labels = self.encoding.array(pixels, pair.mask)
+        labels[~known] = self.encoding.classes.ignore
+        return labels
 
 
 def matches(root: Path) -> bool:

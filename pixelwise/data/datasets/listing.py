@@ -3,8 +3,13 @@
 A listing is kept for this process and used again as long as no folder in it has changed since: adding,
 removing or renaming a file changes the time of its folder. A folder that changed within the last two seconds
 before it was listed is listed again, since file systems count time in coarse steps.
+
+That of a large folder is also kept in a file of the cache of pixelwise (`PIXELWISE_CACHE`), so that the next
+process need not list it.
 """
 
+import hashlib
+import json
 import os
 import time
 from collections import OrderedDict
@@ -12,9 +17,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from ...files import atomic_write, cache_folder
 from ..formats.image import IMAGE_SUFFIXES
 
-_KEPT = 32  # listings
+_KEPT = 32  # listings in memory, and files of listings
+_MANY = 10_000  # files from which a listing is kept in a file
 _COARSE = 2_000_000_000  # nanoseconds
 _known: OrderedDict[tuple[str, bool], "Listing"] = OrderedDict()
 
@@ -63,7 +70,12 @@ def listed(root: Path, *, deep: bool = True) -> Listing:
     key = (os.path.abspath(root), deep)
     found = _known.get(key)
     if found is None or found.root != root or not found.holds:
-        found = _known[key] = _listed(root, deep=deep)
+        found = _from_file(root, key)
+        if found is None:
+            found = _listed(root, deep=deep)
+            if len(found.names) >= _MANY:
+                _to_file(found, key)
+        _known[key] = found
     _known.move_to_end(key)
     while len(_known) > _KEPT:
         _known.popitem(last=False)
@@ -97,6 +109,37 @@ def _leads_out(link: str, known: list[str]) -> bool:
         return False
     known.append(goal)
     return True
+
+
+def _file_of(key: tuple[str, bool]) -> Path:
+    return cache_folder() / "listings" / f"{hashlib.sha256(repr(key).encode()).hexdigest()[:32]}.json"
+
+
+def _from_file(root: Path, key: tuple[str, bool]) -> Listing | None:
+    """The listing that an earlier process kept, if nothing has changed since."""
+    try:
+        with _file_of(key).open(encoding="ascii") as file:
+            kept = json.load(file)
+        changed = {os.path.join(root, folder): int(time) for folder, time in kept["changed"].items()}
+        found = Listing(root, tuple(map(str, kept["names"])), changed, int(kept["at"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return None
+    return found if found.holds else None
+
+
+def _to_file(found: Listing, key: tuple[str, bool]) -> None:
+    """Keep a listing, and not more files than `_KEPT`; a cache that cannot be written is done without."""
+    path = _file_of(key)
+    folders = {os.path.relpath(folder, found.root): time for folder, time in found.changed.items()}
+    content = {"at": found.at, "changed": folders, "names": found.names}
+    try:
+        with atomic_write(path) as temporary:
+            temporary.write_text(json.dumps(content), encoding="ascii")
+        files = sorted(path.parent.glob("*.json"), key=lambda file: file.stat().st_mtime)
+        for old in files[:-_KEPT]:
+            old.unlink()
+    except (OSError, ValueError):
+        return
 
 
 def _entries(folder: str) -> list[os.DirEntry[str]]:

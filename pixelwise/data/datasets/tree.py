@@ -196,7 +196,7 @@ class ObjectFiles:
                 raise ValueError(f"the masks of {pair.image} differ in size")
             size = numbers.shape
             objects = [value for value in np.unique(numbers).tolist() if value and value not in self.void]
-            masks += [RleMasks.encode((numbers == value)[None]) for value in objects]
+            masks.append(RleMasks.from_map(numbers, objects))
         assert size is not None  # a pair has a mask
         every = RleMasks.concatenate([RleMasks.from_coco([], (size[0], size[1])), *masks])
         return MaskSet.of(every, torch.zeros(len(every), dtype=torch.int64))

@@ -349,6 +349,28 @@ class ReadVolume:
 
 
 @dataclass(frozen=True)
+class ReadSlices(ReadVolume):
+    """How a volume is read whose slices a network takes that may want colours; see `ReadImage`."""
+
+    def __call__(
+        self, path: Path, channels: int
+    ) -> tuple[Float32[Tensor, "c D H W"], tuple[float, float, float] | None]:
+        """As `ReadVolume`; of one channel three equal ones are made where three are wanted.
+
+        Raises:
+            ValueError: as `ReadVolume`.
+        """
+        files = [file for file in channel_files(path, channels) if file.exists()]
+        if channels != 3 or len(files) > 1:
+            return super().__call__(path, channels)
+        try:
+            image, spacing = super().__call__(path, 1)
+        except ValueError:  # it holds three channels, or it is damaged
+            return super().__call__(path, channels)
+        return image.expand(3, *image.shape[1:]).contiguous(), spacing
+
+
+@dataclass(frozen=True)
 class VolumeLabels:
     """Labels from one NIfTI file per volume.
 

@@ -81,7 +81,7 @@ def place_of_dicom(path: Path) -> Float64[np.ndarray, "4 4"]:
         ValueError: as `read_dicom`.
     """
     with told(path):
-        _, headers = _series(path)
+        _, headers = series_of(path)
         frames, step = in_order(
             [one for number, header in enumerate(headers) for one in frames_of(header, number)]
         )
@@ -127,7 +127,7 @@ def files_of(folder: Path) -> list[Path]:
 
 
 def _volume(path: Path) -> Volume:
-    files, headers = _series(path)
+    files, headers = series_of(path)
     frames = [frame for number, header in enumerate(headers) for frame in frames_of(header, number)]
     frames, step = in_order(frames)
     height, width = (int(headers[0].Rows), int(headers[0].Columns))
@@ -153,8 +153,12 @@ def _affine(first: Frame, step: Float64[np.ndarray, "3"]) -> Float64[np.ndarray,
     return TO_RAS @ affine_from(directions, first.place)
 
 
-def _series(path: Path) -> tuple[list[Path], list[Any]]:
-    """The files of the series, and what they say without their pixels."""
+def series_of(path: Path) -> tuple[list[Path], list[Any]]:
+    """The files of the series, and what they say without their pixels.
+
+    Raises:
+        ValueError: if there is no series or more than one, or the extra is missing.
+    """
     if path.is_file():
         header = open_dicom(path, stop_before_pixels=True)
         if int(getattr(header, "NumberOfFrames", 1) or 1) < 2:

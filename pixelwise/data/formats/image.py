@@ -14,7 +14,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ...files import atomic_write
-from .raster import describe, needs_raster, read_unit
+from ..intensity import PERCENTILES, normaliser, scaled
+from .raster import describe, has_rasterio, is_geotiff, needs_raster, read_unit
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .pnm .jp2 .j2k .tga .avif "
@@ -28,7 +29,9 @@ _ORIENTATION = 0x0112  # EXIF tag
 _MODES = {1: "L", 2: "LA", 3: "RGB", 4: "RGBA"}
 
 
-def to_tensor(source: Source, channels: int = 3, *, max_pixels: int = MAX_PIXELS) -> Float[Tensor, "c H W"]:
+def to_tensor(
+    source: Source, channels: int = 3, *, max_pixels: int = MAX_PIXELS, intensity: str = PERCENTILES
+) -> Float[Tensor, "c H W"]:
     """Any image as a tensor with values in [0, 1], upright as its EXIF orientation says.
 
     Args:
@@ -36,6 +39,7 @@ def to_tensor(source: Source, channels: int = 3, *, max_pixels: int = MAX_PIXELS
             their whole range, bool, or floats in [0, 1]; tensor "c H W" likewise.
         channels: of the result. Grey and RGBA become RGB where three are wanted.
         max_pixels: largest height times width of a file.
+        intensity: which values become 0 and 1, as in `read_image`; a tensor has them already.
 
     Raises:
         ValueError: if the source cannot be read or does not have so many channels; names the file.
@@ -44,9 +48,10 @@ def to_tensor(source: Source, channels: int = 3, *, max_pixels: int = MAX_PIXELS
     [[[0.0, 1.0]], [[0.0, 1.0]], [[0.0, 1.0]]]
     """
     if isinstance(source, str | os.PathLike):
-        return read_image(source, channels, max_pixels=max_pixels)
+        return read_image(source, channels, max_pixels=max_pixels, intensity=intensity)
     if isinstance(source, Image.Image):
-        pixels = _of_16_bits(_planes(_pixels(upright(source), _MODES.get(channels, "RGB"))))
+        pixels = _planes(_pixels(upright(source), _MODES.get(channels, "RGB")))
+        pixels = pixels if scaled(intensity) else _of_16_bits(pixels)
     elif isinstance(source, np.ndarray):
         if source.ndim not in (2, 3):
             raise ValueError(f"an array must have axes H W or H W c, got shape {source.shape}")
@@ -69,11 +74,17 @@ def to_tensor(source: Source, channels: int = 3, *, max_pixels: int = MAX_PIXELS
         pixels = pixels[:3]
     elif channels != given:
         raise ValueError(f"the model takes images of {channels} channels, got {given}")
+    if scaled(intensity) and not isinstance(source, Tensor):
+        return torch.from_numpy(_normalised(pixels, intensity))
     return torch.from_numpy(_unit(pixels))
 
 
 def read_image(
-    path: str | os.PathLike[str], channels: int = 3, *, max_pixels: int = MAX_PIXELS
+    path: str | os.PathLike[str],
+    channels: int = 3,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    intensity: str = PERCENTILES,
 ) -> Float[Tensor, "c H W"]:
     """An image with values in [0, 1], turned as its EXIF orientation says.
 
@@ -88,15 +99,21 @@ def read_image(
         path: of the file.
         channels: of the result.
         max_pixels: largest height times width; a file may claim any size.
+        intensity: "percentiles" for all that stands above; any other name of `data.intensity.bounds_of`
+            scales files of every type so, each channel by itself.
 
     Raises:
         ValueError: if the file is missing, damaged, too large or no image, or does not have so many channels.
     """
-    return torch.from_numpy(read_pixels(path, channels, max_pixels=max_pixels))
+    return torch.from_numpy(read_pixels(path, channels, max_pixels=max_pixels, intensity=intensity))
 
 
 def read_pixels(
-    path: str | os.PathLike[str], channels: int = 3, *, max_pixels: int = MAX_PIXELS
+    path: str | os.PathLike[str],
+    channels: int = 3,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    intensity: str = PERCENTILES,
 ) -> Float32[np.ndarray, "c H W"]:
     """What `read_image` reads, as an array: without a tensor, so that any thread may do it.
 
@@ -106,6 +123,8 @@ def read_pixels(
     if channels < 1:
         raise ValueError(f"channels must be at least 1, got {channels}")
     path = Path(path)
+    if scaled(intensity):
+        return _read_normalised(path, channels, max_pixels, intensity)
     if path.suffix.lower() == ".npy":
         pixels = _arranged(read_array(path, max_pixels * channels), channels, path)
     elif path.suffix.lower() in (".tif", ".tiff") and needs_raster(path):
@@ -124,7 +143,44 @@ def read_pixels(
     try:
         return _unit(_of_16_bits(pixels))
     except ValueError as error:
-        raise ValueError(f"{path} {error}") from error
+        raise ValueError(f"{path} {error} (--intensity, intensity=, takes others to 0 to 1)") from error
+
+
+def _read_normalised(
+    path: Path, channels: int, max_pixels: int, intensity: str
+) -> Float32[np.ndarray, "c H W"]:
+    """An image of any type with each channel scaled as `intensity` has it."""
+    if path.suffix.lower() in (".tif", ".tiff"):
+        if is_geotiff(path) and has_rasterio():
+            with readable(path):
+                _check_size(*describe(path).size, max_pixels)
+            return read_unit(path, channels, intensity=intensity)[0]
+        _check_channels(path, channels)
+        try:
+            pixels = _tiff(path, channels, max_pixels)
+        except ValueError:
+            if not has_rasterio():  # which knows more compressions
+                raise
+            return read_unit(path, channels, intensity=intensity)[0]
+        if channels == 3 and pixels.ndim == 3 and 4 in (pixels.shape[0], pixels.shape[-1]):
+            pixels = pixels[..., :3] if pixels.shape[-1] == 4 else pixels[:3]
+        pixels = _arranged(pixels, channels, path)
+    elif path.suffix.lower() == ".npy":
+        pixels = _arranged(read_array(path, max_pixels * channels), channels, path)
+    else:
+        with opened(path, max_pixels) as image:
+            pixels = _planes(_pixels(image, _MODES.get(channels, "RGB")))
+        pixels = _arranged(pixels[0] if len(pixels) == 1 else pixels, channels, path)
+    try:
+        return _normalised(pixels, intensity)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+
+
+def _normalised(pixels: np.ndarray, intensity: str) -> Float32[np.ndarray, "c H W"]:
+    """Each channel from the values of the file to 0 to 1."""
+    normalise = normaliser(intensity)
+    return np.stack([normalise(plane) for plane in pixels])
 
 
 def read_any_image(path: str | os.PathLike[str]) -> Float[Tensor, "c H W"]:

@@ -41,15 +41,24 @@ def read_mask(
             and no table was given.
     """
     path = Path(path)
-    encoding = LabelEncoding.of(classes) if isinstance(classes, ClassTable) else classes
-    pixels = read_mask_pixels(path, as_seen=encoding is not None and encoding.above is not None)
-    if encoding is None:
-        if pixels.ndim == 3:
-            if not (pixels == pixels[..., :1]).all():
-                raise ValueError(f"{path} is a mask in colours: give a class table with the colours")
-            pixels = pixels[..., 0]
-        return _as_labels(pixels)
-    return encoding.labels(pixels, path)
+    if classes is not None:
+        encoding = LabelEncoding.of(classes) if isinstance(classes, ClassTable) else classes
+        return torch.from_numpy(read_labels(path, encoding))
+    pixels = read_mask_pixels(path)
+    if pixels.ndim == 3:
+        if not (pixels == pixels[..., :1]).all():
+            raise ValueError(f"{path} is a mask in colours: give a class table with the colours")
+        pixels = pixels[..., 0]
+    return torch.from_numpy(pixels.astype(np.int64))
+
+
+def read_labels(path: Path, encoding: LabelEncoding) -> Int64[np.ndarray, "H W"]:
+    """What `read_mask` reads, as an array: without a tensor, so that any thread may do it.
+
+    Raises:
+        ValueError: as `read_mask`.
+    """
+    return encoding.array(read_mask_pixels(path, as_seen=encoding.above is not None), path)
 
 
 def read_mask_pixels(path: Path, *, as_seen: bool = False) -> np.ndarray:
@@ -182,7 +191,3 @@ def _array(path: Path, as_seen: bool) -> np.ndarray:
     if kind.kind not in "bui" or len(shape) != 2:
         raise ValueError(f"{path} holds {kind} of shape {shape}, expected integers (H W)")
     return pixels.astype(np.int64) * (255 if as_seen and kind.kind == "b" else 1)
-
-
-def _as_labels(pixels: np.ndarray) -> Int64[Tensor, "H W"]:
-    return torch.from_numpy(pixels.astype(np.int64))

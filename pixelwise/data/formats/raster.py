@@ -5,6 +5,8 @@ is the ignore label, in training, scores and predictions.
 """
 
 import os
+import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,12 +18,13 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 
 from ...files import atomic_write
+from ..intensity import PERCENTILES, bounds_of
 from .volume import quiet
 
 SUFFIXES = (".tif", ".tiff")
 Window = tuple[int, int, int, int]  # top, left, height, width
 _SEEN = 1024  # pixels a side of the smaller copy from which the range of values is taken
-_PERCENTILES = (2, 98)
+_USUAL = "percentiles:2,98"  # of types that have no range of their own
 _TAGS = (33550, 33922, 34264, 34735)  # of a GeoTIFF
 _NODATA = 42113
 _LARGEST_CLAIM = 100_000  # pixels that a byte of a file may stand for
@@ -113,12 +116,13 @@ def read_raster(
 
 
 def read_unit(
-    path: Path, channels: int, window: Window | None = None
+    path: Path, channels: int, window: Window | None = None, intensity: str = PERCENTILES
 ) -> tuple[Float32[np.ndarray, "c h w"], Bool[np.ndarray, "h w"]]:
     """The values of a window as 0 to 1, and which pixels are known; unknown ones are 0.
 
     Values of 8 and 16 bits without sign are divided by the largest that the type holds. Of other types, those
-    between the 2nd and the 98th percentile of each band of the whole file become 0 to 1.
+    between the 2nd and the 98th percentile of each band of the whole file become 0 to 1. Any other
+    `intensity` holds for all types; see `data.intensity.bounds_of`.
 
     Raises:
         ValueError: as `read_raster`, or if there are other channels.
@@ -134,7 +138,7 @@ def read_unit(
             f"{path} has {given} bands, {channels} expected: a model takes others with --in-channels {given} "
             "(in_channels=)"
         )
-    unit = in_limits(values.transpose(1, 2, 0), *limits(path, values.dtype)).transpose(2, 0, 1)
+    unit = in_limits(values.transpose(1, 2, 0), *limits(path, values.dtype, intensity)).transpose(2, 0, 1)
     return np.ascontiguousarray(np.where(known, unit, np.float32(0))), known
 
 
@@ -148,15 +152,20 @@ def in_limits(
     return np.nan_to_num(np.clip(unit, 0, 1), nan=0.0)
 
 
-def limits(path: Path, dtype: np.dtype[Any]) -> tuple[Float32[np.ndarray, "c"], Float32[np.ndarray, "c"]]:
-    """The values of each band that become 0 and 1."""
-    if dtype in (np.uint8, np.uint16):
-        return np.zeros(1, np.float32), np.full(1, np.iinfo(dtype).max, np.float32)
-    return _percentiles(path, path.stat().st_mtime_ns)
+def limits(
+    path: Path, dtype: np.dtype[Any], intensity: str = PERCENTILES
+) -> tuple[Float32[np.ndarray, "c"], Float32[np.ndarray, "c"]]:
+    """The values of each band of the whole file that become 0 and 1; see `read_unit`."""
+    if intensity == PERCENTILES:
+        if dtype in (np.uint8, np.uint16):
+            return np.zeros(1, np.float32), np.full(1, np.iinfo(dtype).max, np.float32)
+        intensity = _USUAL
+    return _limits(path, path.stat().st_mtime_ns, intensity)
 
 
 @lru_cache(maxsize=4096)
-def _percentiles(path: Path, changed: int) -> tuple[np.ndarray, np.ndarray]:
+def _limits(path: Path, changed: int, intensity: str) -> tuple[np.ndarray, np.ndarray]:
+    bounds = bounds_of(intensity)
     with _opened(path) as file:
         shape = [max(1, min(side, _SEEN)) for side in (file.height, file.width)]
         values = np.asarray(file.read(out_shape=(file.count, *shape)))
@@ -165,8 +174,9 @@ def _percentiles(path: Path, changed: int) -> tuple[np.ndarray, np.ndarray]:
         known &= np.isfinite(values).all(0)
     if not known.any():
         return np.zeros(len(values), np.float32), np.ones(len(values), np.float32)
-    low, high = np.percentile(values[:, known].astype(np.float32), _PERCENTILES, axis=1)
-    return low.astype(np.float32), high.astype(np.float32)
+    each = [bounds(band[known].astype(np.float32)) for band in values]
+    low, high = np.array(each, np.float32).T
+    return low, high
 
 
 def tiles_of(size: tuple[int, int], side: int) -> list[Window]:
@@ -259,14 +269,43 @@ def _known(file: Any, values: np.ndarray, part: Any) -> Bool[np.ndarray, "h w"]:
     return known
 
 
+class _Undecodable:
+    """GDAL quotes bytes of damaged files that are no text; what Python prints of these is left out."""
+
+    def __init__(self) -> None:
+        self._lock, self._readers, self._hook = threading.Lock(), 0, sys.unraisablehook
+
+    @contextmanager
+    def unsaid(self) -> Iterator[None]:
+        """Inside, of all threads; the file is refused or read as it would be anyway."""
+        with self._lock:
+            if not self._readers:
+                self._hook, sys.unraisablehook = sys.unraisablehook, self._say
+            self._readers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._readers -= 1
+                if not self._readers:
+                    sys.unraisablehook = self._hook
+
+    def _say(self, error: Any) -> None:
+        if not isinstance(error.exc_value, UnicodeDecodeError):
+            self._hook(error)
+
+
+_UNDECODABLE = _Undecodable()
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without rasterio's warning of images that lie nowhere."""
+    """Without rasterio's warning of images that lie nowhere, and what it cannot log of damaged files."""
     import warnings
 
     from rasterio.errors import NotGeoreferencedWarning
 
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _UNDECODABLE.unsaid():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 
