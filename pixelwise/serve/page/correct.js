@@ -1,14 +1,15 @@
-// The view where labels are drawn: brush, eraser, fill, objects by clicks; saved beside the images or downloaded.
+// The view where labels are drawn: brush, eraser, polygon, fill, objects by clicks; saved beside the images or downloaded.
 
 import * as api from "./api.js";
 import { Drawing } from "./brush.js";
 import { table, translated } from "./labels.js";
 import { found, hasClasses } from "./look.js";
 import { labelPng } from "./png.js";
+import * as polygon from "./polygon.js";
 import { addPrompt, boxOf, maskFor } from "./prompts.js";
 import { $, download, element, picture, say, state, stem, swatch } from "./state.js";
 
-export const TOOLS = { move: "v", brush: "b", eraser: "e", fill: "f", object: "g" };
+export const TOOLS = { move: "v", brush: "b", eraser: "e", polygon: "l", fill: "f", object: "g" };
 const desk = { drawing: null, file: null, classes: [], ignore: 255, ignoreValue: 255, chosen: 0, tool: "brush", painted: false, fromModel: false, number: null };
 let stroke = null;  // places of the pointer that are not drawn yet
 
@@ -36,7 +37,7 @@ function listClasses() {
 
 export function pick(label) {
   if (label < 0 || label >= desk.classes.length) return;
-  accept();
+  acceptObject();
   desk.chosen = label;
   const radio = $("paint-classes").children[label]?.querySelector("input");
   if (radio) { radio.checked = true; radio.scrollIntoView({ block: "nearest" }); }
@@ -50,11 +51,13 @@ export function use(tool) {
   desk.tool = tool;
   for (const name of Object.keys(TOOLS)) $(`tool-${name}`).setAttribute("aria-pressed", String(name === tool));
   $("stage").dataset.tool = tool;
-  picture.cursor = null;
+  Object.assign(picture, { cursor: null, cross: null });
   picture.soon();
   const told = {
     move: "Drag to move the image.", brush: "Draw with the chosen class.",
-    eraser: "Pixels become unlabelled: they count for nothing.", fill: "Click a region: all of it gets the chosen class.",
+    eraser: "Pixels become unlabelled: they count for nothing.",
+    polygon: "Click the corners; Enter or a double click closes, Backspace takes the last one back, Escape gives up. Arrow keys and Space click too.",
+    fill: "Click a region: all of it gets the chosen class.",
     object: "Click an object: it gets the chosen class. Right click what does not belong to it, shift and drag a box around it; Enter accepts.",
   };
   $("tool-told").textContent = told[tool];
@@ -89,6 +92,7 @@ export async function enter() {
 }
 
 export async function start() {
+  polygon.taken();
   const from = $("start-from").value, { width, height } = picture, { file, number } = state;
   let labels = null;
   if (from === "saved" || from === "data") {
@@ -165,6 +169,7 @@ export function down(event, drag) {
 
 export function moved(event, drag) {
   const at = picture.at(event);
+  picture.cross = null;
   if (desk.tool === "brush" || desk.tool === "eraser") {
     picture.cursor = { ...at, radius: size() / 2 };
     picture.soon();
@@ -175,11 +180,12 @@ export function moved(event, drag) {
     for (const one of many.length ? many : [event]) stroke.waiting.push(snapped(picture.at(one)));
     return true;
   }
+  if (desk.tool === "polygon" && polygon.isOpen()) { picture.cursor = at; picture.soon(); }
   if (drag?.boxing) { picture.box = boxOf(drag.at, at); picture.soon(); return true; }
   return false;
 }
 
-export async function up(event, drag) {
+export async function up(at, drag) {
   const { drawing } = desk;
   if (!drawing) return;
   if (drag.drawing) {
@@ -197,7 +203,8 @@ export async function up(event, drag) {
     drawing.end();
     tell();
   }
-  if (desk.tool === "object" && addPrompt(drag, picture.at(event))) await cut();
+  if (desk.tool === "polygon" && !drag.moved && drag.button === 0 && polygon.add(drag.at)) closePolygon();
+  if (desk.tool === "object" && addPrompt(drag, at)) await cut();
 }
 
 // The mask for the prompts so far takes the place of the one before.
@@ -217,7 +224,37 @@ async function cut() {
   tell();
 }
 
+// The keyboard clicks where it points.
+export const points = () => ["polygon", "fill", "object"].includes(desk.tool);
+export function pointBy(dx, dy) {
+  picture.cursor = null;
+  picture.pointBy(dx, dy);
+  $("under").textContent = under(picture.cross);
+}
+export async function press(outside) {
+  const at = picture.cross;
+  if (at) await up(at, { at, moved: false, boxing: false, button: 0, alt: outside });
+}
+
+export function closePolygon() {
+  const corners = polygon.taken(), { drawing } = desk;
+  if (!corners || !drawing) return;
+  drawing.begin();
+  picture.touch(drawing.polygon(corners, desk.chosen));
+  drawing.end();
+  tell();
+}
+
+export function takeCornerBack() {
+  if (polygon.isOpen()) polygon.removeLast();
+}
+
 export function accept() {
+  closePolygon();
+  acceptObject();
+}
+
+function acceptObject() {
   if (!state.prompts.length) return;
   state.prompts = [];
   desk.painted = false;
@@ -227,6 +264,7 @@ export function accept() {
 }
 
 export async function giveUp() {
+  if (polygon.isOpen()) { polygon.taken(); return; }
   if (!state.prompts.length) return;
   state.prompts = [];
   await cut();
@@ -234,6 +272,7 @@ export async function giveUp() {
 
 export async function step(back) {
   if (!desk.drawing || desk.drawing.step) return;
+  if (back && polygon.isOpen()) { polygon.removeLast(); return; }
   if (back && state.prompts.length) { state.prompts.pop(); await cut(); return; }
   accept();
   picture.touch(back ? desk.drawing.undo() : desk.drawing.redo());

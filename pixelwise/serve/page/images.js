@@ -93,6 +93,7 @@ export async function openNumber(number, view) {
 
 // Changes are saved before another image is opened; whether it may be.
 export async function left() {
+  correct.accept();
   if (!correct.changed()) return true;
   if (state.collection.saves && state.number !== null) return correct.saveHere();
   return confirm("The labels of this image are not saved. Leave them?");
@@ -100,6 +101,7 @@ export async function left() {
 
 export async function walk(step) {
   if (!order.rows.length) return;
+  correct.accept();
   // Going on says that these labels are right, also those of a model that nothing was changed about.
   if (step > 0 && state.collection.saves && correct.unsaved() && !(await correct.saveHere())) return;
   const here = order.rows.findIndex((one) => one.number === state.number);

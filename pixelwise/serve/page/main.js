@@ -129,11 +129,12 @@ function released(event) {
   const done = drag;
   drag = null;
   if (!done) return;
-  if (state.view === "correct") guarded(() => correct.up(event, done));
+  if (state.view === "correct") guarded(() => correct.up(picture.at(event), done));
   else if (state.embedded && addPrompt(done, picture.at(event))) guarded(look.ask);
 }
 stage.addEventListener("pointerup", released);
 stage.addEventListener("pointercancel", released);
+stage.addEventListener("dblclick", () => { if (state.view === "correct") correct.closePolygon(); });
 stage.addEventListener("pointerleave", () => { picture.cursor = null; picture.soon(); });
 stage.addEventListener("contextmenu", (event) => event.preventDefault());
 stage.addEventListener("wheel", (event) => {
@@ -203,9 +204,13 @@ const EVERYWHERE = {
 const DRAWING = {
   "[": () => correct.resize(0.8), "]": () => correct.resize(1.25),
   ",": () => correct.pickBeside(-1), ".": () => correct.pickBeside(1),
-  Enter: correct.accept, Escape: correct.giveUp, s: correct.saveHere,
+  Enter: correct.accept, Escape: correct.giveUp, Backspace: correct.takeCornerBack, s: correct.saveHere,
   n: () => images.walk(1), p: () => images.walk(-1),
 };
+const POINTING = { " ": (event) => correct.press(event.shiftKey) };
+for (const [key, dx, dy] of [["ArrowLeft", -1, 0], ["ArrowRight", 1, 0], ["ArrowUp", 0, -1], ["ArrowDown", 0, 1]]) {
+  POINTING[key] = (event) => { const step = event.shiftKey ? 1 : 10; correct.pointBy(step * dx, step * dy); };
+}
 for (const [tool, key] of Object.entries(correct.TOOLS)) DRAWING[key] = () => correct.use(tool);
 for (let digit = 1; digit < 10; digit++) DRAWING[digit] = () => correct.pick(digit - 1);
 
@@ -221,8 +226,9 @@ addEventListener("keydown", (event) => {
     return;
   }
   if (event.altKey || (own && /^(Arrow|Enter| )/.test(event.key))) return;  // they belong to what has the focus
-  const does = (drawing && DRAWING[event.key]) || EVERYWHERE[event.key];
-  if (does) { event.preventDefault(); guarded(async () => does()); }
+  const pointing = drawing && correct.points() && POINTING[event.key];
+  const does = pointing || (drawing && DRAWING[event.key]) || EVERYWHERE[event.key];
+  if (does) { event.preventDefault(); guarded(async () => does(event)); }
 });
 
 guarded(start);
