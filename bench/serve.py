@@ -6,7 +6,9 @@ Loopback only, three to four minutes. JPEG in, label PNG out, U-Net on ResNet-18
 server is a process of its own with the same number of threads; they take turns. CPU is that of the server's
 processes, without the clients, which share the machine: shares by the clock suffer from that where there are
 few cores. Who is not measured is stopped meanwhile (SIGSTOP), because a server may compute while nobody asks.
-Goals are those that were set before anything was measured. The overload sends four times as many requests per second as are answered at saturation.
+Goals are those that were set before
+anything was measured. The overload sends four times as many requests per second as are answered at
+saturation.
 """
 
 import argparse
@@ -297,9 +299,7 @@ def report(
     return spent / 1e3
 
 
-def goal(
-    name: str, measured: float, *, at_least: float | None = None, at_most: float | None = None
-) -> None:
+def goal(name: str, measured: float, *, at_least: float | None = None, at_most: float | None = None) -> None:
     """A row of the table of goals."""
     wanted, met = "", ""
     if at_least is not None:

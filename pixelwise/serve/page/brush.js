@@ -12,6 +12,9 @@ export class Drawing {
     this.across = Math.ceil(width / TILE);
   }
 
+  // The number to paint with for a class.
+  value(label) { return label; }
+
   // --- steps ---------------------------------------------------------------------------------------
 
   begin() {
@@ -189,7 +192,7 @@ export class Drawing {
   }
 }
 
-function joined(a, b) {
+export function joined(a, b) {
   return a ? [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[2], b[2]), Math.max(a[3], b[3])] : b;
 }
 

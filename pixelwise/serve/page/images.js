@@ -13,6 +13,7 @@ export async function load() {
   const { columns = [], column, evaluations, images } = state.collection;
   $("view-list").hidden = !images.length;
   $("walk").hidden = !images.length;
+  $("draw-png").hidden = $("all-png").hidden = Boolean(state.collection.objects);
   $("score-column").replaceChildren(...columns.map((name) => new Option(name, name, false, name === column)));
   $("score-choice").hidden = !columns.length;
   if (evaluations.length && order.by === "name") order.by = evaluations.length > 1 ? "difference" : 0;

@@ -19,7 +19,19 @@ async function start() {
   await images.load();
   choose(state.models[0].name);
   if (state.model.takes_prompts && state.collection.images.length) await turnTo("correct");
-  await showSamples();
+  if (!(await follow(new URLSearchParams(location.search)))) await showSamples();
+}
+
+// Where a link leads, such as that of a report: ?image=NAME, ?model=NAME, ?view=run. Whether to an image.
+async function follow(asked) {
+  const model = asked.get("model"), view = asked.get("view"), name = asked.get("image");
+  if (model !== null && state.models.some((one) => one.name === model)) choose(model);
+  if (name !== null) {
+    const image = state.collection.images.find((one) => one.name === name);
+    if (image) { await images.openNumber(image.number, view === "image" ? view : "correct"); return true; }
+    say(`${name} is not among the images of this server: start it with --data.`, true);
+  } else if (view === "run" || (view === "list" && state.collection.images.length)) await turnTo(view);
+  return false;
 }
 
 function choose(name) {
@@ -175,6 +187,8 @@ for (const view of VIEWS) on(`view-${view}`, () => turnTo(view));
 for (const tool of Object.keys(correct.TOOLS)) on(`tool-${tool}`, () => correct.use(tool));
 $("brush-size").addEventListener("input", () => { $("brush-told").textContent = correct.size(); });
 $("start-from").addEventListener("change", () => guarded(async () => { if (state.file) await correct.start(); }));
+on("object-remove", correct.removeObject);
+$("object-class").addEventListener("change", correct.renameObject);
 on("step-back", () => correct.step(true));
 on("step-forward", () => correct.step(false));
 on("save-here", correct.saveHere);
@@ -204,6 +218,7 @@ const EVERYWHERE = {
 const DRAWING = {
   "[": () => correct.resize(0.8), "]": () => correct.resize(1.25),
   ",": () => correct.pickBeside(-1), ".": () => correct.pickBeside(1),
+  a: () => correct.chooseObject(-1), Delete: correct.removeObject,
   Enter: correct.accept, Escape: correct.giveUp, Backspace: correct.takeCornerBack, s: correct.saveHere,
   n: () => images.walk(1), p: () => images.walk(-1),
 };
