@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -37,7 +38,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def cluster(checkpoint: Path) -> Iterator[str]:
     """Its address. It is started here, and gone afterwards."""
-    pytest.importorskip("ray.serve")
+    if find_spec("smart_open") is None or find_spec("opencensus") is None:  # of `ray[serve]` alone
+        pytest.skip("pip install 'ray[serve]'")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
     process = subprocess.Popen(

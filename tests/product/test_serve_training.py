@@ -19,7 +19,7 @@ def test_a_training_is_watched_and_its_report_leads_to_the_images(
     from playwright.sync_api import expect
 
     run, data = tmp_path / "run", place / "my_folder"
-    options = ("--model", "unet", "--encoder", "resnet18", "--steps", "2", "--out", run)
+    options = ("--model", "unet", "--encoder", "tiny", "--steps", "2", "--out", run)
     assert pixelwise("train", data, *options).code == 0
     evaluated = pixelwise("evaluate", run, data, "--report", tmp_path / "e.html")
     assert evaluated.code == 0, evaluated.err
