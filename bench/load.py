@@ -1,5 +1,6 @@
 """Load on a server of this machine: processes that are started, clients that ask, what it costs."""
 
+import contextlib
 import http.client
 import os
 import signal
@@ -57,23 +58,43 @@ class Running:
 
     def memory(self) -> float:
         """MiB of the tree's own: without files that are mapped, such as libraries, which others share."""
-        total = 0
-        for one in self.tree():
-            try:
-                rows = Path(f"/proc/{one}/smaps_rollup").read_text().splitlines()
-            except OSError:
-                continue
-            total += next(int(row.split()[1]) for row in rows if row.startswith("Anonymous:"))
-        return total / 1024
+        return sum(anonymous(one) for one in self.tree())
+
+    def pause(self) -> None:
+        """Let the tree rest: some servers compute while nobody asks."""
+        self._send(self.tree(), signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """After a pause."""
+        self._send(self.tree(), signal.SIGCONT)
 
     def stop(self) -> int:
         """Tell it to end, and wait; its exit code."""
+        tree = self.tree()
         self.process.send_signal(signal.SIGTERM)
+        self._send(tree, signal.SIGCONT)
         try:
             return self.process.wait(60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
+        finally:
+            self._send(tree[1:], signal.SIGKILL)  # what it left behind
+
+    @staticmethod
+    def _send(processes: Sequence[int], number: signal.Signals) -> None:
+        for one in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(one, number)
+
+
+def anonymous(process: int) -> float:
+    """MiB of a process's own; 0 if there is none."""
+    try:
+        rows = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except OSError:
+        return 0.0
+    return next(int(row.split()[1]) for row in rows if row.startswith("Anonymous:")) / 1024
 
 
 def free_port() -> int:

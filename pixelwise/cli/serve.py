@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..wording import brief
 from .options import Classes, Device
 
 if TYPE_CHECKING:
@@ -61,6 +62,20 @@ def serve(
     save_to: Annotated[
         Path | None, typer.Option(help="Folder for the labels that are drawn; without it none is saved.")
     ] = None,
+    task: Annotated[
+        str,
+        typer.Option(
+            help="What is labelled: semantic (a class per pixel) or instance (objects that may overlap, "
+            "saved as one COCO file)."
+        ),
+    ] = "semantic",
+    report: Annotated[
+        list[Path] | None,
+        typer.Option(
+            help="Report of `pixelwise evaluate` or `compare` (.html) to show; its images lead to the page. "
+            "Reports of runs are shown anyway."
+        ),
+    ] = None,
     open_page: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
     device: Device = "auto",
 ) -> None:
@@ -82,13 +97,17 @@ def serve(
         raise ValueError("give a model to serve, or images to label (--images FOLDER --classes FILE)")
     if images is not None and data is not None:
         raise ValueError("give --images or --data, not both")
+    if task not in ("semantic", "instance"):
+        raise ValueError(f"--task takes semantic or instance, got {brief(task)}")
     walked = images if images is not None else data
     if walked is None and (save_to is not None or evaluation):
         raise ValueError("--save-to and --evaluation need images: --images FOLDER or --data FOLDER")
 
     def collection(of_model: "ClassTable | None") -> "Collection":
-        return collection_of(images, data, split, classes, of_model, evaluation or (), save_to)
+        return collection_of(images, data, split, classes, of_model, evaluation or (), save_to, task)
 
+    if missing := [path for path in report or () if not path.is_file()]:
+        raise ValueError(f"there is no report {missing[0]}")
     token = read_token(token_file) if token_file is not None else os.environ.get("PIXELWISE_TOKEN") or None
     if label_studio is not None and not label_studio.is_dir():
         raise ValueError(f"there is no folder {label_studio}")
@@ -104,6 +123,7 @@ def serve(
         "limits": Limits(seconds=timeout),
         "images_of_tasks": label_studio,
         "device": device,
+        "reports": tuple(report or ()),
     }
     if workers > 1:
         if open_page:
@@ -123,6 +143,7 @@ def collection_of(
     of_model: "ClassTable | None",
     evaluations: Sequence[Path],
     save_to: Path | None,
+    task: str = "semantic",
 ) -> "Collection":
     """The images to walk through, from the options of the command.
 
@@ -134,6 +155,7 @@ def collection_of(
         of_model: classes of the model; None where there is none.
         evaluations: files of scores.
         save_to: folder for labels.
+        task: "semantic" for a class per pixel, "instance" for objects.
 
     Raises:
         ValueError: if there are no images or no classes, or a file cannot be read.
@@ -142,12 +164,13 @@ def collection_of(
     from ..data.formats.class_file import read_label_encoding
     from ..predict.writing import find_images
     from ..serve.collection import Collection, images_in, read_scores
+    from ..serve.objects import ObjectCollection
     from ..tasks import get_task
     from .evaluate import part_of
 
     if data is not None:
         given: dict[str, Any] = {}
-        _, part = part_of(data, split, get_task(), of_model, None, classes, given)
+        _, part = part_of(data, split, get_task(task), of_model, None, classes, given)
         encoding = LabelEncoding.of(part.classes)
     else:
         assert images is not None
@@ -157,6 +180,8 @@ def collection_of(
             encoding = LabelEncoding.of(of_model)
         else:
             raise ValueError("which classes are there to label? Give their file: --classes classes.csv")
+        if task == "instance":
+            encoding = LabelEncoding.of(without_background(encoding.classes))
         if save_to is not None and save_to.resolve() == images.resolve():
             raise ValueError("--save-to must be another folder than --images: labels have the images' names")
         found = find_images(images, but=save_to)
@@ -176,4 +201,21 @@ def collection_of(
         raise ValueError(
             f"none of the images has scores in {evaluations[0]}: is it another part of the data?"
         )
-    return Collection(part, encoding, save_to, scores)
+    made = ObjectCollection if task == "instance" else Collection
+    return made(part, encoding, save_to, scores)
+
+
+def without_background(classes: "ClassTable") -> "ClassTable":
+    """The classes that objects can have.
+
+    Raises:
+        ValueError: if there is none but the background.
+    """
+    from ..data.shapes import BACKGROUND
+    from ..types import ClassTable
+
+    if classes.names[0] not in BACKGROUND:
+        return classes
+    if len(classes) == 1:
+        raise ValueError("the only class is the background: objects need another one")
+    return ClassTable(classes.names[1:], classes.colors[1:], classes.ignore)

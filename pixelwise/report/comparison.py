@@ -10,7 +10,7 @@ from ..predict import Predictor
 from ..predict.comparison import Comparison
 from .examples import example_of
 from .pictures import embedded
-from .style import STYLE
+from .style import LINKS, STYLE
 
 
 def write_comparison(
@@ -54,7 +54,7 @@ def write_comparison(
         f"<p>{html.escape(comparison.sentence())}</p>"
         f"<h2>Scores</h2><div class=wide><table><thead><tr>{head}</tr></thead>"
         f"<tbody>{rows}</tbody></table></div>"
-        f"<h2>Images whose scores differ most</h2>{shown}</main></body></html>"
+        f"<h2>Images whose scores differ most</h2>{shown}</main><script>{LINKS}</script></body></html>"
     )
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8", errors="surrogateescape")
@@ -80,7 +80,8 @@ def _example(
         for caption, picture in panels
     )
     scores = " and ".join(_number(example.score) for example in found)
-    told = f"{html.escape(found[0].id)}: {scores} ({_number(found[1].score - found[0].score, sign=True)})"
+    name = f"<span data-image>{html.escape(found[0].id)}</span>"
+    told = f"{name}: {scores} ({_number(found[1].score - found[0].score, sign=True)})"
     style = "display:grid;grid-template-columns:repeat(auto-fill,minmax(300px,1fr));gap:10px"
     return f"<h3>{told}</h3><div style='{style}'>{figures}</div>"
 

@@ -30,7 +30,7 @@ from .figures import (
     precision_curves,
 )
 from .pictures import embedded
-from .style import SCRIPT, STYLE
+from .style import LINKS, SCRIPT, STYLE
 
 _MOST_ROWS = 500  # of the table of images
 _MOST_CLASSES = 12  # with a column of their own in the table of images
@@ -114,7 +114,7 @@ def write_report(
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{html.escape(title)}</title><style>{STYLE}</style></head>\n<body><main>\n"
         + "\n".join(body)
-        + f"\n</main>{dialog}<script>{SCRIPT}</script></body></html>\n"
+        + f"\n</main>{dialog}<script>{SCRIPT}{LINKS}</script></body></html>\n"
     )
     with atomic_write(path) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -208,7 +208,7 @@ def _image_table(images: Sequence[ImageScores]) -> str:
         numbers = [*image.report.values.values()]
         if per_class:
             numbers += first_column(image.report).values()
-        rows.append(f"<tr><td>{html.escape(image.id)}</td>{''.join(map(_cell, numbers))}</tr>")
+        rows.append(f"<tr><td data-image>{html.escape(image.id)}</td>{''.join(map(_cell, numbers))}</tr>")
     columns = first.columns[:1] if per_class else ()
     of_classes = [f"{column} {html.escape(name)}" for column in columns for name in first.per_class]
     names = ["image", *map(score_name, first.values), *of_classes]
@@ -243,7 +243,7 @@ def _example(example: Example, classes: ClassTable, monitor: str) -> str:
             f"<figcaption>{caption}</figcaption></figure>"
         )
     return (
-        f"<div class=example><p><b>{html.escape(example.id)}</b> {score_name(monitor)} "
+        f"<div class=example><p><b data-image>{html.escape(example.id)}</b> {score_name(monitor)} "
         f"{_number(example.score)}</p>"
         f"<div class=panels>{''.join(figures)}</div></div>"
     )

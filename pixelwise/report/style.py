@@ -8,6 +8,7 @@ STYLE = """
 * { box-sizing: border-box; }
 body { margin: 0; background: var(--paper); color: var(--ink);
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, sans-serif; }
+a { color: var(--accent); }
 main { max-width: 1120px; margin: 0 auto; padding: 28px 20px 60px; }
 h1 { font-size: 28px; margin: 0 0 4px; overflow-wrap: anywhere; }
 h2 { font-size: 18px; margin: 40px 0 10px; padding-bottom: 6px; border-bottom: 1px solid var(--line); }
@@ -89,4 +90,17 @@ for (const button of document.querySelectorAll("th button")) button.addEventList
   const compare = "value" in cell(body.rows[0]).dataset ? numbers : words;
   body.append(...[...body.rows].sort((a, b) => up ? compare(a, b) : compare(b, a)));
 });
+"""
+
+# `pixelwise serve` shows reports under this address; elsewhere there is no page to lead to.
+LINKS = """
+if (/^\\/v1\\/reports\\/[0-9]+$/.test(location.pathname)) {
+  const link = (href, textContent) => Object.assign(document.createElement("a"), { href, textContent });
+  for (const one of document.querySelectorAll("[data-image]")) {
+    one.replaceChildren(link(`/?image=${encodeURIComponent(one.textContent)}`, one.textContent));
+  }
+  const back = document.createElement("p");
+  back.append(link("/?view=run", "To the page"));
+  document.querySelector("main").prepend(back);
+}
 """

@@ -11,6 +11,8 @@ from ..files import lock_folder, make_folder
 from .limits import Limits as Limits
 
 if TYPE_CHECKING:
+    from fastapi import FastAPI
+
     from ..types import ClassTable
     from .collection import Collection
     from .workers import Among
@@ -33,6 +35,7 @@ def serve(
     among: "Among | None" = None,
     collection: "CollectionOf | None" = None,
     save_to: Path | None = None,
+    reports: Sequence[Path] = (),
     opened: Callable[[str], object] | None = None,
     **options: Any,
 ) -> None:
@@ -54,6 +57,7 @@ def serve(
         among: what this process is given if it is one of several; see `workers.serve_in_processes`.
         collection: makes the images to walk through, given the classes of the first model that has classes.
         save_to: folder for labels, which this process holds alone while it runs.
+        reports: HTML files of evaluations and comparisons, which lead to the images on the page.
         opened: called with the address of the page once it is there.
         options: of the `Predictor`s, such as `device`.
 
@@ -97,6 +101,7 @@ def serve(
             warm_first=among is not None,
             images_of_tasks=images_of_tasks,
             collection=images,
+            reports=reports,
         )
         config = uvicorn.Config(
             app,
@@ -121,6 +126,47 @@ def serve(
         # Python cannot end while a thread computes: it would wait for it, or crash.
         print(f"the model was still busy {drain:g} s after the stop", file=sys.stderr, flush=True)
         os._exit(1)
+
+
+def application(
+    runs: Sequence[str],
+    *,
+    token: str | None = None,
+    limits: Limits | None = None,
+    size: int = 512,
+    drain: float = 30.0,
+    **options: Any,
+) -> "FastAPI":
+    """The routes of `serve` as an ASGI application, for what runs such applications, such as Ray Serve.
+
+    It answers under whatever name, nothing before it is warmed up, and shows no images to label: those need
+    one process.
+
+    Args:
+        runs: checkpoints, run directories or exported files.
+        token: that clients must send; None if who may connect is seen to elsewhere.
+        limits: what is taken at once.
+        size: height and width in pixels of the images that the models are warmed up with.
+        drain: seconds that requests under way have when the application stops.
+        options: of the `Predictor`s, such as `device`.
+
+    Raises:
+        ValueError: if the extra is missing, a model cannot be read, or it takes prompts, whose images are
+            remembered by one process.
+    """
+    check_serving()
+    from .app import create_app
+    from .model_thread import ModelThread
+    from .served import load_served
+
+    limits = limits or Limits()
+    thread = ModelThread(limits)
+    models = [load_served(path, thread, limits, **options) for path in runs]
+    if asked := [one.name for one in models if one.promptable]:
+        thread.stop(0)
+        raise ValueError(f"{asked[0]} takes prompts, and one process remembers its images: use `serve`")
+    given: dict[str, Any] = {"limits": limits, "token": token, "size": size, "drain": drain}
+    return create_app(models, thread, hosts=None, warm_first=True, **given)
 
 
 def check_serving() -> None:

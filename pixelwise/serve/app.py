@@ -5,7 +5,6 @@ import base64
 import contextlib
 import hashlib
 import hmac
-import json
 import logging
 import os
 import secrets
@@ -34,6 +33,7 @@ from .model_thread import Job, ModelThread
 from .outputs import OUTPUTS, Answer
 from .problems import Problem
 from .requests import body_of, image_of, object_of, options_of, prompts_of
+from .runs import run_routes
 from .samples import sample_routes
 from .served import Embedded, Served, give_memory_back
 from .workers import METRICS
@@ -130,7 +130,9 @@ class Guard:
 
         async def answer(message: Message) -> None:
             if message["type"] == "http.response.start":
-                listed = [(key.lower().encode(), value.encode()) for key, value in extra.items()]
+                own = {key.lower() for key, _ in message.get("headers", [])}
+                more = {key.lower().encode(): value.encode() for key, value in extra.items()}
+                listed = [(key, value) for key, value in more.items() if key not in own]
                 message = {**message, "headers": [*message.get("headers", []), *listed]}
             await send(message)
 
@@ -183,6 +185,7 @@ def create_app(
     warm_first: bool = False,
     images_of_tasks: Path | None = None,
     collection: Collection | None = None,
+    reports: Sequence[Path] = (),
 ) -> FastAPI:
     """The application.
 
@@ -198,6 +201,7 @@ def create_app(
         images_of_tasks: folder with the images of Label Studio's tasks; None without its routes.
         warm_first: whether nothing is answered before the warm-up: where other processes answer meanwhile.
         collection: images to walk through and to label.
+        reports: HTML files of evaluations and comparisons.
 
     Raises:
         ValueError: if two models have one name.
@@ -330,10 +334,6 @@ def create_app(
     async def one_model(model: str) -> Response:
         return JSONResponse(named(model).described())
 
-    @app.get("/v1/runs/{model}", summary="Settings and history of the training")
-    async def run_of(model: str) -> Response:
-        return JSONResponse(_told_run(named(model).run))
-
     async def predict_with(one: Served, request: Request) -> Response:
         if one.promptable:
             route = f"/v1/models/{one.name}/images"
@@ -443,6 +443,7 @@ def create_app(
 
     if images_of_tasks is not None:
         label_studio.add_routes(app, images_of_tasks, limits, pool, model_of, found_in)
+    app.include_router(run_routes(models, named, reports, pool))
     app.include_router(label_routes(collection, models, limits, pool))
     app.include_router(sample_routes())
 
@@ -497,26 +498,3 @@ async def _left(request: Request) -> None:
         message = await request.receive()
         if message["type"] == "http.disconnect":
             return
-
-
-def _told_run(run: Path | None) -> dict[str, Any]:
-    """Settings and history of a run directory, as far as it has them."""
-    told: dict[str, Any] = {"settings": None, "history": []}
-    if run is None:
-        return told
-    with contextlib.suppress(OSError, ValueError):
-        told["settings"] = json.loads((run / "recipe.json").read_text(encoding="utf-8"))
-    with contextlib.suppress(OSError, ValueError):
-        names, *rows = (run / "metrics.csv").read_text(encoding="utf-8").splitlines()
-        for row in rows:
-            values = dict(zip(names.split(","), row.split(","), strict=True))
-            told["history"].append({k: _number(v) for k, v in values.items()})
-    return told
-
-
-def _number(text: str) -> float | None:
-    try:
-        number = float(text)
-    except ValueError:
-        return None
-    return number if number == number else None

@@ -133,7 +133,7 @@ class Collection:
         try:
             pixels = read_image(path, 3)
         except (ValueError, OSError) as error:
-            raise Problem("no-such-image", f"{path.name} cannot be read: {_first_line(error)}") from error
+            raise Problem("no-such-image", f"{path.name} cannot be read: {first_line(error)}") from error
         array = (pixels.permute(1, 2, 0) * 255).round().byte().numpy()
         return png(Image.fromarray(array)), "image/png"
 
@@ -168,7 +168,7 @@ class Collection:
                 if isinstance(target, LabelMap) and target.labels.ndim == 2:
                     return target.labels.numpy()
         except (ValueError, OSError) as error:
-            raise Problem("no-labels", f"the labels of {pair.id}: {_first_line(error)}") from error
+            raise Problem("no-labels", f"the labels of {pair.id}: {first_line(error)}") from error
         raise Problem("no-labels", f"{pair.id} has no labels of one class per pixel")
 
     def saved(self) -> list[tuple[int, str]]:
@@ -223,13 +223,13 @@ class Collection:
                 raise Problem("not-ours", f"{target.parent.name} is a link out of the folder for labels")
             check_targets([target], self.save_to, overwrite=True)
         except ValueError as error:
-            raise Problem("not-ours", _first_line(error)) from error
+            raise Problem("not-ours", first_line(error)) from error
         try:
             with atomic_write(target) as temporary:
                 temporary.write_bytes(content)
                 record_as(target, temporary, self.save_to)
         except ValueError as error:
-            raise Problem("cannot-save", _first_line(error)) from error
+            raise Problem("cannot-save", first_line(error)) from error
 
     def write_classes(self, folder: Path) -> Path:
         """Write the class table into a folder, unless there is one.
@@ -242,7 +242,7 @@ class Collection:
         try:
             return path if path.exists() else write_classes_file(path, self.encoding)
         except ValueError as error:
-            raise Problem("cannot-save", _first_line(error)) from error
+            raise Problem("cannot-save", first_line(error)) from error
 
 
 def _target(pair: Pair) -> Path:
@@ -257,7 +257,8 @@ def _target(pair: Pair) -> Path:
     return Path(name.with_suffix(".png"))
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """What an error says, short enough for an answer."""
     return (str(error).splitlines() or [type(error).__name__])[0][:300]
 
 
@@ -287,6 +288,6 @@ def read_scores(path: str | os.PathLike[str]) -> dict[str, dict[str, float]]:
         try:
             numbers = {name: float(text) for name, text in row.items() if name != "id" and text}
         except (TypeError, ValueError) as error:
-            raise ValueError(f"{path} is no table of scores: {_first_line(error)}") from error
+            raise ValueError(f"{path} is no table of scores: {first_line(error)}") from error
         found[row["id"]] = {name: x for name, x in numbers.items() if math.isfinite(x)}
     return found

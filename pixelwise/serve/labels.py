@@ -25,9 +25,10 @@ from ..types import ClassTable, LabelMap, MaskSet
 from .collection import Collection
 from .images import decode_image
 from .limits import Limits
+from .objects import ObjectCollection, all_objects, objects_in, objects_told, write_objects
 from .outputs import OUTPUTS, Answer, objects_of, raw_answer
 from .problems import Problem
-from .requests import body_of
+from .requests import body_of, object_of
 from .served import Served
 
 T = TypeVar("T")
@@ -35,6 +36,35 @@ _LABELS_BODY: dict[str, Any] = {
     "requestBody": {
         "required": True,
         "content": {"image/png": {"schema": {"type": "string", "format": "binary"}}},
+    }
+}
+_OBJECTS_BODY: dict[str, Any] = {
+    "requestBody": {
+        "required": True,
+        "content": {
+            "application/json": {
+                "schema": {
+                    "type": "object",
+                    "properties": {
+                        "height": {"type": "integer"},
+                        "width": {"type": "integer"},
+                        "objects": {
+                            "type": "array",
+                            "items": {
+                                "type": "object",
+                                "properties": {
+                                    "label": {"type": "integer"},
+                                    "rle": {"type": "object"},
+                                    "crowd": {"type": "boolean"},
+                                },
+                                "required": ["label", "rle"],
+                            },
+                        },
+                    },
+                    "required": ["height", "width", "objects"],
+                }
+            }
+        },
     }
 }
 
@@ -203,9 +233,42 @@ def label_routes(
         found = await apart(labels_of, body, limits.pixels)
         return JSONResponse({"file": await apart(chosen.save, place, found)})
 
+    def of_objects() -> ObjectCollection:
+        found = images()
+        if not isinstance(found, ObjectCollection):
+            raise Problem("bad-parameter", "this server has labels of pixels: start it with --task instance")
+        return found
+
+    @routes.get("/v1/images/{number}/objects", summary="Its objects: those saved, or those of the data")
+    async def objects(number: str, of: str = "saved") -> Response:
+        if of not in ("saved", "data"):
+            raise Problem("bad-parameter", f"of must be saved or data, got {of[:40]!r}")
+        found = await apart(lambda: of_objects().objects(number_of(number), given=of == "data"))
+        return JSONResponse(await apart(objects_told, found))
+
+    @routes.put("/v1/images/{number}/objects", summary="Save objects", openapi_extra=_OBJECTS_BODY)
+    async def save_objects(number: str, request: Request) -> Response:
+        place = number_of(number)
+        chosen = of_objects()
+        content = object_of(await body_of(request, limits.body))
+        found = await apart(objects_in, content, chosen.classes, limits.pixels)
+        return JSONResponse({"file": await apart(chosen.save_objects, place, found)})
+
+    @routes.post("/v1/objects", summary="Objects in the format of another tool", openapi_extra=_OBJECTS_BODY)
+    async def convert_objects(request: Request, output: str = "coco", name: str = "image") -> Response:
+        classes = of_objects().classes
+        content = object_of(await body_of(request, limits.body))
+        found = await apart(objects_in, content, classes, limits.pixels)
+        answer = await apart(write_objects, found, classes, output, name[:200])
+        return Response(answer.content, 200, dict(answer.headers), answer.media_type)
+
     @routes.get("/v1/labels", summary="All labels that were saved, in the format of another tool")
     async def all_labels(output: str = "coco") -> Response:
-        answer = await asyncio.to_thread(everything_saved, images(), output, limits.response)
+        chosen = images()
+        if isinstance(chosen, ObjectCollection):
+            answer = await asyncio.to_thread(all_objects, chosen, output, limits.response)
+        else:
+            answer = await asyncio.to_thread(everything_saved, chosen, output, limits.response)
         return Response(answer.content, 200, dict(answer.headers), answer.media_type)
 
     @routes.post("/v1/labels", summary="Labels in the format of another tool", openapi_extra=_LABELS_BODY)

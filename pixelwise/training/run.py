@@ -69,6 +69,7 @@ from .environment import environment
 from .folds import join
 from .gradient_checkpointing import checkpoint_blocks
 from .init_from import Taken, take_weights
+from .latest import LatestPictures
 from .length import Length
 from .loggers import LogMetrics, check_logger
 from .machines import this_machine
@@ -445,7 +446,8 @@ def fit(
         if clock is None
         else Deadline(length, clock, state, val_every=recipe.val_every)
     )
-    callbacks: list[Callback] = [LogMetrics(recipe, path), pacer, keeper]
+    latest = LatestPictures(path, experiment.val_data, average=average)
+    callbacks: list[Callback] = [LogMetrics(recipe, path), pacer, latest, keeper]
     if average is not None:
         callbacks.insert(0, average)
     if progress:

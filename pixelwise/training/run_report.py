@@ -20,8 +20,7 @@ from ..tasks import get_task
 from ..types import Report
 from .callbacks import BEST_WEIGHTS, ENVIRONMENT, RECIPE, REPORT, SCORES
 from .closing import Closing, scored_part
-
-PICTURES = "pictures"
+from .latest import PICTURES
 
 
 def report_run(

@@ -148,6 +148,92 @@ def test_a_person_labels_an_image_from_nothing_and_saves_it(page: Any, street: P
     assert np.array_equal(labels_at(street, 0), labels)  # saved on the way to the next one
 
 
+def in_polygon(corners: list[tuple[float, float]], size: tuple[int, int] = SIZE) -> np.ndarray:
+    """The pixels whose middles lie in a polygon: each line that is crossed on the way to the right counts."""
+    y, x = np.mgrid[: size[0], : size[1]] + 0.5
+    inside = np.zeros(size, bool)
+    for (ax, ay), (bx, by) in zip(corners, corners[1:] + corners[:1], strict=True):
+        with np.errstate(divide="ignore", invalid="ignore"):
+            crosses = ((ay <= y) != (by <= y)) & (x < ax + (y - ay) / (by - ay) * (bx - ax))
+        inside ^= crosses
+    return inside
+
+
+def share_of(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over union."""
+    return (a & b).sum() / (a | b).sum()
+
+
+def clicked(page: Any, *places: tuple[float, float]) -> None:
+    for place in places:
+        page.mouse.click(*on_image(page, *place))
+
+
+@pytest.fixture
+def empty(page: Any, street: Path) -> Any:
+    """The page with the third image, of which nothing is labelled."""
+    page.click(".sample >> nth=2")
+    told(page, "egun" if (street / "masks" / "2.png").exists() else "Nothing is labelled")
+    page.select_option("#start-from", "")
+    told(page, "Nothing is labelled yet")
+    return page
+
+
+def test_a_polygon_is_drawn_with_the_mouse(empty: Any, street: Path, tmp_path: Path) -> None:
+    page = empty
+    corners = [(100, 100), (400, 120), (350, 300), (200, 200)]
+    page.keyboard.press("2")
+    page.keyboard.press("l")
+    clicked(page, *corners, (10, 400), (600, 10))
+    page.keyboard.press("Backspace")
+    page.keyboard.press("Control+z")  # while a polygon is open, this takes a corner back too
+    page.mouse.move(*on_image(page, 150, 250))
+    page.screenshot(path=str(tmp_path / "polygon.png"))
+    page.keyboard.press("Enter")
+    page.keyboard.press("3")
+    clicked(page, (450, 300), (600, 300))
+    page.mouse.dblclick(*on_image(page, 600, 450))
+    clicked(page, (20, 20), (60, 20), (60, 60))
+    page.keyboard.press("Escape")
+    clicked(page, (20, 400), (60, 400), (60, 460), (20.5, 400.5))  # the first corner again
+    save(page)
+    labels = labels_at(street, 2)
+    assert share_of(labels == 1, in_polygon(corners)) > 0.99
+    two = in_polygon([(450, 300), (600, 300), (600, 450)]) | in_polygon([(20, 400), (60, 400), (60, 460)])
+    assert share_of(labels == 2, two) > 0.97
+    assert (labels[:90] == 255).all()  # given up
+    page.keyboard.press("Control+z")
+    save(page)
+    assert (labels_at(street, 2)[:, :100] == 255).all()
+
+
+def test_a_polygon_is_drawn_with_the_keyboard(empty: Any, street: Path) -> None:
+    page = empty
+    page.locator("#stage").focus()
+    page.keyboard.press("2")
+    page.keyboard.press("l")
+    area = page.locator("#stage").bounding_box()
+    zoom = min(area["width"] / SIZE[1], area["height"] / SIZE[0])
+
+    def move(key: str, times: int) -> None:
+        for _ in range(times):
+            page.keyboard.press(key)
+
+    move("ArrowLeft", 10)  # from the middle of the stage, ten pixels of the screen each
+    page.keyboard.press(" ")
+    move("ArrowRight", 20)
+    page.keyboard.press(" ")
+    move("ArrowDown", 15)
+    move("Shift+ArrowDown", 5)
+    page.keyboard.press(" ")
+    page.keyboard.press("Enter")
+    save(page)
+    x, y = SIZE[1] / 2, SIZE[0] / 2
+    side, down = 100 / zoom, 155 / zoom
+    expected = in_polygon([(x - side, y), (x + side, y), (x + side, y + down)])
+    assert share_of(labels_at(street, 2) == 1, expected) > 0.99
+
+
 @pytest.mark.slow
 def test_what_was_drawn_is_a_data_set(page: Any, street: Path) -> None:
     for number in range(3):
@@ -338,6 +424,41 @@ def test_a_photograph_of_12_megapixels_is_drawn_on(browser: Any, place: Path, tm
 
 
 # --- the parts of the page by themselves --------------------------------------------------------------
+
+
+POLYGONS = """async ([polygons, height, width]) => {
+  const { Drawing } = await import("/page/brush.js");
+  return polygons.map((corners) => {
+    const drawing = new Drawing(new Uint8Array(height * width), width, height);
+    drawing.begin();
+    const rectangle = drawing.polygon(corners.map(([x, y]) => ({ x, y })), 1);
+    drawing.end();
+    const labels = Array.from(drawing.labels);
+    drawing.undo();
+    return { labels, rectangle, undone: drawing.labels.every((value) => value === 0) };
+  });
+}"""
+
+
+@pytest.mark.slow
+def test_a_polygon_covers_the_pixels_whose_middles_lie_in_it(page: Any) -> None:
+    random = np.random.default_rng(0)
+    height, width = 61, 300
+    polygons = [
+        random.uniform((-20, -20), (width + 20, height + 20), (count, 2)).round(1).tolist()
+        for count in (3, 4, 5, 8, 3)
+    ]
+    polygons += [[[10, 10], [20, 10], [20, 20], [10, 20]], [[-9, -9], [-5, -9], [-5, -5]]]
+    results = page.evaluate(POLYGONS, [polygons, height, width])
+    for corners, told in zip(polygons, results, strict=True):
+        found = np.array(told["labels"]).reshape(height, width) > 0
+        assert np.array_equal(found, in_polygon([(x, y) for x, y in corners], (height, width)))
+        assert told["undone"] is True
+        if found.any():
+            rows, columns = np.nonzero(found)
+            assert told["rectangle"] == [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
+        else:
+            assert told["rectangle"] is None
 
 
 STROKES = """async ([strokes, height, width]) => {

@@ -1,6 +1,7 @@
 """Requests that nobody should send: never a bug, never a hang, never a file of the machine."""
 
 import io
+import json
 import random
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ from starlette.testclient import TestClient
 import pixelwise as pw
 from pixelwise.data import LabelEncoding
 from pixelwise.serve.collection import Collection, images_in
+from pixelwise.serve.objects import ObjectCollection
 from tests.serve.conftest import CLASSES, Start, file_of, ready
 
 SECONDS = 60.0  # is a hang; on a fresh machine the first answer waits for kernels to be compiled
@@ -47,7 +49,8 @@ def hostile(chance: random.Random) -> dict[str, Any]:
         "/page/app.py", "/v1/models/%00/predict", f"/v1/models/{'x' * 3000}/predict",
         "/v1/runs/..%2f..%2fetc", "/v1/images", "/v1/images/0", "/v1/images/0/labels", "/v1/images/1/labels",
         "/v1/images/..%2f0/labels", "/v1/images/-1", f"/v1/images/{'9' * 3000}/labels", "/v1/labels",
-        "/v1/samples/..%2f0",
+        "/v1/samples/..%2f0", "/v1/images/0/objects", "/v1/images/1/objects", "/v1/images/-1/objects",
+        "/v1/objects", "/v1/reports/0", "/v1/reports/..%2f0", "/v1/runs/streets/pictures/..%2f0",
         "/metrics", "/",
     )  # fmt: skip
     queries: tuple[dict[str, str], ...] = (
@@ -59,6 +62,7 @@ def hostile(chance: random.Random) -> dict[str, Any]:
     bodies = (
         image, damaged(image, chance), damaged(image, chance), labels_file(SIZE), labels_file((40, 57)), b"",
         chance.randbytes(200),
+        objects_file(chance), damaged(objects_file(chance), chance),
         b'{"inputs": "' + b"A" * 99 + b'"}', b'{"inputs": {"a": []}}', b"[" * 500,
         b'{"points": [[1e400, NaN]]}',
         b"--x\r\nContent-Disposition: form-data; name=image\r\n\r\nx", b"--x--",
@@ -85,16 +89,36 @@ def labels_file(size: tuple[int, int]) -> bytes:
     return file.getvalue()
 
 
-@pytest.mark.parametrize("count", [150, pytest.param(2000, marks=pytest.mark.slow)])
+def objects_file(chance: random.Random) -> bytes:
+    """Objects as the page sends them, some of them wrong."""
+    counts = chance.choice(
+        ("0", "PPPPPPPP", "o0", [0, 2240], [5, 3, 2232], [-1, 2241], [2**70], [], None, "\u00ff")
+    )
+    rle = {"size": chance.choice((list(SIZE), [56, 40], [2**40, 2**40], [1.5], "x")), "counts": counts}
+    one = {
+        "label": chance.choice((0, 2, 3, -1, 1.0, None, [])),
+        "rle": rle,
+        "crowd": chance.choice((False, 1)),
+    }
+    told = {
+        "height": chance.choice((SIZE[0], 2**70)),
+        "width": SIZE[1],
+        "objects": [one] * chance.randint(0, 3),
+    }
+    return json.dumps(told).encode()
+
+
+@pytest.mark.parametrize("made", [Collection, ObjectCollection])
+@pytest.mark.parametrize("count", [100, pytest.param(2000, marks=pytest.mark.slow)])
 def test_hostile_requests_are_answered_in_time_and_never_by_a_bug(
-    start: Start, count: int, tmp_path: Path
+    start: Start, count: int, made: type[Collection], tmp_path: Path
 ) -> None:
     (tmp_path / "labels").mkdir()
     paths = [tmp_path / "a.png", tmp_path / "damaged.png"]
     for path, body in zip(paths, (file_of(*SIZE), file_of(*SIZE)[:300]), strict=True):
         path.write_bytes(body)
     encoding = LabelEncoding.of(CLASSES)
-    images = Collection(images_in(tmp_path, paths, encoding), encoding, tmp_path / "labels")
+    images = made(images_in(tmp_path, paths, encoding), encoding, tmp_path / "labels")
     model = pw.build("unet", 3, encoder="tiny")
     client: TestClient = ready(start({"streets": model}, collection=images))
     chance = random.Random(count)
@@ -109,5 +133,5 @@ def test_hostile_requests_are_answered_in_time_and_never_by_a_bug(
             assert answer.headers["content-type"] == "application/problem+json", request
     assert client.post("/v1/predict", content=file_of()).status_code == 200
     written = {path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()}
-    allowed = {"labels/a.png", "labels/classes.csv", "labels/.pixelwise.sha256"}
+    allowed = {"labels/instances.json", "labels/a.png", "labels/classes.csv", "labels/.pixelwise.sha256"}
     assert written <= {"a.png", "damaged.png", *allowed}

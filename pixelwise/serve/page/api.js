@@ -27,6 +27,11 @@ export async function ask(path, options = {}) {
 export const models = async () => (await (await ask("/v1/models")).json()).models;
 export const training = async (model) => (await ask(`/v1/runs/${encodeURIComponent(model)}`)).json();
 
+export const pictureOf = async (model, number) => (await ask(`/v1/runs/${encodeURIComponent(model)}/pictures/${number}`)).blob();
+export const reports = async () => (await (await ask("/v1/reports")).json()).reports;
+export const report = async (number) => (await ask(`/v1/reports/${number}`)).blob();
+export const hasToken = () => Boolean(token);
+
 export function predict(model, file, output, signal) {
   const path = `/v1/models/${encodeURIComponent(model)}/predict?output=${output}`;
   return ask(path, { method: "POST", body: file, signal });
@@ -70,6 +75,19 @@ export const storedLabels = async (number, of) => raw(await ask(`/v1/images/${nu
 
 export async function save(number, png) {
   return (await ask(`/v1/images/${number}/labels`, { method: "PUT", body: png })).json();
+}
+
+export const storedObjects = async (number, of) => (await ask(`/v1/images/${number}/objects?of=${of}`)).json();
+
+const sent = (method, content) => ({ method, body: JSON.stringify(content), headers: { "Content-Type": "application/json" } });
+
+export async function saveObjects(number, told) {
+  return (await ask(`/v1/images/${number}/objects`, sent("PUT", told))).json();
+}
+
+export async function convertedObjects(told, output, name) {
+  const query = new URLSearchParams({ output, name });
+  return (await ask(`/v1/objects?${query}`, sent("POST", told))).blob();
 }
 
 export const everything = async (output) => (await ask(`/v1/labels?output=${output}`)).blob();

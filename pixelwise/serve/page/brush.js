@@ -12,6 +12,9 @@ export class Drawing {
     this.across = Math.ceil(width / TILE);
   }
 
+  // The number to paint with for a class.
+  value(label) { return label; }
+
   // --- steps ---------------------------------------------------------------------------------------
 
   begin() {
@@ -145,6 +148,30 @@ export class Drawing {
     return rectangle;
   }
 
+  // The pixels whose middles lie in a polygon get a label; where it crosses itself, even-odd.
+  polygon(corners, label) {
+    const { width, height, labels } = this;
+    const ys = corners.map((one) => one.y);
+    const first = Math.max(0, Math.ceil(Math.min(...ys) - 0.5)), last = Math.min(height - 1, Math.floor(Math.max(...ys)));
+    let rectangle = null;
+    for (let y = first; y <= last; y++) {
+      const middle = y + 0.5, crossed = [];
+      corners.forEach((a, i) => {
+        const b = corners[(i + 1) % corners.length];
+        if ((a.y <= middle) !== (b.y <= middle)) crossed.push(a.x + ((middle - a.y) / (b.y - a.y)) * (b.x - a.x));
+      });
+      crossed.sort((a, b) => a - b);
+      for (let i = 0; i + 1 < crossed.length; i += 2) {
+        const from = Math.max(0, Math.ceil(crossed[i] - 0.5)), to = Math.min(width, Math.ceil(crossed[i + 1] - 0.5));
+        if (from >= to) continue;
+        this.keep(from, y, to, y + 1);
+        labels.fill(label, y * width + from, y * width + to);
+        rectangle = joined(rectangle, [from, y, to, y + 1]);
+      }
+    }
+    return rectangle;
+  }
+
   // The pixels of a mask get a label.
   mask(mask, label) {
     const { width, height, labels } = this;
@@ -165,7 +192,7 @@ export class Drawing {
   }
 }
 
-function joined(a, b) {
+export function joined(a, b) {
   return a ? [Math.min(a[0], b[0]), Math.min(a[1], b[1]), Math.max(a[2], b[2]), Math.max(a[3], b[3])] : b;
 }
 

@@ -16,7 +16,7 @@ export class Picture {
     cancelAnimationFrame(this.frame);
     Object.assign(this, {
       image: null, labels: null, entries: null, outline: false, labelWidth: 0, labelHeight: 0,
-      width: 0, height: 0, marks: [], box: null, cursor: null, zoom: 1, x: 0, y: 0,
+      width: 0, height: 0, marks: [], box: null, corners: [], cross: null, cursor: null, zoom: 1, x: 0, y: 0,
       all: false, dirty: null, frame: 0, fitted: true,
     });
   }
@@ -155,6 +155,8 @@ export class Picture {
       c.strokeStyle = "#2980b9";
       c.strokeRect(x0, y0, x1 - x0, y1 - y0);
     }
+    if (this.corners.length) this.drawCorners(c, size);
+    if (this.cross) this.drawCross(c, size);
     if (this.cursor) {
       for (const [color, width] of [["black", size / 2], ["white", size / 4]]) {
         c.beginPath();
@@ -164,6 +166,52 @@ export class Picture {
         c.stroke();
       }
     }
+  }
+
+  // A polygon that is not closed yet: its lines, the last one to where the pointer is, and its corners.
+  drawCorners(c, size) {
+    const { corners } = this, next = this.cross ?? this.cursor;
+    for (const [color, width] of [["black", size / 2], ["white", size / 4]]) {
+      c.beginPath();
+      for (const one of next ? [...corners, next] : corners) c.lineTo(one.x, one.y);
+      c.lineWidth = width;
+      c.strokeStyle = color;
+      c.stroke();
+    }
+    corners.forEach((one, i) => {
+      c.beginPath();
+      c.arc(one.x, one.y, i ? size / 2 : size, 0, 7);
+      c.fillStyle = i ? "white" : "#e67e22";
+      c.fill();
+      c.lineWidth = size / 6;
+      c.strokeStyle = "black";
+      c.stroke();
+    });
+  }
+
+  // Where the keyboard points.
+  drawCross(c, size) {
+    const { x, y } = this.cross;
+    for (const [color, width] of [["black", size / 2], ["white", size / 5]]) {
+      c.beginPath();
+      for (const [dx, dy] of [[1, 0], [-1, 0], [0, 1], [0, -1]]) {
+        c.moveTo(x + 0.6 * size * dx, y + 0.6 * size * dy);
+        c.lineTo(x + 3 * size * dx, y + 3 * size * dy);
+      }
+      c.lineWidth = width;
+      c.strokeStyle = color;
+      c.stroke();
+    }
+  }
+
+  // Move what the keyboard points at, at first the middle of the stage; the image follows at its edge.
+  pointBy(dx, dy) {
+    const { width, height } = this.canvas, ratio = devicePixelRatio || 1;
+    const at = this.cross ?? { x: (width / 2 - this.x) / this.zoom, y: (height / 2 - this.y) / this.zoom };
+    this.cross = { x: at.x + (dx * ratio) / this.zoom, y: at.y + (dy * ratio) / this.zoom };
+    const sx = this.cross.x * this.zoom + this.x, sy = this.cross.y * this.zoom + this.y;
+    if (sx < 0 || sy < 0 || sx > width || sy > height) this.move(-dx, -dy);
+    this.soon();
   }
 
   at(event) {

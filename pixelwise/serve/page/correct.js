@@ -1,20 +1,26 @@
-// The view where labels are drawn: brush, eraser, fill, objects by clicks; saved beside the images or downloaded.
+// The view where labels are drawn: brush, eraser, polygon, fill, objects by clicks; saved beside the images or downloaded.
 
 import * as api from "./api.js";
 import { Drawing } from "./brush.js";
-import { table, translated } from "./labels.js";
+import { objectColor, table, translated } from "./labels.js";
 import { found, hasClasses } from "./look.js";
-import { labelPng } from "./png.js";
+import { chooseObject, listObjects, nameOf, objectsOf } from "./object_list.js";
+import { Objects } from "./objects.js";
+import * as polygon from "./polygon.js";
 import { addPrompt, boxOf, maskFor } from "./prompts.js";
-import { $, download, element, picture, say, state, stem, swatch } from "./state.js";
+import { unsaved } from "./saving.js";
+import { $, element, picture, say, state, swatch } from "./state.js";
 
-export const TOOLS = { move: "v", brush: "b", eraser: "e", fill: "f", object: "g" };
-const desk = { drawing: null, file: null, classes: [], ignore: 255, ignoreValue: 255, chosen: 0, tool: "brush", painted: false, fromModel: false, number: null };
+export { chooseObject, removeObject, renameObject } from "./object_list.js";
+export { changed, saveAs, saveHere, unsaved } from "./saving.js";
+
+export const TOOLS = { move: "v", brush: "b", eraser: "e", polygon: "l", fill: "f", object: "g" };
+export const desk = { drawing: null, file: null, classes: [], ignore: 255, ignoreValue: 255, chosen: 0, tool: "brush", painted: false, fromModel: false, number: null };
 let stroke = null;  // places of the pointer that are not drawn yet
 
 // --- classes ----------------------------------------------------------------------------------------
 
-function classes() {
+export function classes() {
   if (state.collection.classes.length) {
     const { ignore, ignore_value: ignoreValue } = state.collection;
     return { classes: state.collection.classes, ignore, ignoreValue };
@@ -36,8 +42,9 @@ function listClasses() {
 
 export function pick(label) {
   if (label < 0 || label >= desk.classes.length) return;
-  accept();
+  acceptObject();
   desk.chosen = label;
+  if (desk.drawing?.objects && !polygon.isOpen()) chooseObject(-1);  // the next one is a new one
   const radio = $("paint-classes").children[label]?.querySelector("input");
   if (radio) { radio.checked = true; radio.scrollIntoView({ block: "nearest" }); }
   if (desk.tool === "eraser" || desk.tool === "move") use("brush");
@@ -50,11 +57,13 @@ export function use(tool) {
   desk.tool = tool;
   for (const name of Object.keys(TOOLS)) $(`tool-${name}`).setAttribute("aria-pressed", String(name === tool));
   $("stage").dataset.tool = tool;
-  picture.cursor = null;
+  Object.assign(picture, { cursor: null, cross: null });
   picture.soon();
   const told = {
     move: "Drag to move the image.", brush: "Draw with the chosen class.",
-    eraser: "Pixels become unlabelled: they count for nothing.", fill: "Click a region: all of it gets the chosen class.",
+    eraser: "Pixels become unlabelled: they count for nothing.",
+    polygon: "Click the corners; Enter or a double click closes, Backspace takes the last one back, Escape gives up. Arrow keys and Space click too.",
+    fill: "Click a region: all of it gets the chosen class.",
     object: "Click an object: it gets the chosen class. Right click what does not belong to it, shift and drag a box around it; Enter accepts.",
   };
   $("tool-told").textContent = told[tool];
@@ -67,6 +76,14 @@ const nothing = (width, height) => new (desk.ignore > 255 ? Uint16Array : Uint8A
 function starts() {
   const options = [];
   const image = state.collection.images[state.number];
+  if (state.collection.objects) {
+    if (image?.state === "saved") options.push(["saved", "what was saved"]);
+    if (image && !["none", "saved"].includes(image.state)) options.push(["data", "the data's objects"]);
+    for (const model of state.models) {
+      if (model.outputs.includes("coco")) options.push([`model:${model.name}`, `the model ${model.name}`]);
+    }
+    return [...options, ["", "nothing"]];
+  }
   if (image?.state === "saved") options.push(["saved", "what was saved"]);
   if (image && image.state !== "none") options.push(["data", "the data's labels"]);
   for (const model of state.models) if (hasClasses(model)) options.push([`model:${model.name}`, `the model ${model.name}`]);
@@ -89,9 +106,12 @@ export async function enter() {
 }
 
 export async function start() {
+  polygon.taken();
   const from = $("start-from").value, { width, height } = picture, { file, number } = state;
-  let labels = null;
-  if (from === "saved" || from === "data") {
+  let labels = null, objects = state.collection.objects ? [] : null;
+  if (objects && from) {
+    objects = await objectsOf(from);
+  } else if (from === "saved" || from === "data") {
     labels = await stored(from);
   } else if (from) {
     const model = state.models.find((one) => `model:${one.name}` === from);
@@ -103,7 +123,9 @@ export async function start() {
   if (file !== state.file) return;  // another image was opened meanwhile
   if (!picture.width) throw new Error("The browser cannot show this image: give it as PNG or JPEG.");
   if (labels && labels.length !== picture.width * picture.height) throw new Error("These labels have another size than the image.");
-  desk.drawing = new Drawing(labels ?? nothing(width, height), picture.width, picture.height);
+  desk.drawing = objects
+    ? new Objects(picture.width, picture.height, objects)
+    : new Drawing(labels ?? nothing(width, height), picture.width, picture.height);
   Object.assign(desk, { file, number, painted: false, fromModel: from.startsWith("model:") });
   if (state.view === "correct") recolor();
   tell();
@@ -117,13 +139,22 @@ async function stored(of) {
 
 export function recolor() {
   if (!desk.drawing) return;
-  const colors = desk.classes.map((one) => one.color);
-  const entries = table(colors, colors.map(() => true), Math.round(2.55 * $("opacity").value));
+  const { objects } = desk.drawing;
+  const colors = objects ? [[0, 0, 0], ...objects.map((_, i) => objectColor(i))] : desk.classes.map((one) => one.color);
+  const entries = table(colors, colors.map((_, i) => !objects || i > 0), Math.round(2.55 * $("opacity").value));
   const { labels, width, height } = desk.drawing;
   picture.setLabels(labels, width, height, entries, $("outline").checked);
+  listObjects();
 }
 
-function tell() {
+// A step is over.
+function done() {
+  desk.drawing.end();
+  if (desk.drawing.objects) recolor();
+  tell();
+}
+
+export function tell() {
   const { drawing } = desk;
   $("step-back").disabled = !drawing?.past.length;
   $("step-forward").disabled = !drawing?.future.length;
@@ -144,7 +175,7 @@ const snapped = (at) => (size() === 1 ? { x: Math.floor(at.x) + 0.5, y: Math.flo
 
 function drawStroke() {
   if (!stroke || !desk.drawing.step) return;
-  const label = desk.tool === "eraser" ? desk.ignore : desk.chosen;
+  const label = desk.tool === "eraser" ? desk.drawing.none ?? desk.ignore : desk.drawing.value(desk.chosen);
   const radius = size() === 1 ? 0.51 : size() / 2;
   const places = stroke.waiting;
   stroke.waiting = [];
@@ -156,8 +187,10 @@ function drawStroke() {
 
 export function down(event, drag) {
   if (!desk.drawing || (desk.tool !== "brush" && desk.tool !== "eraser") || event.button !== 0) return;
+  if (desk.tool === "eraser" && desk.drawing.chosen === -1) { say("Choose the object to erase from.", true); return; }
   drag.drawing = true;
   desk.drawing.begin();
+  if (desk.drawing.objects) { desk.drawing.value(desk.chosen); recolor(); }
   const at = snapped(picture.at(event));
   stroke = { at, waiting: [at] };
   requestAnimationFrame(drawStroke);
@@ -165,6 +198,7 @@ export function down(event, drag) {
 
 export function moved(event, drag) {
   const at = picture.at(event);
+  picture.cross = null;
   if (desk.tool === "brush" || desk.tool === "eraser") {
     picture.cursor = { ...at, radius: size() / 2 };
     picture.soon();
@@ -175,29 +209,30 @@ export function moved(event, drag) {
     for (const one of many.length ? many : [event]) stroke.waiting.push(snapped(picture.at(one)));
     return true;
   }
+  if (desk.tool === "polygon" && polygon.isOpen()) { picture.cursor = at; picture.soon(); }
   if (drag?.boxing) { picture.box = boxOf(drag.at, at); picture.soon(); return true; }
   return false;
 }
 
-export async function up(event, drag) {
+export async function up(at, drag) {
   const { drawing } = desk;
   if (!drawing) return;
   if (drag.drawing) {
     drawStroke();
     stroke = null;
-    drawing.end();
-    tell();
+    done();
     return;
   }
   if (desk.tool === "fill" && !drag.moved && drag.button === 0) {
     const x = Math.floor(drag.at.x), y = Math.floor(drag.at.y);
     if (x < 0 || y < 0 || x >= drawing.width || y >= drawing.height) return;
     drawing.begin();
-    picture.touch(drawing.fill(x, y, desk.chosen));
-    drawing.end();
-    tell();
+    picture.touch(drawing.fill(x, y, drawing.value(desk.chosen)));
+    done();
   }
-  if (desk.tool === "object" && addPrompt(drag, picture.at(event))) await cut();
+  if (desk.tool === "move" && !drag.moved && drawing.objects) chooseObject(drawing.labels[pixelAt(drag.at)] - 1);
+  if (desk.tool === "polygon" && !drag.moved && drag.button === 0 && polygon.add(drag.at)) closePolygon();
+  if (desk.tool === "object" && addPrompt(drag, at)) await cut();
 }
 
 // The mask for the prompts so far takes the place of the one before.
@@ -208,18 +243,52 @@ async function cut() {
   if (drawing !== desk.drawing) return;  // another image was opened meanwhile
   if (desk.painted) { picture.touch(drawing.undo()); drawing.future.pop(); desk.painted = false; }
   if (told) {
+    desk.isNew = drawing.chosen === -1;
     drawing.begin();
-    picture.touch(drawing.mask(told.mask, desk.chosen));
+    picture.touch(drawing.mask(told.mask, drawing.value(desk.chosen)));
     desk.painted = drawing.step.size > 0;
     drawing.end();
   }
+  if (drawing.objects) recolor();
   say(told ? "Enter accepts; right click takes away; Escape gives up." : "");
   tell();
 }
 
+// The keyboard clicks where it points.
+export const points = () => ["polygon", "fill", "object"].includes(desk.tool);
+export function pointBy(dx, dy) {
+  picture.cursor = null;
+  picture.pointBy(dx, dy);
+  $("under").textContent = under(picture.cross);
+}
+export async function press(outside) {
+  const at = picture.cross;
+  if (at) await up(at, { at, moved: false, boxing: false, button: 0, alt: outside });
+}
+
+export function closePolygon() {
+  const corners = polygon.taken(), { drawing } = desk;
+  if (!corners || !drawing) return;
+  const isNew = drawing.chosen === -1;
+  drawing.begin();
+  picture.touch(drawing.polygon(corners, drawing.value(desk.chosen)));
+  done();
+  if (isNew) chooseObject(-1);  // a polygon is an object
+}
+
+export function takeCornerBack() {
+  if (polygon.isOpen()) polygon.removeLast();
+}
+
 export function accept() {
+  closePolygon();
+  acceptObject();
+}
+
+export function acceptObject() {
   if (!state.prompts.length) return;
   state.prompts = [];
+  if (desk.painted && desk.isNew) { desk.drawing.choose(-1); recolor(); }
   desk.painted = false;
   Object.assign(picture, { marks: [], box: null });
   picture.soon();
@@ -227,70 +296,32 @@ export function accept() {
 }
 
 export async function giveUp() {
-  if (!state.prompts.length) return;
+  if (polygon.isOpen()) { polygon.taken(); return; }
+  if (!state.prompts.length) { chooseObject(-1); return; }
   state.prompts = [];
   await cut();
 }
 
 export async function step(back) {
   if (!desk.drawing || desk.drawing.step) return;
+  if (back && polygon.isOpen()) { polygon.removeLast(); return; }
   if (back && state.prompts.length) { state.prompts.pop(); await cut(); return; }
   accept();
   picture.touch(back ? desk.drawing.undo() : desk.drawing.redo());
+  if (desk.drawing.objects) recolor();
   tell();
 }
 
-export function under(at) {
+// The number of the pixel at a place; -1 beside the image.
+function pixelAt(at) {
   const { drawing } = desk, x = Math.floor(at.x), y = Math.floor(at.y);
-  if (!drawing || x < 0 || y < 0 || x >= drawing.width || y >= drawing.height) return "\u00a0";
-  return `${desk.classes[drawing.labels[y * drawing.width + x]]?.name ?? "unlabelled"} at ${x}, ${y}`;
+  const inside = drawing && x >= 0 && y >= 0 && x < drawing.width && y < drawing.height;
+  return inside ? y * drawing.width + x : -1;
 }
 
-// --- saving -----------------------------------------------------------------------------------------
-
-export const changed = () => Boolean(desk.drawing?.changed && desk.file === state.file);
-export const unsaved = () => changed() || Boolean(desk.drawing && desk.fromModel);
-
-// Labels as the class file numbers them, with the palette of the classes.
-async function png(inFile) {
-  const { labels, width, height } = desk.drawing, palette = [];
-  const values = new Uint16Array(65536).fill(inFile ? desk.ignoreValue : desk.ignore);
-  desk.classes.forEach((one, label) => {
-    values[label] = inFile ? one.value : label;
-    palette[values[label]] = one.color;
-  });
-  const wide = Math.max(...desk.classes.map((_, label) => values[label]), values[desk.ignore]) > 255;
-  const written = new (wide ? Uint16Array : Uint8Array)(labels.length);
-  for (let i = 0; i < labels.length; i++) written[i] = values[labels[i]];
-  return labelPng(written, width, height, palette);
-}
-
-export async function saveHere() {
-  accept();
-  const { drawing, number } = desk;
-  if (!drawing || desk.file !== state.file) { say("There is no image yet.", true); return false; }
-  if (!state.collection.saves || number === null) {
-    const why = state.collection.saves ? "This image is not one of the server's" : "This server saves no labels (--save-to)";
-    say(`${why}: download them.`, true);
-    return false;
-  }
-  drawing.changed = desk.fromModel = false;  // unless more is drawn while this is on its way
-  try {
-    const told = await api.save(number, await png(false));
-    state.collection.images[number].state = "saved";
-    say(`Saved as ${told.file}.`);
-  } catch (error) {
-    drawing.changed = true;
-    throw error;
-  } finally { tell(); }
-  return true;
-}
-
-export async function saveAs(output) {
-  accept();
-  if (!desk.drawing) { say("There is no image yet.", true); return; }
-  if (output === "png") { download(await png(true), `${stem()}.png`); return; }
-  const model = state.collection.classes.length ? null : classes().model;
-  const blob = await api.converted(await png(false), output, state.file.name, model);
-  download(blob, stem() + { coco: ".json", yolo: ".txt" }[output]);
+export function under(at) {
+  const { drawing } = desk, pixel = pixelAt(at);
+  if (pixel < 0) return "\u00a0";
+  const label = drawing.labels[pixel], name = drawing.objects ? label && nameOf(label - 1) : desk.classes[label]?.name;
+  return `${name || "unlabelled"} at ${Math.floor(at.x)}, ${Math.floor(at.y)}`;
 }

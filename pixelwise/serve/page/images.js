@@ -13,6 +13,7 @@ export async function load() {
   const { columns = [], column, evaluations, images } = state.collection;
   $("view-list").hidden = !images.length;
   $("walk").hidden = !images.length;
+  $("draw-png").hidden = $("all-png").hidden = Boolean(state.collection.objects);
   $("score-column").replaceChildren(...columns.map((name) => new Option(name, name, false, name === column)));
   $("score-choice").hidden = !columns.length;
   if (evaluations.length && order.by === "name") order.by = evaluations.length > 1 ? "difference" : 0;
@@ -93,6 +94,7 @@ export async function openNumber(number, view) {
 
 // Changes are saved before another image is opened; whether it may be.
 export async function left() {
+  correct.accept();
   if (!correct.changed()) return true;
   if (state.collection.saves && state.number !== null) return correct.saveHere();
   return confirm("The labels of this image are not saved. Leave them?");
@@ -100,6 +102,7 @@ export async function left() {
 
 export async function walk(step) {
   if (!order.rows.length) return;
+  correct.accept();
   // Going on says that these labels are right, also those of a model that nothing was changed about.
   if (step > 0 && state.collection.saves && correct.unsaved() && !(await correct.saveHere())) return;
   const here = order.rows.findIndex((one) => one.number === state.number);

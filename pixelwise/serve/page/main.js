@@ -19,7 +19,19 @@ async function start() {
   await images.load();
   choose(state.models[0].name);
   if (state.model.takes_prompts && state.collection.images.length) await turnTo("correct");
-  await showSamples();
+  if (!(await follow(new URLSearchParams(location.search)))) await showSamples();
+}
+
+// Where a link leads, such as that of a report: ?image=NAME, ?model=NAME, ?view=run. Whether to an image.
+async function follow(asked) {
+  const model = asked.get("model"), view = asked.get("view"), name = asked.get("image");
+  if (model !== null && state.models.some((one) => one.name === model)) choose(model);
+  if (name !== null) {
+    const image = state.collection.images.find((one) => one.name === name);
+    if (image) { await images.openNumber(image.number, view === "image" ? view : "correct"); return true; }
+    say(`${name} is not among the images of this server: start it with --data.`, true);
+  } else if (view === "run" || (view === "list" && state.collection.images.length)) await turnTo(view);
+  return false;
 }
 
 function choose(name) {
@@ -129,11 +141,12 @@ function released(event) {
   const done = drag;
   drag = null;
   if (!done) return;
-  if (state.view === "correct") guarded(() => correct.up(event, done));
+  if (state.view === "correct") guarded(() => correct.up(picture.at(event), done));
   else if (state.embedded && addPrompt(done, picture.at(event))) guarded(look.ask);
 }
 stage.addEventListener("pointerup", released);
 stage.addEventListener("pointercancel", released);
+stage.addEventListener("dblclick", () => { if (state.view === "correct") correct.closePolygon(); });
 stage.addEventListener("pointerleave", () => { picture.cursor = null; picture.soon(); });
 stage.addEventListener("contextmenu", (event) => event.preventDefault());
 stage.addEventListener("wheel", (event) => {
@@ -174,6 +187,8 @@ for (const view of VIEWS) on(`view-${view}`, () => turnTo(view));
 for (const tool of Object.keys(correct.TOOLS)) on(`tool-${tool}`, () => correct.use(tool));
 $("brush-size").addEventListener("input", () => { $("brush-told").textContent = correct.size(); });
 $("start-from").addEventListener("change", () => guarded(async () => { if (state.file) await correct.start(); }));
+on("object-remove", correct.removeObject);
+$("object-class").addEventListener("change", correct.renameObject);
 on("step-back", () => correct.step(true));
 on("step-forward", () => correct.step(false));
 on("save-here", correct.saveHere);
@@ -203,9 +218,14 @@ const EVERYWHERE = {
 const DRAWING = {
   "[": () => correct.resize(0.8), "]": () => correct.resize(1.25),
   ",": () => correct.pickBeside(-1), ".": () => correct.pickBeside(1),
-  Enter: correct.accept, Escape: correct.giveUp, s: correct.saveHere,
+  a: () => correct.chooseObject(-1), Delete: correct.removeObject,
+  Enter: correct.accept, Escape: correct.giveUp, Backspace: correct.takeCornerBack, s: correct.saveHere,
   n: () => images.walk(1), p: () => images.walk(-1),
 };
+const POINTING = { " ": (event) => correct.press(event.shiftKey) };
+for (const [key, dx, dy] of [["ArrowLeft", -1, 0], ["ArrowRight", 1, 0], ["ArrowUp", 0, -1], ["ArrowDown", 0, 1]]) {
+  POINTING[key] = (event) => { const step = event.shiftKey ? 1 : 10; correct.pointBy(step * dx, step * dy); };
+}
 for (const [tool, key] of Object.entries(correct.TOOLS)) DRAWING[key] = () => correct.use(tool);
 for (let digit = 1; digit < 10; digit++) DRAWING[digit] = () => correct.pick(digit - 1);
 
@@ -221,8 +241,9 @@ addEventListener("keydown", (event) => {
     return;
   }
   if (event.altKey || (own && /^(Arrow|Enter| )/.test(event.key))) return;  // they belong to what has the focus
-  const does = (drawing && DRAWING[event.key]) || EVERYWHERE[event.key];
-  if (does) { event.preventDefault(); guarded(async () => does()); }
+  const pointing = drawing && correct.points() && POINTING[event.key];
+  const does = pointing || (drawing && DRAWING[event.key]) || EVERYWHERE[event.key];
+  if (does) { event.preventDefault(); guarded(async () => does(event)); }
 });
 
 guarded(start);

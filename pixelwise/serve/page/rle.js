@@ -1,4 +1,4 @@
-// COCO's compressed run lengths, as masks of one byte per pixel, row by row.
+// COCO's compressed run lengths, from and to masks of one byte per pixel, row by row.
 
 export function runs(text) {
   const counts = [];
@@ -26,4 +26,31 @@ export function paint(labels, rle, label) {
     at += count;
     inside = !inside;
   }
+}
+
+// The string for runs that begin and end row by row; see `Objects`.
+export function encoded(rows, width, height) {
+  const mask = new Uint8Array(width * height);  // column by column
+  for (let k = 0; k < rows.length; k += 2) {
+    const y = Math.floor(rows[k] / width), x0 = rows[k] - y * width, x1 = rows[k + 1] - y * width;
+    for (let x = x0; x < x1; x++) mask[x * height + y] = 1;
+  }
+  const counts = [];
+  for (let at = 0, value = 0; at < mask.length; value = 1 - value) {
+    const end = mask.indexOf(1 - value, at), next = end < 0 ? mask.length : end;
+    counts.push(next - at);
+    at = next;
+  }
+  let text = "";
+  counts.forEach((count, i) => {
+    let left = i > 2 ? count - counts[i - 2] : count, more = true;
+    while (more) {
+      let code = left & 31;
+      left >>= 5;
+      more = code & 16 ? left !== -1 : left !== 0;
+      if (more) code |= 32;
+      text += String.fromCharCode(code + 48);
+    }
+  });
+  return text;
 }
