@@ -14,7 +14,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from .files import make_folder, sha256_of
+from .checksums import checksum_of, is_file_of
+from .files import make_folder
 
 if sys.platform != "win32":
     import fcntl
@@ -28,28 +29,29 @@ class _BrokenOff(Exception):
     """The connection ended before the file did."""
 
 
-def download(addresses: Sequence[str], path: Path, sha256: str, *, title: str) -> None:
+def download(addresses: Sequence[str], path: Path, checksum: str, *, title: str) -> None:
     """Fetch a file from the first address that gives it.
 
     Another process that fetches the same file at the same time is waited for, and its file taken. (Windows
-    has no such locks: there, the checksum tells when two have written into one file.)
+    has no such locks: there, the checksum tells when two have written into one file.) Without a checksum
+    what came first counts, once as many bytes have come as the server tells.
 
     Args:
         addresses: http, https or file addresses, tried in this order.
         path: the file's name here; parent folders are made.
-        sha256: the checksum in hexadecimal, or its first digits.
+        checksum: see `checksums.py`; "" where none is known.
         title: what is fetched, for the progress bar and messages.
 
     Raises:
         ValueError: if no address gives the file, what it gives is another file, or it cannot be written.
     """
     with _partial(path) as part:
-        if is_file_of(path, sha256):  # another process has just fetched it
+        if is_file_of(path, checksum):  # another process has just fetched it
             return
         failures = []
         for address in addresses:
             try:
-                _complete(address, part, sha256, title)
+                _complete(address, part, checksum, title)
             except ValueError as error:
                 failures.append(str(error))
                 continue
@@ -59,11 +61,6 @@ def download(addresses: Sequence[str], path: Path, sha256: str, *, title: str) -
                 raise ValueError(f"cannot write {path}: {error.strerror or error}") from error
             return
         raise ValueError("; ".join(failures))
-
-
-def is_file_of(path: Path, sha256: str) -> bool:
-    """Whether there is a file at `path` with this checksum, or these first digits of one."""
-    return path.is_file() and sha256_of(path).startswith(sha256)
 
 
 @contextmanager
@@ -104,13 +101,15 @@ def _locked(part: Path) -> int:
         os.close(descriptor)
 
 
-def _complete(address: str, part: Path, sha256: str, title: str) -> None:
+def _complete(address: str, part: Path, checksum: str, title: str) -> None:
     """Bring `part` to the whole file.
 
     Raises:
         ValueError: if that fails; `part` holds what arrived of the right file then, or nothing.
     """
     for attempt in range(_ATTEMPTS):
+        if not checksum:  # nothing would tell that the beginning is of another file
+            os.truncate(part, 0)
         begun = part.stat().st_size > 0
         try:
             _receive(address, part, title)
@@ -118,15 +117,12 @@ def _complete(address: str, part: Path, sha256: str, title: str) -> None:
             if attempt == _ATTEMPTS - 1:
                 raise ValueError(f"{error}; the same call goes on from there") from error
             continue
-        found = sha256_of(part)
-        if found.startswith(sha256):
+        if is_file_of(part, checksum):
             return
+        told = checksum_of(part, checksum)
         os.truncate(part, 0)
         if not begun:
-            raise ValueError(
-                f"{address} is not the published file of {title!r}: its SHA-256 must start with "
-                f"{sha256[:16]}, it is {found[:16]}..."
-            )
+            raise ValueError(f"{address} is not the published file of {title!r}: {told}")
         # The beginning was of another file: once more, from the start.
     raise ValueError(f"cannot fetch {address}: what it gives is not the published file of {title!r}")
 

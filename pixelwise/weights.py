@@ -5,14 +5,16 @@ Which weights there are, and under what terms, is data: see `weights.toml` besid
 
 import importlib
 import importlib.resources
+import io
 import os
 import tomllib
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
-from functools import cache as cached
+from functools import cache as cached, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.parse import quote
 
 import torch
@@ -20,13 +22,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from .checkpoint import Checkpoint
-from .download import download, is_file_of
-from .files import sha256_of
-from .types import BuiltBy, ClassTable, Model
+from .checksums import checksum_of, digest_of, is_file_of, kind_and_digits, only_file
+from .download import download
+from .pickled_arrays import read_pickled_arrays
+from .types import BuiltBy, ClassTable, Model, Skeleton
 from .wording import brief, meant, some_of
 
 _HUB = "https://huggingface.co"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+_BY_HAND = "https://drive.google.com/"  # gives a page that asks back, no file
+_UNPACKED = 2 << 30  # bytes
+Proof = Literal["file", "peer", "code"]
 
 
 @dataclass(frozen=True)
@@ -38,8 +44,13 @@ class PublishedWeights:
         builder: of `pixelwise.models`, for networks with these weights.
         arguments: of the builder, besides `num_classes`.
         converter: module and function in `pixelwise.models` that makes a model of the published state dict.
-        url: where the file is.
-        sha256: of the file, in hexadecimal; its first eight digits where the publisher tells no more.
+        proof: what the converter was tried on: "file", the published files or the names and shapes of all
+            their tensors; "peer", networks that the publisher's own library builds; "code", names and
+            shapes written down from the publisher's code.
+        settings: further arguments of the converter: what the weights do not tell.
+        url: where the file is, or the page that gives it to a person.
+        checksum: of the file, see `checksums.py`; its first digits, or "", where the publisher tells no
+            more.
         licence: of the weights (SPDX).
         commercial: whether licence and training data allow commercial use.
         classes: what the network tells apart.
@@ -55,8 +66,10 @@ class PublishedWeights:
     builder: str
     arguments: dict[str, Any]
     converter: str
+    proof: Proof
+    settings: dict[str, Any]
     url: str
-    sha256: str
+    checksum: str
     licence: str
     commercial: bool
     classes: ClassTable
@@ -66,6 +79,11 @@ class PublishedWeights:
     source: str
     note: str
     task: str
+
+    @property
+    def by_hand(self) -> bool:
+        """Whether a person must fetch the file, since its host gives it to nobody else."""
+        return self.url.startswith(_BY_HAND)
 
 
 def list_weights(
@@ -124,14 +142,21 @@ def describe_weights(name: str) -> PublishedWeights:
 def name_of_file(path: str | os.PathLike[str]) -> str | None:
     """The name of the published weights that a file holds, by its checksum; None for any other file.
 
+    Weights whose publisher tells no checksum are not recognised.
+
     Raises:
         ValueError: if there is no such file.
     """
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"there is no file {path}")
-    digest = sha256_of(path)
-    return next((name for name, entry in _catalogue().items() if digest.startswith(entry.sha256)), None)
+    kinds = {kind_and_digits(entry.checksum)[0] for entry in _catalogue().values()}
+    digests = {kind: digest_of(path, kind) for kind in kinds}
+    for name, entry in _catalogue().items():
+        kind, digits = kind_and_digits(entry.checksum)
+        if digits and digests[kind].startswith(digits):
+            return name
+    return None
 
 
 def load_weights(
@@ -170,11 +195,9 @@ def load_weights(
         path = Path(source)
         if not path.is_file():
             raise ValueError(f"there is no file {path}")
-        if not (digest := sha256_of(path)).startswith(entry.sha256):
-            raise ValueError(
-                f"{path.name} is not the published file of {name!r}: its SHA-256 must start with "
-                f"{entry.sha256[:16]}, it is {digest[:16]}..."
-            )
+        if not is_file_of(path, entry.checksum):
+            told = checksum_of(path, entry.checksum)
+            raise ValueError(f"{path.name} is not the published file of {name!r}: {told}")
     model = convert(read_state_dict(path))
     if model.num_classes not in (None, len(entry.classes)):
         raise ValueError(f"{path} scores {model.num_classes} classes, {name!r} has {len(entry.classes)}")
@@ -205,13 +228,14 @@ def find_converter(entry: PublishedWeights) -> Callable[[dict[str, Tensor]], Mod
         )
     except (ImportError, AttributeError) as error:
         raise ValueError(f"there is no converter {entry.converter!r} for {entry.name!r}") from error
-    return converter
+    return partial(converter, **entry.settings) if entry.settings else converter
 
 
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Tensors by name from a safetensors file or a file of `torch.save`, on the CPU.
 
-    A file of `torch.save` may hold them under `state_dict` or `model`, beside other things.
+    A file of `torch.save` may hold them under `state_dict`, `model` or `net`, beside other things, and may be
+    the only file in a zip archive; `.pkl` is a pickle of NumPy arrays, as Detectron2 has them.
 
     Raises:
         ValueError: if it is neither, is not whole, or holds more than tensors.
@@ -220,16 +244,35 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+        if path.suffix == ".pkl":
+            return read_pickled_arrays(path)
+        state_dict = torch.load(_unpacked(path), map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises whatever it stumbles over: KeyError, EOFError ...
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a file of weights: {said}") from error
-    for name in ("state_dict", "model"):  # OpenMMLab's files tell more beside it; SAM 2's have nothing else
+    for name in ("state_dict", "model", "net"):  # OpenMMLab's, SAM 2's and EMANet's files
         if isinstance(state_dict, dict) and isinstance(state_dict.get(name), dict):
             state_dict = state_dict[name]
+    if isinstance(state_dict, dict):
+        state_dict = {key: value for key, value in state_dict.items() if key != "mask_values"}  # milesial's
     if not isinstance(state_dict, dict) or not all(isinstance(t, Tensor) for t in state_dict.values()):
         raise ValueError(f"{path} holds something else than tensors by name")
     return dict(state_dict)
+
+
+def _unpacked(path: Path) -> Path | io.BytesIO:
+    """The file itself, or what is packed in it; files of `torch.save` are zip archives, too.
+
+    Raises:
+        ValueError: if it is an archive of other things, or of more than 2 GB.
+    """
+    if path.suffix != ".zip" or not zipfile.is_zipfile(path):
+        return path
+    with zipfile.ZipFile(path) as archive:
+        name = only_file(archive)
+        if archive.getinfo(name).file_size > _UNPACKED:
+            raise ValueError(f"{name} in it would have more than {_UNPACKED >> 30} GB")
+        return io.BytesIO(archive.read(name))
 
 
 @cached
@@ -247,7 +290,11 @@ def read_catalogue(text: str) -> dict[str, PublishedWeights]:
         if "colors" in fields:
             table = ClassTable(table.names, tuple((r, g, b) for r, g, b in fields["colors"]))
         ids, things = tuple(fields.get("ids", ())), tuple(range(fields.get("num_things", 0)))
-        tables[name] = replace(table, ids=ids, things=things)
+        skeleton = _skeleton(fields["skeleton"]) if "skeleton" in fields else None
+        tables[name] = replace(table, ids=ids, things=things, skeleton=skeleton)
+    for name, fields in data.get("numbered_classes", {}).items():
+        tables[name] = _numbered(tables[fields["of"]], fields["count"])
+    proofs = data["proofs"]
     entries = {}
     for name, fields in data["weights"].items():
         height, width = fields["input_size"]
@@ -256,8 +303,10 @@ def read_catalogue(text: str) -> dict[str, PublishedWeights]:
             builder=fields["builder"],
             arguments=fields.get("arguments", {}),
             converter=fields["converter"],
+            proof=proofs[fields["converter"]],
+            settings=fields.get("settings", {}),
             url=fields["url"],
-            sha256=fields["sha256"] if "sha256" in fields else fields["sha256_prefix"],
+            checksum=_checksum(fields),
             licence=fields["licence"],
             commercial=fields["commercial"],
             classes=tables[fields["classes"]],
@@ -269,6 +318,29 @@ def read_catalogue(text: str) -> dict[str, PublishedWeights]:
             task=fields["task"],
         )
     return entries
+
+
+def _checksum(fields: Mapping[str, Any]) -> str:
+    """What an entry tells in one of three ways; "" where it tells nothing."""
+    told = (fields[key] for key in ("sha256", "sha256_prefix", "checksum") if key in fields)
+    return str(next(told, ""))
+
+
+def _skeleton(fields: Mapping[str, Any]) -> Skeleton:
+    """The joints that a table of classes tells."""
+    edges, flips = ([(a, b) for a, b in fields[key]] for key in ("edges", "flip_pairs"))
+    return Skeleton(tuple(fields["names"]), tuple(edges), tuple(flips), tuple(fields["sigmas"]))
+
+
+def _numbered(table: ClassTable, count: int) -> ClassTable:
+    """The classes at the places of their ids, as networks have them whose outputs are numbers of COCO.
+
+    Places without a class are called "unused".
+    """
+    place = {id: number for number, id in enumerate(table.ids)}
+    plain = ClassTable.of(*(table.names[place[i]] if i in place else f"unused {i}" for i in range(count)))
+    things = tuple(i for i in range(count) if place.get(i) in table.things)
+    return replace(plain, ids=tuple(range(count)), things=things)
 
 
 # --- fetching -------------------------------------------------------------------------------------
@@ -305,18 +377,22 @@ def fetch_weights(
     if revision is not None:
         entry, mirror = _at_revision(entry, revision, online), ""
     path = _cache_folder(cache) / _cache_name(entry)
-    if is_file_of(path, entry.sha256):
+    if is_file_of(path, entry.checksum):
         return path
-    addresses = [_on_hub(entry.url)] if online else []
+    addresses = [_on_hub(entry.url)] if online and not entry.by_hand else []
     if mirror and (online or "://" not in mirror):
         in_mirror = mirror.rstrip("/") + "/" + path.name
         addresses.insert(0, in_mirror if "://" in mirror else Path(in_mirror).resolve().as_uri())
+    if not addresses and entry.by_hand:
+        raise ValueError(
+            f"the weights {name!r} must be fetched by hand: open {entry.url} and put the file at {path}"
+        )
     if not addresses:
         raise ValueError(
             f"the weights {name!r} are not on this machine, and the network must not be used: fetch "
             f"{entry.url} elsewhere and put it at {path}"
         )
-    download(addresses, path, entry.sha256, title=name)
+    download(addresses, path, entry.checksum, title=name)
     return path
 
 
@@ -354,8 +430,10 @@ def _cache_folder(cache: str | os.PathLike[str] | None) -> Path:
 
 
 def _cache_name(entry: PublishedWeights) -> str:
-    """The file's own name, or the entry's where all files of a hub are called the same."""
-    name = entry.url.rpartition("/")[2]
+    """The file's own name, or the entry's where all files of a hub are called the same or it has none."""
+    if entry.by_hand:
+        return f"{entry.name}.pth"
+    name = entry.url.rpartition("/")[2].partition("?")[0]
     shared = name in _HUB_FILES or entry.url.startswith(_HUB)
     return f"{entry.name}{Path(name).suffix}" if shared else name
 
@@ -395,4 +473,4 @@ def _at_revision(entry: PublishedWeights, revision: str, online: bool) -> Publis
     if told.etag is None or len(told.etag) != 64:
         raise ValueError(f"the hub tells no checksum of {url}")
     name = f"{entry.name}-{(told.commit_hash or revision)[:12]}"
-    return replace(entry, name=name, url=url, sha256=told.etag)
+    return replace(entry, name=name, url=url, checksum=told.etag)

@@ -17,7 +17,7 @@ def datasets(
 
     Example: [bold]pixelwise datasets ade20k[/bold]
     """
-    from ..data.datasets import DATASETS
+    from ..data.datasets import DATASETS, NOT_READ
     from ..wording import brief, meant
 
     if name is None:
@@ -30,6 +30,8 @@ def datasets(
             typer.echo(f"{row.name:<{width}}  {row.task:<10}  {row.title} ({_licence(row)})")
         typer.echo(f"{len(rows)} data sets. `pixelwise datasets NAME` shows the tree that one expects.")
         return
+    if name in NOT_READ:
+        raise ValueError(f"the data set {name} is not read: {NOT_READ[name]}")
     if name not in DATASETS:
         raise ValueError(f"there is no data set {brief(name)}{meant(name, DATASETS)}")
     row = DATASETS[name]

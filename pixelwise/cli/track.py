@@ -122,7 +122,8 @@ def _loaded(name: str) -> "Checkpoint":
         return load_weights(name)
     path = Path(name)
     for known in list_weights():
-        if path.is_file() and describe_weights(known).url.rpartition("/")[2] == path.name:
+        entry = describe_weights(known)
+        if path.is_file() and entry.checksum and entry.url.rpartition("/")[2] == path.name:
             return load_weights(known, source=path)
     return load(path)
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..checksums import kind_and_digits
 from .options import AsJson, Overwrite, print_json
 
 if TYPE_CHECKING:  # torch comes with it
@@ -16,6 +17,11 @@ weights = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+_PROOFS = {
+    "file": "published files, or the names and shapes of all their tensors",
+    "peer": "networks that the publisher's own library builds",
+    "code": "names and shapes written down from the publisher's code, not on the file itself",
+}
 _Cache = Annotated[
     Path | None, typer.Option(help="Folder of fetched files (default PIXELWISE_CACHE or ~/.cache/pixelwise).")
 ]
@@ -93,8 +99,11 @@ def show(
         "images": "RGB in [0, 1]; mean and deviation are inside the model",
         "source": entry.source,
         "url": entry.url,
-        "sha256": entry.sha256 + ("..." if len(entry.sha256) < 64 else ""),
-        "read by": f"pixelwise.models.{entry.converter}",
+        "checksum": _checksum(entry.checksum),
+        "fetched": "by hand: open the address, and put the file where `weights get` says"
+        if entry.by_hand
+        else "",
+        "read by": f"pixelwise.models.{entry.converter}, tried on {_PROOFS[entry.proof]}",
         "classes": f"{len(entry.classes)}: {', '.join(entry.classes.names)}",
         "here": str(cached_file(name) or ""),
     }
@@ -213,6 +222,14 @@ def push(
     )
 
 
+def _checksum(checksum: str) -> str:
+    """A checksum as it is shown."""
+    kind, digits = kind_and_digits(checksum)
+    if not digits:
+        return "none is published: what comes is read without running code, and not compared"
+    return f"{kind} {digits}{'' if len(digits) in (40, 64) else '...'}"
+
+
 def _save(checkpoint: "Checkpoint", out: Path) -> None:
     from ..checkpoint import save
     from ..files import record
@@ -247,6 +264,8 @@ def _as_dict(entry: "PublishedWeights") -> dict[str, Any]:
         "scores_on": entry.scores_on,
         "source": entry.source,
         "url": entry.url,
-        "sha256": entry.sha256,
+        "checksum": entry.checksum,
+        "by_hand": entry.by_hand,
+        "proof": entry.proof,
         "file": None if fetched is None else str(fetched),
     }

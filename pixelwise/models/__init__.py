@@ -152,6 +152,7 @@ from .eomt import (
     eomt_base as eomt_base,
     eomt_large as eomt_large,
     eomt_small as eomt_small,
+    from_eomt as from_eomt,
     from_transformers_eomt as from_transformers_eomt,
 )
 from .espnetv2 import (

@@ -273,7 +273,7 @@ def eomt_large(
     )
 
 
-# --- weights of transformers ----------------------------------------------------------------------
+# --- weights of the authors and of transformers -----------------------------------------------------
 
 _ENCODERS = {  # by channels and number of blocks
     (384, 12): "vit_small_patch14_reg4_dinov2",
@@ -281,6 +281,14 @@ _ENCODERS = {  # by channels and number of blocks
     (1024, 24): "vit_large_patch14_reg4_dinov2",
 }
 _BLOCKS = {384: 3, 768: 3, 1024: 4}  # that see the queries, where the weights do not tell
+_AUTHORS = (
+    (r"^network\.", ""),
+    (r"^encoder\.backbone\.", "encoder.body."),
+    (r"^q\.weight", "queries"),
+    (r"^upscale\.(\d)\.conv1\.", r"upscale.\1.0."),
+    (r"^upscale\.(\d)\.conv2\.", r"upscale.\1.2."),
+    (r"^upscale\.(\d)\.norm\.", r"upscale.\1.3."),
+)
 _NAMES = (  # theirs, as regular expressions, and ours
     (r"^embeddings\.cls_token", "encoder.body.cls_token"),
     (r"^embeddings\.register_tokens", "encoder.body.reg_token"),
@@ -299,6 +307,28 @@ _NAMES = (  # theirs, as regular expressions, and ours
     (r"^upscale_block\.block\.(\d)\.conv2\.", r"upscale.\1.2."),
     (r"^upscale_block\.block\.(\d)\.layernorm2d\.", r"upscale.\1.3."),
 )
+
+
+def from_eomt(state_dict: Mapping[str, Tensor]) -> EoMT:
+    """Weights of the authors (github.com/tue-mps/eomt) or of transformers in our model, in eval mode.
+
+    Args:
+        state_dict: of a training of theirs, where all names begin with `network.`, or what
+            `from_transformers_eomt` takes.
+
+    Raises:
+        ValueError: if it is not a state dict of that network in one of the published sizes.
+    """
+    if "network.q.weight" not in state_dict:
+        return from_transformers_eomt(state_dict)
+    weights: dict[str, Tensor] = {}
+    for key, tensor in state_dict.items():
+        if not key.startswith("network.") or ".pixel_" in key:  # the loss; mean and deviation of the images
+            continue
+        for theirs, ours in _AUTHORS:
+            key = re.sub(theirs, ours, key)
+        weights[key] = tensor
+    return _loaded(weights)
 
 
 def from_transformers_eomt(state_dict: Mapping[str, Tensor], config: Mapping[str, Any] | None = None) -> EoMT:
@@ -322,6 +352,18 @@ def from_transformers_eomt(state_dict: Mapping[str, Tensor], config: Mapping[str
             for theirs, ours in _NAMES:
                 key = re.sub(theirs, ours, key)
             weights[key] = tensor[None] if key == "encoder.body.pos_embed" else tensor
+    except KeyError as error:
+        raise ValueError(f"state_dict is not that of an EoMT: {error} is missing") from error
+    return _loaded(weights)
+
+
+def _loaded(weights: dict[str, Tensor]) -> EoMT:
+    """The network with weights under our names.
+
+    Raises:
+        ValueError: if they do not fit.
+    """
+    try:
         num_queries, d = weights["queries"].shape
         num_blocks = sum(key.endswith(".attn.qkv.weight") for key in weights)
         weights.setdefault("attn_mask_probs", torch.zeros(_BLOCKS.get(d, 4)))
@@ -338,6 +380,6 @@ def from_transformers_eomt(state_dict: Mapping[str, Tensor], config: Mapping[str
         model.load_state_dict(weights | own)
     except (KeyError, RuntimeError) as error:
         problem = " ".join(str(error).split())
-        raise ValueError(f"state_dict is not that of an EoMT of transformers: {problem}") from error
+        raise ValueError(f"state_dict is not that of an EoMT: {problem}") from error
     model.built_by = BuiltBy("eomt", arguments)
     return model.eval()

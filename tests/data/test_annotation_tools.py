@@ -46,6 +46,59 @@ def square(labels: torch.Tensor, label: int) -> list[int]:
     return box
 
 
+# --- ImageScope: MoNuSeg ------------------------------------------------------------------------------
+
+IMAGESCOPE = """<?xml version="1.0" encoding="utf-8"?>
+<Annotations MicronsPerPixel="0.252000">
+ <Annotation Id="1" Name="" ReadOnly="0" LineColor="65280" Type="4">
+  <Attributes><Attribute Name="Description" Id="0" Value=""/></Attributes>
+  <Regions>
+   <RegionAttributeHeaders><AttributeHeader Id="9999" Name="Region"/></RegionAttributeHeaders>
+   <Region Id="1" Type="0" Zoom="0.5" NegativeROA="0"><Vertices>
+    <Vertex X="2.0" Y="2.0" Z="0"/><Vertex X="6" Y="2"/><Vertex X="6" Y="6"/><Vertex X="2" Y="6"/>
+   </Vertices></Region>
+   <Region Id="2" Type="1"><Vertices>
+    <Vertex X="14" Y="5"/><Vertex X="6" Y="5"/><Vertex X="6" Y="8"/><Vertex X="14" Y="8"/>
+   </Vertices></Region>
+   <Region Id="3" Type="3"><Vertices><Vertex X="0" Y="0"/><Vertex X="9" Y="9"/></Vertices></Region>
+   <Region Id="4" Type="0" NegativeROA="1"><Vertices>
+    <Vertex X="0" Y="0"/><Vertex X="1" Y="0"/><Vertex X="1" Y="1"/></Vertices></Region>
+  </Regions>
+ </Annotation>
+</Annotations>
+"""
+
+
+def test_nuclei_of_monuseg_are_outlines_beside_the_tiles(tmp_path) -> None:
+    name = "TCGA-18-5592-01Z-00-DX1"
+    files = {f"Tissue Images/{name}.tif": None, f"Annotations/{name}.xml": IMAGESCOPE}
+    root = write(tmp_path, files)
+    data = open_task(root, task="instance", val_fraction=0)
+    assert data.format == "imagescope"
+    assert data.classes.names == ("object",)
+    assert data.classes.colors == ((0, 255, 0),)
+    target = data.train.target(0)
+    assert len(target) == 2  # rulers have no area, and what is cut out is left out
+    assert [square(one.long(), 1) for one in target.dense] == [[2, 2, 6, 6], [5, 6, 8, 14]]
+    assert open_data(root).train.labels(0).sum() == 16 + 24
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "<Annotations><Annotation><Regions><Region><Vertices/></Region></Regions></Annotation></Annotations>",
+        IMAGESCOPE.replace('X="2.0"', 'X="near"'),
+        IMAGESCOPE.replace('X="2.0"', 'X="1e300"'),
+        IMAGESCOPE[:-30],
+        '<?xml version="1.0"?><!DOCTYPE a [<!ENTITY b "cc">]>' + "<Annotations Name='&b;'></Annotations>",
+    ],
+)
+def test_outlines_that_cannot_be_drawn_are_named(tmp_path, content: str) -> None:
+    root = write(tmp_path, {"a.tif": None, "a.xml": content})
+    with pytest.raises(ValueError, match=r"a\.xml"):
+        open_task(root, task="instance", format="imagescope", val_fraction=0).train.target(0)
+
+
 # --- CVAT ---------------------------------------------------------------------------------------------
 
 CVAT = """<?xml version="1.0" encoding="utf-8"?>

@@ -289,6 +289,41 @@ def test_stacks_of_a_microscope_need_no_place(tmp_path: Path) -> None:
     assert torch.equal(sample.target.labels, torch.from_numpy(voxels).long())
 
 
+def test_the_stacks_of_isbi_2012_are_a_volume_and_255_is_a_cell(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    cells = random.integers(0, 2, (5, 6, 7)).astype(np.uint8)
+    tifffile.imwrite(tmp_path / "train-volume.tif", cells * 90, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "train-labels.tif", cells * 255, photometric="minisblack")
+    tifffile.imwrite(tmp_path / "test-volume.tif", cells * 90, photometric="minisblack")
+    data = tasks.open_data(tmp_path, task="volume", format="volumes", val_fraction=0)
+    (sample,) = data.train
+    assert sample.id == "train-volume.tif"
+    assert len(data.classes) == 2
+    assert torch.equal(sample.target.labels, torch.from_numpy(cells).long())
+
+
+def test_labels_of_isles_2022_lie_in_derivatives_and_flair_is_left_out(tmp_path: Path) -> None:
+    for number in ("0001", "0002"):
+        case = f"sub-strokecase{number}"
+        stem = f"{case}/ses-0001"
+        name = f"{case}_ses-0001"
+        random = np.random.default_rng(int(number))
+        put(tmp_path / f"derivatives/{stem}/{name}_msk.nii.gz", random.integers(0, 2, GRID).astype(np.uint8))
+        for kind in ("dwi", "adc"):
+            put(tmp_path / f"{stem}/dwi/{name}_{kind}.nii.gz", random.normal(9, 2, GRID).astype(np.float32))
+        put(tmp_path / f"{stem}/anat/{name}_FLAIR.nii.gz", np.zeros((4, 4, 4), np.float32))
+    assert matches(tmp_path)
+    data = tasks.open_data(tmp_path, val_fraction=0)
+    assert data.format == "volumes"
+    assert [sample.id for sample in data.train] == [
+        f"sub-strokecase{n}/ses-0001/dwi/sub-strokecase{n}_ses-0001_adc.nii.gz" for n in ("0001", "0002")
+    ]
+    sample = data.train[1]
+    assert sample.image.shape == (2, *sample.target.labels.shape)
+    wanted = read_volume(tmp_path / "derivatives" / stem / f"{name}_msk.nii.gz").voxels
+    np.testing.assert_array_equal(sample.target.labels.numpy(), wanted)
+
+
 def test_voxels_of_a_microscope_lie_in_different_places_by_less(tmp_path: Path) -> None:
     like = Volume(np.zeros((5, 6, 7)), (1e-3,) * 3, np.diag([1e-3, 1e-3, 1e-3, 1]), None)
     moved = like.affine.copy()

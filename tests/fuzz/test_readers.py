@@ -8,6 +8,7 @@ more than 2 GiB of memory.
 import base64
 import io
 import json
+import pickle
 import random
 import resource
 import signal
@@ -177,8 +178,15 @@ def tool_files() -> dict[str, dict[str, bytes]]:
         b'<mask label="car" left="2" top="2" width="3" height="2" rle="1, 4, 1"/>'
         b'<ellipse label="car" cx="5" cy="5" rx="3" ry="2"/></image></annotations>'
     )
+    imagescope = (
+        b'<Annotations><Annotation Id="1" Name="car" LineColor="255"><Regions>'
+        b'<Region Type="0"><Vertices><Vertex X="1" Y="1"/><Vertex X="6" Y="1"/><Vertex X="6" Y="6"/>'
+        b'</Vertices></Region><Region Type="2"><Vertices><Vertex X="2" Y="2"/><Vertex X="9" Y="8"/>'
+        b"</Vertices></Region></Regions></Annotation></Annotations>"
+    )
     return {
         "cvat": {".xml": cvat},
+        "imagescope": {".xml": imagescope},
         "labelme": {
             ".json": coded(
                 {
@@ -359,6 +367,16 @@ def matrix() -> bytes:
     return file.getvalue()
 
 
+def parts_of_people() -> bytes:
+    part = np.zeros(1, [("part_name", object), ("mask", object)])
+    part[0] = ("head", np.eye(3, dtype=np.uint8))
+    thing = np.zeros(1, [("class", object), ("mask", object), ("parts", object)])
+    thing[0] = ("person", np.ones((3, 3), np.uint8), part)
+    file = io.BytesIO()
+    savemat(file, {"anno": {"objects": thing}})
+    return file.getvalue()
+
+
 def deep_mask() -> bytes:
     pixels = struct.pack(">18H", *range(18))
     rows = b"".join(bytes([kind]) + pixels[:18] for kind in range(2))
@@ -382,6 +400,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
             content = picture(".png") if part == "images" else mask(".png")
             (folder / "listed" / part / f"{stem}.png").write_bytes(content)
     recipe = coded(Recipe(data="x").as_dict())
+    arrays = pickle.dumps({"model": {"a": np.ones((2, 3), np.float32), "b": np.arange(3)}}, 2)
     tool_folders(folder)
     return {
         "image": Kind({suffix: picture(suffix) for suffix in suffixes}, read_image, 6),
@@ -395,9 +414,13 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "recipe": Kind({".json": recipe}, Recipe.read, 2),
         "checkpoint": Kind({".safetensors": good}, checkpoint.load, 1),
         "weights": Kind(
-            {".safetensors": save(load_file(folder / "good.safetensors")), ".pth": torch_file()},
+            {
+                ".safetensors": save(load_file(folder / "good.safetensors")),
+                ".pth": torch_file(),
+                ".pkl": arrays,
+            },
             read_state_dict,
-            1,
+            2,
         ),
         "coco_evaluate truth": Kind({".json": truth}, lambda path: coco_evaluate(path, coco_results()), 3),
         "coco_evaluate results": Kind(
@@ -407,6 +430,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "matrix": Kind(
             {".mat": matrix(), ".txt": b"0 1 2\n2 1 0\n", ".png": deep_mask()}, read_mask_pixels, 2
         ),
+        "parts": Kind({".mat": parts_of_people()}, read_mask_pixels, 1),
         "volume": Kind(volumes(folder), read_volume, 4),
         "segments": Kind({".dcm": segments(folder / "segments.dcm")}, read_seg, 1),
         "raster": Kind({".tif": raster(folder / "raster.tif")}, lambda path: read_unit(path, 2), 2),

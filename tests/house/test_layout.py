@@ -63,8 +63,10 @@ ALLOWED = {
     "interruption": set(),
     "style": FOUNDATION | {"encoders", "layers"},
     "summary": FOUNDATION | {"ops", "registry"},
-    "download": {"files"},
-    "weights": FOUNDATION | {"checkpoint", "download", "files"},
+    "checksums": set(),
+    "pickled_arrays": set(),
+    "download": {"checksums", "files"},
+    "weights": FOUNDATION | {"checkpoint", "checksums", "download", "pickled_arrays"},
     "training": FOUNDATION
     | {"checkpoint", "data", "draw", "encoders", "files", "interruption", "losses", "planning"}
     | {"predict", "recipe", "reduced", "registry", "report", "tasks", "tiling"},

@@ -138,7 +138,7 @@ def test_the_published_file_loads_by_its_name(tmp_path: Path, monkeypatch: pytes
     name = "sam2.1_hiera_tiny"
     path = tmp_path / "sam2.1_hiera_tiny.pt"
     torch.save({"model": published(sam2_hiera_tiny())}, path)  # as the authors wrap it
-    entry = replace(describe_weights(name), sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    entry = replace(describe_weights(name), checksum=hashlib.sha256(path.read_bytes()).hexdigest())
     monkeypatch.setattr(weights_of, "_catalogue", lambda: {name: entry})
     checkpoint = pw.load_weights(name, source=path)
     assert checkpoint.classes.names == ("object",)

@@ -1,11 +1,13 @@
 """EoMT with weights of transformers, drawn at random, gives its classes and masks."""
 
+import re
+
 import pytest
 import torch
 from torch import nn
 from transformers import EomtConfig, EomtForUniversalSegmentation
 
-from pixelwise.models import from_transformers_eomt
+from pixelwise.models import from_eomt, from_transformers_eomt
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +44,32 @@ def test_classes_and_masks_are_those_of_transformers(theirs: nn.Module, masked: 
 
 def test_other_weights_are_refused(theirs: nn.Module) -> None:
     weights = theirs.state_dict()
-    with pytest.raises(ValueError, match="not that of an EoMT of transformers"):
+    with pytest.raises(ValueError, match="not that of an EoMT"):
         from_transformers_eomt(nn.Linear(2, 2).state_dict())
     weights.pop("mask_head.fc2.bias")
-    with pytest.raises(ValueError, match="not that of an EoMT of transformers"):
+    with pytest.raises(ValueError, match="not that of an EoMT"):
         from_transformers_eomt(weights)
+
+
+def test_names_of_the_authors_are_read_as_well(theirs: nn.Module) -> None:
+    """Their network is timm's with a few layers more: models/eomt.py of their repository."""
+    ours = from_transformers_eomt(theirs.state_dict())
+    back = {"queries": "q.weight"}
+    authors = {}
+    for key, tensor in ours.state_dict().items():
+        if ".normalize." in key:
+            continue
+        name = back.get(key, key).replace("encoder.body.", "encoder.backbone.")
+        for number, part in (("0", "conv1"), ("2", "conv2"), ("3", "norm")):
+            name = re.sub(rf"^(upscale\.\d)\.{number}\.", rf"\1.{part}.", name)
+        authors[f"network.{name}"] = tensor
+    authors["network.encoder.pixel_mean"] = authors["network.encoder.pixel_std"] = torch.ones(1, 3, 1, 1)
+    authors["criterion.empty_weight"] = torch.ones(6)
+    read = from_eomt(authors)
+    assert read.built_by == ours.built_by
+    state = read.state_dict()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
+    assert from_eomt(theirs.state_dict()).built_by == ours.built_by
+    authors.pop("network.mask_head.2.bias")
+    with pytest.raises(ValueError, match="not that of an EoMT"):
+        from_eomt(authors)

@@ -13,11 +13,12 @@ from pixelwise.data.datasets import DATASETS, row_of
 from pixelwise.metrics import CityscapesMetrics, SaliencyMetrics, davis_sequence
 from pixelwise.predict import evaluate
 from pixelwise.predict.official import OFFICIAL
+from pixelwise.predict.official.eyes import RetinaLesions
 from pixelwise.predict.official.objects import Nuclei
 from pixelwise.predict.official.streets import StreetObjects
 from pixelwise.predict.official.tumours import tumour_regions
 from pixelwise.tasks import open_data
-from pixelwise.types import MaskSet, Report, Sample
+from pixelwise.types import ClassMasks, MaskSet, Report, Sample
 
 
 def write(path: Path, pixels: np.ndarray) -> None:
@@ -281,3 +282,100 @@ def test_objects_of_cityscapes_get_average_precision(streets) -> None:
     assert metrics.rows() == {"mean of classes": {"AP": 1.0, "AP50": 1.0}}
     assert not metrics.remark()
     assert row_of(data.format) is DATASETS["cityscapes_fine"]
+
+
+# --- eyes ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def drive(tmp_path: Path) -> tuple[Path, Path, np.ndarray, np.ndarray, np.ndarray]:
+    """DRIVE with two training images, grey maps for them; vessels, grey values and field of view of both."""
+    numbers = np.random.default_rng(0)
+    truth, grey, seen = (np.zeros((2, 40, 48), kind) for kind in (bool, np.uint8, bool))
+    for i, name in enumerate(("21", "22")):
+        truth[i, :, 10 + i : 14] = True
+        seen[i, 4:36, 4:44] = True
+        grey[i] = np.clip(truth[i] * 90 + numbers.normal(90, 40, truth[i].shape), 0, 255)
+        grey[i][~seen[i]] = 255  # all wrong, and does not count
+        home = tmp_path / "drive/training"
+        picture(home / f"images/{name}_training.tif", truth[i].shape)
+        write(home / f"1st_manual/{name}_manual1.gif", truth[i].astype(np.uint8) * 255)
+        write(home / f"mask/{name}_training_mask.gif", seen[i].astype(np.uint8) * 255)
+        write(tmp_path / f"out/{name}_training.png", grey[i])
+    return tmp_path / "drive", tmp_path / "out", truth, grey, seen
+
+
+def test_vessels_are_scored_inside_the_field_of_view(drive) -> None:
+    from sklearn.metrics import roc_auc_score
+
+    root, predictions, truth, grey, seen = drive
+    data = pw.open_data(root, format="drive", val_fraction=0)
+    report = evaluate(predictions, data, split="train", progress=False)
+    table = official(report)
+    found = grey > 127
+    tp, fp = (found & truth & seen).sum(), (found & ~truth & seen).sum()
+    fn, tn = (~found & truth & seen).sum(), (~found & ~truth & seen).sum()
+    assert table["all pixels"]["sensitivity"] == pytest.approx(tp / (tp + fn))
+    assert table["all pixels"]["specificity"] == pytest.approx(tn / (tn + fp))
+    assert table["all pixels"]["accuracy"] == pytest.approx((tp + tn) / seen.sum())
+    assert table["all pixels"]["Dice"] == pytest.approx(2 * tp / (2 * tp + fp + fn))
+    assert table["all pixels"]["AUC"] == pytest.approx(roc_auc_score(truth[seen], grey[seen]), abs=1e-9)
+    each = [roc_auc_score(truth[i][seen[i]], grey[i][seen[i]]) for i in range(2)]
+    assert table["mean of images"]["AUC"] == pytest.approx(np.mean(each), abs=1e-9)
+
+
+def test_labels_have_no_area_and_eyes_without_a_field_of_view_count_whole(drive) -> None:
+    root, predictions, truth, *_ = drive
+    for path in root.rglob("*_mask.gif"):
+        path.unlink()
+    for i, name in enumerate(("21", "22")):
+        write(predictions / f"{name}_training.png", truth[i].astype(np.uint8))
+    data = pw.open_data(root, format="drive", val_fraction=0)
+    report = evaluate(predictions, data, split="train", progress=False)
+    assert official(report)["all pixels"] == {
+        "Dice": 1.0, "sensitivity": 1.0, "specificity": 1.0, "accuracy": 1.0,
+    }  # fmt: skip
+    assert "2 images of 2 have no mask of the field of view" in report.note
+    assert "no AUC" in report.note
+
+
+def test_a_field_of_view_of_another_size_is_an_error(drive) -> None:
+    root, predictions, *_ = drive
+    write(root / "training/mask/21_training_mask.gif", np.full((9, 9), 255, np.uint8))
+    with pytest.raises(ValueError, match=r"21_training_mask\.gif has \(9, 9\) pixels, its image \(40, 48\)"):
+        evaluate(predictions, pw.open_data(root, val_fraction=0), split="train", progress=False)
+
+
+def test_lesions_of_idrid_get_the_area_under_precision_and_recall() -> None:
+    from sklearn.metrics import average_precision_score
+
+    numbers = np.random.default_rng(0)
+    table = DATASETS["idrid"].table
+    truth = torch.from_numpy(numbers.random((2, 5, 12, 16)) < 0.2).long()
+    truth[:, 3] = 0  # nobody has soft exudates
+    truth[1, 0] = 0
+    sure = torch.from_numpy(np.round(numbers.random(truth.shape), 2)).float().clamp(0, 0.999) + 0.0005
+    scores = RetinaLesions(table)
+    image = torch.zeros(3, 12, 16)
+    for masks, probabilities in zip(truth, sure, strict=True):
+        pair = Pair(Path("a.jpg"), Path("a.tif"), "a")
+        sample = Sample(image, ClassMasks(masks), "a")
+        scores.update(pair, sample, ClassMasks((probabilities > 0.5).long(), probabilities), torch.Tensor)
+    rows = scores.rows()
+    for i, name in enumerate(table.names):
+        if i == 3:
+            assert np.isnan(rows[name]["AUPR"])
+            continue
+        expected = average_precision_score(truth[:, i].flatten(), (sure[:, i] * 1000).floor().flatten())
+        assert rows[name]["AUPR"] == pytest.approx(expected, abs=1e-9)
+    ious = [
+        ((sure[i, 4] > 0.5) & (truth[i, 4] == 1)).sum() / ((sure[i, 4] > 0.5) | (truth[i, 4] == 1)).sum()
+        for i in range(2)
+    ]
+    assert rows["optic disc"]["IoU"] == pytest.approx(float(np.mean(ious)), abs=1e-6)
+    lesions = [rows[name]["AUPR"] for name in table.names[:3]]
+    assert rows["mean of lesions"]["AUPR"] == pytest.approx(np.mean(lesions))
+    assert "33 thresholds" in scores.remark()
+    scores.update(pair, sample, ClassMasks(truth[0]), torch.Tensor)
+    assert "AUPR" not in scores.rows()["optic disc"]
+    assert "needs probabilities" in scores.remark()

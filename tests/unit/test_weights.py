@@ -2,18 +2,23 @@
 
 import hashlib
 import inspect
+import pickle
 import threading
+import zipfile
+from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torchvision.models import detection, segmentation
 
 from pixelwise import models, weights
 from pixelwise.checkpoint import load, save
+from pixelwise.checksums import digest_of, is_file_of, kind_and_digits
 from pixelwise.models import espnetv2
 from pixelwise.registry import describe
 from pixelwise.weights import (
@@ -36,7 +41,9 @@ NAME = "espnetv2_s_0_5_voc_256x256"
 def test_every_entry_has_a_builder_with_its_arguments_and_a_converter(name: str) -> None:
     entry = describe_weights(name)
     builder = getattr(models, entry.builder)
-    inspect.signature(builder).bind(len(entry.classes), **entry.arguments)
+    promptable = entry.task == "promptable"
+    first = () if promptable else (len(entry.classes.skeleton or entry.classes),)
+    inspect.signature(builder).bind(*first, **entry.arguments)
     converter = find_converter(entry)
     required = [
         parameter.name
@@ -47,26 +54,32 @@ def test_every_entry_has_a_builder_with_its_arguments_and_a_converter(name: str)
 
 
 @pytest.mark.parametrize("name", list_weights())
-def test_every_entry_can_be_checked_and_cited(name: str) -> None:
+def test_every_entry_can_be_cited_and_checked_where_its_publisher_tells_how(name: str) -> None:
     entry = describe_weights(name)
     assert entry.url.startswith("https://")
-    assert len(entry.sha256) in (8, 64)
-    assert set(entry.sha256) <= set("0123456789abcdef")
+    kind, digits = kind_and_digits(entry.checksum)
+    lengths = {"sha256": (0, 8, 64), "md5": (6, 32), "sha384": (12,), "git": (40,), "sha1-inside": (40,)}
+    assert len(digits) in lengths[kind]
     assert entry.licence in {
         "Apache-2.0",
         "BSD-3-Clause",
         "CC-BY-NC-4.0",
+        "CC-BY-SA-3.0",
+        "GPL-3.0-only",
         "LicenseRef-NVIDIA-Source-Code-License",
         "MIT",
     }
     assert entry.commercial or entry.note
+    assert entry.note or entry.licence not in ("CC-BY-SA-3.0", "GPL-3.0-only")
     assert all(0 < score < 1 for score in entry.scores.values())
     pointed_at = entry.classes.names == ("object",)  # nothing comparable was published
-    assert pointed_at or {"mean_iou", "pq", "box_ap", "mask_ap"} & set(entry.scores)
+    assert pointed_at or {"mean_iou", "pq", "box_ap", "mask_ap", "keypoint_ap", "dice"} & set(entry.scores)
     assert pointed_at or entry.scores_on
     assert entry.source
     assert entry.task in describe(entry.builder).tasks
-    assert all(side % 8 == 0 or side == 1333 for side in entry.input_size)  # 800 x 1333 for detectors
+    assert (entry.classes.skeleton is not None) == entry.task.startswith("keypoint")
+    odd = {1333, 550, 500}  # detectors, YOLACT, VOC
+    assert all(side % 8 == 0 or side in odd for side in entry.input_size)
 
 
 TORCHVISION = {
@@ -83,7 +96,7 @@ def test_what_is_told_of_torchvisions_weights_is_what_it_tells_itself(name: str)
     entry = describe_weights(name)
     theirs = getattr(segmentation, f"{TORCHVISION[name]}_Weights").COCO_WITH_VOC_LABELS_V1
     assert entry.url == theirs.url
-    assert theirs.url.endswith(f"-{entry.sha256}.pth")
+    assert theirs.url.endswith(f"-{entry.checksum}.pth")
     scores = theirs.meta["_metrics"]["COCO-val2017-VOC-labels"]
     assert entry.scores["mean_iou"] == pytest.approx(scores["miou"] / 100)
     assert entry.scores["pixel_accuracy"] == pytest.approx(scores["pixel_acc"] / 100)
@@ -119,7 +132,7 @@ def test_what_is_told_of_torchvisions_detectors_is_what_it_tells_itself(name: st
     entry = describe_weights(name)
     theirs = getattr(detection, f"{DETECTORS[name]}_Weights").COCO_V1
     assert entry.url == theirs.url
-    assert theirs.url.endswith(f"-{entry.sha256}.pth")
+    assert theirs.url.endswith(f"-{entry.checksum}.pth")
     scores = theirs.meta["_metrics"]["COCO-val2017"]
     named = {"box_ap": "box_map", "mask_ap": "mask_map"}
     assert {key: round(100 * score, 1) for key, score in entry.scores.items()} == {
@@ -137,7 +150,8 @@ def test_what_is_told_of_torchvisions_detectors_is_what_it_tells_itself(name: st
 
 def test_names_checksums_and_addresses_are_not_copied_by_mistake() -> None:
     entries = [describe_weights(name) for name in list_weights()]
-    assert len({entry.sha256 for entry in entries}) == len(entries)
+    told = [entry.checksum for entry in entries if entry.checksum]
+    assert len(set(told)) == len(told)
     assert len({entry.url for entry in entries}) == len(entries)
     assert len({weights._cache_name(entry) for entry in entries}) == len(entries)
     for entry in entries:
@@ -187,7 +201,7 @@ def use_entry(monkeypatch: pytest.MonkeyPatch, path: Path, **changes: object) ->
     """Make NAME the file at `path`, wherever `changes` say it can be fetched."""
     monkeypatch.setattr(espnetv2, "from_tests", from_tests, raising=False)
     usual = {
-        "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+        "checksum": hashlib.sha256(path.read_bytes()).hexdigest(),
         "builder": "pspnet",
         "arguments": {"encoder": "tiny", "aux": False},
         "converter": "espnetv2.from_tests",
@@ -241,7 +255,7 @@ def test_terms_must_be_accepted_before_anything_is_read(tmp_path: Path) -> None:
 
 def test_eight_digits_of_the_checksum_are_enough(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = published_file(tmp_path / "published.pth")
-    use_entry(monkeypatch, path, sha256=hashlib.sha256(path.read_bytes()).hexdigest()[:8])
+    use_entry(monkeypatch, path, checksum=hashlib.sha256(path.read_bytes()).hexdigest()[:8])
     assert load_weights(NAME, source=path).model.num_classes == 21
 
 
@@ -290,6 +304,106 @@ def test_a_converter_that_does_not_exist_is_named(tmp_path: Path, monkeypatch: p
         use_entry(monkeypatch, path, converter=converter)
         with pytest.raises(ValueError, match=f"no converter '{converter}'"):
             load_weights(NAME, source=path)
+
+
+def test_what_weights_do_not_tell_is_told_to_the_converter() -> None:
+    with torch.device("meta"):
+        read = find_converter(describe_weights("ccnet_resnet101_r1_cityscapes"))
+    assert read.keywords == {"recurrence": 1}
+
+
+def test_checksums_are_of_the_kind_that_the_publisher_tells(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(b"hello\n")
+    for checksum in (
+        "5891b5b522d5df08",
+        "md5:b1946ac92492d2347c6235b4d2611184",
+        "sha1:f572d396fae9206628714fb2ce00f72e94f2258f",
+        "git:ce013625030ba8dba906f756967f9e9ca394464a",
+        "sha384:1d0f284efe3edea4b9ca3bd514fa134b17eae361ccc7a1eefe",
+        "",
+    ):
+        assert is_file_of(path, checksum)
+    assert not is_file_of(path, "md5:b1946ac92492d2347c6235b4d2611185")
+    assert not is_file_of(path, "sha1-inside:f572")
+    assert not is_file_of(tmp_path / "other", "")
+    with zipfile.ZipFile(tmp_path / "one.zip", "w") as archive:
+        archive.write(path, "weights/file")
+    assert is_file_of(tmp_path / "one.zip", "sha1-inside:f572d396fae9206628714fb2ce00f72e94f2258f")
+    for wrong in ("crc:12", "md5:xyz"):
+        with pytest.raises(ValueError, match="a checksum must be"):
+            kind_and_digits(wrong)
+    assert digest_of(path, "sha1-inside") == ""
+
+
+def test_weights_without_a_checksum_are_recognised_by_nobody_but_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = published_file(tmp_path / "published.pth")
+    use_entry(monkeypatch, path, checksum="")
+    assert load_weights(NAME, source=path).model.num_classes == 21
+    assert weights.name_of_file(path) is None
+    use_entry(monkeypatch, path, checksum="md5:" + hashlib.md5(path.read_bytes()).hexdigest()[:6])
+    assert weights.name_of_file(path) == NAME
+    use_entry(monkeypatch, path, checksum="md5:000000")
+    with pytest.raises(ValueError, match="its MD5 must start with 000000, it is "):
+        load_weights(NAME, source=path)
+
+
+def test_a_file_that_only_a_person_can_fetch_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = published_file(tmp_path / "published.pth")
+    use_entry(monkeypatch, path, url="https://drive.google.com/file/d/1abc/view")
+    with pytest.raises(ValueError, match=rf"by hand: open https://drive\S*1abc/view and put .*{NAME}\.pth"):
+        fetch_weights(NAME, cache=tmp_path / "cache")
+    (tmp_path / "cache").mkdir()
+    path.rename(tmp_path / "cache" / f"{NAME}.pth")
+    assert load_weights(NAME, cache=tmp_path / "cache").model.num_classes == 21
+
+
+def test_weights_may_be_packed_or_lie_under_a_name(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(2)}
+    torch.save({"net": tensors, "iter": 3}, tmp_path / "net.pth")
+    torch.save({**tensors, "mask_values": [0, 1]}, tmp_path / "unet.pth")
+    with zipfile.ZipFile(tmp_path / "packed.zip", "w") as archive:
+        archive.write(tmp_path / "net.pth", "x/net.pth")
+    for name in ("net.pth", "unet.pth", "packed.zip"):
+        found = read_state_dict(tmp_path / name)
+        assert list(found) == ["a"]
+        assert found["a"].tolist() == [1, 1]
+    with zipfile.ZipFile(tmp_path / "two.zip", "w") as archive:
+        archive.write(tmp_path / "net.pth", "net.pth")
+        archive.write(tmp_path / "unet.pth", "unet.pth")
+    with pytest.raises(
+        ValueError, match=r"two\.zip is not a file of weights: the archive must hold one file"
+    ):
+        read_state_dict(tmp_path / "two.zip")
+
+
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_pickles_of_arrays_are_read_and_nothing_else_is_made_of_them(tmp_path: Path, protocol: int) -> None:
+    path = tmp_path / "model.pkl"
+    arrays = {
+        "w": np.arange(6, dtype=np.float32).reshape(2, 3),
+        "f": np.asfortranarray(np.ones((2, 3), np.float64)),
+        "n": np.array(7),
+    }
+    path.write_bytes(pickle.dumps({"model": arrays, "__author__": "x", "more": OrderedDict(a=[1])}, protocol))
+    found = read_state_dict(path)
+    assert {key: (x.dtype, tuple(x.shape)) for key, x in found.items()} == {
+        "w": (torch.float32, (2, 3)), "f": (torch.float64, (2, 3)), "n": (torch.int64, ()),
+    }  # fmt: skip
+    assert found["w"].tolist() == [[0, 1, 2], [3, 4, 5]]
+    harmful = (Harmful(), np.array([Harmful()], dtype=object), np.zeros(2, "V8"), np.float32(3))
+    for content in harmful:
+        path.write_bytes(pickle.dumps({"model": {"w": content}}, protocol))
+        with pytest.raises(ValueError, match=r"model\.pkl"):
+            read_state_dict(path)
+    for damaged in (b"", b"hello", pickle.dumps([1]), pickle.dumps({"model": arrays})[:-9]):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"model\.pkl"):
+            read_state_dict(path)
 
 
 # --- fetching, from a server on this machine -------------------------------------------------------
@@ -387,7 +501,7 @@ def test_published_transformers_are_fetched_checked_converted_and_predict(
     entry = replace(
         read_catalogue((Path(weights.__file__).parent / "weights.toml").read_text())["segformer_b0_ade"],
         url=online.url.replace("espnetv2.pth", "model.safetensors"),
-        sha256=hashlib.sha256(online.content).hexdigest(),
+        checksum=hashlib.sha256(online.content).hexdigest(),
     )
     monkeypatch.setattr(weights, "_catalogue", lambda: {entry.name: entry})
     with pytest.raises(ValueError, match="research and evaluation only"):
@@ -501,11 +615,11 @@ def test_what_a_mirror_lacks_or_has_wrong_comes_from_the_publisher(
 
 
 def test_names_are_filtered_by_task_model_licence_and_use() -> None:
-    assert list_weights(task="instance", commercial=True) == [
+    assert list_weights(task="instance", model="mask_rcnn_resnet50_fpn", commercial=True) == [
         "mask_rcnn_resnet50_fpn_coco",
         "mask_rcnn_resnet50_fpn_v2_coco",
     ]
-    assert list_weights(model="segformer", licence="nvidia") == ["segformer_b0_ade"]
+    assert list_weights(model="segformer_b0", licence="nvidia") == ["segformer_b0_ade"]
     free, bound = list_weights(commercial=True), list_weights(commercial=False)
     assert sorted([*free, *bound]) == list_weights()
     assert not any("cityscapes" in name for name in free)
@@ -585,6 +699,9 @@ def test_a_catalogue_reads_back_what_was_written() -> None:
         [classes.two]
         names = ["no", "yes"]
 
+        [proofs]
+        "pspnet.from_nobody" = "code"
+
         [weights.small]
         builder = "pspnet"
         task = "semantic"
@@ -602,10 +719,34 @@ def test_a_catalogue_reads_back_what_was_written() -> None:
         """
     )["small"]
     assert entry.arguments == {"encoder": "tiny"}
-    assert entry.sha256 == "01234567"
+    assert entry.checksum == "01234567"
     assert entry.classes.names == ("no", "yes")
     assert entry.input_size == (64, 96)
     assert entry.note == ""
+    assert entry.proof == "code"
+
+
+def test_outputs_that_are_ids_have_a_place_for_every_number() -> None:
+    classes = describe_weights("detr_resnet50_coco").classes
+    assert len(classes) == 91
+    assert [classes.names[i] for i in (0, 1, 12, 13, 90)] == [
+        "unused 0", "person", "unused 12", "stop sign", "toothbrush",
+    ]  # fmt: skip
+    panoptic = describe_weights("detr_panoptic_resnet50_coco").classes
+    assert len(panoptic) == 250
+    assert (panoptic.names[92], panoptic.names[200]) == ("banner", "rug-merged")
+    assert len(panoptic.things) == 80
+    assert panoptic.things[-1] == 90
+
+
+def test_joints_of_people_are_those_of_coco() -> None:
+    from pixelwise.metrics.coco.keypoint_similarity import COCO_SIGMAS
+
+    skeleton = describe_weights("keypoint_rcnn_resnet50_fpn_coco").classes.skeleton
+    assert skeleton is not None
+    assert skeleton.sigmas == COCO_SIGMAS
+    for first, second in skeleton.flip_pairs:
+        assert skeleton.names[first].replace("left", "right") == skeleton.names[second]
 
 
 def test_the_converter_of_espnetv2_is_the_one_in_its_file() -> None:

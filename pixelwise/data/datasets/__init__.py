@@ -7,6 +7,7 @@ from . import camvid, cityscapes, coco, geotiff, mapillary, pairs, voc
 from .annotation_tools import layouts as layouts
 from .exports import export_of as export_of
 from .layout import Finder as Finder, Layout as Layout
+from .not_read import NOT_READ as NOT_READ
 from .sets import DATASETS as DATASETS
 from .tree import Row as Row, Tree as Tree
 

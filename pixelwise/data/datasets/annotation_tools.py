@@ -25,6 +25,7 @@ from ..formats.cvat import cvat_shapes, read_cvat
 from ..formats.datumaro import datumaro_shapes, read_datumaro
 from ..formats.geojson import geojson_shapes, read_geojson
 from ..formats.image import IMAGE_SUFFIXES
+from ..formats.imagescope import imagescope_shapes, read_imagescope
 from ..formats.label_studio import label_studio_shapes, read_label_studio
 from ..formats.labelme import labelme_shapes, read_labelme
 from ..formats.supervisely import read_supervisely, supervisely_shapes
@@ -419,6 +420,11 @@ def _labelme_shapes(described: Described, picture: Picture) -> list[Shape]:
 TOOLS: dict[str, Tool] = {
     "cvat": Tool(
         _by_beginning("*.xml", b"<annotations>", b"<annotations "), _of_each(read_cvat), cvat_shapes
+    ),
+    "imagescope": Tool(
+        _by_beginning("*.xml", b"<Annotations>", b"<Annotations "),
+        _of_each(read_imagescope),
+        imagescope_shapes,
     ),
     "supervisely": Tool(_supervisely, lambda root, files: read_supervisely(root), supervisely_shapes),
     "label_studio": Tool(_label_studio, _of_each(read_label_studio), label_studio_shapes),

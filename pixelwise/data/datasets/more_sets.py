@@ -1,8 +1,9 @@
-"""Further rows of the table in `sets.py`: movies of objects, eyes, skin, polyps, brains, people, saliency."""
+"""Further rows of the table in `sets.py`: maps, movies, eyes, skin, X-rays, brains, people, saliency."""
 
 from .tree import Part, Row
 
 _NC = "research only"
+_CHEST = ("heart", "left lung", "right lung", "left clavicle", "right clavicle")
 _SALIENT = "MAE, F-, S- and E-measure"
 
 
@@ -72,6 +73,44 @@ FURTHER = (
         source="captain-whu.github.io/iSAID",
         trap="images are up to 4000 pixels wide and more: papers cut patches of 896",
     ),
+    Row(
+        "aerial_online_maps",
+        "Aerial images with labels of online maps: Berlin, Chicago, Paris, Potsdam, Tokyo, Zurich",
+        parts={"all": Part("{city}/{id}_image.png", "{city}/{id}_labels.png")},
+        classes="aerial_online_maps",
+        marks=("berlin/berlin*_image.png", "berlin/berlin*_labels.png"),
+        licence="research and education, images of Google Maps",
+        commercial=False,
+        source="zenodo.org/records/1154821",
+        metric="mean IoU, F1 of buildings and roads",
+        trap="labels come from OpenStreetMap and are off by some pixels; cities are domains: split by city",
+    ),
+    # --- objects ----------------------------------------------------------------------------------
+    Row(
+        "pascal_person_part",
+        "Pascal Parts: parts of people",
+        parts={"all": Part("JPEGImages/{id}.jpg", "Annotations_Part/{id}.mat")},
+        classes="pascal_person_part",
+        marks=("JPEGImages", "Annotations_Part"),
+        licence="Flickr terms",
+        source="roozbehm.info/pascal-parts/pascal-parts.html",
+        metric="mean IoU of 7 classes",
+        trap="the images are those of VOC 2010; most have no people: lists train.txt (1,716) and val.txt "
+        "(1,817) name those that count",
+    ),
+    Row(
+        "vsb100",
+        "VSB100, boundaries and regions of movies",
+        "",
+        licence=_NC,
+        commercial=False,
+        task="boundaries",
+        source="mpi-inf.mpg.de/departments/computer-vision-and-machine-learning/research/image-segmentation",
+        score="BoundaryBenchmark",
+        metric="BPR, VPR",
+        trap="files are those of BSDS500 (`pixelwise.metrics.read_annotations`), scored frame by frame: the "
+        "volume precision and recall (VPR) over time are not computed",
+    ),
     # --- movies -----------------------------------------------------------------------------------
     Row(
         "davis2017",
@@ -123,6 +162,7 @@ FURTHER = (
         licence="not stated",
         source="cecas.clemson.edu/~ahoover/stare",
         metric="AUC, Dice",
+        official="vessels",
         trap="unpack the .gz files first; a second observer is `labels-vk`",
     ),
     Row(
@@ -135,6 +175,7 @@ FURTHER = (
         licence="not stated",
         source="www5.cs.fau.de/research/data/fundus-images",
         metric="AUC, Dice",
+        official="vessels",
         trap="15 healthy, 15 diabetic and 15 glaucomatous eyes (_h, _dr, _g): split within each group",
     ),
     Row(
@@ -186,6 +227,57 @@ FURTHER = (
         source="kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation",
         metric="Dice of each patient",
         trap="slices of one patient lie in a folder: split by patient",
+    ),
+    Row(
+        "scr",
+        "SCR: heart, lungs and clavicles in the chest X-rays of JSRT",
+        parts={
+            "train": Part("JSRT/{id}.png", "scratch/fold1/masks/{layer}/{id}.gif"),
+            "test": Part("JSRT/{id}.png", "scratch/fold2/masks/{layer}/{id}.gif"),
+        },
+        layers={name: name for name in _CHEST},
+        overlapping=True,
+        marks=("JSRT/JPC*.png", "scratch/fold1/masks/heart"),
+        licence="research only, register",
+        commercial=False,
+        source="isi.uu.nl/Research/Databases/SCR",
+        metric="Jaccard index",
+        task="multilabel",
+        trap="JSRT's .IMG files are raw (2048 x 2048, 16 bits, high byte first, inverted): write them as PNG "
+        "first; masks have half the size of the images",
+    ),
+    Row(
+        "monuseg",
+        "MoNuSeg, nuclei of many organs",
+        "imagescope",
+        licence="CC BY-NC-SA 4.0",
+        commercial=False,
+        source="monuseg.grand-challenge.org",
+        metric="AJI, PQ",
+        task="instance",
+        trap="outlines are XML files (`Annotations/`) for the tiles in `Tissue Images/`; nuclei touch",
+    ),
+    Row(
+        "isbi2012",
+        "ISBI 2012, membranes of neurons in a stack of slices",
+        "volumes",
+        licence="research only, cite",
+        source="imagej.net/events/isbi-2012-segmentation-challenge",
+        metric="V-Rand and V-Info after thinning",
+        task="volume",
+        trap="labels are 255 inside cells and 0 on membranes; the labels of the test stack are not public; "
+        "the two official scores are not computed",
+    ),
+    Row(
+        "isles2022",
+        "ISLES 2022, strokes in MRI",
+        "volumes",
+        licence="CC BY 4.0",
+        commercial=True,
+        source="isles22.grand-challenge.org",
+        metric="Dice, difference of volumes and of counts of lesions, lesion-wise F1",
+        task="volume",
+        trap="DWI and ADC are channels; FLAIR has a grid of its own and is left out",
     ),
     Row(
         "lits",

@@ -3,6 +3,8 @@
 - `images/` with `labels/` (or `masks/`, ...): files, or folders of slices, of the same name;
 - the Medical Segmentation Decathlon and nnU-Net: `imagesTr/`, `labelsTr/` and `dataset.json`, which names the
   classes. nnU-Net writes each channel of a case to a file of its own, `case_0000.nii.gz`, `case_0001.nii.gz`;
+- `derivatives/` of BIDS, as ISLES 2022 has it: labels in `derivatives/`, their images in the same places
+  outside it;
 - labels beside their image, in one folder or in a folder for each case: BraTS (`case_flair`, `case_t1`,
   `case_t1ce`, `case_t2` and `case_seg`, where each kind of MRI is a channel), ACDC (`a`, `a_gt`), PROMISE12
   (`a`, `a_segmentation`), LiTS (`volume-0`, `segmentation-0`), `a_image` and `a_label`, ...
@@ -261,6 +263,8 @@ def _labels(volume: Volume, classes: ClassTable, path: Path) -> Int64[Tensor, "D
     if voxels.ndim != 3:
         raise ValueError(f"{path} has the shape {voxels.shape}, expected labels on three axes")
     labels = _whole(voxels, path)
+    if len(classes) == 2 and _black_and_white(labels):
+        labels = labels // 255
     wrong = labels[((labels < 0) | (labels >= len(classes))) & (labels != classes.ignore)]
     if wrong.size:
         raise ValueError(f"{path} holds the label {wrong[0]}, the table has {len(classes)} classes")
@@ -273,6 +277,11 @@ def _whole(voxels: Shaped[np.ndarray, "D H W"], path: Path) -> Any:
     if voxels.dtype.kind == "f" and not (labels == voxels).all():
         raise ValueError(f"{path} holds values that are no whole numbers, expected labels")
     return labels
+
+
+def _black_and_white(labels: Int64[np.ndarray, "D H W"]) -> bool:
+    """Whether labels are 0 and 255, as stacks of pictures have them (ISBI 2012)."""
+    return bool(((labels == 0) | (labels == 255)).all() and (labels == 255).any() and (labels == 0).any())
 
 
 def _classes_of(path: Path) -> ClassTable:
@@ -297,7 +306,10 @@ def _classes_in(paths: Sequence[Path]) -> ClassTable:
         names = names_in(seg)
         told = [names.get(number, f"class {number}") for number in range(1, max(names) + 1)]
         return ClassTable.of("background", *told)
-    largest = max(int(_whole(volume_files.read_volume(path).voxels, path).max()) for path in paths)
+    largest = 0
+    for path in paths:
+        labels = _whole(volume_files.read_volume(path).voxels, path)
+        largest = max(largest, 1 if _black_and_white(labels) else int(labels.max()))
     if not 0 <= largest < 255:
         raise ValueError(
             f"the labels go up to {largest} (are these instances, not classes?): give a class table"
@@ -408,6 +420,8 @@ def matches(root: Path) -> bool:
         files = _volumes(images)
         if files and _volumes(labels) and not (is_stack(files[0]) and slices_in(files[0]) < 2):
             return True
+    if root.is_dir() and _cases_of_derivatives(root):
+        return True
     return root.is_dir() and any(
         not is_stack(case.channels[0]) for _, folder in _beside(root) for case in _cases_beside(folder, root)
     )
@@ -429,6 +443,8 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
         used = {path for case in found for path in (*case.channels, case.labels)}
         unpaired += [path for folder in (images, labels) for path in _volumes(folder) if path not in used]
     if not cases and root.is_dir():
+        cases["all"] = _cases_of_derivatives(root)
+    if not any(cases.values()) and root.is_dir():
         for part, folder in _beside(root):
             cases.setdefault(part, []).extend(_cases_beside(folder, root))
     if not any(cases.values()):
@@ -482,6 +498,30 @@ def _beside(root: Path) -> Iterator[tuple[str, Path]]:
         part = split_of(one.name) or "all"
         yield part, one
         yield from ((part, two) for two in folders(one))
+
+
+def _cases_of_derivatives(root: Path) -> list[Case]:
+    """The cases whose labels lie in `derivatives/`, their images elsewhere under the same name.
+
+    `sub-1_ses-1_msk` belongs to `sub-1_ses-1_dwi` and `sub-1_ses-1_adc`. Of the folders that hold such files,
+    the one with most counts: others have grids of their own (the FLAIR of ISLES 2022).
+    """
+    home = root / "derivatives"
+    if not home.is_dir():
+        return []
+    images: dict[str, dict[Path, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    for path in sorted(root.rglob("*_*")):
+        if home not in path.parents and not path.name.startswith(".") and path.is_file() and is_volume(path):
+            kind = _MODALITY.fullmatch(stem_of(path))
+            if kind is not None:
+                images[kind[1]][path.parent].append(path)
+    cases = []
+    for path in sorted(home.rglob("*_*")):
+        labelled = _LABEL.fullmatch(stem_of(path)) if path.is_file() and is_volume(path) else None
+        if labelled is not None and (found := images.get(labelled[1] or "")):
+            files = tuple(max(found.values(), key=len))
+            cases.append(Case(files, path, files[0].relative_to(root).as_posix()))
+    return cases
 
 
 def _check_channels(cases: Sequence[Case]) -> None:

@@ -1,4 +1,4 @@
-"""MATLAB files of version 5 (`.mat`), as far as label data need them: numbers, cells and structures.
+"""MATLAB files of version 5 (`.mat`), as far as label data need them: numbers, texts, cells and structures.
 
 An own reader, since that of SciPy can end the process on a damaged file. Layout: MathWorks, MAT-File Format,
 level 5.
@@ -14,7 +14,8 @@ import numpy as np
 
 _NUMBERS = {1: "i1", 2: "u1", 3: "i2", 4: "u2", 5: "i4", 6: "u4", 7: "f4", 9: "f8", 12: "i8", 13: "u8"}
 _MATRIX, _COMPRESSED = 14, 15  # types of elements
-_CELL, _STRUCT, _FIRST_NUMERIC, _LAST_NUMERIC = 1, 2, 6, 15  # classes of arrays
+_CELL, _STRUCT, _TEXT, _FIRST_NUMERIC, _LAST_NUMERIC = 1, 2, 4, 6, 15  # classes of arrays
+_TEXTS = {1: "latin1", 2: "latin1", 16: "utf-8"}  # types of texts in bytes; numbers of two bytes else
 _HEAD, _DEEPEST, _LARGEST, _MOST_CELLS = 128, 8, 1 << 28, 1 << 16
 
 
@@ -63,7 +64,7 @@ def _elements(content: bytes, order: str) -> Iterator[tuple[int, bytes]]:
 
 
 def _array(body: bytes, order: str, depth: int) -> tuple[str, Any]:
-    """Name and value of an array; None for kinds that hold no labels (text, sparse matrices, functions)."""
+    """Name and value of an array; None for kinds that hold no labels (sparse matrices, functions)."""
     if depth > _DEEPEST:
         raise ValueError("its structures are nested too deeply")
     parts = _elements(body, order)
@@ -98,6 +99,9 @@ def _array(body: bytes, order: str, depth: int) -> tuple[str, Any]:
             {field: _array(_matrix(parts), order, depth + 1)[1] for field in fields} for _ in range(count)
         ]
         return text, every
+    if kind == _TEXT:
+        coded, letters = _next(parts)
+        return text, letters.decode(_TEXTS.get(coded, "utf-16" + ("le" if order == "<" else "be")), "replace")
     return text, None
 
 

@@ -1,8 +1,8 @@
 """Matrices of labels in files that are no pictures: MATLAB's `.mat`, and whole numbers as text.
 
 In a `.mat` file the labels are found by the names that data sets use, wherever structures hold them: `GTcls`
-of SBD, `LabelMap` of Pascal Context, `S` of SIFT-Flow and COCO-Stuff, `segmentation` of NYU depth;
-otherwise the file must hold a single matrix of whole numbers.
+of SBD, `LabelMap` of Pascal Context, `S` of SIFT-Flow and COCO-Stuff, `segmentation` of NYU depth; `anno`
+of Pascal Parts are the parts of people; otherwise the file must hold a single matrix of whole numbers.
 """
 
 import os
@@ -13,6 +13,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from .matlab import read_matlab
+from .pascal_parts import person_parts
 
 MATRIX_SUFFIXES = frozenset((".mat", ".txt"))
 _NAMES = ("GTcls", "GTinst", "LabelMap", "S", "segmentation", "Segmentation", "labels", "groundTruth")
@@ -59,6 +60,8 @@ def _of_text(path: Path) -> Int64[np.ndarray, "H W"]:
 
 def _of_matlab(path: Path) -> Int64[np.ndarray, "H W"]:
     content = read_matlab(path)
+    if "anno" in content:
+        return person_parts(content["anno"])
     named = [content[name] for name in _NAMES if name in content]
     found = [matrix for value in (named[:1] or content.values()) for matrix in _matrices(value)]
     if len(found) != 1:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterator, Mapping
 
 from ...data import SegmentationData
 from ...data.datasets import row_of
-from ...types import Annotation, ClassTable, LabelMap, MaskSet, Sample
+from ...types import Annotation, ClassMasks, ClassTable, LabelMap, MaskSet, Sample
+from .eyes import RetinaLesions, Vessels
 from .kind import Official as Official, Sure as Sure
 from .objects import Nuclei
 from .sequences import Sequences
@@ -24,6 +25,8 @@ _OFFICIAL: Mapping[tuple[str, type[Annotation]], Callable[[ClassTable], Official
     ("isic", LabelMap): Lesions,
     ("dsb", MaskSet): Nuclei,
     ("brats", LabelMap): Tumours,
+    ("vessels", LabelMap): Vessels,
+    ("idrid", ClassMasks): RetinaLesions,
 }
 OFFICIAL = frozenset(name for name, _ in _OFFICIAL)
 
