@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from .heatmaps import Refine, quarter_offset
 from .kernels.compiling import parallel_map
 from .kernels.masks.components import label_components
-from .kernels.pixels.argmax import argmax, resized_argmax
+from .kernels.pixels.argmax import argmax, fill_argmax_of_pixels, resized_argmax
 from .kernels.pixels.softmax import resized_confidence
 from .layers import resize
 from .merging import contest_pixels, in_rows
@@ -40,7 +40,7 @@ _AT_ONCE = 2**28
 _CHUNK = 1 << 15  # pixels that are compared together on a CPU
 _SURE = 0.2  # confidence above which a joint has a say in that of its object
 _MEAN_BAND = 1 << 20  # numbers of a band of rows whose views are averaged (4 MiB of float32)
-_FEW = 1 << 16  # pixels below which a second thread costs more than it saves
+_FEW_SCORES = 1 << 19  # scores below which a second thread costs more than it saves
 
 
 class Confidence(NamedTuple):
@@ -515,13 +515,17 @@ def _highest(scores: Float[Tensor, "k pixels"], found: Int64[Tensor, " pixels"])
     values, out = scores.float().numpy(), found.numpy()
 
     def fill(start: int) -> None:
-        stop = min(start + _CHUNK, pixels)
-        if values.flags.c_contiguous:
+        stop = min(start + step, pixels)
+        if values.flags.f_contiguous:
+            fill_argmax_of_pixels(values.T[start:stop], out[start:stop])
+        elif values.flags.c_contiguous:
             out[start:stop] = argmax(values, start, stop)
         else:
             out[start:stop] = argmax(np.ascontiguousarray(values[:, start:stop]), 0, stop - start)
 
-    parallel_map(fill, range(0, pixels, _CHUNK), torch.get_num_threads() if pixels > _FEW else 1)
+    threads = torch.get_num_threads() if scores.numel() > _FEW_SCORES else 1
+    step = max(_CHUNK, -(-pixels // (4 * threads)))
+    parallel_map(fill, range(0, pixels, step), threads)
 
 
 def _class_by_class(

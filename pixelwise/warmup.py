@@ -58,6 +58,8 @@ def _prediction() -> None:
         output = DenseLogits(torch.randn(1, 4, 24, 32), size)
         decode.semantic(output)
         decode.confidence(output)
+    channels_last = torch.randn(1, 4, 24, 32).contiguous(memory_format=torch.channels_last)
+    decode.semantic(DenseLogits(channels_last, (24, 32)))
 
 
 def _pixel_metrics() -> None:

@@ -809,6 +809,8 @@ class Predictor:
 
 def _in_float32(output: Any) -> Any:
     """The output with its scores in float32."""
+    if isinstance(output, DenseLogits) and output.coarse.dtype == torch.float32 and not output.aux:
+        return output  # walking through its fields takes as long as decoding a tile
     return tree_map(lambda x: x.float() if isinstance(x, Tensor) and x.is_floating_point() else x, output)
 
 

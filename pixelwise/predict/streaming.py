@@ -9,6 +9,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -233,7 +234,7 @@ class _Reader:
 
     def __init__(self, stream: Stream) -> None:
         self.source, self.channels = stream.source, int(stream.predictor.model.in_channels)
-        self.span, self.rows = (0, 0), np.empty(0)
+        self.span, self.pieces = (0, 0), list[np.ndarray]()
         intensity = stream.predictor.intensity
         volume, path = len(stream.source.size) == 3, Path(self.source.name)
         self.window = _window(stream.source, intensity) if volume else None
@@ -248,19 +249,27 @@ class _Reader:
         if self.span != span:
             # The rows that both have are kept: reading may mean decoding.
             start, stop = span
-            shared = self.rows[start - self.span[0] :] if self.span[0] <= start < self.span[1] else None
-            if shared is None or self.span[1] > stop:
-                self.rows = self.source.read(start, stop)
+            if self.span[0] <= start < self.span[1] <= stop:
+                self.pieces = [self._last(self.span[1] - start), self.source.read(self.span[1], stop)]
             else:
-                self.rows = np.concatenate([shared, self.source.read(self.span[1], stop)])
+                self.pieces = [self.source.read(start, stop)]
             self.span = span
-        return self._image(self.rows[(slice(None), *place[1:])])[None]
+        parts = [piece[(slice(None), *place[1:])] for piece in self.pieces]
+        image = self._image(np.concatenate(parts))  # a copy: the array of the caller stays as it is
+        # The channels are last while the axis of the batch is put in front, so that its stride is that of a
+        # whole image: without it torch does not take one image of pixels for channels-last memory.
+        return image.movedim(0, -1)[None].movedim(-1, 1)
+
+    def _last(self, count: int) -> np.ndarray:
+        """A copy of the last rows that are held."""
+        newest = self.pieces[-1] if len(self.pieces[-1]) >= count else np.concatenate(self.pieces)
+        return newest[len(newest) - count :].copy()
 
     def _image(self, pixels: np.ndarray) -> Float[Tensor, "c *_"]:
         """Values in [0, 1]; their order in memory is that of the source."""
         small = pixels.ndim == 3 and pixels.dtype == np.uint8 and self.limits is None
         if small and pixels.shape[-1] == self.channels:
-            return torch.from_numpy(np.array(pixels)).permute(2, 0, 1).float().div_(255)
+            return torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)
         if pixels.ndim == 3:
             try:
                 if self.limits is not None:
@@ -485,9 +494,16 @@ def run(stream: Stream, out: Any, *, resume: bool = True, progress: bool = False
         sink = ArraySink(out, stream.shape, axes)
     try:
         if sink.finished < stream.source.size[0]:
-            with torch.no_grad():
+            # Rows are written, which waits for the disk, while the network looks at the next ones.
+            with torch.no_grad(), ThreadPoolExecutor(1) as writing:
+                written: Future[None] | None = None
                 for start, band in _watched(stream, sink.finished, progress):
-                    sink.write(start, _of_known_pixels(stream, start, band))
+                    known = _of_known_pixels(stream, start, band)
+                    if written is not None:
+                        written.result()
+                    written = writing.submit(sink.write, start, known)
+                assert written is not None
+                written.result()
         sink.finish()
     finally:
         sink.close()

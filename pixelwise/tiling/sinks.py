@@ -100,7 +100,9 @@ class FileSink:
             _zarr(path)
         self.rows = self.path.with_name(f".{self.path.name}.partial")
         self.note = self.path.with_name(f".{self.path.name}.partial.json")
-        self.made_from = json.loads(json.dumps(dict(made_from)))
+        # The rows of a .npy file lie where they stay; those of others are read again and written.
+        self.header = self._npy_header() if self.suffix == ".npy" else b""
+        self.made_from = json.loads(json.dumps({**made_from, "rows_begin_at": len(self.header)}))
         self.finished = 0
         self._file = self._opened()
 
@@ -114,10 +116,8 @@ class FileSink:
         plane = row * self.shape[self.planes]
         try:
             for number, rows in enumerate(band if self.planes else band[None]):
-                self._file.seek(number * plane + start * row)
-                left = np.ascontiguousarray(rows, self.dtype).data.cast("B")
-                while left:  # without a buffer, a write may be a part of one
-                    left = left[self._file.write(left) :]
+                self._file.seek(len(self.header) + number * plane + start * row)
+                self._write_bytes(np.ascontiguousarray(rows, self.dtype).data.cast("B"))
             os.fsync(self._file.fileno())
             self.finished = start + band.shape[self.planes]
             with atomic_write(self.note) as temporary:
@@ -134,15 +134,16 @@ class FileSink:
         Raises:
             ValueError: if there is no room.
         """
-        self._file.close()
         if 0 in self.shape:
             raise ValueError(f"cannot write {self.path}: it has no pixels")
-        if self.suffix == ".zarr":
+        if self.suffix == ".npy":
+            self._finish_npy()
+        elif self.suffix == ".zarr":
             self._write_zarr()
         else:
-            writers = {".npy": self._write_npy, ".png": self._write_png}
             with atomic_write(self.path) as temporary:
-                writers.get(self.suffix, self._write_tiff)(temporary)
+                (self._write_png if self.suffix == ".png" else self._write_tiff)(temporary)
+        self._file.close()
         self._remove()
 
     def close(self) -> None:
@@ -228,11 +229,28 @@ class FileSink:
             **palette,
         )
 
-    def _write_npy(self, path: Path) -> None:
-        with path.open("wb") as file, self.rows.open("rb") as rows:
-            header = {"descr": self.dtype.str, "fortran_order": False, "shape": self.shape}
-            np.lib.format.write_array_header_1_0(file, header)
-            shutil.copyfileobj(rows, file, _BAND)
+    def _npy_header(self) -> bytes:
+        """What a NumPy file begins with."""
+        written = io.BytesIO()
+        header = {"descr": self.dtype.str, "fortran_order": False, "shape": self.shape}
+        np.lib.format.write_array_header_1_0(written, header)
+        return written.getvalue()
+
+    def _finish_npy(self) -> None:
+        """The header in front of the rows, and the name of the file."""
+        try:
+            self._file.seek(0)
+            self._write_bytes(memoryview(self.header))
+            os.fsync(self._file.fileno())
+            self._file.close()
+            os.replace(self.rows, self.path)
+        except OSError as error:
+            raise ValueError(f"cannot write {self.path}: {error.strerror or error}") from error
+
+    def _write_bytes(self, left: memoryview) -> None:
+        """All of them: without a buffer, a write may be a part of one."""
+        while left:
+            left = left[self._file.write(left) :]
 
     def _write_png(self, path: Path) -> None:
         """A PNG file (ISO/IEC 15948) with 8 bits per pixel, of a palette where there are colours."""

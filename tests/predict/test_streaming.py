@@ -97,6 +97,31 @@ def test_the_rows_of_a_source_are_those_of_the_image(
         assert (source.read(*rows) == photo[slice(*rows)]).all()
 
 
+def test_the_network_gets_tiles_whose_channels_are_last(
+    predict: Predictor, network: nn.Module, photo: np.ndarray
+) -> None:
+    seen: list[bool] = []
+    network.register_forward_pre_hook(
+        lambda _, given: seen.append(given[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    predict.stream(photo, np.zeros(SIZE, np.uint8))
+    assert len(seen) > 1
+    assert all(seen)
+
+
+def test_a_call_after_a_disk_error_says_so_although_rows_are_written_meanwhile(
+    predict: Predictor, photo: np.ndarray
+) -> None:
+    class Full:
+        shape = SIZE
+
+        def __setitem__(self, place: object, band: np.ndarray) -> None:
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        predict.stream(photo, Full())
+
+
 @pytest.mark.parametrize("name", ["a.tif", "a.npy", "a.zarr", "a.png"])
 def test_every_file_holds_the_labels_and_nothing_is_left_beside_it(
     name: str, predict: Predictor, photo: np.ndarray, expected: np.ndarray, tmp_path: Path

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pixelwise.kernels.pixels.argmax import argmax, resized_argmax, settle
+from pixelwise.kernels.pixels.argmax import argmax, fill_argmax_of_pixels, resized_argmax, settle
 from pixelwise.kernels.pixels.resizing import resized_axis
 from pixelwise.kernels.pixels.softmax import resized_confidence
 
@@ -135,3 +135,6 @@ def test_argmax_is_torchs_with_ties_and_nan(pixels: int) -> None:
         np.testing.assert_array_equal(argmax(coarse.numpy(), 0, pixels), expected)
         middle = pixels // 3, pixels - pixels // 4
         np.testing.assert_array_equal(argmax(coarse.numpy(), *middle), expected[slice(*middle)])
+        found = np.empty(pixels, np.int64)
+        fill_argmax_of_pixels(np.ascontiguousarray(coarse.numpy().T), found)
+        np.testing.assert_array_equal(found, expected)

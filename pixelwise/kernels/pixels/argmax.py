@@ -96,6 +96,29 @@ def fill_argmax(
 
 
 @kernel
+def fill_argmax_of_pixels(
+    scores: Float32[np.ndarray, "pixels k"], found: Int64[np.ndarray, " pixels"]
+) -> None:
+    """`argmax` of scores whose classes lie side by side, as in channels-last memory.
+
+    Some pixels at a time are turned into rows of one class, which stay in the first-level cache.
+    """
+    k = scores.shape[1]
+    step = max(16, 2 * BLOCK // k)
+    turned, labels = np.empty((k, step), np.float32), np.empty(step, np.int32)
+    for begin in range(0, found.size, step):
+        pixels = scores[begin : begin + step]
+        for c in range(k):
+            row = turned[c]
+            for i in range(len(pixels)):
+                row[i] = pixels[i, c]
+        part = labels[: len(pixels)]
+        fill_argmax(turned, 0, part)
+        for i in range(len(pixels)):
+            found[begin + i] = part[i]
+
+
+@kernel
 def settle(scores: Float32[np.ndarray, "k pixels"], start: int, found: Int32[np.ndarray, " found"]) -> bool:
     """`fill_argmax`, but OPEN where an earlier class comes so close that rounding may give it the lead.
 
