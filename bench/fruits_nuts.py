@@ -3,11 +3,11 @@
     python bench/fruits_nuts.py fruits_nuts/ --epochs 70
 
 Ours is `recipes/fruits_nuts_mask_rcnn.py`, as it is. What it took of processor time, torchvision's gets too,
-once for each setting: `maskrcnn` on ResNet-18 with a pyramid of its 256 channels, all layers trained and batch
-norms that learn (frozen ones are of no use from random weights), images at the same size as ours, batches of
-two, flips. The settings are those of its references (SGD, a rate of 0.02 for sixteen images, rates for fewer
-in proportion, warm-up, two drops), and Adam's with the rate of our recipe. All start from random weights, and are
-scored by the same code (our COCO AP, which equals pycocotools') on the same held-out images.
+once for each setting: `MaskRCNN` on ResNet-18 with a pyramid of its 256 channels, all layers trained and
+batch norms that learn (frozen ones are of no use from random weights), images at the same size as ours,
+batches of two, flips. The settings are those of its references (SGD, a rate of 0.02 for sixteen images, rates
+for fewer in proportion, warm-up, two drops), and Adam's with the rate of our recipe. All start from random
+weights, and are scored by the same code (our COCO AP, which equals pycocotools') on the same held-out images.
 """
 
 import argparse
