@@ -8,9 +8,9 @@ network gives for every pixel
 - the score of a border: an object, and another one within `BORDER` pixels,
 - its distance to the border of its own object, 1 from `FAR` pixels on.
 
-The middles of objects, foreground at some distance without a border, become markers, and a watershed floods
-the negative distance from them over the foreground (Meyer and Beucher 1990). The class of an object is that
-of most of its pixels, its score the mean probability of foreground in it.
+The middles of objects become markers: h-maxima (Soille, Morphological Image Analysis, section 6.3.4) of the
+distance where no border is seen. A watershed floods the foreground from them (Meyer and Beucher 1990). The
+class of an object is that of most of its pixels, its score the mean probability of foreground in it.
 
 Departures: the entries differ among each other; this is what they share, with one network and no second
 classifier behind it. Objects do not overlap. Each image is brought to one mean, contrast and polarity, since
@@ -42,9 +42,10 @@ PAPER = Paper(
 )
 
 BORDER = 2  # pixels
-INSIDE = 0.5  # least probability of foreground, and largest one of a border in a marker
+INSIDE = 0.5  # least probability of foreground
 FAR = 8.0  # pixels
-MARKER = 0.3  # least distance in a marker, in units of `FAR`
+DEPTH = 0.1  # by which a marker rises above the way to any other one, in units of `FAR`
+BLUR = 1.0  # pixels, of the distance before that
 MEAN, CONTRAST = 0.45, 0.225  # of the pixels that the network sees: those of photographs
 SMALLEST = 10  # pixels of an object; fewer are noise
 BORDER_WEIGHT = 2.0
@@ -221,13 +222,15 @@ def separated(
         border: probability of a border.
         distance: to the border of the object, in units of `FAR` pixels.
     """
+    from skimage.morphology import h_maxima
     from skimage.segmentation import watershed
 
-    markers, count = ndimage.label(inside & (distance > MARKER) & (border < INSIDE))
+    height = np.where(inside, ndimage.gaussian_filter(distance * (1 - border), BLUR), 0)
     parts, _ = ndimage.label(inside)
+    markers, count = ndimage.label(h_maxima(height, DEPTH) * inside)
     marked = np.unique(parts[markers > 0])
     markers = np.where(inside & ~np.isin(parts, marked), parts + count, markers)
-    numbers = watershed(-distance, markers, mask=inside)
+    numbers = watershed(-height, markers, mask=inside)
     sizes = np.bincount(numbers.ravel())
     sizes[0] = 0
     kept = np.flatnonzero(sizes >= SMALLEST)
