@@ -47,7 +47,7 @@ STEPS = 60
 # place, have no norms in many layers, or train only a few narrow ones: they take longer.
 LONG = {
     "CenterMask": 200, "CondInst": 200, "DETR": 2000, "DETRPanoptic": 2000, "DeepMask": 400, "Dilation": 200,
-    "ESPNetv2": 150, "FastRCNN": 500, "FCOS": 200, "KeypointRCNN": 200, "MaskFormer": 200,
+    "ESPNetv2": 150, "FastRCNN": 500, "FCOS": 200, "HRNetV2p": 150, "KeypointRCNN": 200, "MaskFormer": 200,
     "PanopticDeepLab": 400, "PolarMask": 200, "RetinaMask": 500, "RetinaNet": 500, "ShapeMask": 500,
     "SharpMask": 200, "SOLOv2": 200, "TensorMask": 200, "YOLACT": 200, "YOLACTPlus": 200,
 }  # fmt: skip
