@@ -85,7 +85,7 @@ def theirs(data: Path, seconds: float, setting: str) -> tuple[Report, int]:
         step += 1
     model.eval()
     pairs = [(sample, found(model, sample.image)) for sample in folder.val]
-    return scored(pairs, get_task("instance"), classes), step
+    return scored(pairs, get_task("instance"), classes).report, step
 
 
 @torch.no_grad()
