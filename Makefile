@@ -70,7 +70,7 @@ release-check:
 	build/release/bin/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt build
 	build/release/bin/python -m build --wheel --outdir build/release/dist .
 	build/release/bin/python -m pip install --quiet --constraint constraints.txt build/release/dist/*.whl
-	cd build/release && bin/pixelwise demo --out demo
+	cd build/release && bin/pixelwise demo --epochs 10 --out demo
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage*

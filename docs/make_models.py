@@ -9,15 +9,14 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from measure_models import LONG, file_of, paper_of, scores_pixels
+
 import pixelwise as pw
-from pixelwise import models
 from pixelwise.paper_recipes import list_recipes, paper_recipe
 from pixelwise.registry import describe
-from pixelwise.types import DenseLogits, DenseModel
 
 DOCS = Path(__file__).parent
 TABLE = tomllib.loads((DOCS / "models.toml").read_text())
-LONG = 1024  # where a measured field ends, see docs/measure_models.py
 UNKNOWN = "?"  # not measured yet
 
 OVERVIEW = """# Models
@@ -79,19 +78,14 @@ Made by `make docs`; [models.md](../models.md) says how to read the tables.
 {remarks}"""
 
 
-def file_of(name: str) -> str:
-    """The file or folder of `pixelwise/models` that a builder is in, without a suffix."""
-    return vars(models)[name].__module__.partition(".models.")[2].partition(".")[0]
-
-
 def family_of(name: str) -> str:
     """Name of the family of a model."""
-    return TABLE["papers"][file_of(name)]["family"]
+    return paper_of(name)["family"]
 
 
 def published(name: str, measured: dict[str, Any]) -> str:
     """The count of the authors beside ours, or nothing."""
-    entry = TABLE["papers"][file_of(name)].get("published", {}).get(name)
+    entry = paper_of(name).get("published", {}).get(name)
     if entry is None:
         return ""
     theirs, num_classes, source, *rest = entry
@@ -124,12 +118,12 @@ def row_of(name: str, measured: dict[str, Any], time: str) -> str:
     encoder = f" on {card.encoder}" if card.encoder else ""
     parameters = f"{measured['parameters'] / 1e6:.1f}" if "parameters" in measured else UNKNOWN
     stride = gflops = field = ""
-    if card.tasks[:1] == DenseModel.tasks[:1] and issubclass(card.output, DenseLogits):
+    if scores_pixels(name):
         stride = f"{measured['stride']:g}" if "stride" in measured else UNKNOWN
         gflops = f"{measured['gflops']:.1f}" if "gflops" in measured else UNKNOWN
         seen = measured.get("receptive_field")
         field = UNKNOWN if seen is None else str(seen) if seen < LONG else f"> {LONG}"
-        if TABLE["papers"][file_of(name)].get("global"):
+        if paper_of(name).get("global"):
             field = "all"
     cells = (
         f"`{name}`{encoder}", paper, ", ".join(card.tasks), parameters, published(name, measured), stride,

@@ -27,7 +27,17 @@ CLASSES, SIDE = 21, 512
 LONG, NARROW = 1024, 64  # fields are square, so a strip shows them at a sixteenth of the cost
 NEEDS_NUMBERS = {"crf_rnn"}  # its random field looks at the colours of the image
 FILE = Path(__file__).parent / "models_measured.json"
-TABLE = Path(__file__).parent / "models.toml"
+PAPERS = tomllib.loads((Path(__file__).parent / "models.toml").read_text())["papers"]
+
+
+def file_of(name: str) -> str:
+    """The file or folder of `pixelwise/models` that a builder is in, without a suffix."""
+    return vars(pw.models)[name].__module__.partition(".models.")[2].partition(".")[0]
+
+
+def paper_of(name: str) -> dict[str, Any]:
+    """What docs/models.toml says of the file of a model."""
+    return PAPERS[file_of(name)]
 
 
 def built(name: str) -> Model:
@@ -79,12 +89,6 @@ def receptive_field(name: str) -> int:
     """Side in pixels of what the middle pixel of the scores depends on; 1024 where it is no less."""
     model = built(name)
     return measured_receptive_field(model, (LONG, max(NARROW, model.minimum_size)))[0]
-
-
-def paper_of(name: str) -> dict[str, Any]:
-    """What docs/models.toml says of the file of a model."""
-    papers = tomllib.loads(TABLE.read_text())["papers"]
-    return papers[vars(pw.models)[name].__module__.partition(".models.")[2].partition(".")[0]]
 
 
 def main() -> None:

@@ -91,6 +91,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
         f"learn from, {sizes[1]} of 6 others to choose the weights by, {sizes[2]} of the last 6 to test on"
     )
     recipe = demo_recipe(data, _free_place(out / "run"), seed=seed)
+    shorter = [] if epochs is None else ["--epochs", str(epochs)]
     if epochs is not None:
         recipe = recipe.changed(epochs=epochs)
     show.print("[bold]2. Training[/bold]  a U-Net of width 16 from random weights")
@@ -109,7 +110,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
         settings=recipe.as_dict(),
         defaults=Recipe(recipe.data).as_dict(),
         environment=json.loads((result.path / ENVIRONMENT).read_text()),
-        command=shlex.join(["pixelwise", "demo", "--out", os.fspath(out), "--seed", str(seed)]),
+        command=shlex.join(["pixelwise", "demo", "--out", os.fspath(out), "--seed", str(seed), *shorter]),
         remark="A U-Net from random weights, trained on 12 coins, scored on 6 others of the same photograph.",
     )
     record(report, out)

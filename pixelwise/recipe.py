@@ -16,6 +16,7 @@ from types import NoneType
 from typing import Any, Literal, get_args, get_type_hints
 
 from .files import atomic_write
+from .machine import usable_cores
 from .wording import brief
 
 DEFAULT_EPOCHS = 50
@@ -361,7 +362,11 @@ class Recipe:
         flags=("--channels-last/--channels-first",),
     )
     workers: int = _setting(
-        2, "Machine", "Processes per device that load images; 0 loads in the training process.", high=4096
+        min(2, usable_cores()),
+        "Machine",
+        "Processes per device that load images; 0 loads in the training process.",
+        high=4096,
+        without="2, or 1 on a single core",
     )
     cache: Literal["none", "ram", "disk"] = _setting(
         "none",

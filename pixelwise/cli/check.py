@@ -106,20 +106,11 @@ def _draw(path: Path, settings: Mapping[str, Any]) -> None:
     """
     from ..files import atomic_write, record
     from ..recipe import Recipe
-    from ..tasks import get_task, open_data
-    from ..training import preview
+    from ..tasks import get_task
+    from ..training import open_data_of, preview
 
-    recipe = Recipe.of(settings)
-    splits = open_data(
-        recipe.data,
-        task=recipe.task,
-        format=recipe.format,
-        classes=recipe.classes,
-        val_fraction=recipe.val_fraction,
-        seed=recipe.seed,
-        mask_rule=recipe.mask_rule,
-    )
-    picture = preview(splits.train, get_task(settings["task"]), recipe)
+    recipe, task = Recipe.of(settings), get_task(settings["task"])
+    picture = preview(open_data_of(recipe, recipe.data, task).train, task, recipe)
     with atomic_write(path) as temporary:
         picture.save(temporary)
     record(path, path.parent)

@@ -14,6 +14,9 @@ def demo(
         "pixelwise-demo"
     ),
     seed: Seed = 0,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Passes over the training windows; fewer are quicker.")
+    ] = None,
     open_page: Annotated[
         bool, typer.Option("--open", help="Then open the page of `pixelwise serve` with the result.")
     ] = False,
@@ -28,7 +31,7 @@ def demo(
 
     if open_page:
         check_serving()
-    result = run_demo(out, seed=seed)
+    result = run_demo(out, seed=seed, epochs=epochs)
     if open_page:
         serve(
             [os.fspath(result.training.path)],

@@ -32,3 +32,9 @@ class Encoder(nn.Module, ABC):
     @abstractmethod
     def forward(self, image: Float[Tensor, "b c H W"]) -> Features:
         """The maps of `stages`; stage s has size ceil(H / stride) x ceil(W / stride) or one less."""
+
+
+def check_output_stride(output_stride: int) -> None:
+    """Raise `ValueError` unless an encoder can be dilated, or left alone, to have this stride at its end."""
+    if output_stride not in (8, 16, 32):
+        raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from ..layers import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from ..types import STAGES, Features, PerStage
-from .base import Encoder
+from .base import Encoder, check_output_stride
 from .published import fetch
 from .timm import StemPolicy, adapt_stem, per_channel
 
@@ -47,8 +47,7 @@ class DilatedDenseNet(Encoder):
         super().__init__()
         import timm  # takes a second: only those who build an encoder pay it
 
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+        check_output_stride(output_stride)
         network: Any = timm.create_model(name, in_chans=in_channels)
         if pretrained:
             network.load_state_dict(adapt_stem(fetch(name), network.state_dict(), stem))

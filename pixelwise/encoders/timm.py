@@ -12,7 +12,7 @@ from torch.func import functional_call
 from ..layers import IMAGENET_MEAN, IMAGENET_STD, Normalize, fit
 from ..types import STAGES, Features, PerStage
 from ..wording import brief
-from .base import Encoder
+from .base import Encoder, check_output_stride
 from .published import fetch
 from .swin import decide_shift_by_map
 
@@ -62,8 +62,7 @@ class TimmEncoder(Encoder):
 
         if stem not in get_args(StemPolicy):
             raise ValueError(f"stem must be one of {', '.join(get_args(StemPolicy))}, got {stem!r}")
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+        check_output_stride(output_stride)
         if not timm.is_model(name):
             near = get_close_matches(name, timm.list_models(), n=3)
             hint = f": did you mean {' or '.join(near)}?" if near else ""

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from ..layers import ConvNormAct, Normalize
 from ..types import STAGES, Features, PerStage
-from .base import Encoder
+from .base import Encoder, check_output_stride
 
 
 class Tiny(Encoder):
@@ -23,8 +23,7 @@ class Tiny(Encoder):
         self, *, in_channels: int = 3, output_stride: int = 32, stages: Sequence[str] = STAGES
     ) -> None:
         super().__init__()
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+        check_output_stride(output_stride)
         widths = (4, 8, 8, 16, 16)
         self.in_channels = in_channels
         self.stages = tuple(stage for stage in STAGES if stage in stages)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..layers import IMAGENET_MEAN, IMAGENET_STD, Normalize
 from ..types import STAGES, Features, PerStage
-from .base import Encoder
+from .base import Encoder, check_output_stride
 from .published import fetch
 from .timm import StemPolicy, adapt_stem, per_channel
 
@@ -47,8 +47,7 @@ class VGG16(Encoder):
         stem: StemPolicy = "repeat",
     ) -> None:
         super().__init__()
-        if output_stride not in (8, 16, 32):
-            raise ValueError(f"output_stride must be 8, 16 or 32, got {output_stride}")
+        check_output_stride(output_stride)
         self.in_channels = in_channels
         self.stages = tuple(stage for stage in STAGES if stage in stages)
         self.normalize = Normalize(

@@ -1,12 +1,13 @@
 """What a machine can do, as far as a training plan asks."""
 
 import math
-import os
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from ..machine import usable_cores
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def machine_facts(accelerator: str = "auto") -> MachineFacts:
     Args:
         accelerator: "auto", "cpu", "gpu" or "mps", as in a recipe.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    cores = usable_cores()
     if accelerator in ("auto", "gpu") and torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
         name = torch.cuda.get_device_name()

@@ -13,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 
 from .. import decode, draw, draw_objects
-from ..data import degradations_of, parse_augmentations, training_transform
+from ..data import parse_augmentations
 from ..data.augmentations import refuse
 from ..data.datasets import (
     cityscapes_instances,
@@ -28,13 +28,13 @@ from ..data.formats.geojson_regions import write_geojson_regions
 from ..data.formats.labelme import write_labelme
 from ..data.formats.yolo import write_yolo_classes, write_yolo_labels
 from ..data.intensity import PERCENTILES
-from ..data.transforms import Compose
 from ..files import atomic_write
 from ..losses import PaperCriterion, paper_criterion
 from ..metrics import CocoScores, InstanceMetrics
 from ..planning import Choice, DataFacts, MachineFacts, Planning, Rule, Rung, Situation, rules
 from ..rle import run_lengths
 from ..types import Annotation, Boxes, ClassTable, MaskSet, Report, Sample
+from .changes import random_changes
 from .task import Collector, Named, Settings, Task, TaskMetrics, Writer, intensity_of
 
 RESULTS, IMAGES = "coco_results.json", "coco_images.json"
@@ -131,23 +131,10 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
     """
     if settings["rare_crops"]:
         raise ValueError("rare_crops is for classes of pixels, not for objects")
-    asked = parse_augmentations(settings["augment"])
-    refuse(asked, ("balanced_crops",), "objects, only for classes of pixels")
-    moved = training_transform(
-        settings["crop"],
-        scale=settings["scale"],
-        scale_to=settings["scale_to"],
-        flip=settings["flip"],
-        color=settings["color"],
-        rotation=settings["rotation"],
-        elastic=settings["elastic"],
-        flip_vertical=settings["flip_vertical"],
-        rotate90=settings["rotate90"],
-        ignore=0,
-        flip_pairs=classes.flip_pairs,
-        places=asked,
+    refuse(
+        parse_augmentations(settings["augment"]), ("balanced_crops",), "objects, only for classes of pixels"
     )
-    return Compose([moved, *degradations_of(asked)])
+    return random_changes(settings, flip_pairs=classes.flip_pairs)
 
 
 def decoded(output: Any, classes: ClassTable, settings: Settings) -> tuple[MaskSet, ...]:

@@ -15,11 +15,12 @@ from torch.nn import functional as F
 from torchvision import tv_tensors
 
 from .. import decode
-from ..data import degradations_of, parse_augmentations, training_transform
+from ..data import parse_augmentations
 from ..data.augmentations import refuse
 from ..data.transforms import ColorChange, Compose
 from ..types import Annotation, ClassTable, Keypoints, Sample, Skeleton
 from . import keypoints
+from .changes import random_changes
 from .instance import DEFAULTS, criterion
 from .task import Settings, Task
 
@@ -36,29 +37,12 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
         raise ValueError(f"{unused[0]} is not for key points, got {settings[unused[0]]!r:.80}")
     if classes.skeleton is None:
         raise ValueError("key points need a class table with a skeleton")
-    asked = parse_augmentations(settings["augment"])
-    refuse(asked, ("balanced_crops",), "key points")
-    changed: Callable[[Sample], Sample]
-    if settings["crop"] is None and settings["scale_to"] == "image":
-        changed = partial(_changed, classes.skeleton, settings["scale"], settings["flip"], settings["color"])
-        settings = {**settings, "scale": (1, 1), "flip": 0.0, "color": 0.0}
-    else:
-        changed = Compose([])
-    turned = training_transform(
-        settings["crop"],
-        scale=settings["scale"],
-        scale_to=settings["scale_to"],
-        flip=settings["flip"],
-        color=settings["color"],
-        rotation=settings["rotation"],
-        elastic=settings["elastic"],
-        flip_vertical=settings["flip_vertical"],
-        rotate90=settings["rotate90"],
-        ignore=0,
-        skeleton=classes.skeleton,
-        places=asked,
-    )
-    return Compose([changed, turned, *degradations_of(asked)])
+    refuse(parse_augmentations(settings["augment"]), ("balanced_crops",), "key points")
+    if settings["crop"] is not None or settings["scale_to"] != "image":
+        return random_changes(settings, skeleton=classes.skeleton)
+    changed = partial(_changed, classes.skeleton, settings["scale"], settings["flip"], settings["color"])
+    others = {**settings, "scale": (1, 1), "flip": 0.0, "color": 0.0}
+    return Compose([changed, random_changes(others, skeleton=classes.skeleton)])
 
 
 def _changed(

@@ -11,21 +11,13 @@ from PIL import Image
 from torch import Tensor
 
 from .. import decode, draw
-from ..data import (
-    SegmentationData,
-    degradations_of,
-    parse_augmentations,
-    read_mask,
-    training_transform,
-    write_mask,
-)
+from ..data import SegmentationData, read_mask, write_mask
 from ..data.dataset import MaskFiles
 from ..data.datasets import FORMATS
 from ..data.formats.geojson_regions import write_geojson_regions
 from ..data.formats.mask import read_mask_pixels
 from ..data.formats.raster import has_rasterio, is_geotiff, write_raster
 from ..data.intensity import PERCENTILES
-from ..data.transforms import Compose
 from ..files import atomic_write
 from ..losses import PaperCriterion, make_criterion
 from ..metrics import SegmentationMetrics
@@ -33,6 +25,7 @@ from ..planning import DataFacts, MachineFacts, Planning, Rung, rules
 from ..rle import RleMasks
 from ..types import Annotation, ClassTable, DenseLogits, LabelMap, MaskSet, Report, Sample
 from . import instance
+from .changes import random_changes
 from .task import Collector, Settings, Task, TaskMetrics, Writer, intensity_of, unchanged
 
 
@@ -139,23 +132,7 @@ def variants(report: Report, classes: ClassTable) -> list[Settings]:
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
     """Scale and crop, mirror, rotate, deform, recolour, and what else is asked for."""
-    asked = parse_augmentations(settings["augment"])
-    moved = training_transform(
-        settings["crop"],
-        scale=settings["scale"],
-        scale_to=settings["scale_to"],
-        flip=settings["flip"],
-        color=settings["color"],
-        rotation=settings["rotation"],
-        elastic=settings["elastic"],
-        flip_vertical=settings["flip_vertical"],
-        rotate90=settings["rotate90"],
-        rare_crops=settings["rare_crops"],
-        ignore=classes.ignore,
-        flip_pairs=classes.flip_pairs,
-        places=asked,
-    )
-    return Compose([moved, *degradations_of(asked)])
+    return random_changes(settings, ignore=classes.ignore, flip_pairs=classes.flip_pairs)
 
 
 def errors(image: Tensor, prediction: LabelMap, target: LabelMap, classes: ClassTable) -> Image.Image:

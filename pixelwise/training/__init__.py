@@ -15,6 +15,7 @@ from .run import (
     TrainResult as TrainResult,
     fit as fit,
     make_experiment as make_experiment,
+    open_data_of as open_data_of,
     recipe_of as recipe_of,
     resume as resume,
     run as run,

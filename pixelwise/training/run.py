@@ -795,6 +795,24 @@ def _make_model(recipe: Recipe, given: Settings, *, continued: bool) -> tuple[Mo
     return build(recipe.model, **arguments), recipe
 
 
+def open_data_of(recipe: Recipe, root: str | os.PathLike[str], task: Task) -> DataSplits:
+    """A folder of images and annotations, read and cut as a training by this recipe does.
+
+    Raises:
+        ValueError: as `pixelwise.data.open_data`.
+    """
+    return open_data(
+        root,
+        task=task.name,
+        format=recipe.format,
+        classes=recipe.classes,
+        val_fraction=recipe.val_fraction,
+        test_fraction=recipe.test_fraction,
+        seed=recipe.seed,
+        mask_rule=recipe.mask_rule,
+    )
+
+
 def _open(recipe: Recipe, data: Data | None) -> tuple[Parts, Task]:
     """The parts of the data and the task of model and data."""
     if data is None:
@@ -808,16 +826,7 @@ def _open(recipe: Recipe, data: Data | None) -> tuple[Parts, Task]:
     if isinstance(data, str | os.PathLike):
         task = task_of_folder(Path(data), recipe.format, serves)
         serves = (task.name, *(name for name in serves if name != task.name))
-        data = open_data(
-            data,
-            task=task.name,
-            format=recipe.format,
-            classes=recipe.classes,
-            val_fraction=recipe.val_fraction,
-            test_fraction=recipe.test_fraction,
-            seed=recipe.seed,
-            mask_rule=recipe.mask_rule,
-        )
+        data = open_data_of(recipe, data, task)
     where = f"{data.root}: " if isinstance(data, DataSplits) else ""
     parts = parts_of(recipe, data)
     cut_later = recipe.folds is not None and recipe.fold is None

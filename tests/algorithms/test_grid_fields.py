@@ -138,7 +138,7 @@ def test_a_tree_is_solved_with_proof() -> None:
 
 
 @pytest.mark.parametrize("sampler", [gibbs, metropolis_hastings])
-@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("temperature", [2.0, pytest.param(1.0, marks=pytest.mark.slow)])
 def test_samples_follow_the_distribution(
     sampler: Callable[..., SoftSegmentation], temperature: float
 ) -> None:

@@ -172,6 +172,11 @@ def test_a_missing_checkpoint_and_a_missing_image(pixelwise, street, weights, tm
     complains(pixelwise("predict", weights, tmp_path / "gone.png"), "gone.png")
 
 
+def test_what_cannot_be_served(pixelwise, weights, tmp_path) -> None:
+    complains(pixelwise("serve", tmp_path / "gone.safetensors", "--port", "0"), "gone.safetensors")
+    complains(pixelwise("serve", weights, "--host", "0.0.0.0", "--port", "0"), "give it a token")
+
+
 def test_output_where_no_file_can_be(pixelwise, street, weights, tmp_path) -> None:
     (tmp_path / "file").write_text("in the way")
     image = street / "images" / "val" / "3.png"

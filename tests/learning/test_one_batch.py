@@ -202,7 +202,10 @@ def test_a_model_overfits_one_batch(name: str, task: str) -> None:
     pytest.fail(f"the loss went from {start:.3f} to {end:.3f}, the score is {right:.3f}")
 
 
-@pytest.mark.parametrize("loss", ["dice", "focal", "cross_entropy+dice"])
+@pytest.mark.parametrize(
+    "loss",
+    ["dice", *(pytest.param(loss, marks=pytest.mark.slow) for loss in ("focal", "cross_entropy+dice"))],
+)
 def test_every_loss_can_be_learned_from(loss: str) -> None:
     data, classes = scene(), ClassTable.of(*CLASSES.names)
     model = pw.build("unet", 3, encoder="tiny")

@@ -30,7 +30,9 @@ def dilations(model: nn.Module, layer: str) -> list[int]:
     return [block.conv2.dilation[0] for block in stage]
 
 
-@pytest.mark.parametrize("builder", [deeplabv3_resnet50, deeplabv3plus_resnet101])
+@pytest.mark.parametrize(
+    "builder", [deeplabv3_resnet50, pytest.param(deeplabv3plus_resnet101, marks=pytest.mark.slow)]
+)
 def test_the_last_stage_has_the_multi_grid_of_the_paper(builder) -> None:
     with torch.device("meta"):
         coarse, fine = builder(2), builder(2, output_stride=8)

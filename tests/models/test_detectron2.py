@@ -60,7 +60,7 @@ def keys(depth: int, things: int, stuff: int = 0) -> dict[str, Tensor]:
     return {key: torch.empty(shape) for key, shape in found.items()}
 
 
-@pytest.mark.parametrize("depth", [50, 101])
+@pytest.mark.parametrize("depth", [50, pytest.param(101, marks=pytest.mark.slow)])
 def test_every_weight_of_mask_rcnn_finds_its_place(depth: int) -> None:
     with torch.device("meta"):
         model = from_detectron2_mask_rcnn(keys(depth, 80))

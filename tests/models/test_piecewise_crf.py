@@ -125,6 +125,7 @@ def test_pairwise_scores_know_which_node_comes_first() -> None:
     torch.testing.assert_close(found[:, :, place, 4], expected)
 
 
+@pytest.mark.slow  # as all large networks in the contract of models
 @pytest.mark.compile
 def test_a_program_exported_once_equals_eager_at_other_sizes() -> None:
     torch.manual_seed(13)

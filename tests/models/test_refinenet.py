@@ -16,7 +16,10 @@ from pixelwise.models import (
 
 @pytest.mark.parametrize(
     ("builder", "counted"),
-    [(refinenet_resnet101, 118_052_437), (refinenet_resnet152, 118_052_437 + 60_192_808 - 44_549_160)],
+    [
+        (refinenet_resnet101, 118_052_437),
+        pytest.param(refinenet_resnet152, 118_052_437 + 60_192_808 - 44_549_160, marks=pytest.mark.slow),
+    ],
 )
 def test_parameters_are_as_many_as_in_the_released_layout(builder, counted: int) -> None:
     # Of ResNet-152 none was counted: it has as many more as torchvision's classifiers say.

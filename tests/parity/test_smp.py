@@ -124,7 +124,10 @@ def test_backbones_of_timm_go_by_tu_names(architecture: str, encoder: str) -> No
     assert difference(theirs, ours, 64, 96) <= TOLERANCE
 
 
-@pytest.mark.parametrize("architecture", ["FPN", "Linknet", "PSPNet"])
+@pytest.mark.parametrize(
+    "architecture",
+    ["Linknet", *(pytest.param(name, marks=pytest.mark.slow) for name in ("FPN", "PSPNet"))],
+)
 def test_vgg_encoders_are_taken(architecture: str) -> None:
     theirs = peer(architecture, "vgg11_bn")
     ours = from_smp(theirs.state_dict(), architecture, encoder="vgg11_bn")
@@ -192,7 +195,7 @@ def test_full_dilation_is_for_resnets() -> None:
 
 
 @pytest.mark.parametrize("output_stride", [16, 32])
-@pytest.mark.parametrize("encoder", ["resnet18", "tu-resnet18"])
+@pytest.mark.parametrize("encoder", ["resnet18", pytest.param("tu-resnet18", marks=pytest.mark.slow)])
 def test_pan_is_equal_where_its_pyramid_needs_no_rounding(encoder: str, output_stride: int) -> None:
     theirs = peer("PAN", encoder, encoder_output_stride=output_stride)
     ours = from_smp(theirs.state_dict(), "PAN", encoder=encoder, output_stride=output_stride)

@@ -33,7 +33,7 @@ def normalized(image: torch.Tensor) -> torch.Tensor:
     "name",
     [
         "deeplabv3_mobilenet_v3_large",
-        "deeplabv3_resnet50",
+        pytest.param("deeplabv3_resnet50", marks=pytest.mark.slow),
         pytest.param("deeplabv3_resnet101", marks=pytest.mark.slow),
     ],
 )

@@ -28,7 +28,7 @@ def peer(depth: int = 50, *, aux: bool = True, num_classes: int = 21) -> nn.Modu
     return network.eval()
 
 
-@pytest.mark.parametrize("aux", [True, False])
+@pytest.mark.parametrize("aux", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_logits_are_those_of_torchvision(aux: bool) -> None:
     theirs = peer(aux=aux)
     ours = from_torchvision_fcn(theirs.state_dict())

@@ -380,7 +380,16 @@ def of_2019(key: str) -> str:
     return re.sub(r"mask_head\.(\d)\.0\.", lambda found: f"mask_head.mask_fcn{int(found[1]) + 1}.", key)
 
 
-@pytest.mark.parametrize("name", CONVERTERS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fasterrcnn_resnet50_fpn_v2",
+        "keypointrcnn_resnet50_fpn",
+        "maskrcnn_resnet50_fpn",
+        pytest.param("fasterrcnn_resnet50_fpn", marks=pytest.mark.slow),
+        pytest.param("maskrcnn_resnet50_fpn_v2", marks=pytest.mark.slow),
+    ],
+)
 def test_every_weight_of_torchvision_finds_its_place(name: str) -> None:
     with torch.device("meta"):
         weights = whole(name).state_dict()

@@ -22,6 +22,23 @@ class Outcome:
     err: str
 
 
+def ended(outcome: Outcome) -> str:
+    """What a command that went well printed; nothing on standard error looks like a failure."""
+    assert outcome.code == 0, outcome.err or outcome.out
+    for word in ("Traceback", "Error", "Warning", "Unexpected"):
+        assert word not in outcome.err, outcome.err
+    return outcome.out
+
+
+def picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
+    """The pixels of a picture that is not constant and has this width and height."""
+    with Image.open(path) as opened:
+        assert size is None or opened.size == size, path
+        pixels = np.asarray(opened)
+    assert (pixels != pixels.reshape(-1, *pixels.shape[2:])[0]).any(), f"{path} is constant"
+    return pixels
+
+
 @pytest.fixture(scope="session")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Where the commands run: `my_folder` as in the README, and `photos` with one of 12 megapixels."""

@@ -4,31 +4,15 @@ import csv
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
-
-def ended(outcome) -> str:
-    """What a command that went well printed; nothing on standard error looks like a failure."""
-    assert outcome.code == 0, outcome.err or outcome.out
-    for word in ("Traceback", "Error", "Warning", "Unexpected"):
-        assert word not in outcome.err, outcome.err
-    return outcome.out
-
-
-def picture(path: Path, size: tuple[int, int] | None = None) -> np.ndarray:
-    """The pixels of a picture that is not constant and has this width and height."""
-    with Image.open(path) as opened:
-        assert size is None or opened.size == size, path
-        pixels = np.asarray(opened)
-    assert (pixels != pixels.reshape(-1, *pixels.shape[2:])[0]).any(), f"{path} is constant"
-    return pixels
+from .conftest import ended as ended, picture
 
 
 @pytest.fixture(scope="module")
 def demo(pixelwise: Callable, place: Path) -> Path:
-    shown = ended(pixelwise("demo"))
+    shown = ended(pixelwise("demo", "--epochs", "10"))
     assert "report.html" in shown
     return place / "pixelwise-demo"
 
@@ -48,6 +32,13 @@ def test_the_demo_learns_and_leaves_pictures_and_a_report(demo: Path) -> None:
     assert len(pictures) == len(masks) == 3
     for path in (*pictures, *masks):
         picture(path)
+
+
+@pytest.mark.slow
+def test_the_whole_demo_finds_the_coins(pixelwise: Callable, place: Path) -> None:
+    ended(pixelwise("demo", "--out", "whole"))
+    with (place / "whole" / "scores.csv").open(newline="") as file:
+        assert all(float(row["IoU/coin"]) > 0.9 for row in csv.DictReader(file))
 
 
 def test_check_finds_no_problem(pixelwise: Callable, place: Path) -> None:
@@ -103,20 +94,3 @@ def test_predict_with_mirror_images_and_a_crf(pixelwise: Callable, place: Path, 
     image = "my_folder/images/001.png"
     ended(pixelwise("predict", demo / "run", image, "--flip", "--crf", "--out", "refined"))
     picture(place / "refined" / "001.png", (640, 480))
-
-
-@pytest.mark.parametrize(
-    "method", [("mean_shift",), ("grabcut", "--box", "20,10,600,400")], ids=lambda method: method[0]
-)
-def test_segment_an_image(pixelwise: Callable, place: Path, method: tuple[str, ...]) -> None:
-    image = "my_folder/images/001.png"
-    ended(pixelwise("segment", image, "--method", *method, "--out", "segments"))
-    written = sorted((place / "segments").glob(f"001_{method[0]}*.png"))
-    assert written
-    for path in written:
-        picture(path)
-
-
-def test_segment_12_megapixels(pixelwise: Callable, place: Path) -> None:
-    ended(pixelwise("segment", "photos/large.jpg", "--method", "otsu", "--out", "segments"))
-    picture(place / "segments" / "large_otsu.png", (4000, 3000))

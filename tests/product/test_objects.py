@@ -9,15 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from .conftest import ended as ended
+
 NETWORK = ["--encoder", "resnet18", "--scratch", "--set", "min_size=256", "--set", "width=32"]
-
-
-def ended(outcome) -> str:
-    """What a command that went well printed."""
-    assert outcome.code == 0, outcome.err or outcome.out
-    for word in ("Traceback", "Error", "Warning", "Unexpected"):
-        assert word not in outcome.err, outcome.err
-    return outcome.out
 
 
 @pytest.fixture(scope="module")

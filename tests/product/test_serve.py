@@ -127,6 +127,7 @@ def test_requests_under_way_are_answered_when_the_server_is_stopped(weights: Pat
     assert answers == [(480, 640)] * 3
 
 
+@pytest.mark.slow
 def test_what_cannot_be_served_is_told_before_a_model_is_loaded(
     server: str, weights: Path, pixelwise
 ) -> None:

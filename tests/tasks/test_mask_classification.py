@@ -69,7 +69,9 @@ def targets() -> tuple[Float[Tensor, "3 H W"], dict[str, Annotation]]:
     return image, {"semantic": LabelMap(labels), "instance": things, "panoptic": segments}
 
 
-@pytest.mark.parametrize("name", QueryNet.tasks)
+@pytest.mark.parametrize(
+    "name", ["panoptic", *(pytest.param(name, marks=pytest.mark.slow) for name in ("semantic", "instance"))]
+)
 def test_one_network_learns_each_of_its_tasks(name: str) -> None:
     image, annotations = targets()
     torch.manual_seed(1)

@@ -96,6 +96,7 @@ def test_a_planned_run_keeps_its_reasons_and_is_repeated_without_a_plan(
     assert again.scores == result.scores or again.scores.values == result.scores.values
 
 
+@pytest.mark.slow
 def test_twenty_five_seconds_from_a_folder_to_a_report(folder: Folder, tmp_path: Path) -> None:
     started, begun = time.monotonic(), time.time()
     given = {"data": str(folder(8)), "accelerator": "cpu", "out": str(tmp_path / "run"), "workers": 0}

@@ -1,12 +1,16 @@
 """A recipe is the whole experiment as a value."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given, strategies as st
 
+from pixelwise.machine import usable_cores
 from pixelwise.training import Recipe
 from pixelwise.training.run_report import command_of
 
@@ -104,3 +108,14 @@ def test_the_command_of_a_recipe_for_volumes_tells_its_three_sides() -> None:
 def test_a_missing_recipe_is_told(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="cannot read the recipe"):
         Recipe.read(tmp_path / "none.json")
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system binds no process to cores")
+def test_no_more_processes_load_images_than_cores_may_be_used() -> None:
+    code = (
+        "import os; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})\n"
+        "from pixelwise.recipe import Recipe; print(Recipe('').workers)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "1\n"
+    assert Recipe("").workers == min(2, usable_cores())

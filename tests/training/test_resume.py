@@ -75,7 +75,7 @@ def test_a_run_interrupted_anywhere_continues_exactly(
     assert len(result.history) == 4
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [2, pytest.param(1, marks=pytest.mark.slow)])
 def test_loading_processes_change_nothing(
     tiny: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int
 ) -> None:

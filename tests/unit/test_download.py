@@ -4,75 +4,24 @@ import hashlib
 import multiprocessing
 import threading
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from pixelwise.download import download
+from tests.unit.conftest import Server
 
 CONTENT = np.random.default_rng(0).integers(0, 256, 1_000_003, np.uint8).tobytes()
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
 
 
-@dataclass
-class Server:
-    """Serves CONTENT; what it does wrong is set by each test."""
-
-    address: str = ""
-    content: bytes = CONTENT
-    ranges: bool = True
-    status: int = 0  # in place of the right answer
-    cut: list[int] = field(default_factory=list)  # bytes after which the next connections end
-    go_on: threading.Event | None = None  # waited for in the middle of a file
-    asked: list[str] = field(default_factory=list)  # the ranges of the requests
-    paths: list[str] = field(default_factory=list)
-
-
 @pytest.fixture
-def server() -> Iterator[Server]:
-    state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            wanted = self.headers.get("Range", "")
-            state.asked.append(wanted)
-            state.paths.append(self.path)
-            if state.status:
-                self.send_error(state.status)
-                return
-            begin = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and state.ranges else 0
-            if wanted and state.ranges and begin >= len(state.content):
-                self.send_error(416)
-                return
-            self.send_response(206 if begin else 200)
-            body = state.content[begin:]
-            if begin:
-                self.send_header("Content-Range", f"bytes {begin}-{len(CONTENT) - 1}/{len(CONTENT)}")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if state.cut:
-                body = body[: state.cut.pop(0)]
-            if state.go_on is not None:
-                self.wfile.write(body[:1000])
-                state.go_on.wait(60)
-                body = body[1000:]
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=lambda: listening.serve_forever(0.01), daemon=True)
-    thread.start()
-    state.address = f"http://127.0.0.1:{listening.server_address[1]}/net.pth"
-    yield state
-    listening.shutdown()
-    listening.server_close()
-    thread.join()
+def server(server: Server) -> Server:
+    """Serves CONTENT as net.pth."""
+    server.content = CONTENT
+    server.address += "/net.pth"
+    return server
 
 
 def names(folder: Path) -> list[str]:

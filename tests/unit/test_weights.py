@@ -3,12 +3,9 @@
 import hashlib
 import inspect
 import pickle
-import threading
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -30,6 +27,7 @@ from pixelwise.weights import (
     read_catalogue,
     read_state_dict,
 )
+from tests.unit.conftest import Server
 
 NAME = "espnetv2_s_0_5_voc_256x256"
 
@@ -409,54 +407,11 @@ def test_pickles_of_arrays_are_read_and_nothing_else_is_made_of_them(tmp_path: P
 # --- fetching, from a server on this machine -------------------------------------------------------
 
 
-@dataclass
-class Server:
-    """Serves `content`; what it does wrong is set by each test."""
-
-    url: str = ""
-    content: bytes = b""
-    status: int = 200
-    missing_bytes: int = 0
-    headers: dict[str, str] = field(default_factory=dict)
-    requests: list[str] = field(default_factory=list)
-
-
-@pytest.fixture
-def server() -> Iterator[Server]:
-    state = Server()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            state.requests.append(self.path)
-            self.send_response(state.status)
-            self.send_header("Content-Length", str(len(state.content)))
-            for name, value in state.headers.items():
-                self.send_header(name, value)
-            self.end_headers()
-            if self.command == "HEAD":
-                return
-            self.wfile.write(state.content[: len(state.content) - state.missing_bytes])
-
-        do_HEAD = do_GET
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    listening = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=lambda: listening.serve_forever(0.01), daemon=True)
-    thread.start()
-    state.url = f"http://127.0.0.1:{listening.server_address[1]}/zoo/espnetv2.pth"
-    yield state
-    listening.shutdown()
-    listening.server_close()
-    thread.join()
-
-
 @pytest.fixture
 def online(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     path = published_file(tmp_path / "published.pth")
     server.content = path.read_bytes()
-    use_entry(monkeypatch, path, url=server.url)
+    use_entry(monkeypatch, path, url=f"{server.address}/zoo/espnetv2.pth")
     return server
 
 
@@ -465,7 +420,7 @@ def test_a_file_is_fetched_once_and_then_taken_from_the_cache(online: Server, tm
     first = load_weights(NAME, cache=cache)
     assert [path.name for path in cache.iterdir()] == ["espnetv2.pth"]
     second = load_weights(NAME, cache=cache)
-    assert online.requests == ["/zoo/espnetv2.pth"]
+    assert online.paths == ["/zoo/espnetv2.pth"]
     image = torch.rand(1, 3, 32, 32)
     with torch.no_grad():
         assert torch.equal(first.model(image).logits, second.model(image).logits)
@@ -478,11 +433,11 @@ def test_files_of_a_hub_that_share_one_name_are_kept_apart(
     for name in ("one", "other"):
         path = published_file(tmp_path / f"{name}.bin")
         online.content = path.read_bytes()
-        url = online.url.replace("espnetv2.pth", f"{name}/resolve/0123456/pytorch_model.bin")
+        url = f"{online.address}/zoo/{name}/resolve/0123456/pytorch_model.bin"
         use_entry(monkeypatch, path, url=url, name=name)
         load_weights(NAME, cache=cache)
     assert sorted(path.name for path in cache.iterdir()) == ["one.bin", "other.bin"]
-    assert online.requests == [
+    assert online.paths == [
         "/zoo/one/resolve/0123456/pytorch_model.bin",
         "/zoo/other/resolve/0123456/pytorch_model.bin",
     ]
@@ -500,7 +455,7 @@ def test_published_transformers_are_fetched_checked_converted_and_predict(
     online.content = path.read_bytes()
     entry = replace(
         read_catalogue((Path(weights.__file__).parent / "weights.toml").read_text())["segformer_b0_ade"],
-        url=online.url.replace("espnetv2.pth", "model.safetensors"),
+        url=f"{online.address}/zoo/model.safetensors",
         checksum=hashlib.sha256(online.content).hexdigest(),
     )
     monkeypatch.setattr(weights, "_catalogue", lambda: {entry.name: entry})
@@ -533,7 +488,7 @@ def test_a_broken_file_in_the_cache_is_fetched_anew(online: Server, tmp_path: Pa
     cache.mkdir()
     (cache / "espnetv2.pth").write_bytes(b"half of it")
     load_weights(NAME, cache=cache)
-    assert len(online.requests) == 1
+    assert len(online.paths) == 1
     assert (cache / "espnetv2.pth").read_bytes() == online.content
 
 
@@ -545,8 +500,8 @@ def test_a_corrupted_download_leaves_nothing_behind(online: Server, tmp_path: Pa
 
 
 def test_a_truncated_download_never_has_the_files_name(online: Server, tmp_path: Path) -> None:
-    online.missing_bytes = 1000
     whole = len(online.content)
+    online.ranges, online.cut = False, [whole - 1000] * 9
     with pytest.raises(ValueError, match=f"broke off after {whole - 1000} of {whole} bytes"):
         load_weights(NAME, cache=tmp_path / "cache")
     assert [path.name for path in (tmp_path / "cache").iterdir()] == [".espnetv2.pth.part"]
@@ -581,7 +536,7 @@ def test_offline_takes_what_the_cache_has_and_refuses_the_rest_in_one_sentence(
     ):
         load_weights(NAME, cache=cache, offline=True)
     assert not cache.exists()
-    assert online.requests == []
+    assert online.paths == []
     fetched = fetch_weights(NAME, cache=cache)
     assert fetch_weights(NAME, cache=cache, offline=True) == fetched
     monkeypatch.setenv("PIXELWISE_OFFLINE", "1")
@@ -596,12 +551,12 @@ def test_a_mirror_is_a_copy_of_a_cache_and_is_asked_first(
     mirror = tmp_path / "mirror of ours"
     mirror.mkdir()
     fetched = fetch_weights(NAME, cache=mirror)
-    online.requests.clear()
-    address = online.url.rpartition("/zoo/")[0] + "/mirror"
+    online.paths.clear()
+    address = online.address + "/mirror"
     monkeypatch.setenv("PIXELWISE_MIRROR", str(mirror) if kind == "folder" else f"{address}/")
     found = fetch_weights(NAME, cache=tmp_path / "cache", offline=kind == "folder")
     assert found.read_bytes() == fetched.read_bytes()
-    assert online.requests == ([] if kind == "folder" else ["/mirror/espnetv2.pth"])
+    assert online.paths == ([] if kind == "folder" else ["/mirror/espnetv2.pth"])
 
 
 def test_what_a_mirror_lacks_or_has_wrong_comes_from_the_publisher(
@@ -611,7 +566,7 @@ def test_what_a_mirror_lacks_or_has_wrong_comes_from_the_publisher(
     fetch_weights(NAME, cache=tmp_path / "one")
     (tmp_path / "espnetv2.pth").write_bytes(b"something else")
     fetch_weights(NAME, cache=tmp_path / "two")
-    assert online.requests == ["/zoo/espnetv2.pth"] * 2
+    assert online.paths == ["/zoo/espnetv2.pth"] * 2
 
 
 def test_names_are_filtered_by_task_model_licence_and_use() -> None:
@@ -642,7 +597,7 @@ def on_hub(online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
     path = tmp_path / "published.pth"
     url = "https://huggingface.co/someone/net/resolve/0123456/pytorch_model.bin"
     use_entry(monkeypatch, path, url=url)
-    monkeypatch.setenv("HF_ENDPOINT", online.url.rpartition("/zoo/")[0])
+    monkeypatch.setenv("HF_ENDPOINT", online.address)
     monkeypatch.delenv("HF_HUB_OFFLINE")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     return online
@@ -650,7 +605,7 @@ def on_hub(online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> S
 
 def test_the_endpoint_takes_the_place_of_the_hub(on_hub: Server, tmp_path: Path) -> None:
     assert fetch_weights(NAME, cache=tmp_path / "cache").name == f"{NAME}.bin"
-    assert on_hub.requests == ["/someone/net/resolve/0123456/pytorch_model.bin"]
+    assert on_hub.paths == ["/someone/net/resolve/0123456/pytorch_model.bin"]
 
 
 def test_another_revision_is_checked_against_what_the_hub_tells(on_hub: Server, tmp_path: Path) -> None:
@@ -661,7 +616,7 @@ def test_another_revision_is_checked_against_what_the_hub_tells(on_hub: Server, 
     found = fetch_weights(NAME, cache=tmp_path / "cache", revision="refs/pr/1")
     assert found.name == f"{NAME}-cccccccccccc.bin"
     assert found.read_bytes() == on_hub.content
-    assert on_hub.requests[-1] == "/someone/net/resolve/refs%2Fpr%2F1/pytorch_model.bin"
+    assert on_hub.paths[-1] == "/someone/net/resolve/refs%2Fpr%2F1/pytorch_model.bin"
     assert load_weights(NAME, cache=tmp_path / "cache", revision="main").model.num_classes == 21
     on_hub.headers["X-Linked-Etag"] = on_hub.headers["ETag"] = '"' + "0" * 64 + '"'
     with pytest.raises(ValueError, match="is not the published file"):
@@ -687,7 +642,7 @@ def test_files_of_the_hub_are_not_fetched_when_its_library_is_offline(
         fetch_weights(NAME, cache=tmp_path / "cache")
     with pytest.raises(ValueError, match="cannot be asked for offline"):
         fetch_weights(NAME, cache=tmp_path / "cache", revision="main")
-    assert on_hub.requests == []
+    assert on_hub.paths == []
 
 
 # --- the catalogue's format ------------------------------------------------------------------------

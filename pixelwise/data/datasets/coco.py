@@ -8,16 +8,19 @@ such a file itself; the images are looked for near it. `read_folder` lists them 
 
 import re
 from collections import defaultdict
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
-from ...types import ClassTable, LabelMap
+from ...types import Annotation, ClassTable, LabelMap
 from ..dataset import Pair, ReadTarget
 from ..formats.coco import CocoFile, CocoImage, read_coco, semantic_labels
 from ..formats.mask import check_size
 from ..label_encoding import LabelEncoding
 from .layout import Layout, image_files, name_in_folder, split_of
 
+A = TypeVar("A", bound=Annotation)
 _FIRST_KEY = re.compile(rb'^\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
 _NOT_INSTANCES = re.compile(r"panoptic|caption|keypoints|stuff|images?_info|results", re.IGNORECASE)
 
@@ -61,12 +64,23 @@ class SemanticLabels:
 
     def __call__(self, pair: Pair) -> LabelMap:
         """Labels of the image; see `ReadTarget`."""
-        image = self.images[pair.id]
-        try:
-            check_size(pair.image, image.height, image.width)
-            return LabelMap(semantic_labels(image, self.label_of, self.ignore))
-        except ValueError as error:
-            raise ValueError(f"{pair.mask}: {error}") from error
+        return annotation_of(
+            pair, self.images, lambda image: LabelMap(semantic_labels(image, self.label_of, self.ignore))
+        )
+
+
+def annotation_of(pair: Pair, images: Mapping[str, CocoImage], read: Callable[[CocoImage], A]) -> A:
+    """What `read` makes of the annotations of an image.
+
+    Raises:
+        ValueError: if the image has another size than the file says, or as `read`; names the file.
+    """
+    image = images[pair.id]
+    try:
+        check_size(pair.image, image.height, image.width)
+        return read(image)
+    except ValueError as error:
+        raise ValueError(f"{pair.mask}: {error}") from error
 
 
 def matches(root: Path) -> bool:

@@ -9,9 +9,8 @@ from pathlib import Path
 from ...types import Boxes
 from ..dataset import Pair
 from ..formats.coco import CocoImage, boxes
-from ..formats.mask import check_size
 from ..label_encoding import LabelEncoding
-from .coco import classes_of, matches as matches, read_folder
+from .coco import annotation_of, classes_of, matches as matches, read_folder
 from .layout import Layout
 
 
@@ -29,12 +28,7 @@ class BoxesOfImages:
 
     def __call__(self, pair: Pair) -> Boxes:
         """Boxes of the image; see `ReadTarget`."""
-        image = self.images[pair.id]
-        try:
-            check_size(pair.image, image.height, image.width)
-            return boxes(image, self.label_of)
-        except ValueError as error:
-            raise ValueError(f"{pair.mask}: {error}") from error
+        return annotation_of(pair, self.images, lambda image: boxes(image, self.label_of))
 
 
 def find(root: Path, encoding: LabelEncoding | None) -> Layout:

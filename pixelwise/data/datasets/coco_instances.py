@@ -10,9 +10,8 @@ from pathlib import Path
 from ...types import MaskSet
 from ..dataset import Pair
 from ..formats.coco import CocoImage, instances
-from ..formats.mask import check_size
 from ..label_encoding import LabelEncoding
-from .coco import classes_of, matches as matches, read_folder
+from .coco import annotation_of, classes_of, matches as matches, read_folder
 from .layout import Layout
 
 
@@ -30,12 +29,7 @@ class Instances:
 
     def __call__(self, pair: Pair) -> MaskSet:
         """Instances of the image; see `ReadTarget`."""
-        image = self.images[pair.id]
-        try:
-            check_size(pair.image, image.height, image.width)
-            return instances(image, self.label_of)
-        except ValueError as error:
-            raise ValueError(f"{pair.mask}: {error}") from error
+        return annotation_of(pair, self.images, lambda image: instances(image, self.label_of))
 
 
 def find(root: Path, encoding: LabelEncoding | None) -> Layout:
