@@ -246,7 +246,10 @@ def predict(
         raise ValueError(
             f"--tint-background is for one class per pixel, not for the task {predictor.task.name}"
         )
-    if server is None and (target := streams(predictor, sources, Path(out), format, slide=slide)):
+    target = streams(predictor, sources, Path(out), format, slide=slide) if server is None else None
+    if slide and (target is None or predictor.task.infer is not None):
+        raise ValueError("--level and --mpp are for one whole-slide image and a model that scores pixels")
+    if target is not None:
         if overlay:
             raise ValueError(f"--overlay is for images that are held in memory, not for {target}")
         with SlideSource(sources[0], level=level, mpp=mpp) if slide else nullcontext(sources[0]) as source:

@@ -15,18 +15,16 @@ def streams(
     """The file that is written row by row; None where images are predicted one by one in memory.
 
     That is so for one source and a file as `--out`, a source of more than 64 million pixels of which parts
-    can be read, or a `slide` of which a level is chosen.
+    can be read, or a whole-slide image; with `slide` any file of which a level is chosen.
 
     Raises:
-        ValueError: if a level is chosen and there is not one slide.
+        ValueError: if a slide cannot be read.
     """
     from ..tiling import SLIDES, SUFFIXES, WINDOWED, open_source
     from ..types import ClassMasks, LabelMap, MaskSet
 
     source = Path(sources[0])
     of_pixels = predictor.task.annotation in (LabelMap, ClassMasks)
-    if slide and (len(sources) != 1 or not source.is_file() or predictor.task.infer is not None):
-        raise ValueError("--level and --mpp are for one file, a whole-slide image")
     if len(sources) != 1 or not source.exists():
         return None
     if not of_pixels and (predictor.task.annotation is not MaskSet or out.suffix.lower() == ".png"):
@@ -36,8 +34,6 @@ def streams(
     if out.suffix.lower() in SUFFIXES and (not out.is_dir() or out.suffix.lower() == ".zarr"):
         return out
     if source.suffix.lower() not in WINDOWED or not of_pixels:
-        if slide:
-            raise ValueError("--level and --mpp need a file as --out: .tif, .npy, .zarr or .png")
         return None
     try:
         with open_source(source, 2 if predictor.task.infer is None else 3) as opened:
@@ -46,7 +42,7 @@ def streams(
         if source.suffix.lower() in SLIDES:
             raise
         return None  # whoever reads it whole says what is wrong
-    tiled = slide or predictor.task.annotation is ClassMasks
+    tiled = slide or source.suffix.lower() in SLIDES or predictor.task.annotation is ClassMasks
     suffix = ".npy" if format == "npy" else ".tif" if tiled else ".png"
     return out / f"{source.stem}{'.tif' if format == 'tif' else suffix}" if large else None
 

@@ -125,6 +125,18 @@ def test_large_results_hold_smaller_copies(
         assert (source.read(0, 520)[..., 0] == maps[0]).all()
 
 
+def test_a_level_of_several_files_or_of_a_photograph_is_a_sentence(
+    slide: Path, run: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "b.tif").write_bytes(slide.read_bytes())
+    Image.new("RGB", (64, 64)).save(tmp_path / "photo.png")
+    for sources in ([slide, tmp_path / "b.tif"], [tmp_path / "photo.png"]):
+        command = ["predict", str(run), *map(str, sources), "--level", "1", "--out", str(tmp_path / "found")]
+        done = CliRunner().invoke(app, command)
+        assert done.exit_code == 2
+        assert "for one whole-slide image" in " ".join(done.output.split())
+
+
 @pytest.mark.slow
 def test_the_command_predicts_a_slide_at_microns_per_pixel(slide: Path, run: Path, tmp_path: Path) -> None:
     command = [
