@@ -1,11 +1,12 @@
 """A folder of images predicted to palette PNGs and overlays: pixelwise beside the loop that people write.
 
-    python bench/predict_folder.py [--images FOLDER] [--count 200] [--rounds 3] [--overlay] [--few]
+    python bench/predict_folder.py [--images FOLDER] [--count 200] [--rounds 3] [--overlay] [--all]
 
 Every measurement is a process of its own, because the waiting policy of OpenMP is read when torch is loaded;
 the ways take turns. Loading and one image are not counted. `policy` is what the process was told: `as it is`
 leaves the variable unset, as in a program that knows nothing of it; `passive` is what `pixelwise predict`
-sets.
+sets. Without `--images`, JPEG files of CamVid's size are made. The goal, at least 1.3 times the plain loop,
+stands at the end.
 """
 
 import argparse
@@ -108,8 +109,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=200)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--models", default="espnetv2_s_1_0,unet")
-    parser.add_argument("--overlay", action="store_true", help="only with overlays")
-    parser.add_argument("--few", action="store_true", help="only ours, and the loop as people write it")
+    parser.add_argument("--overlay", action="store_true", help="overlays beside the labels")
+    parser.add_argument("--all", action="store_true", help="all ways, not only ours and the plain loop")
     parser.add_argument("--child")
     parser.add_argument("--model")
     given = parser.parse_args()
@@ -119,27 +120,29 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         images = given.images or made(Path(temporary), given.count)
         for model in given.models.split(","):
-            for overlay in (True,) if given.overlay else (False, True):
-                ways = {name: way for name, way in WAYS.items() if not given.few or name in FEW}
-                taken: dict[str, list[list[float]]] = {name: [] for name in ways}
-                for _ in range(given.rounds):
-                    for name, (way, policy) in ways.items():
-                        taken[name].append(measured(way, policy, model, images, given.count, overlay))
-                files = "labels and overlays" if overlay else "labels"
-                print(f"\n### {model}, {given.count} images to {files}, {given.rounds} rounds, medians\n")
-                print("| way | images/s | processor ms per image | wall over ours | processor over ours |")
-                print("|---|---|---|---|---|")
-                median = {
-                    name: [statistics.median(column) for column in zip(*rows, strict=True)]
-                    for name, rows in taken.items()
-                }
-                ours = next(iter(median.values()))
-                for name, (wall, processor) in median.items():
-                    print(
-                        f"| {name} | {given.count / wall:.1f} | {1e3 * processor / given.count:.1f} "
-                        f"| {wall / ours[0]:.2f} | {processor / ours[1]:.2f} |",
-                        flush=True,
-                    )
+            ways = {name: way for name, way in WAYS.items() if given.all or name in FEW}
+            taken: dict[str, list[list[float]]] = {name: [] for name in ways}
+            for _ in range(given.rounds):
+                for name, (way, policy) in ways.items():
+                    taken[name].append(measured(way, policy, model, images, given.count, given.overlay))
+            files = "labels and overlays" if given.overlay else "labels"
+            print(f"\n### {model}, {given.count} images to {files}, {given.rounds} rounds, medians\n")
+            print("| way | images/s | processor ms per image | wall over ours | processor over ours |")
+            print("|---|---|---|---|---|")
+            median = {
+                name: [statistics.median(column) for column in zip(*rows, strict=True)]
+                for name, rows in taken.items()
+            }
+            ours = next(iter(median.values()))
+            for name, (wall, processor) in median.items():
+                print(
+                    f"| {name} | {given.count / wall:.1f} | {1e3 * processor / given.count:.1f} "
+                    f"| {wall / ours[0]:.2f} | {processor / ours[1]:.2f} |",
+                    flush=True,
+                )
+            gain = median["plain loop"][0] / ours[0]
+            met = "met" if gain >= 1.3 else "missed"
+            print(f"\nGoal: at least 1.30 times the plain loop; found {gain:.2f}, {met}", flush=True)
 
 
 if __name__ == "__main__":

@@ -55,8 +55,8 @@ whose label differs, where any does. How to export: [export.md](export.md).
 `int8` is the OpenVINO file in 8-bit integers, its ranges measured on four other images. Of random weights and
 noise it keeps fewer labels than of trained weights and photographs: the column shows that the file is sound,
 not how good it is. `pixelwise export --int8` prints the share of labels on your images, and writes no file
-below 90 %. `compile` is `torch.compile(fullgraph=True, dynamic=True)` with the back end `aot_eager`: the network
-is one graph for all sizes.
+below 90 %. `compile` is `torch.compile(fullgraph=True, dynamic=True)` with the back end `aot_eager`: the
+network is one graph for all sizes.
 
 Measured with torch {torch}, ONNX Runtime {onnxruntime}, OpenVINO {openvino}, on a CPU, {date}.
 

@@ -1,5 +1,6 @@
 """`pixelwise predict`."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -133,6 +134,19 @@ def predict(
     max_pixels: Annotated[
         int, typer.Option(min=1, help="Largest height times width of an image.")
     ] = 1_000_000_000,
+    level: Annotated[
+        int | None,
+        typer.Option(
+            help="Of the pyramid of a whole-slide image (extra slides): 0 is the finest.", show_default=False
+        ),
+    ] = None,
+    mpp: Annotated[
+        float | None,
+        typer.Option(
+            help="Microns per pixel at which a whole-slide image is read, instead of a level.",
+            show_default=False,
+        ),
+    ] = None,
     precision: Annotated[str, typer.Option(help="32, or bf16 or 16 for mixed precision.")] = "32",
     engine: Annotated[
         str,
@@ -170,6 +184,9 @@ def predict(
         raise ValueError(f"{checkpoint} is an image: weights or a run directory come first, then the images")
     if engine not in ("here", "ray"):
         raise ValueError(f"--engine is here or ray, got {brief(engine)}")
+    slide = level is not None or mpp is not None
+    if slide and (server is not None or engine != "here"):
+        raise ValueError("--level and --mpp are for a slide that is read here, not by a server or a cluster")
     if engine == "here" and (missing := missing_source(sources)):
         raise ValueError(missing)
     import torch
@@ -177,6 +194,7 @@ def predict(
     from .. import export
     from ..predict import Predictor
     from ..predict.bulk import predict_on_ray
+    from ..tiling import SlideSource
     from ..types import LabelMap
     from .streaming import stream, streams
 
@@ -227,19 +245,23 @@ def predict(
         raise ValueError(
             f"--tint-background is for one class per pixel, not for the task {predictor.task.name}"
         )
-    if server is None and (target := streams(predictor, sources, Path(out), format)):
+    target = streams(predictor, sources, Path(out), format, slide=slide) if server is None else None
+    if slide and (target is None or predictor.task.infer is not None):
+        raise ValueError("--level and --mpp are for one whole-slide image and a model that scores pixels")
+    if target is not None:
         if overlay:
             raise ValueError(f"--overlay is for images that are held in memory, not for {target}")
-        stream(
-            predictor,
-            sources[0],
-            target,
-            format=format,
-            batch_size=1,
-            overwrite=overwrite,
-            only_plan=only_plan,
-            progress=watched(),
-        )
+        with SlideSource(sources[0], level=level, mpp=mpp) if slide else nullcontext(sources[0]) as source:
+            stream(
+                predictor,
+                source,
+                target,
+                format=format,
+                batch_size=1,
+                overwrite=overwrite,
+                only_plan=only_plan,
+                progress=watched(),
+            )
         return
     if only_plan:
         raise ValueError("--plan is for one image that is predicted row by row: give --out a file")

@@ -9,13 +9,18 @@ import typer
 LARGE = 64_000_000  # pixels from which an image is never held in memory where its file can be read in parts
 
 
-def streams(predictor: Any, sources: list[str], out: Path, format: str | None) -> Path | None:
+def streams(
+    predictor: Any, sources: list[str], out: Path, format: str | None, *, slide: bool = False
+) -> Path | None:
     """The file that is written row by row; None where images are predicted one by one in memory.
 
-    That is so for one source and a file as `--out`, or a source of more than 64 million pixels of which
-    parts can be read.
+    That is so for one source and a file as `--out`, a source of more than 64 million pixels of which parts
+    can be read, or a whole-slide image; with `slide` any file of which a level is chosen.
+
+    Raises:
+        ValueError: if a slide cannot be read.
     """
-    from ..tiling import SUFFIXES, WINDOWED, open_source
+    from ..tiling import SLIDES, SUFFIXES, WINDOWED, open_source
     from ..types import ClassMasks, LabelMap, MaskSet
 
     source = Path(sources[0])
@@ -34,16 +39,19 @@ def streams(predictor: Any, sources: list[str], out: Path, format: str | None) -
         return None
     try:
         with open_source(source, 2 if predictor.task.infer is None else 3) as opened:
-            large = math.prod(opened.size) > LARGE or source.suffix.lower() == ".zarr"
+            large = slide or math.prod(opened.size) > LARGE or source.suffix.lower() in (".zarr", *SLIDES)
     except ValueError:
+        if source.suffix.lower() in SLIDES:
+            raise
         return None  # whoever reads it whole says what is wrong
-    suffix = ".npy" if format == "npy" else ".tif" if predictor.task.annotation is ClassMasks else ".png"
+    tiled = slide or source.suffix.lower() in SLIDES or predictor.task.annotation is ClassMasks
+    suffix = ".npy" if format == "npy" else ".tif" if tiled else ".png"
     return out / f"{source.stem}{'.tif' if format == 'tif' else suffix}" if large else None
 
 
 def stream(
     predictor: Any,
-    source: str,
+    source: Any,
     target: Path,
     *,
     format: str | None,
@@ -52,7 +60,7 @@ def stream(
     only_plan: bool,
     progress: bool,
 ) -> None:
-    """Say what it will take, and predict one image into one file.
+    """Say what it will take, and predict one image, a path or a `PixelSource`, into one file.
 
     Raises:
         ValueError: as `Predictor.stream`.
@@ -64,7 +72,8 @@ def stream(
     keep = format if format in ("confidence", "probabilities") else "labels"
     targets = []
     if not only_plan and target.suffix.lower() != ".zarr":
-        read = [Path(source)] if Path(source).is_file() else []
+        path = Path(source if isinstance(source, str) else source.name)
+        read = [path] if path.is_file() else []
         targets = [target, *([target.with_suffix(".json")] if of_objects else [])]
         check_targets(targets, target.parent, sources=read, overwrite=overwrite)
     plan = predictor.plan(source, keep=keep, batch_size=batch_size)

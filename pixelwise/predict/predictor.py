@@ -645,10 +645,10 @@ class Predictor:
         those that a border cuts are joined, and nothing is continued.
 
         Args:
-            source: path of a .npy, .zarr, TIFF, GeoTIFF or .vrt file, of which only the needed rows are
-                read, or of any other image; an array, memory map or zarr array "H W", "H W c" or "c H W" (of
-                volumes with D before H). Values as in `__call__`; volumes that are not in [0, 1] are scaled
-                by percentiles of some of their slices.
+            source: path of a .npy, .zarr, TIFF, GeoTIFF or .vrt file or of a slide, of which only the needed
+                rows are read, or of any other image; a `tiling.SlideSource`; an array, memory map or zarr
+                array "H W", "H W c" or "c H W" (of volumes with D before H). Values as in `__call__`; volumes
+                that are not in [0, 1] are scaled by percentiles of some of their slices.
             out: path of a .tif (tiled, with a palette, and the place on the Earth of the source), .npy,
                 .zarr or .png file; or an array to fill.
             keep: "labels" (of several classes per pixel their masks, "k H W"), "confidence" (255 times the

@@ -9,7 +9,9 @@ file.
 
 from .grid import Blend as Blend, Interval as Interval, Size as Size, at as at, grid as grid
 from .sinks import SUFFIXES as SUFFIXES, ArraySink as ArraySink, FileSink as FileSink
+from .slides import SlideSource as SlideSource
 from .sources import (
+    SLIDES as SLIDES,
     WINDOWED as WINDOWED,
     ArraySource as ArraySource,
     PixelSource as PixelSource,

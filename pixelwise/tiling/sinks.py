@@ -26,6 +26,8 @@ if sys.platform != "win32":
 SUFFIXES = (".tif", ".tiff", ".npy", ".zarr", ".png")
 _SIDE = 256  # of the tiles of a TIFF file, in pixels
 _CHUNK = 512  # of zarr
+_PYRAMID = 1 << 24  # pixels from which a TIFF file holds smaller copies, down to _SMALLEST pixels a side
+_SMALLEST = 1024
 _BIG = 1 << 32  # bytes from which a TIFF file needs 64-bit offsets
 _BAND = 1 << 22  # bytes that are converted at once
 
@@ -196,12 +198,21 @@ class FileSink:
         rows = np.fromfile(self.rows, self.dtype, (stop - start) * width, offset=offset)
         return rows.reshape(stop - start, width)
 
-    def _tiles(self) -> Iterator[np.ndarray]:
+    def _every(self, step: int, page: int, start: int, stop: int) -> np.ndarray:
+        """Rows `start` to `stop` of the map of every `step`-th pixel."""
+        if step == 1:
+            return self._read(page, start, stop)
+        last = min(stop, -(-self.shape[-2] // step))
+        return np.concatenate(
+            [self._read(page, row * step, row * step + 1)[:, ::step] for row in range(start, last)]
+        )
+
+    def _tiles(self, step: int = 1) -> Iterator[np.ndarray]:
         """The tiles of each page in reading order, the last ones filled up with zeros."""
-        height, width = self.shape[-2:]
+        height, width = (-(-side // step) for side in self.shape[-2:])
         for page in range(int(np.prod(self.shape[:-2]))):
             for top in range(0, height, _SIDE):
-                rows = self._read(page, top, top + _SIDE)
+                rows = self._every(step, page, top, top + _SIDE)
                 for left in range(0, width, _SIDE):
                     part = rows[:, left : left + _SIDE]
                     if part.shape != (_SIDE, _SIDE):
@@ -216,18 +227,25 @@ class FileSink:
             table = np.zeros((3, 256), np.uint16)
             table[:, : len(self.colors)] = 257 * np.array(self.colors, np.uint16).T
             palette = {"photometric": "palette", "colormap": table}
-        tifffile.imwrite(
-            path,
-            self._tiles(),
-            shape=self.shape,
-            dtype=self.dtype,
-            tile=(_SIDE, _SIDE),
-            compression="zlib",
-            bigtiff=int(np.prod(self.shape)) * self.dtype.itemsize > _BIG // 2,
-            metadata=None if len(self.shape) == 2 else {"axes": "ZYX"},
-            extratags=list(self.geography),
-            **palette,
-        )
+        form: dict[str, Any] = {"dtype": self.dtype, "tile": (_SIDE, _SIDE), "compression": "zlib", **palette}
+        big = int(np.prod(self.shape)) * self.dtype.itemsize > _BIG // 2
+        with tifffile.TiffWriter(path, bigtiff=big) as file:
+            file.write(
+                self._tiles(),
+                shape=self.shape,
+                metadata=None if len(self.shape) == 2 else {"axes": "ZYX"},
+                extratags=list(self.geography),
+                **form,
+            )
+            for step in self._steps():  # of labels one in each square is kept, not their mean
+                size = tuple(-(-side // step) for side in self.shape)
+                file.write(self._tiles(step), shape=size, metadata=None, subfiletype=1, **form)
+
+    def _steps(self) -> list[int]:
+        """By how much smaller the copies in a TIFF file are, so that viewers need not read all of it."""
+        if len(self.shape) != 2 or np.prod(self.shape) < _PYRAMID:
+            return []
+        return [2**i for i in range(1, 32) if max(self.shape) / 2 ** (i - 1) > _SMALLEST]
 
     def _npy_header(self) -> bytes:
         """What a NumPy file begins with."""

@@ -7,17 +7,20 @@ the channels. Only the rows (of a volume: slices) that a tile needs are held in 
 import math
 import os
 from collections import OrderedDict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from .opened import Closing, UnknownCodec, readable
+from .slides import SlideSource
+
 TIFF = (".tif", ".tiff", ".svs", ".ndpi", ".scn")
 RASTER = (".vrt", ".img", ".jp2")  # read by rasterio
-WINDOWED = (*TIFF, *RASTER, ".npy", ".zarr")
+SLIDES = (".svs", ".ndpi", ".scn", ".mrxs", ".bif", ".svslide", ".vms", ".vmu")  # see slides.py
+WINDOWED = (*dict.fromkeys((*TIFF, *RASTER, *SLIDES)), ".npy", ".zarr")
 _GEO_TAGS = (33550, 33922, 34264, 34735, 34736, 34737)  # where a GeoTIFF lies on the Earth
 _NODATA = 42113  # tag of GDAL: the value of pixels that are not known
 _HELD = 1 << 27  # bytes of decoded pieces of a file that are kept for the next rows
@@ -52,22 +55,7 @@ class PixelSource(Protocol):
         """Let go of the file."""
 
 
-class _Closing:
-    """What `with` does with a source."""
-
-    def __enter__(self) -> Any:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Nothing is open."""
-
-
-class ArraySource(_Closing):
+class ArraySource(Closing):
     """Anything with a shape that can be sliced: arrays, memory maps, zarr and HDF5 arrays.
 
     Args:
@@ -99,7 +87,7 @@ class ArraySource(_Closing):
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """See `PixelSource`."""
-        with _readable(self.name):
+        with readable(self.name):
             if self.planes_first:
                 return np.moveaxis(np.asarray(self.array[:, start:stop]), 0, -1)
             rows = np.asarray(self.array[start:stop])
@@ -114,7 +102,7 @@ class NpySource(ArraySource):
         if self.planes_first or not self.array.flags.c_contiguous:
             return super().read(start, stop)
         row = math.prod(self.size[1:]) * self.channels
-        with _readable(self.name):
+        with readable(self.name):
             rows = np.fromfile(
                 self.name,
                 self.dtype,
@@ -142,15 +130,21 @@ def open_source(path: str | os.PathLike[str], axes: int = 2) -> Any:
     if not path.exists():
         raise ValueError(f"there is no file {path}")
     if suffix == ".npy":
-        with _readable(str(path)):
+        with readable(str(path)):
             array = np.load(path, mmap_mode="r", allow_pickle=False)
         return NpySource(array, axes, str(path))
     if suffix == ".zarr":
         return ArraySource(_zarr_array(path), axes, str(path))
+    if suffix in SLIDES and (suffix not in TIFF or find_spec("openslide")):
+        try:
+            return SlideSource(path)
+        except ValueError:  # a plain TIFF file with the suffix of a slide
+            if suffix not in TIFF:
+                raise
     if suffix in TIFF:
         try:
             return TiffSource(path, axes)
-        except _UnknownCodec as error:
+        except UnknownCodec as error:
             try:
                 source = RasterSource(path, axes)
             except ValueError:
@@ -162,15 +156,7 @@ def open_source(path: str | os.PathLike[str], axes: int = 2) -> Any:
     raise ValueError(f"{path} cannot be read in parts: expected one of {', '.join(WINDOWED)}")
 
 
-class _UnknownCodec(ValueError):
-    """A compression that needs a further package; knows where the image lies on the Earth."""
-
-    def __init__(self, text: str) -> None:
-        super().__init__(text)
-        self.geography: list[tuple[Any, ...]] = []
-
-
-class TiffSource(_Closing):
+class TiffSource(Closing):
     """A TIFF file: only the strips or tiles that hold the rows are decoded; of a volume, only the pages.
 
     Args:
@@ -185,10 +171,10 @@ class TiffSource(_Closing):
         import tifffile
 
         self.name, self._held = str(path), OrderedDict[int, Any]()
-        with _readable(self.name):
+        with readable(self.name):
             self._file = tifffile.TiffFile(path)
         try:
-            with _readable(self.name):
+            with readable(self.name):
                 pages: Sequence[Any] = self._file.series[0].pages
                 page = pages[0]
                 volume = axes == 3
@@ -212,14 +198,14 @@ class TiffSource(_Closing):
             self._piece(0)
         except BaseException as error:
             self._file.close()
-            if isinstance(error, _UnknownCodec):
+            if isinstance(error, UnknownCodec):
                 error.geography = self.geography
             raise
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """See `PixelSource`."""
         if len(self.size) == 3:
-            with _readable(self.name):
+            with readable(self.name):
                 slices = [self._pages[i].asarray() for i in range(start, stop)]
             return np.stack(slices).reshape(stop - start, *self.size[1:], self.channels)
         height, width = self.size
@@ -248,7 +234,7 @@ class TiffSource(_Closing):
             self._held.move_to_end(index)
             return self._held[index]
         page = self._page
-        with _readable(self.name):
+        with readable(self.name):
             if index >= len(page.dataoffsets):
                 raise ValueError("it ends before its last strip or tile")
             count = page.databytecounts[index]
@@ -260,7 +246,7 @@ class TiffSource(_Closing):
                 decoded = page.decode(data, index, jpegtables=page.jpegtables)[0] if count else None
             except ValueError as error:
                 if "imagecodecs" in str(error):
-                    raise _UnknownCodec(
+                    raise UnknownCodec(
                         f"its compression {page.compression.name} needs pip install pixelwise[geo]"
                     ) from error
                 raise
@@ -276,7 +262,7 @@ class TiffSource(_Closing):
         self._file.close()
 
 
-class RasterSource(_Closing):
+class RasterSource(Closing):
     """An image that rasterio opens, such as a virtual mosaic; needs the extra `pixelwise[geo]`.
 
     Args:
@@ -295,7 +281,7 @@ class RasterSource(_Closing):
         if axes != 2:
             raise ValueError(f"{path} is an image, expected a volume")
         self.name = str(path)
-        with _readable(self.name):
+        with readable(self.name):
             self._file = rasterio.open(path)
         self.size, self.channels = (self._file.height, self._file.width), self._file.count
         self.dtype = np.dtype(self._file.dtypes[0])
@@ -304,7 +290,7 @@ class RasterSource(_Closing):
 
     def read(self, start: int, stop: int) -> np.ndarray:
         """See `PixelSource`."""
-        with _readable(self.name):
+        with readable(self.name):
             planes: np.ndarray = self._file.read(window=((start, stop), (0, self.size[1])))
         return planes.transpose(1, 2, 0)
 
@@ -343,7 +329,7 @@ def _zarr_array(path: Path) -> Any:
         import zarr
     except ImportError as error:
         raise ValueError(f"{path} is read by zarr: pip install pixelwise[zarr]") from error
-    with _readable(str(path)):
+    with readable(str(path)):
         found = zarr.open(str(path), mode="r")
         if isinstance(found, zarr.Group):
             arrays = dict(found.arrays())
@@ -351,15 +337,3 @@ def _zarr_array(path: Path) -> Any:
                 raise ValueError(f"it is a group of {len(arrays)} arrays, expected one array")
             found = arrays.get("0") or next(iter(arrays.values()))
     return found
-
-
-@contextmanager
-def _readable(name: str) -> Iterator[None]:
-    """Whatever a library raises becomes a sentence that names the file."""
-    try:
-        yield
-    except _UnknownCodec:
-        raise
-    except Exception as error:  # damaged files make decoders raise anything
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"cannot read {name or 'the array'}: {reason}") from error

@@ -194,6 +194,7 @@ def test_every_file_that_starts_worker_threads_is_run_here() -> None:
         "app.py",
         "many.py",
         "movies.py",
+        "streaming.py",
         "remote.py",
     }
 
