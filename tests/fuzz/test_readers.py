@@ -430,7 +430,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
         "matrix": Kind(
             {".mat": matrix(), ".txt": b"0 1 2\n2 1 0\n", ".png": deep_mask()}, read_mask_pixels, 2
         ),
-        "parts": Kind({".mat": parts_of_people()}, read_mask_pixels, 1),
+        "people": Kind({".mat": parts_of_people()}, read_mask_pixels, 1),
         "volume": Kind(volumes(folder), read_volume, 4),
         "segments": Kind({".dcm": segments(folder / "segments.dcm")}, read_seg, 1),
         "raster": Kind({".tif": raster(folder / "raster.tif")}, lambda path: read_unit(path, 2), 2),
