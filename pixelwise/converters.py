@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .models import (
     from_mmseg_cnn,
+    from_mmseg_convnext,
     from_mmseg_segformer,
     from_mmseg_segmenter,
     from_mmseg_setr,
@@ -76,6 +77,7 @@ _MMSEG: Mapping[str, Callable[[Mapping[str, Tensor]], Model]] = {
     "backbone.layers.0.0.projection.weight": from_mmseg_segformer,
     "decode_head.linear_c1.proj.weight": from_nvlabs,
     "backbone.pos_embed1": from_whai362_pvt,
+    "backbone.downsample_layers.0.0.weight": from_mmseg_convnext,
     "backbone.stages.0.blocks.0.attn.w_msa.qkv.weight": from_mmseg_swin,
     "backbone.layers.0.blocks.0.attn.qkv.weight": from_mmseg_swin,
     "decode_head.up_convs.0.0.conv.weight": from_mmseg_setr,
@@ -122,8 +124,8 @@ def from_mmseg(state_dict: Mapping[str, Tensor]) -> Model:
     """The network of OpenMMLab's mmsegmentation with equal outputs, in eval mode.
 
     mmsegmentation itself is not needed. Reads FCN, PSPNet, DeepLabV3, DeepLabV3+ and UPerNet on ResNet,
-    HRNet, SETR, Segmenter, SegFormer and UPerNet on Swin, and what authors built upon it: NVlabs' SegFormer,
-    Swin's UPerNet, PVT's semantic FPN.
+    HRNet, SETR, Segmenter, SegFormer, UPerNet on Swin and on ConvNeXt, and what authors built upon it:
+    NVlabs' SegFormer, UPerNet of Swin and ConvNeXt, PVT's semantic FPN.
 
     Args:
         state_dict: what a file of theirs holds under `state_dict`.

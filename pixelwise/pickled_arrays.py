@@ -31,7 +31,7 @@ def read_pickled_arrays(path: Path) -> dict[str, Tensor]:
         for key, value in arrays.items()
     ):
         raise ValueError(f"{path} holds something else than arrays by name")
-    return {key: torch.from_numpy(np.ascontiguousarray(value)) for key, value in arrays.items()}
+    return {key: torch.from_numpy(np.array(value, order="C")) for key, value in arrays.items()}
 
 
 class _ArraysOnly(pickle._Unpickler):  # in Python: that in C can be made to fill the memory

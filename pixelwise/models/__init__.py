@@ -35,6 +35,7 @@ from .convnext import (
     convnext_tiny_upernet as convnext_tiny_upernet,
     convnext_upernet as convnext_upernet,
     convnext_xlarge_upernet as convnext_xlarge_upernet,
+    from_mmseg_convnext as from_mmseg_convnext,
     from_transformers_convnext as from_transformers_convnext,
 )
 from .crf_rnn import CRFRNN as CRFRNN, crf_rnn as crf_rnn

@@ -4,13 +4,14 @@ The encoder is timm's, with its weights. Each of its four maps passes a layer no
 (`upernet.py`) decodes them (Sec. 4).
 
 `from_transformers_convnext` reads transformers' UPerNet on ConvNeXt, and so the files
-openmmlab/upernet-convnext-* of the Hugging Face hub.
+openmmlab/upernet-convnext-* of the Hugging Face hub; `from_mmseg_convnext` those of OpenMMLab's model zoo
+and of the authors.
 
 Departures: none known.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -18,7 +19,7 @@ from torch import Tensor
 from ..encoders import Encoder, StemPolicy, TimmEncoder, make_encoder
 from ..types import BuiltBy, Paper
 from .hrnet import count
-from .upernet import STAGES, TRANSFORMERS_HEAD, UPerNet, head_arguments
+from .upernet import STAGES, TRANSFORMERS_HEAD, UPerNet, head_arguments, rename_mmseg_head
 
 PAPER = Paper(
     "A ConvNet for the 2020s",
@@ -179,3 +180,41 @@ def from_transformers_convnext(
         raise ValueError(f"state_dict does not fit UPerNet on ConvNeXt: {reason}") from error
     model.built_by = BuiltBy("convnext_upernet", arguments)
     return model.eval()
+
+
+_MMSEG: tuple[
+    tuple[str, str | Callable[[re.Match[str]], str]], ...
+] = (  # names of OpenMMLab and of the authors, and those of transformers
+    (r"^backbone\.downsample_layers\.0\.0\.", "backbone.embeddings.patch_embeddings."),
+    (r"^backbone\.downsample_layers\.0\.1\.", "backbone.embeddings.layernorm."),
+    (r"^backbone\.downsample_layers\.([1-3])\.", r"backbone.encoder.stages.\1.downsampling_layer."),
+    (r"^backbone\.stages\.(\d)\.(\d+)\.", r"backbone.encoder.stages.\1.layers.\2."),
+    (
+        r"^backbone\.norm([0-3])\.",
+        lambda found: f"backbone.hidden_states_norms.stage{int(found[1]) + 1}.",
+    ),
+    (r"\.depthwise_conv\.", ".dwconv."),
+    (r"\.pointwise_conv([12])\.", r".pwconv\1."),
+    (r"^(.*\.layers\..*)\.norm\.", r"\1.layernorm."),
+    (r"^(.*\.layers\..*)\.gamma$", r"\1.layer_scale_parameter"),
+)
+
+
+def from_mmseg_convnext(state_dict: Mapping[str, Tensor]) -> UPerNet:
+    """Weights of OpenMMLab's UPerNet on ConvNeXt (github.com/open-mmlab/mmsegmentation), in eval mode.
+
+    The files of the authors (github.com/facebookresearch/ConvNeXt) are read as well.
+
+    Args:
+        state_dict: what a file of theirs holds under `state_dict`.
+
+    Raises:
+        ValueError: if it is not a state dict of that network in one of the sizes that timm has.
+    """
+    weights = rename_mmseg_head(state_dict)
+    for key, tensor in state_dict.items():
+        if key.startswith("backbone."):
+            for theirs, ours in _MMSEG:
+                key = re.sub(theirs, ours, key)
+            weights[key] = tensor
+    return from_transformers_convnext(weights)

@@ -92,7 +92,7 @@ ALLOWED = {
     | {"paper_recipes", "planning", "predict", "recipe", "registry", "report", "serve", "summary"}
     | {"tasks"}
     | {"tiling", "training", "video", "warmup"}
-    | {"backgrounds", "grounded", "hub", "style", "weights"},
+    | {"backgrounds", "checksums", "grounded", "hub", "style", "weights"},
     "__main__": {"cli"},
     "__init__": FOUNDATION
     | {

@@ -22,6 +22,7 @@ from pixelwise.models import (
     from_torchseg_bisenet,
 )
 from pixelwise.types import DenseModel
+from pixelwise.weights import describe_weights, find_converter
 
 Shapes = dict[str, tuple[int, ...]]
 CLASSES = 7
@@ -245,6 +246,38 @@ def test_every_tensor_of_the_authors_has_a_place_and_every_place_a_tensor(
     assert model.built_by.builder == builder
     assert model.num_classes == CLASSES
     assert not model.training
+
+
+PUBLISHED: list[tuple[str, Callable[[tuple[int, ...]], Shapes], tuple[int, ...]]] = [
+    ("danet_resnet101_cityscapes", danet, R101),
+    ("encnet_resnet50_ade", encnet, R50),
+    ("encnet_resnet101_ade", encnet, R101),
+    ("emanet_resnet101_voc", emanet, R101),
+    ("fastfcn_resnet50_ade", fastfcn, R50),
+    ("fastfcn_resnet101_ade", fastfcn, R101),
+    ("ccnet_resnet101_cityscapes", ccnet, R101),
+    ("ccnet_resnet101_r1_cityscapes", ccnet, R101),
+]
+
+
+@pytest.mark.parametrize(
+    "name, table, blocks",
+    [pytest.param(*row, marks=[pytest.mark.slow] if i else []) for i, row in enumerate(PUBLISHED)],
+)
+def test_published_weights_have_the_classes_of_their_entry(
+    name: str,
+    table: Callable[[tuple[int, ...]], Shapes],
+    blocks: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    entry = describe_weights(name)
+    monkeypatch.setitem(globals(), "CLASSES", len(entry.classes))
+    with torch.device("meta"):
+        model = find_converter(entry)({key: torch.empty(shape) for key, shape in table(blocks).items()})
+    assert model.built_by is not None
+    assert model.built_by.builder == entry.builder
+    assert entry.arguments.items() <= model.built_by.arguments.items()
+    assert model.num_classes == len(entry.classes)
 
 
 @pytest.mark.slow

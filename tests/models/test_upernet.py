@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from transformers import ConvNextConfig, SwinConfig, UperNetConfig, UperNetForSemanticSegmentation
 
 from pixelwise.checkpoint import load, save
+from pixelwise.converters import from_mmseg
 from pixelwise.encoders import SwinTransformer, rename_timm_swin
 from pixelwise.encoders.swin_transformer import SWIN_SIZES, ShiftedWindowAttention, lay_out
 from pixelwise.models import from_smp, from_transformers_convnext, from_transformers_swin, upernet
@@ -84,6 +85,42 @@ def test_logits_on_convnext_are_those_of_transformers() -> None:
         image = torch.rand(1, 3, *size)
         with torch.no_grad():
             close(ours(image).logits, theirs(ours.encoder.normalize(image)).logits)
+
+
+@pytest.mark.parametrize("zoo", ["OpenMMLab", "authors"])
+def test_names_of_convnext_of_openmmlab_and_of_its_authors_are_read(zoo: str) -> None:
+    backbone = ConvNextConfig(hidden_sizes=[40, 80, 160, 320], depths=[2, 2, 6, 2], out_features=STAGES)
+    config = UperNetConfig(backbone_config=backbone, hidden_size=16, auxiliary_in_channels=160, num_labels=5)
+    theirs = redrawn(UperNetForSemanticSegmentation(config), seed=5)
+    ours = from_transformers_convnext(theirs.state_dict())
+    # Layers as backbone/convnext.py of the authors and convnext.py of mmpretrain name them.
+    in_block = {"layernorm": "norm", "layer_scale_parameter": "gamma"}
+    if zoo == "OpenMMLab":
+        in_block |= {"dwconv": "depthwise_conv", "pwconv1": "pointwise_conv1", "pwconv2": "pointwise_conv2"}
+    names = {}
+    for key, tensor in theirs.state_dict().items():
+        parts = key.split(".")
+        if key.startswith("backbone.embeddings."):
+            place = "0" if parts[2] == "patch_embeddings" else "1"
+            key = f"backbone.downsample_layers.0.{place}.{parts[3]}"
+        elif ".downsampling_layer." in key:
+            key = f"backbone.downsample_layers.{parts[3]}.{parts[5]}.{parts[6]}"
+        elif key.startswith("backbone.encoder."):
+            rest = ".".join(in_block.get(part, part) for part in parts[6:])
+            key = f"backbone.stages.{parts[3]}.{parts[5]}.{rest}"
+        elif ".hidden_states_norms." in key:
+            key = f"backbone.norm{int(parts[2][-1]) - 1}.{parts[3]}"
+        else:
+            key = key.replace(".batch_norm.", ".bn.").replace(".classifier.", ".conv_seg.")
+        names[key] = tensor
+    assert {"backbone.downsample_layers.1.0.bias", "backbone.norm0.weight"} <= set(names)
+    read = from_mmseg(names)
+    assert read.built_by == ours.built_by
+    state = read.state_dict()
+    assert all(torch.equal(tensor, state[key]) for key, tensor in ours.state_dict().items())
+    names.pop("backbone.stages.2.5.gamma")
+    with pytest.raises(ValueError, match="state_dict"):
+        from_mmseg(names)
 
 
 def test_the_second_classifier_is_that_of_transformers() -> None:

@@ -146,6 +146,19 @@ def test_what_is_told_of_torchvisions_detectors_is_what_it_tells_itself(name: st
     assert entry.classes.ids == tuple(range(1, 91))
 
 
+@pytest.mark.parametrize("suffix, version", [("", "COCO_V1"), ("_legacy", "COCO_LEGACY")])
+def test_what_is_told_of_torchvisions_joints_is_what_it_tells_itself(suffix: str, version: str) -> None:
+    entry = describe_weights(f"keypoint_rcnn_resnet50_fpn_coco{suffix}")
+    theirs = detection.KeypointRCNN_ResNet50_FPN_Weights[version]
+    assert entry.url == theirs.url
+    assert theirs.url.endswith(f"-{entry.checksum}.pth")
+    scores = theirs.meta["_metrics"]["COCO-val2017"]
+    named = {"box_ap": "box_map", "keypoint_ap": "kp_map"}
+    assert {named[key]: round(100 * score, 1) for key, score in entry.scores.items()} == scores
+    assert entry.classes.skeleton is not None
+    assert list(entry.classes.skeleton.names) == theirs.meta["keypoint_names"]
+
+
 def test_names_checksums_and_addresses_are_not_copied_by_mistake() -> None:
     entries = [describe_weights(name) for name in list_weights()]
     told = [entry.checksum for entry in entries if entry.checksum]

@@ -519,8 +519,8 @@ def _cases_of_derivatives(root: Path) -> list[Case]:
     for path in sorted(home.rglob("*_*")):
         labelled = _LABEL.fullmatch(stem_of(path)) if path.is_file() and is_volume(path) else None
         if labelled is not None and (found := images.get(labelled[1] or "")):
-            files = tuple(max(found.values(), key=len))
-            cases.append(Case(files, path, files[0].relative_to(root).as_posix()))
+            files = max(found.values(), key=len)
+            cases.append(Case(tuple(files), path, files[0].relative_to(root).as_posix()))
     return cases
 
 
