@@ -169,7 +169,7 @@ def test_images_of_one_size_share_a_batch_and_are_answered_as_alone(start: Start
 
     def held(samples: Any) -> Any:
         begun.append(len(samples))
-        hold.wait(5)
+        hold.wait(20)
         return slow(samples)
 
     served.predictor.annotations = held
@@ -180,7 +180,7 @@ def test_images_of_one_size_share_a_batch_and_are_answered_as_alone(start: Start
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(8)]
     for thread in threads:
         thread.start()
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 20
     while sum(begun) + served.thread.waiting < 8 and time.monotonic() < deadline:
         time.sleep(0.01)
     hold.set()
