@@ -90,9 +90,9 @@ def test_scans_of_several_formats_are_learnt_and_a_dicom_series_is_predicted(
 
 @pytest.mark.slow
 def test_slices_of_the_hippocampus_are_learnt_by_a_network_for_images(
-    pixelwise: Callable, place: Path, shared_data: Path
+    pixelwise: Callable, place: Path, shared_data: Callable[..., Path]
 ) -> None:
-    source = shared_data / "hippocampus_mri"
+    source = shared_data("data", "hippocampus_mri")
     for name in sorted(path.name for path in (source / "images").iterdir())[:6]:
         for kind in ("images", "labels"):
             target = place / "hippocampus" / kind / name
