@@ -110,7 +110,8 @@ def test_slices_of_the_hippocampus_are_learnt_by_a_network_for_images(
         "--slices",
         "depth",
     ]
-    options += ["--steps", "120", "--lr", "0.01", "--batch-size", "8", "--workers", "0", "--slices", "depth"]
+    options += ["--steps", "120", "--lr", "0.01", "--batch-size", "16", "--workers", "0", "--slices", "depth"]
+    options += ["--task", "volume_slices"]
     trained = pixelwise("train", "hippocampus", *options, "--out", "runs/slices")
     assert trained.code == 0, trained.err
     scored = pixelwise("evaluate", "runs/slices", "hippocampus", "--json")
