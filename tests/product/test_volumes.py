@@ -98,18 +98,7 @@ def test_slices_of_the_hippocampus_are_learnt_by_a_network_for_images(
             target = place / "hippocampus" / kind / name
             target.parent.mkdir(parents=True, exist_ok=True)
             target.write_bytes((source / kind / name).read_bytes())
-    options = [
-        "--model",
-        "unet",
-        "--encoder",
-        "tiny",
-        "--set",
-        "width=16",
-        "--crop",
-        "48x48",
-        "--slices",
-        "depth",
-    ]
+    options = ["--model", "unet", "--encoder", "tiny", "--set", "width=16", "--crop", "48x48"]
     options += [
         "--steps",
         "150",
