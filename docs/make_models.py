@@ -125,8 +125,10 @@ def row_of(name: str, measured: dict[str, Any], time: str) -> str:
         field = UNKNOWN if seen is None else str(seen) if seen < LONG else f"> {LONG}"
         if paper_of(name).get("global"):
             field = "all"
+    # Every network for images serves slices of volumes, too.
+    tasks = ", ".join(task for task in card.tasks if task != "volume_slices")
     cells = (
-        f"`{name}`{encoder}", paper, ", ".join(card.tasks), parameters, published(name, measured), stride,
+        f"`{name}`{encoder}", paper, tasks, parameters, published(name, measured), stride,
         field, gflops, time,
     )  # fmt: skip
     return f"| {' | '.join(cells)} |"

@@ -701,6 +701,8 @@ class Batch(Value):
 def _padded(
     maps: Sequence[Float[Tensor, "c ..."]], size: tuple[int, ...], fill: float
 ) -> Float[Tensor, "b c *size"]:
+    if all(tuple(one.shape[1:]) == tuple(size) for one in maps):
+        return torch.stack([one.float() for one in maps])
     stacked = torch.full((len(maps), maps[0].shape[0], *size), fill)
     for own, one in zip(stacked, maps, strict=True):
         own[(slice(None), *(slice(n) for n in one.shape[1:]))] = one
@@ -710,6 +712,9 @@ def _padded(
 def _padded_labels(
     maps: Sequence[Tensor | None], first: tuple[int, ...], size: tuple[int, ...], ignore: int
 ) -> Int64[Tensor, "..."]:
+    known = [one for one in maps if one is not None]
+    if len(known) == len(maps) and all(tuple(one.shape) == (*first, *size) for one in known):
+        return torch.stack([one.long() for one in known])
     stacked = torch.full((len(maps), *first, *size), ignore, dtype=torch.long)
     for own, one in zip(stacked, maps, strict=True):
         if one is not None:

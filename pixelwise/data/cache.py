@@ -10,7 +10,6 @@ import tempfile
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -19,20 +18,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from ..kernels import parallel_map
 from ..types import Annotation, LabelMap
-from .dataset import (
-    ImageArrays,
-    LabelArrays,
-    Pair,
-    ReadImage,
-    ReadPart,
-    ReadTarget,
-    SegmentationData,
-)
+from .dataset import Pair, ReadImage, ReadPart, ReadTarget, SegmentationData
+from .parallel import Spacing, image_array, label_array, map_images, map_labels
 
 Place = Literal["ram", "disk"]
-Spacing = tuple[float, ...] | None
 Part = tuple[Path, tuple[int, int, int, int] | None]  # of a file; the window, None for the whole
 _TRIED = 16  # images from which the size is estimated
 _MOST = 0.8  # of what is free
@@ -266,48 +256,18 @@ class _Decoded:
 
 
 def _all_decoded(data: SegmentationData, indices: Sequence[int]) -> list[_Decoded]:
-    """Some images in few bits, with their labels where they have any.
+    """Some images in few bits, with their labels where they have any."""
 
-    Threads read what can be read without a tensor, this thread the rest.
-    """
-    threads = os.cpu_count() or 1
-    if isinstance(data.read_image, ImageArrays):
-        images: list[tuple[np.ndarray, Spacing]] = [
-            (image, None) for image in parallel_map(partial(_image, data), indices, threads)
-        ]
-    else:
-        images = [_image_of_tensor(data, index) for index in indices]
-    if isinstance(data.read_target, LabelArrays):
-        labels: list[tuple[np.ndarray | None, Spacing]] = [
-            (found, None) for found in parallel_map(partial(_labels, data), indices, threads)
-        ]
-    else:
-        labels = [_labels_of_tensor(data, index) for index in indices]
+    def image_of(index: int) -> tuple[np.ndarray, Spacing]:
+        image, spacing = image_array(data, index)
+        return _small(image), spacing
+
+    def labels_of(index: int) -> tuple[np.ndarray | None, Spacing]:
+        labels, spacing = label_array(data, index)
+        return None if labels is None else _fewest_bits(labels), spacing
+
+    images, labels = map_images(image_of, data, indices), map_labels(labels_of, data, indices)
     return [_Decoded(*image, *own) for image, own in zip(images, labels, strict=True)]
-
-
-def _image(data: SegmentationData, index: int) -> np.ndarray:
-    assert isinstance(data.read_image, ImageArrays)
-    return _small(data.read_image.array(data.pairs[index], data.channels))
-
-
-def _labels(data: SegmentationData, index: int) -> np.ndarray | None:
-    assert isinstance(data.read_target, LabelArrays)
-    pair = data.pairs[index]
-    return None if pair.mask is None else _fewest_bits(data.read_target.array(pair))
-
-
-def _image_of_tensor(data: SegmentationData, index: int) -> tuple[np.ndarray, Spacing]:
-    image, spacing = data.image(index)
-    return _small(image.numpy()), spacing
-
-
-def _labels_of_tensor(data: SegmentationData, index: int) -> tuple[np.ndarray | None, Spacing]:
-    pair = data.pairs[index]
-    target = data.read_target(pair) if pair.mask is not None else None
-    if not isinstance(target, LabelMap):
-        return None, None
-    return _fewest_bits(target.labels.numpy()), target.spacing
 
 
 def _small(image: np.ndarray) -> np.ndarray:

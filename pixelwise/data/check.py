@@ -3,25 +3,27 @@
 import hashlib
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from ..types import Annotation, ClassMasks, ClassTable, Keypoints, LabelMap, Sample
+from ..types import Annotation, ClassMasks, ClassTable, Keypoints, LabelMap
 from ..wording import counted, some_of
-from .dataset import DataSplits, MaskFiles, SegmentationData
+from .dataset import DataSplits, LabelArrays, MaskFiles, SegmentationData
 from .datasets import FORMATS, Finder
 from .formats.class_file import find_class_file, write_classes_file
 from .label_encoding import LabelEncoding, MaskRule
 from .open import open_reporting
+from .parallel import image_array, label_array, map_images, map_labels
 
 Progress = Callable[[int, int], None]
 _LISTED = 20
+_AT_ONCE = 64  # images that are read and not yet counted
 _DARK = (2**14 - 1) / 65535  # the largest value of 14 bits in a file of 16
 
 
@@ -313,46 +315,108 @@ def class_counts(data: SegmentationData) -> ClassCounts:
     Raises:
         ValueError: if a mask cannot be read or holds a label outside the table.
     """
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        each = pool.map(lambda i: ClassCounts.of(data.target(i), data.classes), range(len(data)))
-        return sum(each, ClassCounts.nothing(data.classes))
+    total = ClassCounts.nothing(data.classes)
+    for some in _batches(data):
+        for index, labels in zip(some, map_labels(partial(_labels_or_raise, data), data, some), strict=True):
+            total += ClassCounts.of(_target(data, index, labels), data.classes)
+    return total
 
 
 def _counts(splits: DataSplits, findings: _Findings, progress: Progress | None) -> dict[str, ClassCounts]:
     parts = splits.parts()
     total, done = sum(len(data) for data in parts.values()), 0
     result = {}
-    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
-        for part, data in parts.items():
-            result[part] = ClassCounts.nothing(splits.classes)
-            for sample in pool.map(lambda i, data=data: _read(data, i), range(len(data))):
-                done += 1
-                if progress is not None:
-                    progress(done, total)
-                if isinstance(sample, ValueError):
-                    findings.problems.append(str(sample))
-                    continue
-                digest, size, counted, name, brightest = sample
-                result[part] += counted
-                findings.brightest = max(findings.brightest, brightest)
-                findings.sizes.append(size)
-                findings.seen.setdefault(digest, []).append((part, name))
+    for part, data in parts.items():
+        result[part] = ClassCounts.nothing(splits.classes)
+        for index, seen in _read_all(data):
+            done += 1
+            if progress is not None:
+                progress(done, total)
+            if isinstance(seen, ValueError):
+                findings.problems.append(str(seen))
+                continue
+            image, counted_here = seen
+            result[part] += counted_here
+            findings.brightest = max(findings.brightest, image.brightest)
+            findings.sizes.append(image.size)
+            findings.seen.setdefault(image.digest, []).append((part, data.pairs[index].id))
     return result
 
 
-def _read(
-    data: SegmentationData, index: int
-) -> "tuple[bytes, tuple[int, ...], ClassCounts, str, float] | ValueError":
-    """What is kept of one sample, or what is wrong with it."""
+@dataclass(frozen=True)
+class _Seen:
+    """What is kept of an image.
+
+    Attributes:
+        digest: tells it from others.
+        size: of its sides.
+        brightest: its largest value.
+    """
+
+    digest: bytes
+    size: tuple[int, ...]
+    brightest: float
+
+
+def _read_all(
+    data: SegmentationData,
+) -> Iterator[tuple[int, "tuple[_Seen, ClassCounts] | ValueError"]]:
+    """What is kept of each sample, or what is wrong with it."""
+    for some in _batches(data):
+        images = map_images(partial(_image, data), data, some)
+        labels = map_labels(partial(_labels, data), data, some)
+        for index, image, own in zip(some, images, labels, strict=True):
+            if isinstance(image, ValueError):
+                yield index, image
+            elif isinstance(own, ValueError):
+                yield index, own
+            else:
+                yield index, _counted(data, index, image, own)
+
+
+def _image(data: SegmentationData, index: int) -> _Seen | ValueError:
     try:
-        sample: Sample = data[index]
-        assert sample.target is not None
-        size = tuple(sample.image.shape[1:])
-        digest = hashlib.blake2b(sample.image.numpy().tobytes() + str(size).encode(), digest_size=16)
-        counts = ClassCounts.of(sample.target, data.classes)
-        return digest.digest(), size, counts, sample.id, float(sample.image.max())
+        image = image_array(data, index)[0]
     except ValueError as error:
         return error
+    size = tuple(image.shape[1:])
+    digest = hashlib.blake2b(image.tobytes() + str(size).encode(), digest_size=16)
+    return _Seen(digest.digest(), size, float(image.max()))
+
+
+def _labels(data: SegmentationData, index: int) -> np.ndarray | ValueError | None:
+    try:
+        return label_array(data, index)[0] if isinstance(data.read_target, LabelArrays) else None
+    except ValueError as error:
+        return error
+
+
+def _labels_or_raise(data: SegmentationData, index: int) -> np.ndarray | None:
+    labels = _labels(data, index)
+    if isinstance(labels, ValueError):
+        raise labels
+    return labels
+
+
+def _counted(
+    data: SegmentationData, index: int, image: _Seen, labels: np.ndarray | None
+) -> "tuple[_Seen, ClassCounts] | ValueError":
+    try:
+        target = _target(data, index, labels)
+        data.check_size(index, image.size, target)
+        return image, ClassCounts.of(target, data.classes)
+    except ValueError as error:
+        return error
+
+
+def _target(data: SegmentationData, index: int, labels: np.ndarray | None) -> Annotation:
+    """The labels that were read, or else the annotation of the sample."""
+    return data.target(index) if labels is None else LabelMap(torch.from_numpy(labels))
+
+
+def _batches(data: SegmentationData) -> Iterator[range]:
+    for start in range(0, len(data), _AT_ONCE):
+        yield range(start, min(start + _AT_ONCE, len(data)))
 
 
 def _lonely(path: Path) -> str:

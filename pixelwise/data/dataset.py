@@ -186,7 +186,21 @@ class SegmentationData(Dataset[Sample]):
         if pair.mask is None:
             return Sample(image, None, pair.id, spacing)
         target = self.target(index)
-        size, given = tuple(image.shape[1:]), grid_of(target)
+        self.check_size(index, tuple(image.shape[1:]), target)
+        return Sample(image, target, pair.id, spacing)
+
+    def check_size(self, index: int, size: tuple[int, ...], target: Annotation) -> None:
+        """Refuse an annotation of another size than its image.
+
+        Args:
+            index: of the sample.
+            size: of the image.
+            target: its annotation.
+
+        Raises:
+            ValueError: if they differ.
+        """
+        pair, given = self.pairs[index], grid_of(target)
         if given is not None and given != size:
             turned = given == size[::-1] and turned_by_exif(pair.image)
             raise ValueError(
@@ -194,7 +208,6 @@ class SegmentationData(Dataset[Sample]):
                 f"{pair.mask} "
                 f"{' x '.join(map(str, given))}{_TURNED if turned else ''}"
             )
-        return Sample(image, target, pair.id, spacing)
 
     def image(self, index: int) -> tuple[Float[Tensor, "c *grid"], tuple[float, ...] | None]:
         """The image alone, and the size of its pixels where that is known.

@@ -61,11 +61,15 @@ def gaussian_blur(image: Pixels, sigma: float) -> Pixels:
     """
     reach = math.ceil(3 * sigma)
     weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
-    kernel = (weights / weights.sum())[None, None]
+    kernel = weights / weights.sum()
+    if image.ndim == 3:  # planes as they lie in memory: many times as fast as line by line
+        planes = F.pad(image[:, None], (reach,) * 4, mode="replicate")
+        planes = F.conv2d(F.conv2d(planes, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
+        return planes[:, 0].clamp_(0, 1)
     for axis in range(1, image.ndim):
         lines = image.movedim(axis, -1)
         flat = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (reach, reach), mode="replicate")
-        image = F.conv1d(flat, kernel).view(lines.shape).movedim(-1, axis)
+        image = F.conv1d(flat, kernel[None, None]).view(lines.shape).movedim(-1, axis)
     return image.clamp(0, 1).contiguous()
 
 

@@ -147,14 +147,18 @@ def automatic_masks(folder: Path) -> None:
 
 
 def kept_images(folder: Path) -> None:
-    from pixelwise.data import open_data
+    from pixelwise.data import check_data, open_data
     from pixelwise.data.cache import cached
+    from pixelwise.data.check import class_counts
 
     for kind in ("images", "masks"):
         (folder / kind).mkdir()
         for number in range(3):
             Image.fromarray(np.full((8, 9), number, np.uint8)).save(folder / kind / f"{number}.png")
-    cached(open_data(folder).train, "ram")
+    data = open_data(folder).train
+    cached(data, "ram")
+    class_counts(data)
+    check_data(folder)
 
 
 # What runs the worker threads of each file that starts some.
@@ -174,7 +178,7 @@ PATHS: dict[str, Callable[[Path], None]] = {
     "algorithms/dense_crf": dense_crf,
     "algorithms/mean_shift": mean_shift,
     "predict/automatic": automatic_masks,
-    "data/cache": kept_images,
+    "data/parallel": kept_images,
 }
 
 
@@ -190,7 +194,6 @@ def test_every_file_that_starts_worker_threads_is_run_here() -> None:
     # server.
     assert pools == {
         "compiling.py",
-        "check.py",
         "app.py",
         "many.py",
         "movies.py",

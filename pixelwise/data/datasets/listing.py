@@ -120,7 +120,8 @@ def _from_file(root: Path, key: tuple[str, bool]) -> Listing | None:
     try:
         with _file_of(key).open(encoding="ascii") as file:
             kept = json.load(file)
-        changed = {os.path.join(root, folder): int(time) for folder, time in kept["changed"].items()}
+        places = kept["changed"].items()
+        changed = {os.fspath(root / folder): int(time) for folder, time in places}
         found = Listing(root, tuple(map(str, kept["names"])), changed, int(kept["at"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
         return None

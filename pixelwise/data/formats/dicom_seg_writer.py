@@ -16,7 +16,6 @@ from jaxtyping import Integer
 from ...files import atomic_write
 from .dicom import Frame, frames_of, in_order, series_of, told
 
-_STORAGE = "1.2.840.10008.5.1.4.1.1.66.4"  # of segmentations
 _LONGEST = 64  # characters of a name (LO)
 # What the study and the patient say; empty where the series does not.
 _OF_STUDY = (
@@ -72,13 +71,13 @@ def write_dicom_seg(
 def _file(headers: Sequence[Any], names: Sequence[str], step: float, first: Frame) -> Any:
     """All but frames and pixels."""
     import pydicom
-    from pydicom.uid import ExplicitVRLittleEndian, generate_uid
+    from pydicom.uid import ExplicitVRLittleEndian, SegmentationStorage, generate_uid
 
     like = headers[0]
     file = pydicom.Dataset()
     file.file_meta = pydicom.dataset.FileMetaDataset()
     file.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
-    file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = _STORAGE
+    file.file_meta.MediaStorageSOPClassUID = file.SOPClassUID = SegmentationStorage
     file.file_meta.MediaStorageSOPInstanceUID = file.SOPInstanceUID = generate_uid()
     for name in _OF_STUDY:
         setattr(file, name, getattr(like, name, ""))
