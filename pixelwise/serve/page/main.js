@@ -184,7 +184,7 @@ on("clear", () => { state.prompts = []; return look.ask(); });
 for (const output of ["labels", "overlay", "coco", "geojson"]) on(`save-${output}`, () => look.save(output));
 on("save-mask", look.saveMask);
 for (const view of VIEWS) on(`view-${view}`, () => turnTo(view));
-for (const tool of Object.keys(correct.TOOLS)) on(`tool-${tool}`, () => correct.use(tool));
+for (const tool of Object.keys(correct.TOOLS)) on(`tool-${tool}`, () => { correct.use(tool); stage.focus(); });
 $("brush-size").addEventListener("input", () => { $("brush-told").textContent = correct.size(); });
 $("start-from").addEventListener("change", () => guarded(async () => { if (state.file) await correct.start(); }));
 on("object-remove", correct.removeObject);
