@@ -14,14 +14,17 @@ import argparse
 import os
 import signal
 import threading
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ray
 from ray import serve
 
 from pixelwise.serve import Limits, application, read_token
 from pixelwise.serve.listening import check_address
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 
 def main() -> None:
@@ -67,7 +70,11 @@ def deployment(options: argparse.Namespace, token: str | None) -> serve.Applicat
     limits = Limits()
     device = "cuda" if options.gpus else "cpu"
     runs = [str(Path(run).resolve()) for run in options.runs]
-    made = partial(application, runs, token=token, limits=limits, size=options.size, device=device)
+    size = options.size
+
+    def made() -> "FastAPI":  # a function, not a partial: Ray takes anything else for the application itself
+        return application(runs, token=token, limits=limits, size=size, device=device)
+
     replicas = serve.deployment(
         name="pixelwise",
         num_replicas=options.replicas,
