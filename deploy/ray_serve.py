@@ -42,14 +42,13 @@ def main() -> None:
     parser.add_argument("--token-file", type=Path)
     parser.add_argument("--size", type=int, default=512, help="side of the images for the warm-up")
     options = parser.parse_args()
+    if missing := [run for run in options.runs if not Path(run).exists()]:
+        parser.error(f"there is no {missing[0]}")
     token = (
         read_token(options.token_file) if options.token_file else os.environ.get("PIXELWISE_TOKEN") or None
     )
     check_address(options.host, token)
 
-    stopped = threading.Event()
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, lambda *_: stopped.set())
     if options.address is None:
         cpus = max(1, round(options.replicas * options.cpus))
         ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
@@ -58,6 +57,9 @@ def main() -> None:
     try:
         serve.start(http_options={"host": options.host, "port": options.port})
         serve.run(deployment(options, token), name="pixelwise")
+        stopped = threading.Event()
+        for one in (signal.SIGINT, signal.SIGTERM):  # after `ray.init`, which sets its own
+            signal.signal(one, lambda *_: stopped.set())
         print(f"{options.replicas} replicas answer on http://{options.host}:{options.port}", flush=True)
         stopped.wait()
     finally:
