@@ -75,7 +75,11 @@ def run_routes(
         path = files[int(number)]
         if not path.is_file():
             raise Problem("not-found", "this report is gone, or not written yet")
-        headers = {"Content-Security-Policy": _REPORT_POLICY, "Cache-Control": "no-cache"}
+        headers = {
+            "Content-Security-Policy": _REPORT_POLICY,
+            "Cross-Origin-Opener-Policy": "unsafe-none",  # browsers refuse a sandbox with any other
+            "Cache-Control": "no-cache",
+        }
         return FileResponse(path, media_type="text/html; charset=utf-8", headers=headers)
 
     return routes

@@ -103,6 +103,7 @@ def test_reports_are_shown_in_a_box_of_their_own(
         policies = answer.headers.get_list("content-security-policy")
         assert len(policies) == 1
         assert policies[0].startswith("sandbox allow-scripts; default-src 'none'")
+        assert answer.headers.get_list("cross-origin-opener-policy") == ["unsafe-none"]
         assert "script-src 'self'" in client.get("/").headers["content-security-policy"]
         for number in ("2", "-1", "../e.html", "1" * 12):
             assert kind(client.get(f"/v1/reports/{number}")) == "not-found"
