@@ -29,7 +29,7 @@ async function follow(asked) {
   if (name !== null) {
     const image = state.collection.images.find((one) => one.name === name);
     if (image) { await images.openNumber(image.number, view === "image" ? view : "correct"); return true; }
-    say(`${name} is not among the images of this server: start it with --data.`, true);
+    say(`${name} is not among the images of this server: start it with --data and the right --split.`, true);
   } else if (view === "run" || (view === "list" && state.collection.images.length)) await turnTo(view);
   return false;
 }
