@@ -227,7 +227,7 @@ def report(
     servers: Mapping[str, Running],
 ) -> float:
     """The tables of throughput, of one client, and of rest; CPU seconds of our server per answer."""
-    alone = [json.loads(run("pure", checkpoint))]
+    alone = [json.loads(run("pure", checkpoint).splitlines()[-1])]
     rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in servers}
     for _ in range(options.rounds):
         for name, server in servers.items():
@@ -239,7 +239,7 @@ def report(
             if set(found.statuses) != {200}:
                 raise RuntimeError(f"{name} answered {found.statuses}: there is nothing to compare")
             rows[name].append((found.rate, found.quantile(0.5), found.quantile(0.99), 1e3 * spent))
-        alone.append(json.loads(run("pure", checkpoint)))
+        alone.append(json.loads(run("pure", checkpoint).splitlines()[-1]))
     wall, cpu, memory, loaded = (statistics.median(column) for column in zip(*alone, strict=True))
     wall, cpu, codec = 1e3 * wall, 1e3 * cpu, handling(options.size)
     print(
