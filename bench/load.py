@@ -15,6 +15,7 @@ from pathlib import Path
 
 CODE = Path(__file__).resolve().parent.parent
 _TICKS = os.sysconf("SC_CLK_TCK")
+_LONGEST = 180  # seconds
 
 
 @dataclass
@@ -107,7 +108,7 @@ def start(words: Sequence[str], port: int, ready: str, threads: int) -> Running:
     """Start a server and wait until `ready` answers 200.
 
     Raises:
-        RuntimeError: if it ends before that.
+        RuntimeError: if it ends before that, or takes longer than three minutes.
     """
     variables = {
         **os.environ,
@@ -120,6 +121,9 @@ def start(words: Sequence[str], port: int, ready: str, threads: int) -> Running:
     while True:
         if process.poll() is not None:
             raise RuntimeError(f"the server ended with code {process.returncode}: {' '.join(words)}")
+        if time.monotonic() > began + _LONGEST:
+            Running(process, port, 0.0).stop()
+            raise RuntimeError(f"the server was not ready after {_LONGEST} s: {' '.join(words)}")
         try:
             connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
             connection.request("GET", ready)

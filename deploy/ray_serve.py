@@ -14,14 +14,17 @@ import argparse
 import os
 import signal
 import threading
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import ray
 from ray import serve
 
 from pixelwise.serve import Limits, application, read_token
 from pixelwise.serve.listening import check_address
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
 
 
 def main() -> None:
@@ -39,14 +42,13 @@ def main() -> None:
     parser.add_argument("--token-file", type=Path)
     parser.add_argument("--size", type=int, default=512, help="side of the images for the warm-up")
     options = parser.parse_args()
+    if missing := [run for run in options.runs if not Path(run).exists()]:
+        parser.error(f"there is no {missing[0]}")
     token = (
         read_token(options.token_file) if options.token_file else os.environ.get("PIXELWISE_TOKEN") or None
     )
     check_address(options.host, token)
 
-    stopped = threading.Event()
-    for one in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(one, lambda *_: stopped.set())
     if options.address is None:
         cpus = max(1, round(options.replicas * options.cpus))
         ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, _node_ip_address="127.0.0.1")
@@ -55,6 +57,9 @@ def main() -> None:
     try:
         serve.start(http_options={"host": options.host, "port": options.port})
         serve.run(deployment(options, token), name="pixelwise")
+        stopped = threading.Event()
+        for one in (signal.SIGINT, signal.SIGTERM):  # after `ray.init`, which sets its own
+            signal.signal(one, lambda *_: stopped.set())
         print(f"{options.replicas} replicas answer on http://{options.host}:{options.port}", flush=True)
         stopped.wait()
     finally:
@@ -67,7 +72,11 @@ def deployment(options: argparse.Namespace, token: str | None) -> serve.Applicat
     limits = Limits()
     device = "cuda" if options.gpus else "cpu"
     runs = [str(Path(run).resolve()) for run in options.runs]
-    made = partial(application, runs, token=token, limits=limits, size=options.size, device=device)
+    size = options.size
+
+    def made() -> "FastAPI":  # a function, not a partial: Ray takes anything else for the application itself
+        return application(runs, token=token, limits=limits, size=size, device=device)
+
     replicas = serve.deployment(
         name="pixelwise",
         num_replicas=options.replicas,

@@ -5,7 +5,8 @@ import contextlib
 import html
 import json
 import re
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from .problems import Problem
 from .served import Served
 
 _KINDS = ("latest", "worst", "best")  # pictures of a run directory, by the beginning of their names
+_LATELY = 3600.0  # seconds
 _TITLE = re.compile(rb"<title>(.*?)</title>", re.DOTALL)
 # A report has its style and its script inside; it may do nothing with this server but lead to the page.
 _REPORT_POLICY = (
@@ -73,7 +75,11 @@ def run_routes(
         path = files[int(number)]
         if not path.is_file():
             raise Problem("not-found", "this report is gone, or not written yet")
-        headers = {"Content-Security-Policy": _REPORT_POLICY, "Cache-Control": "no-cache"}
+        headers = {
+            "Content-Security-Policy": _REPORT_POLICY,
+            "Cross-Origin-Opener-Policy": "unsafe-none",  # browsers refuse a sandbox with any other
+            "Cache-Control": "no-cache",
+        }
         return FileResponse(path, media_type="text/html; charset=utf-8", headers=headers)
 
     return routes
@@ -81,7 +87,9 @@ def run_routes(
 
 def _told(run: Path | None) -> dict[str, Any]:
     """Settings, history and pictures of a run directory, as far as it has them."""
-    told: dict[str, Any] = {"settings": None, "history": [], "pictures": [], "gone": False}
+    told: dict[str, Any] = {
+        "settings": None, "history": [], "pictures": [], "under_way": False, "gone": False,
+    }  # fmt: skip
     if run is None:
         return told
     told["gone"] = not run.is_dir()
@@ -96,7 +104,20 @@ def _told(run: Path | None) -> dict[str, Any]:
         with contextlib.suppress(OSError):
             kind = path.name.partition("_")[0]
             told["pictures"].append({"number": number, "kind": kind, "written": path.stat().st_mtime})
+    told["under_way"] = _under_way(run, told["history"])
     return told
+
+
+def _under_way(run: Path, history: Sequence[Mapping[str, float | None]]) -> bool:
+    """Whether a training seems to go on: its scores are not there yet, and something was written lately."""
+    if (run / "scores.json").exists():
+        return False
+    written = 0.0
+    for name in ("recipe.json", "metrics.csv"):
+        with contextlib.suppress(OSError):
+            written = max(written, (run / name).stat().st_mtime)
+    epoch = max((row.get("seconds") or 0.0 for row in history), default=0.0)
+    return time.time() - written < max(_LATELY, 3 * epoch)
 
 
 def _pictures(run: Path) -> list[Path]:

@@ -1,5 +1,6 @@
 """What is told of trainings, and the reports that lead to the page."""
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -53,6 +54,14 @@ def test_history_and_latest_pictures_are_told(watching: Callable[..., TestClient
             {"epoch": 2, "train_loss": 0.25, "val_loss": None},
         ]
         assert [one["kind"] for one in told["pictures"]] == ["latest", "latest"]
+        assert told["under_way"] is True
+        for name in ("recipe.json", "metrics.csv"):
+            os.utime(run / name, (1e9, 1e9))
+        assert client.get("/v1/runs/streets").json()["under_way"] is False
+        (run / "metrics.csv").touch()
+        assert client.get("/v1/runs/streets").json()["under_way"] is True
+        (run / "scores.json").write_text("{}")
+        assert client.get("/v1/runs/streets").json()["under_way"] is False
         got = client.get("/v1/runs/streets/pictures/1")
         assert got.content == (run / "pictures" / "latest_2.png").read_bytes()
         for number in ("2", "-1", "x", "1" * 12):
@@ -69,7 +78,8 @@ def test_a_run_that_vanishes_while_it_is_served_takes_nothing_down(
         assert client.get("/v1/runs/streets").json()["gone"] is False
         shutil.rmtree(run)
         told = client.get("/v1/runs/streets").json()
-        assert told == {"settings": None, "history": [], "pictures": [], "gone": True}
+        nothing = {"settings": None, "history": [], "pictures": [], "under_way": False, "gone": True}
+        assert told == nothing
         assert kind(client.get("/v1/runs/streets/pictures/0")) == "not-found"
         assert client.get("/v1/reports").json() == {"reports": []}
         assert client.post("/v1/predict", content=file_of()).status_code == 200
@@ -93,6 +103,7 @@ def test_reports_are_shown_in_a_box_of_their_own(
         policies = answer.headers.get_list("content-security-policy")
         assert len(policies) == 1
         assert policies[0].startswith("sandbox allow-scripts; default-src 'none'")
+        assert answer.headers.get_list("cross-origin-opener-policy") == ["unsafe-none"]
         assert "script-src 'self'" in client.get("/").headers["content-security-policy"]
         for number in ("2", "-1", "../e.html", "1" * 12):
             assert kind(client.get(f"/v1/reports/{number}")) == "not-found"

@@ -198,7 +198,7 @@ export function down(event, drag) {
 
 export function moved(event, drag) {
   const at = picture.at(event);
-  picture.cross = null;
+  if (event.movementX || event.movementY) picture.cross = null;  // browsers also tell of moves without one
   if (desk.tool === "brush" || desk.tool === "eraser") {
     picture.cursor = { ...at, radius: size() / 2 };
     picture.soon();
@@ -230,7 +230,7 @@ export async function up(at, drag) {
     picture.touch(drawing.fill(x, y, drawing.value(desk.chosen)));
     done();
   }
-  if (desk.tool === "move" && !drag.moved && drawing.objects) chooseObject(drawing.labels[pixelAt(drag.at)] - 1);
+  if (desk.tool === "move" && !drag.moved && drawing.objects) chooseObject((drawing.labels[pixelAt(drag.at)] ?? 0) - 1);
   if (desk.tool === "polygon" && !drag.moved && drag.button === 0 && polygon.add(drag.at)) closePolygon();
   if (desk.tool === "object" && addPrompt(drag, at)) await cut();
 }

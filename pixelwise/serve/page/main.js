@@ -29,7 +29,7 @@ async function follow(asked) {
   if (name !== null) {
     const image = state.collection.images.find((one) => one.name === name);
     if (image) { await images.openNumber(image.number, view === "image" ? view : "correct"); return true; }
-    say(`${name} is not among the images of this server: start it with --data.`, true);
+    say(`${name} is not among the images of this server: start it with --data and the right --split.`, true);
   } else if (view === "run" || (view === "list" && state.collection.images.length)) await turnTo(view);
   return false;
 }
@@ -184,7 +184,7 @@ on("clear", () => { state.prompts = []; return look.ask(); });
 for (const output of ["labels", "overlay", "coco", "geojson"]) on(`save-${output}`, () => look.save(output));
 on("save-mask", look.saveMask);
 for (const view of VIEWS) on(`view-${view}`, () => turnTo(view));
-for (const tool of Object.keys(correct.TOOLS)) on(`tool-${tool}`, () => correct.use(tool));
+for (const tool of Object.keys(correct.TOOLS)) on(`tool-${tool}`, () => { correct.use(tool); stage.focus(); });
 $("brush-size").addEventListener("input", () => { $("brush-told").textContent = correct.size(); });
 $("start-from").addEventListener("change", () => guarded(async () => { if (state.file) await correct.start(); }));
 on("object-remove", correct.removeObject);

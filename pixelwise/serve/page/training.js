@@ -25,7 +25,7 @@ export async function showTraining() {
     element("tr", {}, element("td", { textContent: name }),
       element("td", { textContent: typeof value === "string" ? value : JSON.stringify(value) }))
   )));
-  const underWay = told.settings?.epochs > rows.length;
+  const underWay = told.under_way;
   await showPictures(told.pictures, underWay);
   await listReports();
   if (underWay && state.view === "run") timer = setTimeout(() => showTraining().catch(() => {}), 1000 * SECONDS);
