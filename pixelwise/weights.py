@@ -106,8 +106,8 @@ def list_weights(
 
     >>> "espnetv2_s_2_0_voc_384x384" in list_weights()
     True
-    >>> list_weights(model="eomt")
-    ['eomt_large_coco_panoptic']
+    >>> list_weights(model="sinet")
+    ['sinet_portrait_224x224']
     """
     entries = [entry for _, entry in sorted(_catalogue().items())]
     if task is not None:

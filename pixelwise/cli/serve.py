@@ -12,6 +12,7 @@ from .options import Classes, Device
 
 if TYPE_CHECKING:
     from ..serve.collection import Collection
+    from ..tasks import Task
     from ..types import ClassTable
 
 
@@ -63,12 +64,12 @@ def serve(
         Path | None, typer.Option(help="Folder for the labels that are drawn; without it none is saved.")
     ] = None,
     task: Annotated[
-        str,
+        str | None,
         typer.Option(
-            help="What is labelled: semantic (a class per pixel) or instance (objects that may overlap, "
-            "saved as one COCO file)."
+            help="What is labelled: semantic (a class per pixel, the default) or instance (objects that may "
+            "overlap, saved as one COCO file)."
         ),
-    ] = "semantic",
+    ] = None,
     report: Annotated[
         list[Path] | None,
         typer.Option(
@@ -97,14 +98,13 @@ def serve(
         raise ValueError("give a model to serve, or images to label (--images FOLDER --classes FILE)")
     if images is not None and data is not None:
         raise ValueError("give --images or --data, not both")
-    if task not in ("semantic", "instance"):
-        raise ValueError(f"--task takes semantic or instance, got {brief(task)}")
+    labelled = labelled_task(task)
     walked = images if images is not None else data
     if walked is None and (save_to is not None or evaluation):
         raise ValueError("--save-to and --evaluation need images: --images FOLDER or --data FOLDER")
 
     def collection(of_model: "ClassTable | None") -> "Collection":
-        return collection_of(images, data, split, classes, of_model, evaluation or (), save_to, task)
+        return collection_of(images, data, split, classes, of_model, evaluation or (), save_to, labelled)
 
     if missing := [path for path in report or () if not path.is_file()]:
         raise ValueError(f"there is no report {missing[0]}")
@@ -135,6 +135,22 @@ def serve(
         run(runs or (), save_to=save_to, **settings)
 
 
+def labelled_task(name: str | None) -> "Task":
+    """The task of labels that are drawn by hand; without a name, one class per pixel.
+
+    Raises:
+        ValueError: if such labels cannot be drawn.
+    """
+    from ..tasks import get_task, task_for
+    from ..types import LabelMap, MaskSet
+
+    drawn = [task_for(LabelMap), task_for(MaskSet)]
+    task = get_task(name)
+    if task not in drawn:
+        raise ValueError(f"--task takes {' or '.join(one.name for one in drawn)}, got {brief(task.name)}")
+    return task
+
+
 def collection_of(
     images: Path | None,
     data: Path | None,
@@ -143,7 +159,7 @@ def collection_of(
     of_model: "ClassTable | None",
     evaluations: Sequence[Path],
     save_to: Path | None,
-    task: str = "semantic",
+    task: "Task",
 ) -> "Collection":
     """The images to walk through, from the options of the command.
 
@@ -155,7 +171,7 @@ def collection_of(
         of_model: classes of the model; None where there is none.
         evaluations: files of scores.
         save_to: folder for labels.
-        task: "semantic" for a class per pixel, "instance" for objects.
+        task: what is labelled; see `labelled_task`.
 
     Raises:
         ValueError: if there are no images or no classes, or a file cannot be read.
@@ -165,12 +181,12 @@ def collection_of(
     from ..predict.writing import find_images
     from ..serve.collection import Collection, images_in, read_scores
     from ..serve.objects import ObjectCollection
-    from ..tasks import get_task
+    from ..types import MaskSet
     from .evaluate import part_of
 
     if data is not None:
         given: dict[str, Any] = {}
-        _, part = part_of(data, split, get_task(task), of_model, None, classes, given)
+        _, part = part_of(data, split, task, of_model, None, classes, given)
         encoding = LabelEncoding.of(part.classes)
     else:
         assert images is not None
@@ -180,7 +196,7 @@ def collection_of(
             encoding = LabelEncoding.of(of_model)
         else:
             raise ValueError("which classes are there to label? Give their file: --classes classes.csv")
-        if task == "instance":
+        if task.annotation is MaskSet:
             encoding = LabelEncoding.of(without_background(encoding.classes))
         if save_to is not None and save_to.resolve() == images.resolve():
             raise ValueError("--save-to must be another folder than --images: labels have the images' names")
@@ -201,7 +217,7 @@ def collection_of(
         raise ValueError(
             f"none of the images has scores in {evaluations[0]}: is it another part of the data?"
         )
-    made = ObjectCollection if task == "instance" else Collection
+    made = ObjectCollection if task.annotation is MaskSet else Collection
     return made(part, encoding, save_to, scores)
 
 

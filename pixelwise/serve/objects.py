@@ -17,7 +17,7 @@ from ..data.formats.yolo import write_yolo_classes, write_yolo_labels
 from ..files import atomic_write, check_targets, record_as, written_in
 from ..predict import Prediction
 from ..rle import RleMasks, run_lengths
-from ..tasks import get_task
+from ..tasks import task_for
 from ..types import ClassTable, MaskSet
 from .collection import Collection, first_line
 from .outputs import OUTPUTS, Answer
@@ -193,7 +193,7 @@ def write_objects(found: MaskSet, classes: ClassTable, output: str, name: str) -
     """
     if output in ("coco", "geojson"):
         image = torch.zeros(3, 1, 1).expand(3, *found.size)
-        prediction = Prediction(found, get_task("instance"), classes, image, name)
+        prediction = Prediction(found, task_for(MaskSet), classes, image, name)
         return OUTPUTS[output].encode(OUTPUTS[output].read(prediction, {"name": name}))
     if output != "yolo":
         raise Problem("bad-parameter", f"output must be coco, geojson or yolo, got {output[:40]!r}")

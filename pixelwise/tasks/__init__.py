@@ -7,6 +7,7 @@ from typing import Any
 
 from .. import data
 from ..data import DataSplits
+from ..types import Annotation
 from .detection import DETECTION
 from .instance import INSTANCE
 from .keypoint_detection import KEYPOINT_DETECTION
@@ -60,6 +61,19 @@ def get_task(name: str | None = None) -> Task:
     near = get_close_matches(name, TASKS, n=1)
     hint = f": did you mean {near[0]!r}?" if near else f": there are {', '.join(TASKS)}"
     raise ValueError(f"there is no task {name!r:.80}{hint}")
+
+
+def task_for(annotation: type[Annotation]) -> Task:
+    """The first task whose annotations are of that type.
+
+    Raises:
+        StopIteration: if there is none.
+
+    >>> from pixelwise.types import MaskSet
+    >>> task_for(MaskSet).name
+    'instance'
+    """
+    return next(task for task in TASKS.values() if task.annotation is annotation)
 
 
 def open_data(root: str | os.PathLike[str], *, task: str | None = None, **options: Any) -> DataSplits:

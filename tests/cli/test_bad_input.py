@@ -50,7 +50,7 @@ def test_a_task_that_the_model_does_not_serve_is_told_before_the_data_are_opened
     pixelwise, street, tmp_path
 ) -> None:
     shown = pixelwise("train", street, "--model", "unet", "--task", "instance", "--out", tmp_path / "run")
-    complains(shown, "'unet' serves semantic, multilabel, not the task instance")
+    complains(shown, "'unet' serves semantic, multilabel, volume_slices, not the task instance")
     assert not (tmp_path / "run").exists()
 
 

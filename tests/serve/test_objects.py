@@ -16,7 +16,7 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import pixelwise as pw
-from pixelwise.cli.serve import collection_of, without_background
+from pixelwise.cli.serve import collection_of, labelled_task, without_background
 from pixelwise.data import LabelEncoding
 from pixelwise.data.formats.coco import write_coco
 from pixelwise.data.formats.yolo import read_yolo_labels
@@ -209,7 +209,7 @@ def test_the_objects_of_a_data_set_are_begun_with(tmp_path: Path, start: Start) 
     masks = torch.from_numpy(two())
     found = MaskSet.of(masks, torch.tensor([1, 0]), is_crowd=torch.tensor([False, True]))
     write_coco(tmp_path / "instances_val.json", [("a.png", found)], CLASSES)
-    collection = collection_of(None, tmp_path, "val", None, None, (), None, "instance")
+    collection = collection_of(None, tmp_path, "val", None, None, (), None, labelled_task("instance"))
     client = ready(start({"streets": pw.build("unet", 3, encoder="tiny")}, collection=collection))
     assert client.get("/v1/images").json()["images"][0]["state"] == "given"
     told = client.get("/v1/images/0/objects?of=data").json()
