@@ -129,17 +129,17 @@ def everything(theirs: Any, ours: Predictor, image: np.ndarray, side: int) -> No
         stability_score_thresh=max(steady, 1e-6),
     )
     find = AutomaticMasks(points_per_side=side, min_iou=max(least, 1e-6), min_stability=max(steady, 1e-6))
-    start = time.perf_counter()
+    start = np.array([time.perf_counter(), time.process_time()])
     got = find(ours, image)
-    between = time.perf_counter()
+    between = np.array([time.perf_counter(), time.process_time()])
     expected = generator.generate(image)
-    end = time.perf_counter()
+    end = np.array([time.perf_counter(), time.process_time()])
     pairs = zip(expected, got.masks, strict=False)
     same = sum(np.array_equal(one["segmentation"], mask.decode()[0]) for one, mask in pairs)
     print(f"\n### every object, {side} x {side} points, {HEIGHT} x {WIDTH}, without the encoder, once\n")
     print(f"{len(expected)} masks, ours {len(got)}, of which {same} are equal to the last pixel")
-    mine, other = between - start, end - between
-    print(f"ours {mine:.1f} s, segment-anything {other:.1f} s: {other / mine:.2f}x (target: at least 3x)")
+    for kind, mine, other in zip(("clock", "processor"), between - start, end - between, strict=True):
+        print(f"{kind}: ours {mine:.1f} s, segment-anything {other:.1f} s: {other / mine:.2f}x (target: 3x)")
 
 
 def memory(ours: Predictor, image: np.ndarray) -> None:

@@ -279,6 +279,29 @@ def without_small_components(labels: Int64[Tensor, "*grid"], least: int) -> Int6
     return torch.from_numpy(result).to(labels.device)
 
 
+def without_small_holes(scores: Float[Tensor, "n h w"], most: int) -> Float[Tensor, "n h w"]:
+    """Scores of masks whose small holes are filled, as in the video predictor of SAM 2: they become 0.1.
+
+    A hole is a connected region of scores of 0 or less, wherever it lies; regions may touch at corners.
+
+    Args:
+        scores: above 0 inside of a mask.
+        most: cells of a hole that is filled; 0 fills none.
+
+    >>> without_small_holes(torch.tensor([[[1.0, -1.0, 1.0, -1.0, -1.0]]]), 1)
+    tensor([[[ 1.0000,  0.1000,  1.0000, -1.0000, -1.0000]]])
+    """
+    if most < 1:
+        return scores
+    holes = np.zeros(tuple(scores.shape), bool)
+    for hole, outside in zip(holes, (scores <= 0).cpu().numpy(), strict=True):
+        numbers, count = label_components(outside.view(np.uint8), connectivity=2)
+        small = np.bincount(numbers.ravel(), minlength=count + 1) <= most
+        small[0] = False
+        hole[:] = small[numbers]
+    return scores.masked_fill(torch.from_numpy(holes).to(scores.device), 0.1)
+
+
 # --- by the type of the output --------------------------------------------------------------------
 
 

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from .draw import UNKNOWN, WRONG, rgb_image
-from .types import Boxes, ClassTable, Color, MaskSet
+from .types import Boxes, ClassTable, Color, MaskSet, Prompts
 
 _PAPER: Color = (255, 255, 255)
 _INK: Color = (20, 20, 20)
+_INSIDE: Color = (20, 150, 60)  # of what is said to be on an object
 _SMALLEST_LETTERS = 11  # pixels
 
 
@@ -83,6 +84,33 @@ def boxes(
         pen.rectangle(inner, outline=_color(classes, shown.classes[place]), width=width)
         tops[place] = outer[:2]
     _name(drawn, shown, classes, tops)
+    return drawn
+
+
+def prompts(image: Float[Tensor, "c H W"] | Image.Image, annotation: Prompts) -> Image.Image:
+    """The image with what a person points at: discs on the object, crosses beside it, and boxes.
+
+    Args:
+        image: in [0, 1] if a tensor.
+        annotation: points that are none (-1) are left out.
+    """
+    drawn = rgb_image(image)
+    width, pen = _line(np.asarray(drawn)), ImageDraw.Draw(drawn)
+    for x1, y1, x2, y2 in [] if annotation.boxes is None else annotation.boxes.tolist():
+        for away, color in ((width, _PAPER), (0, _INSIDE)):
+            right, bottom = max(x1, x2 - 1), max(y1, y2 - 1)
+            pen.rectangle((x1 - away, y1 - away, right + away, bottom + away), outline=color, width=width)
+    if annotation.points is None or annotation.point_labels is None:
+        return drawn
+    points = annotation.points.flatten(0, 1).tolist()
+    for (x, y), label in zip(points, annotation.point_labels.flatten().tolist(), strict=True):
+        r = 2 * width
+        if label == 1:
+            pen.ellipse((x - r, y - r, x + r, y + r), fill=_INSIDE, outline=_PAPER, width=width)
+        elif label == 0:
+            for thick, color in ((3 * width, _PAPER), (width, WRONG)):
+                pen.line((x - r, y - r, x + r, y + r), fill=color, width=thick)
+                pen.line((x - r, y + r, x + r, y - r), fill=color, width=thick)
     return drawn
 
 

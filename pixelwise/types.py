@@ -1100,6 +1100,7 @@ class PromptMasks(Value):
         seen_size: height and width of the image as the network saw it, without padding; None where the coarse
             maps cover the image and nothing else.
         padded_size: the same with its padding at the right and below, which the coarse maps cover.
+        prompts: what was asked, where it shall be seen in a picture.
     """
 
     coarse: Float[Tensor, "p m h w"]
@@ -1107,6 +1108,7 @@ class PromptMasks(Value):
     size: tuple[int, int]
     seen_size: tuple[int, int] | None = None
     padded_size: tuple[int, int] | None = None
+    prompts: Prompts | None = None
 
     @property
     def logits(self) -> Float[Tensor, "p m H W"]:
@@ -1420,6 +1422,7 @@ class TrackingModel(PromptableModel):
         prompts: Mapping[int, Prompts],
         *,
         reverse: bool = False,
+        fill_holes: int = 0,
     ) -> tuple[TrackState, Tracked]:
         """Go on by one frame: find the objects there, and remember them.
 
@@ -1430,6 +1433,7 @@ class TrackingModel(PromptableModel):
             prompts: one prompt for each object that is new or to be corrected there, by its number. Masks
                 alone are taken as they are; beside points or boxes they are an earlier answer.
             reverse: whether the video is followed backwards.
+            fill_holes: holes of the coarse masks of at most that many cells are filled.
 
         Raises:
             ValueError: if there is no object, or prompts, frame or state do not fit.

@@ -62,6 +62,13 @@ def track(
         str,
         typer.Option(help="Follow forward and backward from the first prompted frame (both), or one way."),
     ] = "both",
+    fill_holes: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            help="Fill holes of at most that many cells in the network's coarse masks; 0 for none.",
+        ),
+    ] = 8,
     truth: Annotated[
         Path | None,
         typer.Option(help="Folder with a true mask per frame: print J and F as DAVIS counts them."),
@@ -91,7 +98,10 @@ def track(
     done = 0
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always", IncompleteVideo)
-        for _, found in track_video(predictor, video, prompts, direction=cast(Any, direction)):
+        following = track_video(
+            predictor, video, prompts, direction=cast(Any, direction), fill_holes=fill_holes
+        )
+        for _, found in following:
             writer.write(found)
             done += 1
             if watched():

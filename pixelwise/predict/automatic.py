@@ -77,7 +77,8 @@ class AutomaticMasks:
 
     Attributes:
         points_per_side: of the grid of points along each side of the image.
-        points_per_batch: points that are asked at once.
+        points_per_batch: points that are asked at once; None for 64 on a GPU, and 4 on a processor, whose
+            caches hold what is computed of so few.
         min_iou: masks of which the network expects less are dropped.
         min_stability: and those that are less stable.
         stability_offset: how far the threshold is moved to see how stable a mask is.
@@ -99,7 +100,7 @@ class AutomaticMasks:
     """
 
     points_per_side: int = 32
-    points_per_batch: int = 64
+    points_per_batch: int | None = None
     min_iou: float = 0.88
     min_stability: float = 0.95
     stability_offset: float = 1.0
@@ -113,8 +114,9 @@ class AutomaticMasks:
     def __post_init__(self) -> None:
         """Reject what cannot be."""
         for name in ("points_per_side", "points_per_batch", "crop_points_divisor"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
+            number = getattr(self, name)
+            if number is not None and number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
         for name in ("box_overlap", "crop_overlap", "crop_share"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must lie in 0..1, got {getattr(self, name)}")
@@ -158,8 +160,9 @@ class AutomaticMasks:
         points = grid * np.array([right - left, bottom - top])
         size = (image.shape[1], image.shape[2])
         parts = []
-        for start in range(0, len(points), self.points_per_batch):
-            some = points[start : start + self.points_per_batch]
+        at_once = self.points_per_batch or (4 if predictor.device.type == "cpu" else 64)
+        for start in range(0, len(points), at_once):
+            some = points[start : start + at_once]
             prompts = Prompts.of(torch.from_numpy(some.astype(np.float32))[:, None])
             parts.append(self._kept(predictor.candidates(embedded, prompts), some, crop, size))
         found = _joined(parts, size)

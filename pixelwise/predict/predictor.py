@@ -4,6 +4,7 @@ import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, overload
@@ -525,7 +526,7 @@ class Predictor:
         prompts.check(embedded.embedding.size)
         with torch.no_grad(), self._autocast():
             found: PromptMasks = _in_float32(model.masks(embedded.embedding, prompts.to(self.device)))
-        return found
+        return replace(found, prompts=prompts)
 
     @cached_property
     def _fingerprint(self) -> str:
@@ -539,6 +540,7 @@ class Predictor:
         prompts: Mapping[int, Prompts] | None = None,
         *,
         reverse: bool = False,
+        fill_holes: int = 0,
     ) -> tuple[TrackState, Tracked]:
         """Follow objects to one more frame of a video; `track_video` does so for all frames.
 
@@ -549,6 +551,7 @@ class Predictor:
             prompts: one prompt for each object that is new or to be corrected there, by the object's number,
                 1 or more. Masks alone are taken as they are.
             reverse: whether the video is followed backwards.
+            fill_holes: see `track_video`.
 
         Returns:
             The state after this frame, and the objects there.
@@ -567,7 +570,7 @@ class Predictor:
             prompt.check(embedded.embedding.size)
             moved[number] = prompt.to(self.device)
         with torch.no_grad(), self._autocast():
-            return model.step(state, frame, embedded.embedding, moved, reverse=reverse)
+            return model.step(state, frame, embedded.embedding, moved, reverse=reverse, fill_holes=fill_holes)
 
     def _promptable(self) -> PromptableModel:
         if not isinstance(self.model, PromptableModel):

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -41,6 +42,7 @@ def track_video(
     *,
     state: TrackState | None = None,
     direction: Direction = "both",
+    fill_holes: int = 8,
 ) -> Iterator[tuple[TrackState, Tracked]]:
     """Follow objects through a video; each frame is given as soon as it is done.
 
@@ -56,6 +58,8 @@ def track_video(
         state: to go on from, on any device; without prompts, the first frame is the one behind the last that
             was followed.
         direction: whether to follow both ways, or one.
+        fill_holes: holes of at most that many cells in the network's coarse masks are filled, as by SAM 2's
+            authors; 0 for none.
 
     Yields:
         The state after each frame, and the objects there.
@@ -69,6 +73,8 @@ def track_video(
     """
     if direction not in get_args(Direction):
         raise ValueError(f"direction must be one of {', '.join(get_args(Direction))}, got {direction!r}")
+    if fill_holes < 0:
+        raise ValueError(f"fill_holes must be at least 0, got {fill_holes}")
     if not any(prompts.values()) and (state is None or not state.tracks):
         raise ValueError("there is nothing to follow: give a point, a box or a mask on some frame")
     state = None if state is None else state.to(predictor.device)
@@ -77,8 +83,8 @@ def track_video(
             raise ValueError(
                 "an iterator of frames cannot be followed backward: pass a list, a folder or a file"
             )
-        return _streamed(predictor, video, prompts, state)
-    return _both_ways(predictor, lambda: read_frames(video), prompts, state, direction)
+        return _streamed(predictor, video, prompts, state, fill_holes)
+    return _both_ways(predictor, lambda: read_frames(video), prompts, state, direction, fill_holes)
 
 
 def _streamed(
@@ -86,14 +92,16 @@ def _streamed(
     video: Iterator[Frame],
     prompts: Mapping[int, Mapping[int, Prompts]],
     state: TrackState | None,
+    fill_holes: int,
 ) -> Iterator[tuple[TrackState, Tracked]]:
+    follow = partial(predictor.track, fill_holes=fill_holes)
     first = 0 if state is None else max(_seen(state), default=-1) + 1
     number = first - 1
     for number, image in enumerate(read_frames(video), first):
         state = TrackState((image.shape[0], image.shape[1])) if state is None else state
         given = prompts.get(number, {})
         if state.tracks or given:
-            state, found = predictor.track(state, number, predictor.embed(image), given)
+            state, found = follow(state, number, predictor.embed(image), given)
             yield state, found
     _check_count(prompts, number + 1, "the iterator")
 
@@ -104,14 +112,16 @@ def _both_ways(
     prompts: Mapping[int, Mapping[int, Prompts]],
     state: TrackState | None,
     direction: Direction,
+    fill_holes: int,
 ) -> Iterator[tuple[TrackState, Tracked]]:
+    follow = partial(predictor.track, fill_holes=fill_holes)
     wanted = [number for number, given in prompts.items() if given]
     count = 0
     for number, image in enumerate(islice(frames(), max([*wanted, _ENOUGH]) + 1)):
         count = number + 1
         state = TrackState((image.shape[0], image.shape[1])) if state is None else state
         if number in wanted:
-            state, _ = predictor.track(state, number, predictor.embed(image), prompts[number])
+            state, _ = follow(state, number, predictor.embed(image), prompts[number])
     _check_count(prompts, count, "the video")
     assert state is not None  # there is a frame, and a prompt on one
     if count <= _ENOUGH:
@@ -121,13 +131,13 @@ def _both_ways(
         whole = frames()
         for number, image in enumerate(whole):
             if number >= first:
-                state, found = predictor.track(state, number, predictor.embed(image))
+                state, found = follow(state, number, predictor.embed(image))
                 yield state, found
         if whole.problem:
             warnings.warn(whole.problem, IncompleteVideo, stacklevel=2)
     if direction != "forward":
         for number, image in _backwards(frames, last - 1 if wanted and direction == "both" else last):
-            state, found = predictor.track(state, number, predictor.embed(image), reverse=True)
+            state, found = follow(state, number, predictor.embed(image), reverse=True)
             yield state, found
 
 

@@ -1,6 +1,7 @@
 """Clicks of a person, simulated on known objects: to train promptable networks and to score them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -34,6 +35,9 @@ def clicked(
         clicks: number of answers.
         choose: regions -> x y of a pixel in each.
         boxes: x1 y1 x2 y2 around each object, in place of the first click; None to begin with a click.
+
+    Returns:
+        One answer for each click, with all clicks up to it.
     """
     points = torch.empty(len(objects), 0, 2, device=objects.device)
     labels = torch.empty(len(objects), 0, dtype=torch.int64, device=objects.device)
@@ -52,7 +56,7 @@ def clicked(
         some = points.shape[1] > 0
         earlier: Tensor | None = masks if model.takes_masks else None
         prompts = Prompts.of(points if some else None, labels if some else None, boxes, earlier)
-        answers.append(model.masks(embedding, prompts))
+        answers.append(replace(model.masks(embedding, prompts), prompts=prompts))
         with torch.no_grad():
             best = best_of(answers[-1])
             found, masks = best.logits[:, 0] > 0, best.coarse[:, 0].float().clamp(-32, 32)

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 import pixelwise as pw
+from pixelwise.draw import WRONG
 from pixelwise.losses import AnsweredClicks, loss_parts
 from pixelwise.losses.clicks import answer_losses, at_cells
 from pixelwise.tasks import get_task
@@ -119,6 +120,10 @@ def test_scores_count_clicks_and_objects_nobody_can_click_on_count_as_found() ->
     scores = metrics.compute()
     assert scores["mean_iou"] == scores["mean_iou_8"] >= scores["mean_iou_3"] > scores["mean_iou_1"] > 0.5
     assert 1 <= scores["noc_85"] <= scores["noc_90"] <= 8
+    assert found.prompts is not None
+    shown = (found.prompts.point_labels >= 0).sum(1)  # clicks that a picture shows
+    assert shown[0] == 1  # the square is what one click gives
+    assert shown.double().mean() == pytest.approx((3 * scores["noc_85"] - 1) / 2)  # the third needs none
 
 
 class WithParameter(Answers):
@@ -181,3 +186,20 @@ def test_an_image_without_objects_gives_no_loss_and_no_harm() -> None:
     assert loss.isfinite()
     nothing = loss_parts(AnsweredClicks((), (), torch.zeros(())), batch)
     assert all(float(part) == 0 for part in nothing.values())
+
+
+def test_a_picture_shows_what_was_pointed_at() -> None:
+    torch.manual_seed(0)
+    model = pw.build("sam", image_size=64, patch=8, width=16, depth=1, decoder_width=32)
+    predictor = pw.Predictor(model)
+    embedded = predictor.embed(torch.rand(3, 64, 64))
+    points, labels = torch.tensor([[[20.0, 30], [50, 10], [40, 40]]]), torch.tensor([[1, 0, -1]])
+    prompts = Prompts.of(points, labels, torch.tensor([[5.0, 5, 60, 50]]))
+    picture = predictor.masks(embedded, prompts).overlay()
+    plain = predictor.task.draw(
+        embedded.image, predictor.masks(embedded, prompts).annotation.take(torch.arange(1)), predictor.classes
+    )
+    assert picture.getpixel((20, 30)) == (20, 150, 60)  # on the object
+    assert picture.getpixel((50, 10)) == WRONG
+    assert picture.getpixel((5, 20)) == (20, 150, 60)  # the box
+    assert picture.getpixel((40, 40)) == plain.getpixel((40, 40))  # a point that is none

@@ -7,6 +7,7 @@ import torch
 
 import pixelwise as pw
 from pixelwise.models import SAM, from_mobile_sam, from_segment_anything
+from pixelwise.models.sam.mask_decoder import Attention, AttentionOfImage, AttentionToImage
 from pixelwise.types import PromptMasks, Prompts
 
 SIZES = {"sam_vit_b": 93_735_472, "sam_vit_l": 312_342_832, "sam_vit_h": 641_090_608}
@@ -170,3 +171,19 @@ def test_a_changed_encoder_comes_back_from_a_checkpoint(tmp_path) -> None:
     image, prompts = torch.rand(1, 3, 40, 50), Prompts.at([(20, 10)])
     with torch.no_grad():
         assert torch.equal(again(image, prompts).coarse, changed(image, prompts).coarse)
+
+
+@pytest.mark.parametrize("maps", [1, 3])
+def test_attention_between_tokens_and_an_image_equals_attention_with_keys_and_values(maps: int) -> None:
+    torch.manual_seed(0)
+    tokens, image, placed = torch.randn(3, 5, 16), torch.randn(maps, 35, 16), torch.randn(maps, 35, 16)
+    plain = Attention(16, 8, 2)
+    for parameter in plain.parameters():
+        torch.nn.init.normal_(parameter)
+    for kind, seen in (
+        (AttentionToImage, (tokens, placed, image)),
+        (AttentionOfImage, (placed, tokens, tokens + 1)),
+    ):
+        folded = kind(16, 8, 2)
+        folded.load_state_dict(plain.state_dict())
+        torch.testing.assert_close(folded(*seen), plain(*seen), rtol=1e-4, atol=1e-4)

@@ -7,12 +7,13 @@ import pytest
 import torch
 from jaxtyping import Float
 from PIL import Image
+from skimage.measure import label, regionprops
 from torch import Tensor, nn
 
 import pixelwise as pw
 from pixelwise.data import SegmentationData
 from pixelwise.data.dataset import Pair
-from pixelwise.decode import component_sizes, without_small_components
+from pixelwise.decode import component_sizes, without_small_components, without_small_holes
 from pixelwise.layers import size_of
 from pixelwise.predict.choices import choose
 from pixelwise.types import ClassTable, DenseLogits, DenseModel, Sample
@@ -231,3 +232,20 @@ def test_several_settings_of_a_volume_start_from_the_same_labels() -> None:
         alone = pw.Predictor(model, TABLE, tile=(16, 16, 16), decoding=setting)(volume)
         assert one.labels.equal(alone.label_map.labels)
     assert len({int(one.labels.sum()) for one in found}) == 3
+
+
+@pytest.mark.parametrize("most", [1, 3, 8])
+def test_small_holes_are_those_that_scikit_image_counts(most: int) -> None:
+    rng = torch.Generator().manual_seed(most)
+    scores = torch.randn(3, 41, 57, generator=rng) + 0.6
+    scores[2] = -1.0  # no mask at all is no hole
+    expected = scores.clone()
+    for wanted, outside in zip(expected, (scores <= 0).numpy(), strict=True):
+        for region in regionprops(label(outside, connectivity=2)):
+            if region.area <= most:
+                rows, columns = region.coords.T
+                wanted[rows, columns] = 0.1
+    found = without_small_holes(scores, most)
+    assert not found.equal(scores)
+    assert found.equal(expected)
+    assert without_small_holes(scores, 0) is scores

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 import pixelwise as pw
+from pixelwise.decode import without_small_holes
 from pixelwise.models import SAM2, sam2
 from pixelwise.predict import load_tracks, save_tracks, track_video, tracking
 from pixelwise.types import ClassTable, Prompts, Tracked, TrackState
@@ -251,3 +252,34 @@ def test_states_move_between_devices_and_types(predictor: pw.Predictor) -> None:
     assert moved.tracks[0].prompted[0].features.device.type == "meta"
     assert moved.tracks[0].prompted[0].frame == 0
     assert state.tracks[0].prompted[0].features.dtype == torch.bfloat16
+
+
+def test_small_holes_are_filled_and_remembered_so_where_a_prompt_was_given(predictor: pw.Predictor) -> None:
+    frames = clip(2)
+    embedded = [predictor.embed(frame) for frame in frames]
+    start = TrackState((HEIGHT, WIDTH))
+    masks = torch.ones(1, HEIGHT, WIDTH)
+    masks[:, 6:12, 8:16] = -1  # a hole of four cells
+    prompt = Prompts.of(masks=masks)
+    after, plain = predictor.track(start, 0, embedded[0], {1: prompt})
+    with_hole, without = after.tracks[0].prompted[0], without_small_holes(plain.coarse, 9)
+    after_filled, filled = predictor.track(start, 0, embedded[0], {1: prompt}, fill_holes=9)
+    assert not torch.equal(plain.coarse > 0, without > 0)
+    assert torch.equal(filled.coarse, without)
+    known = after_filled.tracks[0].prompted[0]
+    assert torch.equal(known.answer, without[0])
+    assert not torch.equal(known.features, with_hole.features)
+    later, plain = predictor.track(after, 1, embedded[1])
+    later_filled, filled = predictor.track(after, 1, embedded[1], fill_holes=60)
+    assert torch.equal(filled.coarse, without_small_holes(plain.coarse, 60))
+    assert not torch.equal(filled.coarse, plain.coarse)
+    assert torch.equal(later.tracks[0].recent[0].features, later_filled.tracks[0].recent[0].features)
+
+
+def test_a_whole_video_has_its_small_holes_filled_unless_told_otherwise(predictor: pw.Predictor) -> None:
+    frames = clip(3)
+    filled = by_frame(track_video(predictor, frames, {0: {1: POINT}}))
+    left = by_frame(track_video(predictor, frames, {0: {1: POINT}}, fill_holes=0))
+    assert torch.equal(filled[0].coarse, without_small_holes(left[0].coarse, 8))
+    with pytest.raises(ValueError, match="fill_holes must be at least 0, got -1"):
+        track_video(predictor, frames, {0: {1: POINT}}, fill_holes=-1)

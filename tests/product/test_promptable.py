@@ -27,6 +27,7 @@ def test_a_network_is_trained_scored_asked_and_exported(pixelwise: Callable, pla
     ended(pixelwise(*asked, "--box", "1500,1000,2500,2000", "--out", "large_overlay.png"))
     with Image.open(place / "large_overlay.png") as overlay:
         assert np.asarray(overlay).shape == (3000, 4000, 3)
+        assert overlay.getpixel((1500, 1500)) == (20, 150, 60)  # the left side of the box
     ended(pixelwise("export", "runs/sam", "--out", "decoder.onnx"))
 
 

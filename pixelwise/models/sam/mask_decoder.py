@@ -16,8 +16,6 @@ CANDIDATES = 3  # masks for an ambiguous prompt: whole, part, subpart
 class Attention(nn.Module):
     """Attention of some tokens to others, in `width` channels that `inner` channels stand for.
 
-    Where one map is seen by the tokens of several prompts, its batch is 1 and it is projected once.
-
     Args:
         width: channels of the tokens.
         inner: channels of queries, keys and values.
@@ -36,12 +34,55 @@ class Attention(nn.Module):
         """What the tokens `q` learn of `v`."""
         count = at_least(q.shape[0], k.shape[0])
         heads = [
-            x.unflatten(2, (self.heads, -1)).transpose(1, 2).expand(count, -1, -1, -1)
+            self.in_heads(x).expand(count, -1, -1, -1)
             for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
         ]
         seen = F.scaled_dot_product_attention(*heads)
         learned: Tensor = self.out_proj(seen.transpose(1, 2).flatten(2))
         return learned
+
+    def in_heads(self, x: Float[Tensor, "p n inner"]) -> Float[Tensor, "p heads n d"]:
+        """The channels of each head apart."""
+        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+
+
+class AttentionToImage(Attention):
+    """A few tokens look at many places of an image, whose keys and values are never made.
+
+    A query q asks a place x for q (W x + b): (q W) x is the same but for a number that softmax does not see.
+    And the mean of W x + b is W times the mean of x, plus b.
+    """
+
+    def forward(
+        self, q: Float[Tensor, "p n c"], k: Float[Tensor, "#p m c"], v: Float[Tensor, "#p m c"]
+    ) -> Float[Tensor, "p n c"]:
+        """What the tokens `q` learn of `v`."""
+        to_keys, to_values = (x.weight.unflatten(0, (self.heads, -1)) for x in (self.k_proj, self.v_proj))
+        asked = self.in_heads(self.q_proj(q) * to_keys.shape[1] ** -0.5) @ to_keys
+        seen = (asked.flatten(1, 2) @ k.transpose(1, 2)).softmax(2) @ v
+        values = seen.unflatten(1, (self.heads, -1)) @ to_values.transpose(1, 2)
+        learned: Tensor = self.out_proj(values.transpose(1, 2).flatten(2) + self.v_proj.bias)
+        return learned
+
+
+class AttentionOfImage(Attention):
+    """Many places of an image look at a few tokens; what the places ask is never made.
+
+    Keys and values are carried through the projections of queries and of the result instead: there are few.
+    """
+
+    def forward(
+        self, q: Float[Tensor, "#p m c"], k: Float[Tensor, "p n c"], v: Float[Tensor, "p n c"]
+    ) -> Float[Tensor, "p m c"]:
+        """What the places `q` learn of `v`."""
+        of_queries, bias = (x.unflatten(0, (self.heads, -1)) for x in (self.q_proj.weight, self.q_proj.bias))
+        keys = self.in_heads(self.k_proj(k) * of_queries.shape[1] ** -0.5)
+        scores = (keys @ of_queries).flatten(1, 2) @ q.transpose(1, 2)
+        scores = scores.unflatten(1, (self.heads, -1)) + keys @ bias[:, :, None]
+        to_result = self.out_proj.weight.unflatten(1, (self.heads, -1)).permute(1, 2, 0)
+        values = self.in_heads(self.v_proj(v)) @ to_result
+        learned = scores.softmax(2).flatten(1, 2).transpose(1, 2) @ values.flatten(1, 2)
+        return learned + self.out_proj.bias
 
 
 class ReluMlp(Mlp):
@@ -68,12 +109,12 @@ class TwoWayBlock(nn.Module):
         self.first = first
         self.self_attn = Attention(width, width, heads)
         self.norm1 = nn.LayerNorm(width)
-        self.cross_attn_token_to_image = Attention(width, width // 2, heads)
+        self.cross_attn_token_to_image = AttentionToImage(width, width // 2, heads)
         self.norm2 = nn.LayerNorm(width)
         self.mlp = ReluMlp(width, hidden)
         self.norm3 = nn.LayerNorm(width)
         self.norm4 = nn.LayerNorm(width)
-        self.cross_attn_image_to_token = Attention(width, width // 2, heads)
+        self.cross_attn_image_to_token = AttentionOfImage(width, width // 2, heads)
 
     def forward(
         self,
@@ -114,7 +155,7 @@ class TwoWayTransformer(nn.Module):
     def __init__(self, width: int = 256, heads: int = 8, hidden: int = 2048) -> None:
         super().__init__()
         self.layers = nn.ModuleList(TwoWayBlock(width, heads, hidden, first=i == 0) for i in range(2))
-        self.final_attn_token_to_image = Attention(width, width // 2, heads)
+        self.final_attn_token_to_image = AttentionToImage(width, width // 2, heads)
         self.norm_final_attn = nn.LayerNorm(width)
 
     def forward(
@@ -216,5 +257,5 @@ def _four_of_one(x: Float[Tensor, "p n a"], layer: nn.Module) -> Float[Tensor, "
     """A transposed convolution of 2x2 and stride 2 on places in any order; each becomes a row of four."""
     assert isinstance(layer, nn.ConvTranspose2d)
     assert layer.bias is not None
-    weight = layer.weight.permute(0, 2, 3, 1)  # a 2 2 b
-    return (x @ weight.flatten(1)).unflatten(2, (4, -1)).flatten(1, 2) + layer.bias
+    weight = layer.weight.permute(0, 2, 3, 1).flatten(1)  # a, 2 2 b
+    return F.linear(x, weight.T, layer.bias.repeat(4)).unflatten(2, (4, -1)).flatten(1, 2)

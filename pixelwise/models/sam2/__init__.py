@@ -7,7 +7,7 @@ memories of others before it is decoded (`memory.py`); which memories there are 
 
 Departures: a frame that is corrected counts as prompted from then on, as in the paper; the authors' code
 forgets the correction unless an option is set. Memories that no frame will ask for are dropped (`bank.py`).
-Small holes are not filled. Frames are brought to the network's size as single images are.
+Frames are brought to the network's size as single images are.
 """
 
 from .read_weights import from_sam2 as from_sam2, from_transformers_sam2 as from_transformers_sam2

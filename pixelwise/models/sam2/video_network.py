@@ -8,6 +8,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ...decode import without_small_holes
 from ...encoders.hiera import Hiera
 from ...encoders.timm import per_channel
 from ...layers import IMAGENET_MEAN, IMAGENET_STD, Normalize, size_of
@@ -164,8 +165,12 @@ class SAM2(TrackingModel):
         prompts: Mapping[int, Prompts],
         *,
         reverse: bool = False,
+        fill_holes: int = 0,
     ) -> tuple[TrackState, Tracked]:
-        """Go on by one frame; see `TrackingModel`."""
+        """Go on by one frame; see `TrackingModel`.
+
+        As by the authors, the mask that answers a prompt is remembered without its holes, others with them.
+        """
         _check(state, frame, embedding, prompts)
         tracks = {track.object: track for track in state.tracks}
         tracks |= {number: Track(number, ()) for number in prompts if number not in tracks}
@@ -174,7 +179,9 @@ class SAM2(TrackingModel):
             known = {memory.frame: memory for memory in track.prompted}.get(frame)
             if number in prompts or known is None or known.answer is None:
                 prompt = prompts.get(number)
-                known, answer = self._seen(track, frame, embedding, prompt, state.num_frames, reverse)
+                known, answer = self._seen(
+                    track, frame, embedding, prompt, state.num_frames, reverse, fill_holes
+                )
                 tracks[number] = keep(track, known, prompted=prompt is not None)
             else:
                 answer = known.answer
@@ -191,6 +198,7 @@ class SAM2(TrackingModel):
         prompt: Prompts | None,
         num_frames: int | None,
         reverse: bool,
+        fill_holes: int,
     ) -> tuple[Memory, Float[Tensor, "h4 w4"]]:
         """The memory of one object in a frame, and the scores of its mask."""
         fresh = prompt is not None and _is_fresh(track, frame)
@@ -202,13 +210,15 @@ class SAM2(TrackingModel):
             recalled = recall(track, frame, num_frames, reverse=reverse)
             answer, pointer, score = self._sighted(self._recalling(embedding, recalled), embedding, prompt)
         side = (self.image_size, self.image_size)
-        large = F.interpolate(answer[None, None].float(), side, mode="bilinear")
+        filled = without_small_holes(answer[None], fill_holes)[0]
+        remembered = answer if prompt is None else filled
+        large = F.interpolate(remembered[None, None].float(), side, mode="bilinear")
         mask = (large > 0).float() if prompt is not None else large.sigmoid()
         features = self.memory_encoder(embedding.maps[0], mask * SCALE + SHIFT)[0]
         if self.no_obj_embed_spatial is not None:
             features = features + (score <= 0) * self.no_obj_embed_spatial[0, :, None, None]
-        kept = answer if prompt is not None else None
-        return Memory(frame, pointer, features.to(torch.bfloat16), kept, score, fresh), answer
+        kept = filled if prompt is not None else None
+        return Memory(frame, pointer, features.to(torch.bfloat16), kept, score, fresh), filled
 
     def _recalling(self, embedding: Embedding, recalled: Recalled) -> Float[Tensor, "1 c h w"]:
         """The coarsest map of a frame after attention to memories and pointers."""
