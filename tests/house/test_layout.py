@@ -125,7 +125,7 @@ LARGER = {
     "shapemask": (5, 760),
     "panet": (5, 900),
     "fcis": (5, 760),
-    "video_network": (8, 800),  # of SAM 2, which is SAM with a memory
+    "video_network": (8, 850),  # of SAM 2, which is SAM with a memory
 }
 
 

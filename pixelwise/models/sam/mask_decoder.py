@@ -50,8 +50,18 @@ class AttentionToImage(Attention):
     """A few tokens look at many places of an image, whose keys and values are never made.
 
     A query q asks a place x for q (W x + b): (q W) x is the same but for a number that softmax does not see.
-    And the mean of W x + b is W times the mean of x, plus b.
+    And the mean of W x + b is W times the mean of x, plus b. The bias of keys is kept for published weights,
+    and is not trained.
+
+    Args:
+        width: channels of the tokens.
+        inner: channels of queries, keys and values.
+        heads: parts of the channels that attend apart.
     """
+
+    def __init__(self, width: int, inner: int, heads: int) -> None:
+        super().__init__(width, inner, heads)
+        self.k_proj.bias.requires_grad_(False)
 
     def forward(
         self, q: Float[Tensor, "p n c"], k: Float[Tensor, "#p m c"], v: Float[Tensor, "#p m c"]
