@@ -268,7 +268,7 @@ class SegmentationData(Dataset[Sample]):
         """The same data, other values of its image files being 0 and 1; see `ReadPlainImage`."""
         if not isinstance(self.read_image, ReadPlainImage):
             return self
-        return self._with(read_image=replace(self.read_image, intensity=intensity))
+        return self.with_reading(replace(self.read_image, intensity=intensity))
 
     def with_classes(self, classes: ClassTable, read_target: ReadTarget) -> "SegmentationData":
         """The same images with annotations read in another way."""
