@@ -28,7 +28,8 @@ def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sam
 
     def changed(sample: Sample) -> Sample:
         # Scales and rotations move pixels, which have one size in all slices of a training.
-        return change(replace(sample, spacing=None, target=replace(sample.target, spacing=None)))
+        assert isinstance(sample.target, LabelMap)
+        return change(replace(sample, spacing=None, target=LabelMap(sample.target.labels)))
 
     return changed
 

@@ -9,7 +9,9 @@ from .conftest import ended, picture
 
 
 @pytest.mark.parametrize(
-    "method", [("mean_shift",), ("grabcut", "--box", "20,10,600,400")], ids=lambda method: method[0]
+    "method",
+    [("mean_shift",), pytest.param(("grabcut", "--box", "20,10,600,400"), marks=pytest.mark.slow)],
+    ids=lambda method: method[0],
 )
 def test_segment_an_image(pixelwise: Callable, place: Path, method: tuple[str, ...]) -> None:
     image = "my_folder/images/001.png"

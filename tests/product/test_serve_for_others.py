@@ -204,6 +204,7 @@ def test_runs_and_exported_models_are_served_side_by_side_and_outlive_their_file
         assert stop(process) == 0
 
 
+@pytest.mark.slow
 def test_who_has_a_port_is_told(pixelwise: Callable, run: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -150,7 +150,9 @@ def test_a_task_alone_leaves_the_model_open() -> None:
     automatic._check_settings({"data": "", "task": "instance"})
     with pytest.raises(ValueError, match="lr must be a number above 0"):
         automatic._check_settings({"data": "", "task": "instance", "lr": -1.0})
-    with pytest.raises(ValueError, match="'unet' serves semantic, multilabel, volume_slices, not the task instance"):
+    with pytest.raises(
+        ValueError, match="'unet' serves semantic, multilabel, volume_slices, not the task instance"
+    ):
         automatic._check_settings({"data": "", "task": "instance", "model": "unet"})
 
 

@@ -33,11 +33,11 @@ class Attention(nn.Module):
     ) -> Float[Tensor, "p n c"]:
         """What the tokens `q` learn of `v`."""
         count = at_least(q.shape[0], k.shape[0])
-        heads = [
+        queries, keys, values = (
             self.in_heads(x).expand(count, -1, -1, -1)
             for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
-        ]
-        seen = F.scaled_dot_product_attention(*heads)
+        )
+        seen = F.scaled_dot_product_attention(queries, keys, values)
         learned: Tensor = self.out_proj(seen.transpose(1, 2).flatten(2))
         return learned
 
