@@ -61,6 +61,8 @@ class Client:
             if name not in models:
                 raise ValueError(f"{url} has no model {name!r:.80}: it has {', '.join(models)}")
             self.model: dict[str, Any] = models[name]
+            if "class_table" not in self.model:
+                raise ValueError(f"{name!r:.80} answers clicks on the page and predicts no classes")
             self.task, self.classes = get_task(self.model["task"]), read_classes(self.model["class_table"])
         except (KeyError, TypeError) as error:
             self._http.close()

@@ -144,9 +144,13 @@ class Collection:
             Problem: as `picture`.
         """
         body, _ = self.picture(number)
-        with Image.open(io.BytesIO(body), formats=FORMATS) as image:
-            turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
-            return (image.width, image.height) if turned else (image.height, image.width)
+        try:
+            with Image.open(io.BytesIO(body), formats=FORMATS) as image:
+                turned = image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8)
+                return (image.width, image.height) if turned else (image.height, image.width)
+        except OSError as error:  # a PNG that is cut short tells its orientation at its end
+            name = self._pair(number).image.name
+            raise Problem("no-such-image", f"{name} cannot be read: {first_line(error)}") from error
 
     def labels(self, number: int, *, given: bool = False) -> Integer[np.ndarray, "H W"]:
         """The labels that were saved, or those that came with the data.

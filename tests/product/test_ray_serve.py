@@ -24,7 +24,9 @@ from tests.product.conftest import ROOT, scene
 
 pytestmark = pytest.mark.slow
 TOKEN = "a-token-of-sixteen-or-more"
-_COUNT = re.compile(r'^pixelwise_requests_total\{route="/v1/predict",status="200"\} ([0-9.]+)$', re.MULTILINE)
+_COUNT = re.compile(
+    r'^pixelwise_requests_total\{route="/v1/models/\{model\}/predict",status="200"\} ([0-9.]+)$', re.MULTILINE
+)
 
 
 @pytest.fixture(scope="module")

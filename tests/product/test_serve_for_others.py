@@ -190,11 +190,13 @@ def test_runs_and_exported_models_are_served_side_by_side_and_outlive_their_file
     try:
         wait_until_ready(url)
         names = [one["name"] for one in httpx.get(f"{url}/v1/models").json()["models"]]
-        assert names == ["scenes", "other", "served", "served_onnx", "served_vino"]
+        assert names == ["scenes", "other", "served", "served_onnx", "served_vino", "grabcut"]
         expected = Predictor(run)(image).label_map.labels
         shutil.rmtree(other)
         for file in files:
             file.unlink()
+        with pytest.raises(ValueError, match="answers clicks"):
+            Client(url, model=names.pop())
         for name in names:
             with Client(url, model=name) as client:
                 assert (client.predict(image).label_map.labels == expected).float().mean() > 0.999, name

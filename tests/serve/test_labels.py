@@ -306,3 +306,13 @@ def test_what_cannot_be_walked_through_is_told_in_one_sentence(
     scores = [Path(one) for one in options.get("evaluation", ())]
     with pytest.raises(ValueError, match=sentence):
         serve(options.get("runs"), port=0, evaluation=scores, **paths)
+
+
+def test_labels_of_an_image_that_is_cut_short_are_refused_in_a_sentence(
+    labelling: Labelling, folder: Path
+) -> None:
+    image = folder / "images" / "a.png"
+    image.write_bytes(image.read_bytes()[:300])
+    answer = labelling().put("/v1/images/0/labels", content=labels_file(some_labels()))
+    assert (answer.status_code, kind(answer)) == (404, "no-such-image")
+    assert answer.json()["detail"].startswith("a.png cannot be read")
