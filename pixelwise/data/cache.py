@@ -20,7 +20,7 @@ from torch import Tensor
 
 from ..types import Annotation, LabelMap
 from .dataset import Pair, ReadImage, ReadPart, ReadTarget, SegmentationData
-from .parallel import Spacing, image_array, label_array, map_images, map_labels
+from .parallel import Spacing, batches, image_array, label_array, map_images, map_labels
 
 Place = Literal["ram", "disk"]
 Part = tuple[Path, tuple[int, int, int, int] | None]  # of a file; the window, None for the whole
@@ -98,8 +98,7 @@ def cached(
     store = Store(place)
     images: dict[Part, tuple[int, tuple[float, ...] | None]] = {}
     labels: dict[str, tuple[int, tuple[float, ...] | None]] = {}
-    for start in range(0, len(data), _AT_ONCE):
-        some = range(start, min(start + _AT_ONCE, len(data)))
+    for some in batches(data, _AT_ONCE):
         for index, decoded in zip(some, _all_decoded(data, some), strict=True):
             pair = data.pairs[index]
             images[pair.image, pair.window] = store.keep(decoded.image), decoded.spacing

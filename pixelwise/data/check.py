@@ -19,7 +19,7 @@ from .datasets import FORMATS, Finder
 from .formats.class_file import find_class_file, write_classes_file
 from .label_encoding import LabelEncoding, MaskRule
 from .open import open_reporting
-from .parallel import image_array, label_array, map_images, map_labels
+from .parallel import batches, image_array, label_array, map_images, map_labels
 
 Progress = Callable[[int, int], None]
 _LISTED = 20
@@ -316,8 +316,8 @@ def class_counts(data: SegmentationData) -> ClassCounts:
         ValueError: if a mask cannot be read or holds a label outside the table.
     """
     total = ClassCounts.nothing(data.classes)
-    for some in _batches(data):
-        for index, labels in zip(some, map_labels(partial(_labels_or_raise, data), data, some), strict=True):
+    for some in batches(data, _AT_ONCE):
+        for index, labels in zip(some, map_labels(partial(_labels, data), data, some), strict=True):
             total += ClassCounts.of(_target(data, index, labels), data.classes)
     return total
 
@@ -362,9 +362,9 @@ def _read_all(
     data: SegmentationData,
 ) -> Iterator[tuple[int, "tuple[_Seen, ClassCounts] | ValueError"]]:
     """What is kept of each sample, or what is wrong with it."""
-    for some in _batches(data):
+    for some in batches(data, _AT_ONCE):
         images = map_images(partial(_image, data), data, some)
-        labels = map_labels(partial(_labels, data), data, some)
+        labels = map_labels(partial(_labels_or_error, data), data, some)
         for index, image, own in zip(some, images, labels, strict=True):
             if isinstance(image, ValueError):
                 yield index, image
@@ -384,18 +384,16 @@ def _image(data: SegmentationData, index: int) -> _Seen | ValueError:
     return _Seen(digest.digest(), size, float(image.max()))
 
 
-def _labels(data: SegmentationData, index: int) -> np.ndarray | ValueError | None:
+def _labels(data: SegmentationData, index: int) -> np.ndarray | None:
+    """The labels of a sample, where they are read as an array."""
+    return label_array(data, index)[0] if isinstance(data.read_target, LabelArrays) else None
+
+
+def _labels_or_error(data: SegmentationData, index: int) -> np.ndarray | ValueError | None:
     try:
-        return label_array(data, index)[0] if isinstance(data.read_target, LabelArrays) else None
+        return _labels(data, index)
     except ValueError as error:
         return error
-
-
-def _labels_or_raise(data: SegmentationData, index: int) -> np.ndarray | None:
-    labels = _labels(data, index)
-    if isinstance(labels, ValueError):
-        raise labels
-    return labels
 
 
 def _counted(
@@ -412,11 +410,6 @@ def _counted(
 def _target(data: SegmentationData, index: int, labels: np.ndarray | None) -> Annotation:
     """The labels that were read, or else the annotation of the sample."""
     return data.target(index) if labels is None else LabelMap(torch.from_numpy(labels))
-
-
-def _batches(data: SegmentationData) -> Iterator[range]:
-    for start in range(0, len(data), _AT_ONCE):
-        yield range(start, min(start + _AT_ONCE, len(data)))
 
 
 def _lonely(path: Path) -> str:

@@ -4,7 +4,7 @@ A thread that touches a tensor gets compute threads of its own, which small mach
 """
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -52,6 +52,12 @@ def label_array(data: SegmentationData, index: int) -> tuple[np.ndarray | None, 
         return data.read_target.array(pair), None
     target = data.read_target(pair)
     return (target.labels.numpy(), target.spacing) if isinstance(target, LabelMap) else (None, None)
+
+
+def batches(data: SegmentationData, at_once: int) -> Iterator[range]:
+    """The indices of all samples, some at once."""
+    for start in range(0, len(data), at_once):
+        yield range(start, min(start + at_once, len(data)))
 
 
 def _threads(several: bool) -> int:

@@ -5,7 +5,7 @@ import io
 import math
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -188,18 +188,15 @@ class Collection:
             Problem: if nothing is saved here, the labels do not fit the image or the classes, the file is not
                 one that was saved here, or it cannot be written.
         """
-        pair = self._pair(number)
+        self._pair(number)
         if self.save_to is None:
             raise Problem("read-only", "this server saves no labels: start it with --save-to FOLDER")
-        if labels.shape != self.size(number):
-            given, needed = ((s[1], s[0]) for s in (labels.shape, self.size(number)))
-            told = f"{pair.id} has {needed[0]} x {needed[1]} pixels, the labels {given[0]} x {given[1]}"
-            raise Problem("bad-parameter", told)
+        self.check_size(number, (labels.shape[0], labels.shape[1]), "labels")
         content = self.file_of(labels)
         target = self.save_to / self._targets[number]
         with self._lock:
             self.write_classes(self.save_to)
-            self._write(target, content)
+            self.write(target, lambda temporary: temporary.write_bytes(content))
             self._saved[number] = True
         return self._targets[number].as_posix()
 
@@ -219,7 +216,27 @@ class Collection:
         colors[values[:known]] = self.classes.colors
         return palette_png(values[labels], colors)
 
-    def _write(self, target: Path, content: bytes) -> None:
+    def check_size(self, number: int, given: tuple[int, int], what: str) -> None:
+        """Refuse labels, or objects, of another height and width than their image.
+
+        Raises:
+            Problem: if they are, or as `picture`.
+        """
+        needed = self.size(number)
+        if given != needed:
+            told = f"{needed[1]} x {needed[0]} pixels, the {what} {given[1]} x {given[0]}"
+            raise Problem("bad-parameter", f"{self._pair(number).id} has {told}")
+
+    def write(self, target: Path, fill: Callable[[Path], object]) -> None:
+        """Write a file into the folder for labels, whole or not at all, and note it as ours.
+
+        Args:
+            target: of the file.
+            fill: writes to the path that it is given.
+
+        Raises:
+            Problem: if there is a file that was not saved here, or it cannot be written.
+        """
         assert self.save_to is not None
         try:
             make_folder(target.parent)
@@ -230,7 +247,7 @@ class Collection:
             raise Problem("not-ours", first_line(error)) from error
         try:
             with atomic_write(target) as temporary:
-                temporary.write_bytes(content)
+                fill(temporary)
                 record_as(target, temporary, self.save_to)
         except ValueError as error:
             raise Problem("cannot-save", first_line(error)) from error

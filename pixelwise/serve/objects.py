@@ -14,7 +14,7 @@ from jaxtyping import Integer
 from ..data import LabelEncoding, SegmentationData
 from ..data.formats.coco import instances, read_coco, write_coco
 from ..data.formats.yolo import write_yolo_classes, write_yolo_labels
-from ..files import atomic_write, check_targets, record_as, written_in
+from ..files import written_in
 from ..predict import Prediction
 from ..rle import RleMasks, run_lengths
 from ..tasks import task_for
@@ -112,22 +112,13 @@ class ObjectCollection(Collection):
         pair = self._pair(number)
         if self.save_to is None:
             raise Problem("read-only", "this server saves no objects: start it with --save-to FOLDER")
-        if found.size != self.size(number):
-            given, needed = (f"{s[1]} x {s[0]}" for s in (found.size, self.size(number)))
-            raise Problem("bad-parameter", f"{pair.id} has {needed} pixels, the objects {given}")
-        target = self.save_to / FILE
+        self.check_size(number, found.size, "objects")
         with self._lock:
-            try:
-                check_targets([target], self.save_to, overwrite=True)
-            except ValueError as error:
-                raise Problem("not-ours", first_line(error)) from error
             together = {**self._drawn, pair.id: found}
-            try:
-                with atomic_write(target) as temporary:
-                    write_coco(temporary, list(together.items()), self.classes)
-                    record_as(target, temporary, self.save_to)
-            except ValueError as error:
-                raise Problem("cannot-save", first_line(error)) from error
+            self.write(
+                self.save_to / FILE,
+                lambda temporary: write_coco(temporary, list(together.items()), self.classes),
+            )
             self._drawn = together
         return FILE
 

@@ -16,8 +16,8 @@ from ...files import atomic_write
 from ...rle import RleMasks
 from ...types import ClassTable, Color
 from ..shapes import Described, Export, Picture, Shape, box_ring, drawn, ellipse_ring, placed, ring
+from .xml_file import root_of
 
-_LARGEST = 1 << 30  # bytes
 _AREAS = ("box", "polygon", "mask", "ellipse")
 
 
@@ -27,25 +27,13 @@ def read_cvat(path: Path) -> Export:
     Raises:
         ValueError: if it is missing or no such file; also if it holds entities, which could fill the memory.
     """
-    from defusedxml.ElementTree import parse  # type: ignore[import-untyped]
-
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError(f"it has more than {_LARGEST:,} bytes")
-        root = parse(path).getroot()
-        if root.tag != "annotations":
-            raise ValueError(f"expected the element annotations, got {root.tag[:80]!r}")
+    with root_of(path, "annotations", "CVAT") as root:
         images = [_described(path, image) for image in root.iter("image")] or _frames(path, root)
         colors = _colors(root)
         for described in images:
             for shape in described.content:
                 colors.setdefault(shape.get("label", ""), None)
         return Export(tuple(images), colors)
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}") from error
-    except Exception as error:  # parsers of XML raise what they like, SyntaxError among it
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{path} is not a file of CVAT: {reason}") from error
 
 
 def _described(path: Path, image: Element) -> Described:

@@ -82,9 +82,7 @@ def place_of_dicom(path: Path) -> Float64[np.ndarray, "4 4"]:
     """
     with told(path):
         _, headers = series_of(path)
-        frames, step = in_order(
-            [one for number, header in enumerate(headers) for one in frames_of(header, number)]
-        )
+        frames, step = frames_in_order(headers)
         return _affine(frames[0], step)
 
 
@@ -128,8 +126,7 @@ def files_of(folder: Path) -> list[Path]:
 
 def _volume(path: Path) -> Volume:
     files, headers = series_of(path)
-    frames = [frame for number, header in enumerate(headers) for frame in frames_of(header, number)]
-    frames, step = in_order(frames)
+    frames, step = frames_in_order(headers)
     height, width = (int(headers[0].Rows), int(headers[0].Columns))
     for file, header in zip(files, headers, strict=True):
         if (int(header.Rows), int(header.Columns)) != (height, width):
@@ -233,6 +230,11 @@ def _of(groups: Sequence[Any], sequence: str, name: str) -> Any:
             if value is not None and value != "":
                 return value
     return None
+
+
+def frames_in_order(headers: Sequence[Any]) -> tuple[list[Frame], Float64[np.ndarray, "3"]]:
+    """All frames of the files of a series; see `in_order`."""
+    return in_order([one for number, header in enumerate(headers) for one in frames_of(header, number)])
 
 
 def in_order(frames: list[Frame]) -> tuple[list[Frame], Float64[np.ndarray, "3"]]:

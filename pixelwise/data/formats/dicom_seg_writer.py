@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Integer
 
 from ...files import atomic_write
-from .dicom import Frame, frames_of, in_order, series_of, told
+from .dicom import Frame, frames_in_order, series_of, told
 
 _LONGEST = 64  # characters of a name (LO)
 # What the study and the patient say; empty where the series does not.
@@ -42,9 +42,7 @@ def write_dicom_seg(
     """
     with told(series):
         headers = series_of(series)[1]
-        frames, step = in_order(
-            [one for number, header in enumerate(headers) for one in frames_of(header, number)]
-        )
+        frames, step = frames_in_order(headers)
         shape = (len(frames), int(headers[0].Rows), int(headers[0].Columns))
     if tuple(labels.shape) != shape:
         raise ValueError(f"{path} needs {shape} voxels as {series} has, got {tuple(labels.shape)}")

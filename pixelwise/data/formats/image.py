@@ -2,8 +2,7 @@
 
 import math
 import os
-import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from ...files import atomic_write
 from ..intensity import PERCENTILES, normaliser, scaled
+from .held import WhileReading
 from .raster import describe, has_rasterio, is_geotiff, needs_raster, read_unit
 
 IMAGE_SUFFIXES = frozenset(
@@ -225,13 +225,13 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
     Pillow warns of large images and refuses larger ones; here `max_pixels` alone decides.
     """
     with readable(path):
-        with _PILLOWS_LIMIT.lifted():
+        with _PILLOWS_LIMIT.held():
             image = Image.open(path)
         with image:
             _check_size(image.height, image.width, max_pixels)
             _check_claim(image.height * image.width, path)
             refuse_pages(image)
-            with _PILLOWS_LIMIT.lifted():
+            with _PILLOWS_LIMIT.held():
                 image.load()
             yield upright(image)
 
@@ -306,28 +306,18 @@ def read_array(path: Path, max_numbers: int = MAX_PIXELS) -> np.ndarray:
         return _native(np.array(array))
 
 
-class _PillowsLimit:
-    """Pillow's own limit of pixels, which is global, taken away while any thread reads an image."""
+def _without_limit() -> Callable[[], None]:
+    """Take Pillow's own limit of pixels away, which is global; `_check_size` has one for each file."""
+    usual = Image.MAX_IMAGE_PIXELS
 
-    def __init__(self) -> None:
-        self._lock, self._readers, self._limit = threading.Lock(), 0, Image.MAX_IMAGE_PIXELS
+    def take_back() -> None:
+        Image.MAX_IMAGE_PIXELS = usual
 
-    @contextmanager
-    def lifted(self) -> Iterator[None]:
-        with self._lock:
-            if not self._readers:
-                self._limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._readers -= 1
-                if not self._readers:
-                    Image.MAX_IMAGE_PIXELS = self._limit
+    Image.MAX_IMAGE_PIXELS = None
+    return take_back
 
 
-_PILLOWS_LIMIT = _PillowsLimit()
+_PILLOWS_LIMIT = WhileReading(_without_limit)
 
 
 def _check_size(height: int, width: int, most: int) -> None:

@@ -11,8 +11,8 @@ from xml.etree.ElementTree import Element
 
 from ...types import Color
 from ..shapes import Described, Export, Picture, Ring, Shape, box_ring, ellipse_ring, ring
+from .xml_file import root_of
 
-_LARGEST = 1 << 30  # bytes
 _NAMELESS = "object"
 _OUTLINE, _BOX, _ELLIPSE = "0", "1", "2"  # the kinds of regions that have an area
 
@@ -23,14 +23,7 @@ def read_imagescope(path: Path) -> Export:
     Raises:
         ValueError: if it is missing or no such file; also if it holds entities, which could fill the memory.
     """
-    from defusedxml.ElementTree import parse  # type: ignore[import-untyped]
-
-    try:
-        if path.stat().st_size > _LARGEST:
-            raise ValueError(f"it has more than {_LARGEST:,} bytes")
-        root = parse(path).getroot()
-        if root.tag != "Annotations":
-            raise ValueError(f"expected the element Annotations, got {root.tag[:80]!r}")
+    with root_of(path, "Annotations", "ImageScope") as root:
         found: list[tuple[str, Element]] = []
         colors: dict[str, Color | None] = {}
         for layer in root.iter("Annotation"):
@@ -40,11 +33,6 @@ def read_imagescope(path: Path) -> Export:
                 colors[name] = _color(layer.get("LineColor"))
                 found += [(name, region) for region in regions]
         return Export((Described(path, path.stem, found),), colors)
-    except FileNotFoundError as error:
-        raise ValueError(f"there is no file {path}") from error
-    except Exception as error:  # parsers of XML raise what they like, SyntaxError among it
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(f"{path} is not a file of ImageScope: {reason}") from error
 
 
 def _has_area(region: Element) -> bool:

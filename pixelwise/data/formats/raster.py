@@ -6,8 +6,7 @@ is the ignore label, in training, scores and predictions.
 
 import os
 import sys
-import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -19,6 +18,7 @@ from jaxtyping import Bool, Float32, Shaped
 
 from ...files import atomic_write
 from ..intensity import PERCENTILES, bounds_of
+from .held import WhileReading
 from .volume import quiet
 
 SUFFIXES = (".tif", ".tiff")
@@ -269,33 +269,25 @@ def _known(file: Any, values: np.ndarray, part: Any) -> Bool[np.ndarray, "h w"]:
     return known
 
 
-class _Undecodable:
-    """GDAL quotes bytes of damaged files that are no text; what Python prints of these is left out."""
+def _unsaid() -> Callable[[], None]:
+    """Leave out what Python prints of bytes that GDAL quotes of damaged files, and that are no text.
 
-    def __init__(self) -> None:
-        self._lock, self._readers, self._hook = threading.Lock(), 0, sys.unraisablehook
+    Those files are refused or read as they would be anyway.
+    """
+    usual = sys.unraisablehook
 
-    @contextmanager
-    def unsaid(self) -> Iterator[None]:
-        """Inside, of all threads; the file is refused or read as it would be anyway."""
-        with self._lock:
-            if not self._readers:
-                self._hook, sys.unraisablehook = sys.unraisablehook, self._say
-            self._readers += 1
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._readers -= 1
-                if not self._readers:
-                    sys.unraisablehook = self._hook
-
-    def _say(self, error: Any) -> None:
+    def say(error: Any) -> None:
         if not isinstance(error.exc_value, UnicodeDecodeError):
-            self._hook(error)
+            usual(error)
+
+    def take_back() -> None:
+        sys.unraisablehook = usual
+
+    sys.unraisablehook = say
+    return take_back
 
 
-_UNDECODABLE = _Undecodable()
+_UNDECODABLE = WhileReading(_unsaid)
 
 
 @contextmanager
@@ -305,7 +297,7 @@ def _quiet() -> Iterator[None]:
 
     from rasterio.errors import NotGeoreferencedWarning
 
-    with warnings.catch_warnings(), _UNDECODABLE.unsaid():
+    with warnings.catch_warnings(), _UNDECODABLE.held():
         warnings.simplefilter("ignore", NotGeoreferencedWarning)
         yield
 

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from ...layers import LayerNorm2d, at_least
+from ...layers import LayerNorm2d
 from .image_encoder import Mlp
 
 CANDIDATES = 3  # masks for an ambiguous prompt: whole, part, subpart
@@ -29,14 +29,10 @@ class Attention(nn.Module):
         self.out_proj = nn.Linear(inner, width)
 
     def forward(
-        self, q: Float[Tensor, "#p n c"], k: Float[Tensor, "#p m c"], v: Float[Tensor, "#p m c"]
+        self, q: Float[Tensor, "p n c"], k: Float[Tensor, "p m c"], v: Float[Tensor, "p m c"]
     ) -> Float[Tensor, "p n c"]:
         """What the tokens `q` learn of `v`."""
-        count = at_least(q.shape[0], k.shape[0])
-        queries, keys, values = (
-            self.in_heads(x).expand(count, -1, -1, -1)
-            for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v))
-        )
+        queries, keys, values = (self.in_heads(x) for x in (self.q_proj(q), self.k_proj(k), self.v_proj(v)))
         seen = F.scaled_dot_product_attention(queries, keys, values)
         learned: Tensor = self.out_proj(seen.transpose(1, 2).flatten(2))
         return learned
