@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..rle import RleMasks
-from ..tiling import Interval
+from ..tiling import Each, Interval
 from ..types import Boxes, MaskSet
 
 SAME = 0.5  # share of the parts in the overlap of two tiles from which two objects are one
@@ -58,19 +58,22 @@ class Part(NamedTuple):
         return self.top, self.left, self.top + self.mask.shape[0], self.left + self.mask.shape[1]
 
 
-def objects_in_tiles(find: Find, read: Read, axes: Sequence[Sequence[Interval]]) -> list[Part]:
+def objects_in_tiles(
+    find: Find, read: Read, axes: Sequence[Sequence[Interval]], each: Each = map
+) -> list[Part]:
     """The objects of an image, best first.
 
     Args:
         find: a part of the image -> the objects in it, in its pixels.
         read: a part of the image, along each axis -> its pixels.
         axes: the tiles; see `tiling.grid` with the blend "crop".
+        each: how `find` is called for one tile after the other: the results in order.
     """
     size = axes[0][-1].stop, axes[1][-1].stop
     tiles: list[tuple[Tile, list[Part]]] = []
-    for rows, columns in product(*axes):
-        image = read((slice(rows.start, rows.stop), slice(columns.start, columns.stop)))
-        tiles.append(((rows, columns), list(_parts(find(image), (rows, columns), size))))
+    images = (read((slice(r.start, r.stop), slice(c.start, c.stop))) for r, c in product(*axes))
+    for (rows, columns), annotation in zip(product(*axes), each(find, images), strict=True):
+        tiles.append(((rows, columns), list(_parts(annotation, (rows, columns), size))))
     parts = [part for _, found in tiles for part in found]
     root = list(range(len(parts)))
 

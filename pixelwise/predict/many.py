@@ -1,4 +1,4 @@
-"""Predictions of many images: while the model works, other threads read images and write results."""
+"""Predictions of many images: several at a time, while other threads read images and write results."""
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -15,6 +15,7 @@ from torch import Tensor
 from ..data.formats.image import read_pixels
 from ..tasks import Settings, Task
 from ..types import Annotation, ClassTable, DenseLogits, PromptableModel, Sample
+from .parallel import in_parallel
 from .prediction import Prediction
 
 T = TypeVar("T")
@@ -22,6 +23,7 @@ Image = Path | UInt8[np.ndarray, "H W c"]
 
 WORKERS = 2
 _MOST_PIXELS = 1 << 26  # of the images that are read ahead
+_LARGE = 1 << 22  # pixels of images that are predicted alone, all cores on them
 _BATCH_ON_A_GPU = 8  # a CPU is busy with one image
 
 
@@ -57,6 +59,10 @@ class Predict(Protocol):
     @property
     def device(self) -> torch.device:
         """Where it is."""
+
+    @property
+    def at_once(self) -> int:
+        """How many images it can predict at the same time."""
 
     @property
     def decoding(self) -> Settings:
@@ -99,16 +105,16 @@ def predict_many(
 ) -> Generator[tuple[int, T | ValueError], None, None]:
     """Predict images one after the other, those of one size together.
 
-    The model runs in the calling thread. Reading, and what `then` returns, run in others, which touch NumPy
-    arrays and files only: a thread that used torch would get compute threads of its own. Volumes are read in
-    the calling thread.
+    On a CPU several images of at most 4 megapixels are predicted at the same time, each by a thread with its
+    share of the cores; see `predict.parallel`. Reading, and what `then` returns, run in other threads, which
+    touch NumPy arrays and files only. Volumes are read in the calling thread.
 
     Args:
         predict: a `Predictor`.
         images: files, or arrays as `Predictor` takes them; asked for some at a time.
         then: number of the image and its prediction -> what is to be done with it, which must not touch a
             tensor. It is called in the calling thread.
-        workers: threads that read and write; with 0 everything is done one after the other.
+        workers: threads that read and write; with 0 everything is done one after the other, in one thread.
         batch_size: images of one size that the model gets at once; None for 1 on a CPU and 8 on a GPU. The
             images must be near each other: 2 * batch_size are read ahead.
         probabilities: whether predictions keep the probability of every class; then images are predicted one
@@ -136,8 +142,14 @@ def predict_many(
     threads = ThreadPoolExecutor(workers, "pixelwise") if workers else None
     try:
         writing: deque[tuple[int, Future[T]]] = deque()
-        for group in _groups(_pictures(predict, images, threads, workers, batch_size), batch_size):
-            for picture, found in zip(group, _predicted(predict, group, probabilities), strict=True):
+        groups = _groups(_pictures(predict, images, threads, workers, batch_size), batch_size)
+        at_once = predict.at_once if workers else 1
+
+        def look(group: list[_Picture]) -> list[tuple[_Picture, Prediction | ValueError]]:
+            return list(zip(group, _predicted(predict, group, probabilities), strict=True))
+
+        for looked in in_parallel(look, groups, at_once, _are_large):
+            for picture, found in looked:
                 if isinstance(found, ValueError):
                     yield picture.index, found
                 elif threads is None:
@@ -153,6 +165,11 @@ def predict_many(
     finally:
         if threads is not None:
             threads.shutdown(wait=True, cancel_futures=True)
+
+
+def _are_large(group: Sequence[_Picture]) -> bool:
+    """Whether the images fill the memory that several groups may share."""
+    return sum(one.image[0].numel() for one in group if one.image is not None) > _LARGE
 
 
 def _pictures(

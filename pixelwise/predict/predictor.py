@@ -45,6 +45,7 @@ from .embedded import EmbeddedImage, fingerprint, read_embedded
 from .fusion import fused
 from .joining import as_boxes, as_masks, objects_in_tiles
 from .memory import available_memory, bytes_per_pixel, enough_memory, fitting_tile
+from .parallel import images_at_once, in_parallel
 from .prediction import Prediction
 from .streaming import ALIGN, Keep, TilePlan, assembled, in_crops
 from .tta import View, averaged, found_in_views, in_view, views_of
@@ -272,9 +273,21 @@ class Predictor:
         size = (image.shape[-2], image.shape[-1])
         axes = grid(size, tuple(self.tile), self.overlap, "crop", ALIGN)
         if self.task.annotation not in (MaskSet, Boxes):
-            return assembled(in_crops(self.find_objects, lambda place: image[at(place)], axes), size)
-        found = objects_in_tiles(self.find_objects, lambda place: image[at(place)], axes)
+            return assembled(
+                in_crops(self.find_objects, lambda place: image[at(place)], axes, self.each), size
+            )
+        found = objects_in_tiles(self.find_objects, lambda place: image[at(place)], axes, self.each)
         return as_masks(found, size) if self.task.annotation is MaskSet else as_boxes(found)
+
+    @property
+    def at_once(self) -> int:
+        """How many images, or tiles, are predicted at the same time: see `predict.parallel`."""
+        chosen = self._fast is self.model and not isinstance(self.model, PromptableModel)
+        return images_at_once(self.model, self.device) if chosen else 1
+
+    def each(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        """`work` of every image or tile, in order, `at_once` at the same time."""
+        return in_parallel(work, items, self.at_once)
 
     def find_objects(self, image: Float[Tensor, "1 c H W"]) -> Any:
         """What is found in all views of an image, on the CPU."""
@@ -788,7 +801,7 @@ class Predictor:
                 yield Block(place, DenseLogits(scores, (height, size[1])), inside)
             return
         axes = grid(size, tile, self.overlap, self.blend, ALIGN)
-        yield from blocks(self.network, lambda place: images[at(place)], axes, self.blend)
+        yield from blocks(self.network, lambda place: images[at(place)], axes, self.blend, each=self.each)
 
     def _refuse_pixelwise_options(self) -> None:
         """Refuse what is for scores of every pixel only."""

@@ -32,6 +32,7 @@ from ..tiling import (
     ArraySource,
     Blend,
     Block,
+    Each,
     FileSink,
     Interval,
     PixelSource,
@@ -188,11 +189,12 @@ class Stream:
         """What is written of each block behind the finished rows."""
         reader = _Reader(self)
         if not issubclass(self.predictor.model.output, DenseLogits):
-            for place, annotation, inside in in_crops(self.predictor.find_objects, reader, axes):
+            found = in_crops(self.predictor.find_objects, reader, axes, self.predictor.each)
+            for place, annotation, inside in found:
                 yield place, _pixels_of(annotation)[at(inside)]
             return
-        network = self.predictor.network
-        for block in blocks(network, reader, axes, self.blend, batch_size=self.batch_size):
+        predictor = self.predictor
+        for block in blocks(predictor.network, reader, axes, self.blend, self.batch_size, predictor.each):
             if block.place[0].start >= finished:
                 yield block.place, self._kept(block)
 
@@ -211,10 +213,13 @@ def in_crops(
     find: Callable[[Tensor], Annotation],
     read: Callable[[tuple[slice, ...]], Tensor],
     axes: Sequence[Sequence[Interval]],
+    each: Each = map,
 ) -> Iterator[tuple[tuple[slice, ...], Annotation, tuple[slice, ...]]]:
     """What is found in each tile, for networks without scores of pixels: its place, and what of it counts."""
-    for tile in product(*axes):
-        found = find(read(tuple(slice(interval.start, interval.stop) for interval in tile)))
+    images = (
+        read(tuple(slice(interval.start, interval.stop) for interval in tile)) for tile in product(*axes)
+    )
+    for tile, found in zip(product(*axes), each(find, images), strict=True):
         yield (
             tuple(slice(*interval.own) for interval in tile),
             found,
@@ -386,10 +391,11 @@ def planned(stream: Stream) -> TilePlan:
     image = torch.zeros(stream.batch_size, predictor.model.in_channels, *sides)
     image = image.contiguous(memory_format=torch.channels_last) if len(sides) == 2 else image
     with torch.no_grad():
-        peak = live_bytes(lambda: stream.look(image))
+        peak = live_bytes(lambda: stream.look(image)) * predictor.at_once
         began = time.perf_counter()
-        stream.look(image)
-        seconds = (time.perf_counter() - began) / stream.batch_size
+        for _ in predictor.each(stream.look, [image] * predictor.at_once):
+            pass
+        seconds = (time.perf_counter() - began) / (stream.batch_size * predictor.at_once)
     tiles = math.prod(len(axis) for axis in stream.axes)
     others = math.prod(source.size[1:])
     pixel = source.dtype.itemsize * source.channels
@@ -434,7 +440,8 @@ def run_objects(stream: Stream, out: Any, *, overwrite: bool, progress: bool = F
             reader: Any = _Reader(stream)
             if progress:
                 reader = _counted(reader, math.prod(len(axis) for axis in stream.axes))
-            parts = objects_in_tiles(stream.predictor.find_objects, reader, stream.axes)
+            predictor = stream.predictor
+            parts = objects_in_tiles(predictor.find_objects, reader, stream.axes, predictor.each)
         step = max(1, _BAND // size[1])
         for start in range(0, size[0], step):
             sink.write(start, painted(parts, start, min(start + step, size[0]), size[1]))

@@ -19,6 +19,7 @@ from .sources import (
 )
 from .stitching import (
     Block as Block,
+    Each as Each,
     Network as Network,
     bands as bands,
     blocks as blocks,

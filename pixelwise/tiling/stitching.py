@@ -13,6 +13,7 @@ from .grid import Blend, Interval, Size, at, grid
 
 Network = Callable[[Float[Tensor, "b c *grid"]], DenseLogits]
 Read = Callable[[tuple[slice, ...]], Float[Tensor, "b c *_"]]
+Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
 
 class Block(NamedTuple):
@@ -30,7 +31,12 @@ class Block(NamedTuple):
 
 
 def blocks(
-    f: Network, read: Read, axes: Sequence[Sequence[Interval]], blend: Blend, batch_size: int = 1
+    f: Network,
+    read: Read,
+    axes: Sequence[Sequence[Interval]],
+    blend: Blend,
+    batch_size: int = 1,
+    each: Each = map,
 ) -> Iterator[Block]:
     """The finished blocks of an image, in reading order; together they cover it once.
 
@@ -43,10 +49,11 @@ def blocks(
         axes: see `grid`.
         blend: as it was given to `grid`.
         batch_size: number of tiles of one size that `f` gets at once.
+        each: how `f` is called for one batch after the other: the results in order.
     """
     if blend == "crop":
         tiles = product(*axes)
-        for some, output in _outputs(f, read, axes, batch_size):
+        for some, output in _outputs(f, read, axes, batch_size, each):
             for scores in output.coarse.split(len(output.coarse) // some):
                 tile = next(tiles)
                 yield Block(
@@ -57,7 +64,7 @@ def blocks(
         return
     maps = (
         scores
-        for some, output in _outputs(f, read, axes, batch_size)
+        for some, output in _outputs(f, read, axes, batch_size, each)
         for scores in output.logits.float().split(len(output.coarse) // some)
     )
     for place, scores in stitched(maps, axes):
@@ -188,21 +195,30 @@ def untile(
 
 
 def _outputs(
-    f: Network, read: Read, axes: Sequence[Sequence[Interval]], batch_size: int
+    f: Network, read: Read, axes: Sequence[Sequence[Interval]], batch_size: int, each: Each = map
 ) -> Iterator[tuple[int, DenseLogits]]:
     """How many tiles were looked at together, and what `f` says of them; tiles in reading order."""
+
+    def look(tiles: list[Tensor]) -> tuple[int, DenseLogits]:
+        return len(tiles), f(torch.cat(tiles) if len(tiles) > 1 else tiles[0])
+
+    yield from each(look, _batches(read, axes, batch_size))
+
+
+def _batches(read: Read, axes: Sequence[Sequence[Interval]], batch_size: int) -> Iterator[list[Tensor]]:
+    """Tiles of one size that follow each other, at most `batch_size` of them."""
     waiting: list[Tensor] = []
     for place in product(*axes):
         image = read(tuple(slice(interval.start, interval.stop) for interval in place))
         if waiting and waiting[0].shape != image.shape:
-            yield len(waiting), f(torch.cat(waiting))
+            yield waiting
             waiting = []
         waiting.append(image)
         if len(waiting) == batch_size:
-            yield len(waiting), f(torch.cat(waiting) if batch_size > 1 else image)
+            yield waiting
             waiting = []
     if waiting:
-        yield len(waiting), f(torch.cat(waiting))
+        yield waiting
 
 
 def _in_rows(

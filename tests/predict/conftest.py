@@ -1,5 +1,6 @@
 """A network whose answer is known."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,15 @@ def brightness() -> type[Brightness]:
 @pytest.fixture
 def model() -> Brightness:
     return Brightness()
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """As a user with two cores has it; the suite runs with one."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @pytest.fixture

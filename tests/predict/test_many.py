@@ -50,22 +50,44 @@ def test_images_of_one_size_share_a_batch_though_others_lie_between(
     predictor, sizes = Predictor(model, classes), list[tuple[int, ...]]()
     model.register_forward_pre_hook(lambda _, given: sizes.append(tuple(given[0].shape)))
     list(predict_many(predictor, sorted(folder.iterdir()), labels_of, batch_size=5))
-    assert sizes == [(5, 3, 16, 24), (5, 3, 20, 30)]
+    assert sorted(sizes) == [(5, 3, 16, 24), (5, 3, 20, 30)]
 
 
-def test_the_model_runs_in_the_calling_thread_and_files_are_written_in_others(
-    folder: Path, model, classes: ClassTable
+@pytest.mark.parametrize("workers", [0, 2])
+def test_the_model_runs_in_threads_with_a_core_each_unless_nothing_is_to_run_beside_it(
+    folder: Path, model, classes: ClassTable, workers: int, two_threads: None
 ) -> None:
-    seen = set[str]()
-    model.register_forward_pre_hook(lambda *_: seen.add(threading.current_thread().name))
+    seen, called = set[tuple[str, int]](), set[str]()
+    model.register_forward_pre_hook(
+        lambda *_: seen.add((threading.current_thread().name.rstrip("_0123456789"), torch.get_num_threads()))
+    )
 
     def then(index: int, prediction: Prediction) -> Callable[[], str]:
-        seen.add(threading.current_thread().name)
+        called.add(threading.current_thread().name)
         return lambda: threading.current_thread().name
 
-    names = {name for _, name in predict_many(Predictor(model, classes), sorted(folder.iterdir()), then)}
-    assert seen == {threading.current_thread().name}
-    assert all(str(name).startswith("pixelwise") for name in names)
+    paths, predictor = sorted(folder.iterdir()), Predictor(model, classes)
+    names = {str(name) for _, name in predict_many(predictor, paths, then, workers=workers)}
+    here = threading.current_thread().name
+    assert seen == ({("pixelwise-compute", 1)} if workers else {(here, 2)})
+    assert called == {here}
+    assert all(name.startswith("pixelwise_") if workers else name == here for name in names)
+    assert torch.get_num_threads() == 2
+
+
+def test_a_large_image_has_all_threads_for_itself(
+    folder: Path, model, classes: ClassTable, two_threads: None
+) -> None:
+    Image.new("RGB", (2100, 2100), (9, 9, 9)).save(folder / "4.png")
+    seen = dict[tuple[int, int], int]()
+    model.register_forward_pre_hook(
+        lambda _, given: seen.__setitem__(tuple(given[0].shape[2:]), torch.get_num_threads())
+    )
+    found = dict(predict_many(Predictor(model, classes), sorted(folder.iterdir()), labels_of))
+    del seen[256, 256]  # memory is measured on an image of this size
+    assert seen == {(16, 24): 1, (20, 30): 1, (2100, 2100): 2}
+    assert list(found) == list(range(10))
+    assert found[4].shape == (2100, 2100)
 
 
 def test_one_bad_image_does_not_stop_its_batch(folder: Path, model, classes: ClassTable) -> None:
