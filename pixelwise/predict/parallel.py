@@ -36,7 +36,8 @@ def in_parallel(
     """`work` of every item, in order, by `count` threads that share the threads of torch.
 
     The items are asked for in the calling thread, one more than there are threads. Until the last result is
-    taken, torch computes with that share in the calling thread too.
+    taken, torch computes with that share in the calling thread too. Gradient and inference mode are those of
+    the calling thread; autocast is not.
 
     Args:
         work: must not change anything that its other calls use.
@@ -47,11 +48,16 @@ def in_parallel(
     if count <= 1:
         yield from map(work, items)
         return
-    total, grad = torch.get_num_threads(), torch.is_grad_enabled()
+    total, grad, inference = (
+        torch.get_num_threads(),
+        torch.is_grad_enabled(),
+        torch.is_inference_mode_enabled(),
+    )
     share = max(1, total // count)
 
-    def begin() -> None:
+    def begin() -> None:  # what is local to a thread
         torch.set_num_threads(share)
+        torch.inference_mode(inference).__enter__()
         torch.set_grad_enabled(grad)
 
     running: deque[Future[R]] = deque()

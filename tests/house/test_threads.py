@@ -191,12 +191,13 @@ def test_every_file_that_starts_worker_threads_is_run_here() -> None:
     assert starting - {"kernels/compiling"} == set(PATHS)
     pools = {path.name for path in PACKAGE.rglob("*.py") if "ThreadPoolExecutor(" in path.read_text()}
     # They read and write files, turn bytes into pixels and back while the model works elsewhere, or ask a
-    # server.
+    # server. Only those of predict/parallel.py call networks, in the modes of the thread that started them.
     assert pools == {
         "compiling.py",
         "app.py",
         "many.py",
         "movies.py",
+        "parallel.py",
         "streaming.py",
         "remote.py",
     }

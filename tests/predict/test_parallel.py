@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -36,11 +37,14 @@ def test_two_calls_run_at_the_same_time(two_threads: None) -> None:
     assert len(list(in_parallel(lambda _: together.wait(timeout=10), range(4), 2))) == 4
 
 
-@pytest.mark.parametrize("grad", [False, True])
-def test_threads_have_their_share_and_the_callers_gradient_mode(two_threads: None, grad: bool) -> None:
-    with torch.set_grad_enabled(grad):
-        found = list(in_parallel(lambda _: (torch.get_num_threads(), torch.is_grad_enabled()), range(4), 2))
-    assert found == 4 * [(1, grad)]
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad, torch.inference_mode])
+def test_threads_have_their_share_and_the_modes_of_the_caller(two_threads: None, mode: Any) -> None:
+    def work(_: int) -> tuple[int, bool, bool]:
+        return torch.get_num_threads(), torch.is_grad_enabled(), torch.is_inference_mode_enabled()
+
+    with mode():
+        here = (torch.is_grad_enabled(), torch.is_inference_mode_enabled())
+        assert list(in_parallel(work, range(4), 2)) == 4 * [(1, *here)]
     assert torch.get_num_threads() == 2
 
 
@@ -97,9 +101,12 @@ def test_tiles_at_a_time_give_what_one_after_the_other_gives(blend: str, two_thr
     assert predict.at_once == 2
     streamed = predict.stream(image, np.zeros(image.shape[:2], np.uint8))
     together = predict(image).label_map.labels.numpy()
+    with torch.inference_mode():
+        inferred = predict(image).label_map.labels.numpy()
     torch.set_num_threads(1)
     assert predict.at_once == 1
     alone = predict(image).label_map.labels.numpy()
     assert len(np.unique(alone)) > 1
     np.testing.assert_array_equal(together, alone)
+    np.testing.assert_array_equal(inferred, alone)
     np.testing.assert_array_equal(streamed, alone)
