@@ -55,14 +55,13 @@ def in_parallel(
     )
     share = max(1, total // count)
 
-    def begin() -> None:  # what is local to a thread
-        torch.set_num_threads(share)
-        torch.inference_mode(inference).__enter__()
-        torch.set_grad_enabled(grad)
+    def call(item: T) -> R:
+        with torch.inference_mode(inference), torch.set_grad_enabled(grad):  # local to a thread
+            return work(item)
 
     running: deque[Future[R]] = deque()
     try:
-        with ThreadPoolExecutor(count, "pixelwise-compute", initializer=begin) as threads:
+        with ThreadPoolExecutor(count, "pixelwise-compute", torch.set_num_threads, (share,)) as threads:
             torch.set_num_threads(share)
             try:
                 for item in items:
@@ -73,7 +72,7 @@ def in_parallel(
                         yield work(item)
                         torch.set_num_threads(share)
                         continue
-                    running.append(threads.submit(work, item))
+                    running.append(threads.submit(call, item))
                     if len(running) > count:
                         yield running.popleft().result()
                 while running:
