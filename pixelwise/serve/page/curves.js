@@ -11,7 +11,7 @@ function add(parent, name, values, text) {
 }
 
 export function chart(rows, names, title) {
-  const width = 560, height = 240, left = 50, bottom = 30;
+  const width = 600, height = 240, left = 50, bottom = 30, key = 190;
   const svg = document.createElementNS(SVG, "svg");
   svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
   svg.setAttribute("width", width);
@@ -20,10 +20,10 @@ export function chart(rows, names, title) {
   const values = names.flatMap((name) => rows.map((row) => row[name])).filter((v) => v !== null && v !== undefined);
   if (!values.length) return null;
   const low = Math.min(...values, 0), high = Math.max(...values) || 1;
-  const x = (i) => left + (i / Math.max(1, rows.length - 1)) * (width - left - 150);
+  const x = (i) => left + (i / Math.max(1, rows.length - 1)) * (width - left - key);
   const y = (v) => 10 + (1 - (v - low) / (high - low || 1)) * (height - bottom - 20);
   add(svg, "line", { x1: left, x2: left, y1: 10, y2: height - bottom, class: "axis" });
-  add(svg, "line", { x1: left, x2: width - 145, y1: height - bottom, y2: height - bottom, class: "axis" });
+  add(svg, "line", { x1: left, x2: width - key, y1: height - bottom, y2: height - bottom, class: "axis" });
   for (const v of [low, (low + high) / 2, high]) {
     add(svg, "text", { x: left - 5, y: y(v) + 4, "text-anchor": "end", class: "tick" }, v.toPrecision(3));
   }
@@ -34,8 +34,9 @@ export function chart(rows, names, title) {
     if (!points.length) return;
     const path = points.map(([px, v]) => `${px.toFixed(1)},${y(v).toFixed(1)}`).join(" ");
     add(svg, "polyline", { points: path, fill: "none", stroke: colors[n % 4], "stroke-width": 2 });
-    const [, last] = points[points.length - 1];
-    add(svg, "text", { x: width - 140, y: Math.max(20, y(last)) + 14 * n, class: "tick" }, name);
+    const place = { x: width - key + 10, y: 14 + 18 * n };
+    add(svg, "rect", { ...place, width: 14, height: 4, fill: colors[n % 4] });
+    add(svg, "text", { x: place.x + 20, y: place.y + 6, class: "tick" }, name.replaceAll("_", " "));
   });
   return svg;
 }
