@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -59,10 +60,11 @@ def make(checkpoint: Path) -> None:
     save(model, checkpoint, pw.ClassTable.of(*(f"class {number}" for number in range(CLASSES))))
 
 
-def pure(checkpoint: Path, size: int, seconds: float) -> None:
+def pure(checkpoint: Path, size: int, seconds: float, batch: int) -> None:
     """Call the model and take the largest score, image by image.
 
-    Prints wall and CPU seconds per image, MiB of the process, and seconds from its start until it had loaded.
+    Prints wall and CPU seconds per image, MiB of the process, seconds from its start until it had loaded, and
+    MiB after it has also called the model with as many images at once as the server does.
     """
     import torch
 
@@ -72,9 +74,9 @@ def pure(checkpoint: Path, size: int, seconds: float) -> None:
     loaded = time.time() - float(os.environ["BEGAN"])
     image = torch.rand(1, 3, size, size)
 
-    def call() -> None:
+    def call(images: torch.Tensor = image) -> None:
         with torch.no_grad():
-            model(image).logits.argmax(1)
+            model(images).logits.argmax(1)
 
     for _ in range(3):
         call()
@@ -83,7 +85,10 @@ def pure(checkpoint: Path, size: int, seconds: float) -> None:
         call()
         count += 1
     wall, spent = time.perf_counter() - began, time.process_time() - cpu
-    print(json.dumps([wall / count, spent / count, anonymous(os.getpid()), loaded]))
+    one_by_one = anonymous(os.getpid())
+    for _ in range(3):
+        call(image.expand(batch, -1, -1, -1).contiguous())
+    print(json.dumps([wall / count, spent / count, one_by_one, loaded, anonymous(os.getpid())]))
 
 
 def handling(size: int) -> float:
@@ -158,7 +163,7 @@ def main() -> None:
         way, *words = options.child
         {
             "make": lambda: make(Path(words[0])),
-            "pure": lambda: pure(Path(words[0]), options.size, options.seconds),
+            "pure": lambda: pure(Path(words[0]), options.size, options.seconds, int(words[1])),
             "ours": lambda: ours(Path(words[0]), options.size, int(words[1]), int(words[2])),
             "plain": lambda: plain(Path(words[0]), int(words[1])),
         }[way]()
@@ -226,6 +231,12 @@ def awake(server: Running) -> Iterator[None]:
         server.pause()
 
 
+def batch_of(port: int) -> int:
+    """How many images our server gives the model at once."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/v1/models") as answer:
+        return int(json.load(answer)["models"][0]["batch"])
+
+
 def report(
     options: argparse.Namespace,
     run: Callable[..., str],
@@ -234,7 +245,9 @@ def report(
     servers: Mapping[str, Running],
 ) -> float:
     """The tables of throughput, of one client, and of rest; CPU seconds of our server per answer."""
-    alone = [json.loads(run("pure", checkpoint).splitlines()[-1])]
+    with awake(servers["pixelwise"]):
+        batch = batch_of(servers["pixelwise"].port)
+    alone = [json.loads(run("pure", checkpoint, batch).splitlines()[-1])]
     rows: dict[str, list[tuple[float, ...]]] = {name: [] for name in servers}
     for _ in range(options.rounds):
         for name, server in servers.items():
@@ -246,8 +259,10 @@ def report(
             if set(found.statuses) != {200}:
                 raise RuntimeError(f"{name} answered {found.statuses}: there is nothing to compare")
             rows[name].append((found.rate, found.quantile(0.5), found.quantile(0.99), 1e3 * spent))
-        alone.append(json.loads(run("pure", checkpoint).splitlines()[-1]))
-    wall, cpu, memory, loaded = (statistics.median(column) for column in zip(*alone, strict=True))
+        alone.append(json.loads(run("pure", checkpoint, batch).splitlines()[-1]))
+    wall, cpu, memory, loaded, with_batches = (
+        statistics.median(column) for column in zip(*alone, strict=True)
+    )
     wall, cpu, codec = 1e3 * wall, 1e3 * cpu, handling(options.size)
     print(
         f"U-Net on ResNet-18, {options.size} x {options.size}, {options.clients} clients, "
@@ -301,6 +316,8 @@ def report(
     goal(f"p99/p50 at {options.clients} clients", p99 / p50, at_most=1.3)
     goal("one client, ms above the model", lonely["pixelwise"], at_most=5)
     goal("MiB above the pure process", server.memory() - memory, at_most=80)
+    told = f"MiB above a pure process that calls the model with batches of {batch}, as the server does"
+    goal(told, server.memory() - with_batches, at_most=80)
     goal("seconds of the start above the pure load, warm-up included", server.seconds - loaded)
     goal("cores while nobody asks", idle["pixelwise"], at_most=0.01)
     return spent / 1e3

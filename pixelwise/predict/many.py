@@ -15,7 +15,7 @@ from torch import Tensor
 from ..data.formats.image import read_pixels
 from ..tasks import Settings, Task
 from ..types import Annotation, ClassTable, DenseLogits, PromptableModel, Sample
-from .parallel import in_parallel
+from .parallel import PIXELS_TOGETHER, in_parallel
 from .prediction import Prediction
 
 T = TypeVar("T")
@@ -23,7 +23,6 @@ Image = Path | UInt8[np.ndarray, "H W c"]
 
 WORKERS = 2
 _MOST_PIXELS = 1 << 26  # of the images that are read ahead
-_LARGE = 1 << 22  # pixels of images that are predicted alone, all cores on them
 _BATCH_ON_A_GPU = 8  # a CPU is busy with one image
 
 
@@ -105,9 +104,9 @@ def predict_many(
 ) -> Generator[tuple[int, T | ValueError], None, None]:
     """Predict images one after the other, those of one size together.
 
-    On a CPU several images of at most 4 megapixels are predicted at the same time, each by a thread with its
-    share of the cores; see `predict.parallel`. Reading, and what `then` returns, run in other threads, which
-    touch NumPy arrays and files only. Volumes are read in the calling thread.
+    On a CPU several images, of at most 4 megapixels together, are predicted at the same time, each by a
+    thread with its share of the cores; see `predict.parallel`. Reading, and what `then` returns, run in other
+    threads, which touch NumPy arrays and files only. Volumes are read in the calling thread.
 
     Args:
         predict: a `Predictor`.
@@ -148,7 +147,11 @@ def predict_many(
         def look(group: list[_Picture]) -> list[tuple[_Picture, Prediction | ValueError]]:
             return list(zip(group, _predicted(predict, group, probabilities), strict=True))
 
-        for looked in in_parallel(look, groups, at_once, _are_large):
+        def fills_memory(group: list[_Picture]) -> bool:
+            pixels = sum(one.image[0].numel() for one in group if one.image is not None)
+            return pixels * at_once > PIXELS_TOGETHER
+
+        for looked in in_parallel(look, groups, at_once, fills_memory):
             for picture, found in looked:
                 if isinstance(found, ValueError):
                     yield picture.index, found
@@ -165,11 +168,6 @@ def predict_many(
     finally:
         if threads is not None:
             threads.shutdown(wait=True, cancel_futures=True)
-
-
-def _are_large(group: Sequence[_Picture]) -> bool:
-    """Whether the images fill the memory that several groups may share."""
-    return sum(one.image[0].numel() for one in group if one.image is not None) > _LARGE
 
 
 def _pictures(

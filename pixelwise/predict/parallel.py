@@ -14,7 +14,8 @@ from torch import nn
 
 T = TypeVar("T")
 R = TypeVar("R")
-_MOST = 8  # images at a time: each takes the memory of one
+PIXELS_TOGETHER = 1 << 22  # of images at the same time: each takes the memory of one
+_MOST = 8  # images at the same time
 
 
 def images_at_once(network: nn.Module, device: torch.device) -> int:

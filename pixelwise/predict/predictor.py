@@ -760,8 +760,11 @@ class Predictor:
         b, _, height, width = images.shape
         if b * height * width <= _SURE:
             return None
-        available = available_memory(self.device)
-        return fitting_tile((height, width), b * self._bytes_per_pixel, b * len(self.classes), available)
+        available, per_pixel = available_memory(self.device), b * self._bytes_per_pixel
+        tile = fitting_tile((height, width), per_pixel, b * len(self.classes), available)
+        if tile is None:
+            return None
+        return fitting_tile(tile, self.at_once * per_pixel, b * len(self.classes), available) or tile
 
     @cached_property
     def _bytes_per_pixel(self) -> float:

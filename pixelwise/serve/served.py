@@ -18,8 +18,10 @@ from PIL import Image
 from ..data.formats.image import to_tensor
 from ..files import sha256_of
 from ..predict import Prediction, Predictor
+from ..predict.parallel import PIXELS_TOGETHER, in_parallel
 from ..rle import run_lengths
 from ..types import (
+    Annotation,
     Boxes,
     ClassMasks,
     DenseLogits,
@@ -198,12 +200,12 @@ class Served:
 
     def _best_batch(self, image: torch.Tensor) -> int:
         sample, seconds = Sample(image, None, "warm-up"), {}
-        self.predictor.annotations([sample])  # the first time compiles and allocates
+        _annotations(self.predictor, [sample])  # the first time compiles and allocates
         for count in BATCHES:
             rounds = []
             for _ in range(2):
                 began = time.monotonic()
-                self.predictor.annotations([sample] * count)
+                _annotations(self.predictor, [sample] * count)
                 rounds.append((time.monotonic() - began) / count)
             seconds[count] = min(rounds)
             if seconds[count] > 1.2 * min(seconds.values()):
@@ -244,7 +246,7 @@ class Served:
                 return [predictor(image, probabilities=True) for image in images]
             channels = predictor.model.in_channels
             tensors = [to_tensor(image, channels) for image in images]
-            found = predictor.annotations([Sample(one, None, "image") for one in tensors])
+            found = _annotations(predictor, [Sample(one, None, "image") for one in tensors])
         except ValueError as error:
             small = "at least" in str(error) and "pixels" in str(error)
             kind = "image-too-small" if small else "unusable-image"
@@ -340,6 +342,15 @@ class Served:
     def every_candidate(self) -> Predictor:
         """Gives every candidate of a prompt, not only the best one."""
         return self._with({"all": True})
+
+
+def _annotations(predictor: Predictor, samples: Sequence[Sample]) -> list[Annotation]:
+    """Segment images of one size; on a CPU each core has its part of them, unless they are large."""
+    small = sum(sample.image[0].numel() for sample in samples) <= PIXELS_TOGETHER
+    count = min(predictor.at_once, len(samples)) if small else 1
+    size = -(-len(samples) // count)
+    parts = [samples[start : start + size] for start in range(0, len(samples), size)]
+    return [one for found in in_parallel(predictor.annotations, parts, count) for one in found]
 
 
 def give_memory_back() -> None:

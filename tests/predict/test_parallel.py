@@ -110,3 +110,20 @@ def test_tiles_at_a_time_give_what_one_after_the_other_gives(blend: str, two_thr
     np.testing.assert_array_equal(together, alone)
     np.testing.assert_array_equal(inferred, alone)
     np.testing.assert_array_equal(streamed, alone)
+
+
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_server_divides_a_batch_among_the_cores(count: int, two_threads: None) -> None:
+    from pixelwise.serve.served import _annotations
+    from pixelwise.types import Sample
+
+    torch.manual_seed(4)
+    model = pw.build("unet", 3, encoder="tiny").eval()
+    predict = Predictor(model, ClassTable.of("a", "b", "c"))
+    sizes = list[tuple[int, int]]()
+    model.register_forward_pre_hook(lambda _, given: sizes.append((len(given[0]), torch.get_num_threads())))
+    samples = [Sample(image, None, "") for image in torch.rand(count, 3, 66, 70)]
+    found = [one.labels for one in _annotations(predict, samples)]
+    assert sorted(sizes) == {1: [(1, 2)], 2: [(1, 1), (1, 1)], 5: [(2, 1), (3, 1)]}[count]
+    expected = [predict.annotations([sample])[0].labels for sample in samples]
+    assert all(torch.equal(one, other) for one, other in zip(found, expected, strict=True))
