@@ -94,6 +94,30 @@ class Counters:
         return generate_latest(together)
 
 
+class Counting:
+    """Counts every answer by route and status.
+
+    Args:
+        app: what answers.
+        counters: that count.
+    """
+
+    def __init__(self, app: ASGIApp, counters: Counters) -> None:
+        self.app, self.counters = app, counters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass the request on, and note the status of its answer."""
+
+        async def answer(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                path = getattr(scope.get("route"), "path", "other")
+                self.counters.requests.labels(path, str(message["status"])).inc()
+                self.counters.look()
+            await send(message)
+
+        await self.app(scope, receive, answer if scope["type"] == "http" else send)
+
+
 class Guard:
     """Looks at every request before anything else does, and adds headers to every answer.
 
@@ -266,15 +290,6 @@ def create_app(
         name = request.state.request_id
         _LOG.exception("request %s failed", name, exc_info=error)
         return Problem("internal", f"this is a bug: see request {name} in the log of the server").response()
-
-    @app.middleware("http")
-    async def count(request: Request, call_next: Any) -> Any:
-        answer = await call_next(request)
-        route = request.scope.get("route")
-        path = getattr(route, "path", "other")
-        counters.requests.labels(path, str(answer.status_code)).inc()
-        counters.look()
-        return answer
 
     def named(name: str) -> Served:
         if name not in known:
@@ -464,6 +479,7 @@ def create_app(
         kind = _PAGE_TYPES[files[name].suffix]
         return FileResponse(files[name], media_type=kind, headers={"Cache-Control": "no-cache"})
 
+    app.add_middleware(Counting, counters=counters)
     app.add_middleware(Guard, token=token, hosts=hosts, origins=origins)
     return app
 
