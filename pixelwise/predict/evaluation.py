@@ -29,6 +29,7 @@ from .official import Official, Sure, official_scores, watched
 from .predictor import Predictor
 from .writing import find_images, stem_of
 
+_CONFUSIONS = 20  # that the table of images tells
 Evaluated = Model | Predictor | Checkpoint | str | os.PathLike[str]
 Data = DataSplits | SegmentationData | str | os.PathLike[str]
 
@@ -96,8 +97,9 @@ class Evaluation:
     def write_csv(self, path: str | os.PathLike[str]) -> Path:
         """Write one row per image: its id, each score, and the first column of the table for each class.
 
-        A score that does not exist (an image without labelled pixels, a class that it does not have) is
-        left empty.
+        Of the most frequent confusions of classes, up to 20, follows the share of the labelled pixels of the
+        image: `confused/road as car` for pixels of road that were predicted as car. A score that does not
+        exist (an image without labelled pixels, a class that it does not have) is left empty.
 
         Args:
             path: of the file; one that exists is replaced.
@@ -111,11 +113,30 @@ class Evaluation:
             temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
         ):
             writer = csv.writer(file)
-            writer.writerow(["id", *self.report.values, *columns])
+            confused = self._confused()
+            writer.writerow(["id", *self.report.values, *columns, *confused])
             for image in self.images:
                 scores = [*image.report.values.values(), *first_column(image.report).values()]
+                scores += [_share(image.report, place) for place in confused.values()]
                 writer.writerow([image.id, *("" if math.isnan(x) else f"{x:.6f}" for x in scores)])
         return Path(path)
+
+    def _confused(self) -> dict[str, tuple[int, int]]:
+        """Columns of the most frequent confusions, with class of the target and of the prediction."""
+        matrix, names = self.report.confusion, self.classes.names
+        if matrix is None or len(matrix) != len(names):  # of objects it has other rows
+            return {}
+        wrong = matrix.clone().fill_diagonal_(0).flatten()
+        count, order = wrong.sort(descending=True, stable=True)
+        places = [divmod(place, len(names)) for place in order[count > 0][:_CONFUSIONS].tolist()]
+        return {f"confused/{names[i]} as {names[j]}": (i, j) for i, j in places}
+
+
+def _share(report: Report, place: tuple[int, int]) -> float:
+    """Of the labelled pixels, those of one class that were predicted as another."""
+    if report.confusion is None or not (labelled := int(report.confusion.sum())):
+        return math.nan
+    return int(report.confusion[place]) / labelled
 
 
 def first_column(report: Report) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """Models and saved predictions are scored alike, at the size of the labels."""
 
+import csv
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -123,6 +124,29 @@ def test_each_image_is_scored_and_the_worst_comes_first(model, data: Segmentatio
     assert ranked[0].index == 4  # most mistakes
     assert ranked[-1].index == 0
     assert [image.score for image in ranked] == sorted(image.score for image in evaluation.images)
+
+
+def test_confusions_of_each_image_are_written_the_most_frequent_first(
+    model, data: SegmentationData, root: Path, tmp_path: Path
+) -> None:
+    found = evaluate_images(model, data, progress=False)
+    rows = list(csv.DictReader(found.write_csv(tmp_path / "scores.csv").read_text().splitlines()))
+    columns = [name for name in rows[0] if name.startswith("confused/")]
+    matrix, names = found.report.confusion, data.classes.names
+    assert matrix is not None
+    expected = {
+        f"confused/{names[i]} as {names[j]}": int(matrix[i, j])
+        for i in range(3) for j in range(3) if i != j and matrix[i, j]
+    }  # fmt: skip
+    assert len(columns) > 1
+    assert set(columns) == set(expected)
+    assert [expected[name] for name in columns] == sorted(expected.values(), reverse=True)
+    for row, image in zip(rows, found.images, strict=True):
+        own = image.report.confusion
+        assert own is not None
+        if own.sum():
+            told = sum(float(row[name]) for name in columns)
+            assert told == pytest.approx(1 - image.report["pixel_accuracy"], abs=1e-5)
 
 
 def test_an_image_without_labelled_pixels_has_no_score_and_does_not_count(

@@ -327,6 +327,16 @@ def test_a_person_walks_through_the_worst_images_and_compares_two_models(
             scores, key=lambda i: scores[i][0]
         )
         page.screenshot(path=str(tmp_path / "list.png"))
+        confused = next(name for name in _rows(tmp_path / "first.csv")[0] if name.startswith("confused/"))
+        page.click(f"#confusions button >> text={confused.removeprefix('confused/')}")
+        shares = {row["id"]: float(row[confused]) for row in _rows(tmp_path / "first.csv")}
+        most = sorted(shares.values(), reverse=True)
+        page.wait_for_timeout(500)
+        listed = page.locator("#list-rows .link").all_inner_texts()
+        assert [shares[name] for name in listed] == most
+        page.screenshot(path=str(tmp_path / "confused.png"))
+        page.select_option("#score-column", "mean_iou")
+        page.locator("#list-head button", has_text="first").first.click()
         page.click("#list-rows .link >> nth=0")
         told(page, "Begun with the data's labels")
         page.screenshot(path=str(tmp_path / "worst.png"))

@@ -6,6 +6,7 @@ import { $, download, element, guarded, say, state } from "./state.js";
 
 const ROW = 32;  // pixels of a row; only those in sight are made
 const order = { by: "name", up: true, rows: [] };
+const CONFUSED = "confused/";  // columns of `pixelwise evaluate --csv`
 const STATES = { saved: "saved", other: "not saved here", given: "from the data", none: "none" };
 
 export async function load() {
@@ -17,7 +18,23 @@ export async function load() {
   $("score-column").replaceChildren(...columns.map((name) => new Option(name, name, false, name === column)));
   $("score-choice").hidden = !columns.length;
   if (evaluations.length && order.by === "name") order.by = evaluations.length > 1 ? "difference" : 0;
+  const confused = columns.filter((name) => name.startsWith(CONFUSED));
+  $("confused").hidden = !confused.length;
+  $("confusions").replaceChildren(...confused.map((name) => {
+    const button = element("button", { type: "button", textContent: name.slice(CONFUSED.length) });
+    button.setAttribute("aria-pressed", String(name === column));
+    button.addEventListener("click", () => guarded(() => choose(name)));
+    return button;
+  }));
   sort();
+}
+
+// The images with the worst of a score come first: the lowest, but of confusions the highest.
+export async function choose(column) {
+  $("score-column").value = column;
+  order.up = !column.startsWith(CONFUSED);
+  if (!order.up) order.by = 0;
+  await load();
 }
 
 export function headings() {

@@ -199,7 +199,7 @@ for (const output of ["png", "coco", "yolo"]) {
   on(`all-${output}`, () => images.saveAll(output));
 }
 $("list").addEventListener("scroll", () => images.draw());
-$("score-column").addEventListener("change", () => guarded(images.load));
+$("score-column").addEventListener("change", () => guarded(() => images.choose($("score-column").value)));
 on("help", () => $("keys").showModal());
 on("keys-close", () => $("keys").close());
 
