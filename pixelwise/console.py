@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
+from rich.text import Text
 
 from .paper_recipes import PaperRecipe
 from .planning import Plan
@@ -17,10 +18,14 @@ from .weights import PublishedWeights
 from .wording import score_name
 
 
-def console() -> Console:
-    """Standard output; a pipe gets lines that are long enough for every table."""
-    terminal = Console()
-    return terminal if terminal.is_terminal else Console(width=160)
+def console(*, markup: bool = False) -> Console:
+    """Standard output; a pipe gets lines that are long enough for every table.
+
+    Args:
+        markup: whether "[bold]" is a style; without it names such as "car [moving]" stay as they are.
+    """
+    terminal = Console(markup=markup)
+    return terminal if terminal.is_terminal else Console(width=160, markup=markup)
 
 
 @contextmanager
@@ -166,7 +171,7 @@ def print_info(info: ModelInfo, console: Console) -> None:
             " x ".join(map(str, stage.shape)) if stage.shape else "",
             f"{stage.parameters:,}" if stage.parameters is not None else "",
         )
-    console.print(f"[bold]{card.name}[/bold]: {card.summary}")
+    console.print(Text.assemble((card.name, "bold"), f": {card.summary}"))
     console.print(table)
     field = "not measured: the output is no map of scores"
     if info.receptive_field is not None:

@@ -76,7 +76,7 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
         ValueError: if the folder cannot be written to or holds anything else.
     """
     started = time.monotonic()
-    out, show = make_folder(out), console()
+    out, show = make_folder(out), console(markup=True)
     table, page, scores = out / "data" / "classes.csv", out / "report.html", out / "scores.csv"
     check_targets([page, scores], out, overwrite=True)
     if any(out.iterdir()) and not was_written(table, out):
@@ -140,8 +140,13 @@ def run_demo(out: str | os.PathLike[str], *, seed: int = 0, epochs: int | None =
         ("run", result.path),
         ("data", data),
     ):
-        show.print(f"   {what:12} {where}", soft_wrap=True, highlight=False)
-    show.print(f"   next: pixelwise predict {result.path} IMAGE --overlay", soft_wrap=True, highlight=False)
+        show.print(f"   {what:12} {where}", soft_wrap=True, highlight=False, markup=False)
+    show.print(
+        f"   next: pixelwise predict {result.path} IMAGE --overlay",
+        soft_wrap=True,
+        highlight=False,
+        markup=False,
+    )
     return DemoResult(data, result, evaluation.report, report, tuple(pictures), scores)
 
 

@@ -1,0 +1,45 @@
+"""The table of parameters that `pixelwise models` shows. To write it anew: python -m tests.golden.test_sizes"""
+
+import random
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from pixelwise.registry import list_models
+from pixelwise.summary import published_size
+
+TABLE = Path(__file__).parents[2] / "pixelwise" / "model_sizes.toml"
+HEAD = """# Parameters of each model with its default arguments for 21 classes, which `pixelwise models` shows.
+# Written by: python -m tests.golden.test_sizes
+[parameters]
+"""
+
+
+def known() -> dict[str, int]:
+    return tomllib.loads(TABLE.read_text())["parameters"]
+
+
+def test_every_model_is_in_the_table_and_no_other() -> None:
+    assert sorted(known()) == sorted(list_models())
+
+
+@pytest.mark.parametrize("name", ["unet", "bisenet", *random.Random(0).sample(sorted(list_models()), 4)])
+def test_a_number_of_the_table_is_that_of_the_model(name: str) -> None:
+    assert published_size(name, known=False) == known()[name]
+    assert published_size(name) == known()[name]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(list_models()))
+def test_every_number_of_the_table_is_that_of_the_model(name: str) -> None:
+    assert published_size(name, known=False) == known()[name]
+
+
+def test_other_numbers_of_classes_are_counted() -> None:
+    assert published_size("unet", 7) < published_size("unet", 22)
+
+
+if __name__ == "__main__":
+    rows = "".join(f"{name!r} = {published_size(name, known=False)}\n" for name in sorted(list_models()))
+    TABLE.write_text(HEAD + rows.replace("'", '"'))
