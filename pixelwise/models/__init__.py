@@ -4,9 +4,12 @@ from .acnet import ACNet as ACNet, acnet as acnet, acnet_resnet101 as acnet_resn
 from .apcnet import APCNet as APCNet, apcnet as apcnet, apcnet_resnet101 as apcnet_resnet101
 from .bisenet import (
     BiSeNet as BiSeNet,
+    CoinCheungBiSeNet as CoinCheungBiSeNet,
     bisenet as bisenet,
+    bisenet_coincheung as bisenet_coincheung,
     bisenet_resnet18 as bisenet_resnet18,
     bisenet_resnet101 as bisenet_resnet101,
+    from_coincheung as from_coincheung,
     from_torchseg_bisenet as from_torchseg_bisenet,
 )
 from .ccl import CCL as CCL, ccl as ccl, ccl_resnet101 as ccl_resnet101

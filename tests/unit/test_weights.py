@@ -76,7 +76,7 @@ def test_every_entry_can_be_cited_and_checked_where_its_publisher_tells_how(name
     assert entry.source
     assert entry.task in describe(entry.builder).tasks
     assert (entry.classes.skeleton is not None) == entry.task.startswith("keypoint")
-    odd = {1333, 550, 500}  # detectors, YOLACT, VOC
+    odd = {1333, 550, 500, 465, 473, 705, 713}  # detectors, YOLACT, VOC, semseg's 8 n + 1
     assert all(side % 8 == 0 or side in odd for side in entry.input_size)
 
 
@@ -163,7 +163,8 @@ def test_names_checksums_and_addresses_are_not_copied_by_mistake() -> None:
     entries = [describe_weights(name) for name in list_weights()]
     told = [entry.checksum for entry in entries if entry.checksum]
     assert len(set(told)) == len(told)
-    assert len({entry.url for entry in entries}) == len(entries)
+    of_files = [entry.url for entry in entries if "/folders/" not in entry.url]  # a folder holds several
+    assert len(set(of_files)) == len(of_files)
     assert len({weights._cache_name(entry) for entry in entries}) == len(entries)
     for entry in entries:
         if "edgenets" in entry.converter:
