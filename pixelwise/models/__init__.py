@@ -41,7 +41,7 @@ from .convnext import (
     from_mmseg_convnext as from_mmseg_convnext,
     from_transformers_convnext as from_transformers_convnext,
 )
-from .crf_rnn import CRFRNN as CRFRNN, crf_rnn as crf_rnn
+from .crf_rnn import CRFRNN as CRFRNN, crf_rnn as crf_rnn, from_crfasrnn as from_crfasrnn
 from .danet import (
     DANet as DANet,
     danet as danet,

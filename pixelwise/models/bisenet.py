@@ -354,7 +354,7 @@ def from_coincheung(
     mean: Sequence[float] = _COINCHEUNG_MEAN,
     std: Sequence[float] = _COINCHEUNG_STD,
 ) -> CoinCheungBiSeNet:
-    """Weights of BiSeNetV1 of CoinCheung's package (github.com/CoinCheung/BiSeNet) in our model, in eval mode.
+    """Weights of BiSeNetV1 of the package github.com/CoinCheung/BiSeNet in our model, in eval mode.
 
     There each data set has colours of its own, which the weights do not tell.
 

@@ -15,6 +15,7 @@ from torch import Tensor
 from pixelwise.models import (
     from_ccnet,
     from_coincheung,
+    from_crfasrnn,
     from_danet,
     from_drsleep,
     from_emanet,
@@ -62,7 +63,7 @@ def stages(blocks: tuple[int, ...], name: Callable[[int], str], c_in: int) -> Sh
     return shapes
 
 
-R18 = (2, 2, 2, 2)
+R18, VGG16 = (2, 2, 2, 2), (2, 2, 3, 3, 3)
 R50, R101, R152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
 
 
@@ -191,6 +192,23 @@ def ccnet(blocks: tuple[int, ...]) -> Shapes:
     return {key: shape for key, shape in shapes.items() if not key.endswith("num_batches_tracked")}
 
 
+def crfasrnn(blocks: tuple[int, ...]) -> Shapes:
+    """sadeepj/crfasrnn_pytorch, crfasrnn/fcn8s.py and crfasrnn/crfrnn.py."""
+    shapes: Shapes = {}
+    c_in = 3
+    for stage, (count, c) in enumerate(zip(blocks, (64, 128, 256, 512, 512), strict=True), start=1):
+        for i in range(1, count + 1):
+            shapes |= conv(f"conv{stage}_{i}", c_in, c, 3, bias=True)
+            c_in = c
+    shapes |= conv("fc6", 512, 4096, 7, bias=True) | conv("fc7", 4096, 4096, bias=True)
+    for name, c in (("fr", 4096), ("pool4", 512), ("pool3", 256)):
+        shapes |= conv(f"score_{name}", c, CLASSES, bias=True)
+    shapes |= conv("upscore2", CLASSES, CLASSES, 4, bias=True)
+    shapes |= conv("upscore_pool4", CLASSES, CLASSES, 4) | conv("upscore8", CLASSES, CLASSES, 16)
+    names = ("spatial_ker_weights", "bilateral_ker_weights", "compatibility_matrix")
+    return shapes | {f"crfrnn.{name}": (CLASSES, CLASSES) for name in names}
+
+
 def basic_resnet(blocks: tuple[int, ...], trunk: str) -> Shapes:
     """A ResNet with blocks of two 3x3 convolutions."""
     shapes = conv(f"{trunk}.conv1", 3, 64, 7) | norm(f"{trunk}.bn1", 64)
@@ -270,6 +288,7 @@ CASES: list[tuple[Converter, Shapes, str]] = [
     (from_torchseg_bisenet, bisenet(R18), "bisenet_resnet18"),
     (from_coincheung, coincheung(R18), "bisenet_coincheung"),
     (from_ccnet, ccnet(R101), "ccnet_resnet101"),
+    (from_crfasrnn, crfasrnn(VGG16), "crf_rnn"),
     (from_drsleep, refinenet(R101), "refinenet_resnet101"),
     (from_drsleep, refinenet(R152), "refinenet_resnet152"),
 ]
@@ -309,6 +328,7 @@ PUBLISHED: list[tuple[str, Callable[[tuple[int, ...]], Shapes], tuple[int, ...]]
     ("pspnet_resnet50_ade", pspnet, R50),
     ("psanet_resnet101_cityscapes", partial(psanet, mask_size=89), R101),
     ("bisenet_coincheung_cocostuff", coincheung, R18),
+    ("crf_rnn_voc", crfasrnn, VGG16),
 ]
 
 
