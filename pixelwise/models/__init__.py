@@ -64,8 +64,10 @@ from .deeplabv2 import (
     ASPPSum as ASPPSum,
     DeepLabV2 as DeepLabV2,
     deeplabv2 as deeplabv2,
+    deeplabv2_caffe as deeplabv2_caffe,
     deeplabv2_resnet101 as deeplabv2_resnet101,
     deeplabv2_vgg16 as deeplabv2_vgg16,
+    from_kazuto1011 as from_kazuto1011,
 )
 from .deeplabv3 import (
     ASPP as ASPP,

@@ -21,6 +21,7 @@ from pixelwise.models import (
     from_emanet,
     from_encnet,
     from_fastfcn,
+    from_kazuto1011,
     from_semseg,
     from_semseg_psanet,
     from_torchseg_bisenet,
@@ -192,6 +193,26 @@ def ccnet(blocks: tuple[int, ...]) -> Shapes:
     return {key: shape for key, shape in shapes.items() if not key.endswith("num_batches_tracked")}
 
 
+def kazuto1011(blocks: tuple[int, ...]) -> Shapes:
+    """kazuto1011/deeplab-pytorch, libs/models/deeplabv2.py, resnet.py and msc.py."""
+    layers = ("conv", "bn")
+    shapes = both("base.layer1.conv1", 3, 64, 7, layers)
+    c_in = 64
+    for stage, count in enumerate(blocks, start=2):
+        width = 16 * 2**stage
+        for i in range(1, count + 1):
+            key = f"base.layer{stage}.block{i}"
+            shapes |= both(f"{key}.reduce", c_in, width, 1, layers)
+            shapes |= both(f"{key}.conv3x3", width, width, 3, layers)
+            shapes |= both(f"{key}.increase", width, 4 * width, 1, layers)
+            if i == 1:
+                shapes |= both(f"{key}.shortcut", c_in, 4 * width, 1, layers)
+            c_in = 4 * width
+    for i in range(4):
+        shapes |= conv(f"base.aspp.c{i}", 2048, CLASSES, 3, bias=True)
+    return shapes
+
+
 def crfasrnn(blocks: tuple[int, ...]) -> Shapes:
     """sadeepj/crfasrnn_pytorch, crfasrnn/fcn8s.py and crfasrnn/crfrnn.py."""
     shapes: Shapes = {}
@@ -289,6 +310,7 @@ CASES: list[tuple[Converter, Shapes, str]] = [
     (from_coincheung, coincheung(R18), "bisenet_coincheung"),
     (from_ccnet, ccnet(R101), "ccnet_resnet101"),
     (from_crfasrnn, crfasrnn(VGG16), "crf_rnn"),
+    (from_kazuto1011, kazuto1011(R101), "deeplabv2_caffe"),
     (from_drsleep, refinenet(R101), "refinenet_resnet101"),
     (from_drsleep, refinenet(R152), "refinenet_resnet152"),
 ]
@@ -329,6 +351,7 @@ PUBLISHED: list[tuple[str, Callable[[tuple[int, ...]], Shapes], tuple[int, ...]]
     ("psanet_resnet101_cityscapes", partial(psanet, mask_size=89), R101),
     ("bisenet_coincheung_cocostuff", coincheung, R18),
     ("crf_rnn_voc", crfasrnn, VGG16),
+    ("deeplabv2_resnet101_cocostuff164k", kazuto1011, R101),
 ]
 
 
