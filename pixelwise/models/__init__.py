@@ -350,6 +350,7 @@ from .mmseg import (
     mmseg_pspnet as mmseg_pspnet,
 )
 from .mobile_sam import from_mobile_sam as from_mobile_sam, mobile_sam as mobile_sam
+from .modnet import MODNet as MODNet, from_zhkkke as from_zhkkke, modnet as modnet
 from .msci import MSCI as MSCI, msci as msci, msci_resnet152 as msci_resnet152
 from .nasfpn import (
     NASFPN as NASFPN,

@@ -38,7 +38,7 @@ CLASSES = ClassTable(
     skeleton=Skeleton(("a", "b")),
 )
 # Detectors, and networks without norms, take smaller steps.
-RATES = (0.02, 0.006, 0.003, 0.0005)
+RATES = (0.02, 0.006, 0.003, 0.001, 0.0005)
 CAREFUL = (0.003, 0.001, 0.006, 0.02)  # of networks that take long
 # A decoder with a quarter of the tiny encoder's channels has one channel, and cannot tell three classes.
 ENCODERS = ("tiny", "resnet18")
