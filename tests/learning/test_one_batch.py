@@ -54,9 +54,10 @@ LONG = {
 }  # fmt: skip
 # In the default run; all others are slow.
 QUICK = {
-    ("deeplabv3", "semantic"), ("fcn", "semantic"), ("hrnet_pose", "keypoints"), ("linknet", "semantic"),
-    ("mask_rcnn", "instance"), ("pspnet", "semantic"), ("setr_naive", "semantic"),
-    ("simplebaseline", "keypoints"), ("unet", "multilabel"), ("unet", "semantic"),
+    ("deeplabv3", "multilabel"), ("deeplabv3", "semantic"), ("fcn", "semantic"), ("hrnet_pose", "keypoints"),
+    ("linknet", "semantic"), ("mask_rcnn", "instance"), ("modnet", "multilabel"), ("pspnet", "semantic"),
+    ("setr_naive", "multilabel"), ("setr_naive", "semantic"), ("simplebaseline", "keypoints"),
+    ("unet", "multilabel"), ("unet", "semantic"),
 }  # fmt: skip
 SMALL: dict[str, object] = {
     "encoder": "tiny", "width": 8, "min_size": None, "stacks": 1, "modules": (1, 1, 1), "blocks": 1,
