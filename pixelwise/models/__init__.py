@@ -601,6 +601,12 @@ from .upernet import (
     upernet as upernet,
 )
 from .upsnet import UPSNet as UPSNet, upsnet as upsnet, upsnet_resnet50 as upsnet_resnet50
+from .vainf import (
+    VainFDeepLabV3Plus as VainFDeepLabV3Plus,
+    from_vainf as from_vainf,
+    vainf_deeplabv3 as vainf_deeplabv3,
+    vainf_deeplabv3plus as vainf_deeplabv3plus,
+)
 from .vnet import VNet as VNet, VNetReleased as VNetReleased, vnet as vnet, vnet_released as vnet_released
 from .wide_resnet38 import WideResNetSegmentation as WideResNetSegmentation, wide_resnet38 as wide_resnet38
 from .yolact import (
