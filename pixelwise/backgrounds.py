@@ -3,7 +3,8 @@
     image -> network, small -> probability -> steadied in time -> alpha that follows edges -> composite
 
 The network sees a small image; its probability of the foreground becomes alpha at full size by a guided
-filter. The composite is alpha F + (1 - alpha) B: F, the colour of the foreground alone, is estimated, because
+filter. A network of mattes (`gives_alpha`, such as MODNet) gives alpha itself, which is only enlarged. The
+composite is alpha F + (1 - alpha) B: F, the colour of the foreground alone, is estimated, because
 the colours of pixels at its edge are mixed with the old background (Germer et al. 2020; here by the blurred
 fusion of Forte 2021).
 """
@@ -22,7 +23,7 @@ from .data.formats.image import read_image
 from .draw import background_classes
 from .ops import box_mean, guided_coefficients
 from .predict import Predictor
-from .types import ClassTable
+from .types import ClassTable, DenseModel
 from .weights import list_weights, load_weights, name_of_file
 from .wording import brief
 
@@ -31,6 +32,7 @@ PEOPLE = ("person", "people", "portrait", "human", "foreground")
 # Colours and edges are looked for in an image of half the side of what the network sees: it is as good to the
 # eye, and four times as fast.
 _RADIUS, _EPSILON = 2, 1e-4  # of the guided filter, in pixels of that image and for colours in [0, 1]
+_SIZE, _MATTE_SIZE = 256, 512  # what networks see by default: those of masks, and those of mattes
 _HAZE = 0.04  # probabilities nearer to 0 or 1 than this are taken for certain
 _SPREAD = 4  # pixels of that image over which colours of foreground and background are looked for
 _BLUR = 5  # pixels of that image: radius of the boxes that blur a background, three times over
@@ -45,7 +47,7 @@ class BackgroundReplacer:
             which gives images of four channels.
         keep: names of the classes that are foreground; None for people where there is such a class, and else
             for all classes but the background.
-        size: longest side in pixels of what the network sees.
+        size: longest side in pixels of what the network sees; None for 256, and 512 for mattes.
         smoothing: how much a frame's probabilities follow those of the frame before where they are in doubt,
             from 0 (for photographs) to below 1.
 
@@ -59,9 +61,12 @@ class BackgroundReplacer:
         background: Background,
         *,
         keep: Sequence[str] | None = None,
-        size: int = 256,
+        size: int | None = None,
         smoothing: float = 0.0,
     ) -> None:
+        self.matting = isinstance(predictor.model, DenseModel) and predictor.model.gives_alpha
+        if size is None:
+            size = _MATTE_SIZE if self.matting else _SIZE
         if size < 16:
             raise ValueError(f"size must be at least 16 pixels, got {size}")
         if not 0 <= smoothing < 1:
@@ -121,6 +126,8 @@ class BackgroundReplacer:
         if self.smoothing and self._before is not None and self._before.shape == probability.shape:
             probability = steadied(probability, self._before, self.smoothing)
         self._before = probability
+        if self.matting:
+            return _enlarged(probability, (image.shape[1], image.shape[2]))[0].clamp(0, 1)
         slope, offset = guided_coefficients(_halved(small), _halved(probability), _RADIUS, _EPSILON)
         size = (image.shape[1], image.shape[2])
         alpha = (_enlarged(slope, size) * image).sum(0) + _enlarged(offset, size)[0]
@@ -216,7 +223,7 @@ def background_predictor(
         ValueError: if there is none of them, it does not score pixels, or the terms are not accepted.
     """
     name, source = str(model), None
-    if name not in list_weights() and Path(name).suffix in (".pth", ".pt"):
+    if name not in list_weights() and Path(name).suffix in (".pth", ".pt", ".ckpt"):
         found = name_of_file(name)
         if found is None:
             raise ValueError(f"{name} is not a file of published weights that pixelwise knows")

@@ -1318,10 +1318,16 @@ class Model(nn.Module, ABC):
 
 
 class DenseModel(Model):
-    """A network that scores every pixel: image -> DenseLogits with `num_classes` channels."""
+    """A network that scores every pixel: image -> DenseLogits with `num_classes` channels.
+
+    Attributes:
+        gives_alpha: whether a probability is the share of a pixel that belongs to a class, so that it can
+            be laid over another picture as it is.
+    """
 
     tasks: ClassVar[tuple[str, ...]] = ("semantic", "multilabel", "volume_slices")
     output = DenseLogits
+    gives_alpha: ClassVar[bool] = False
     num_classes: int
 
     @abstractmethod

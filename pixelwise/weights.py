@@ -291,7 +291,8 @@ def read_catalogue(text: str) -> dict[str, PublishedWeights]:
             table = ClassTable(table.names, tuple((r, g, b) for r, g, b in fields["colors"]))
         ids, things = tuple(fields.get("ids", ())), tuple(range(fields.get("num_things", 0)))
         skeleton = _skeleton(fields["skeleton"]) if "skeleton" in fields else None
-        tables[name] = replace(table, ids=ids, things=things, skeleton=skeleton)
+        exclusive = fields.get("exclusive", True)
+        tables[name] = replace(table, ids=ids, things=things, skeleton=skeleton, exclusive=exclusive)
     for name, fields in data.get("numbered_classes", {}).items():
         tables[name] = _numbered(tables[fields["of"]], fields["count"])
     proofs = data["proofs"]

@@ -17,6 +17,7 @@ from .dense_crf import (
 from .dense_crf_energy import (
     APPEARANCE as APPEARANCE,
     SMOOTHNESS as SMOOTHNESS,
+    Normalization as Normalization,
     PairwiseKernel as PairwiseKernel,
     PairwiseTerm as PairwiseTerm,
     bilateral_features as bilateral_features,

@@ -39,7 +39,12 @@ def background(
             help="Classes that are foreground (default: people, else all but background).",
         ),
     ] = None,
-    size: Annotated[int, typer.Option(help="Longest side of what the network sees, in pixels.")] = 256,
+    size: Annotated[
+        int | None,
+        typer.Option(
+            help="Longest side of what the network sees, in pixels (default 256, or 512 for mattes)."
+        ),
+    ] = None,
     smoothing: Annotated[
         float, typer.Option(help="Of movies: how much doubtful pixels follow the frame before, 0 to 1.")
     ] = 0.7,
@@ -58,6 +63,8 @@ def background(
     Example: [bold]pixelwise background call.mp4 --replace beach.jpg --out call_at_the_beach.mp4[/bold]
 
     A camera until Ctrl-C: [bold]pixelwise background 0 --replace blur --out me.mp4[/bold]
+
+    With hair: [bold]pixelwise background me.jpg --replace white --out new.jpg --model modnet_portrait[/bold]
     """
     from ..backgrounds import BackgroundReplacer, background_of, background_predictor
     from ..video import is_movie

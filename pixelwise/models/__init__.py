@@ -4,9 +4,12 @@ from .acnet import ACNet as ACNet, acnet as acnet, acnet_resnet101 as acnet_resn
 from .apcnet import APCNet as APCNet, apcnet as apcnet, apcnet_resnet101 as apcnet_resnet101
 from .bisenet import (
     BiSeNet as BiSeNet,
+    CoinCheungBiSeNet as CoinCheungBiSeNet,
     bisenet as bisenet,
+    bisenet_coincheung as bisenet_coincheung,
     bisenet_resnet18 as bisenet_resnet18,
     bisenet_resnet101 as bisenet_resnet101,
+    from_coincheung as from_coincheung,
     from_torchseg_bisenet as from_torchseg_bisenet,
 )
 from .ccl import CCL as CCL, ccl as ccl, ccl_resnet101 as ccl_resnet101
@@ -38,7 +41,7 @@ from .convnext import (
     from_mmseg_convnext as from_mmseg_convnext,
     from_transformers_convnext as from_transformers_convnext,
 )
-from .crf_rnn import CRFRNN as CRFRNN, crf_rnn as crf_rnn
+from .crf_rnn import CRFRNN as CRFRNN, crf_rnn as crf_rnn, from_crfasrnn as from_crfasrnn
 from .danet import (
     DANet as DANet,
     danet as danet,
@@ -61,8 +64,10 @@ from .deeplabv2 import (
     ASPPSum as ASPPSum,
     DeepLabV2 as DeepLabV2,
     deeplabv2 as deeplabv2,
+    deeplabv2_caffe as deeplabv2_caffe,
     deeplabv2_resnet101 as deeplabv2_resnet101,
     deeplabv2_vgg16 as deeplabv2_vgg16,
+    from_kazuto1011 as from_kazuto1011,
 )
 from .deeplabv3 import (
     ASPP as ASPP,
@@ -345,6 +350,7 @@ from .mmseg import (
     mmseg_pspnet as mmseg_pspnet,
 )
 from .mobile_sam import from_mobile_sam as from_mobile_sam, mobile_sam as mobile_sam
+from .modnet import MODNet as MODNet, from_zhkkke as from_zhkkke, modnet as modnet
 from .msci import MSCI as MSCI, msci as msci, msci_resnet152 as msci_resnet152
 from .nasfpn import (
     NASFPN as NASFPN,
@@ -595,6 +601,12 @@ from .upernet import (
     upernet as upernet,
 )
 from .upsnet import UPSNet as UPSNet, upsnet as upsnet, upsnet_resnet50 as upsnet_resnet50
+from .vainf import (
+    VainFDeepLabV3Plus as VainFDeepLabV3Plus,
+    from_vainf as from_vainf,
+    vainf_deeplabv3 as vainf_deeplabv3,
+    vainf_deeplabv3plus as vainf_deeplabv3plus,
+)
 from .vnet import VNet as VNet, VNetReleased as VNetReleased, vnet as vnet, vnet_released as vnet_released
 from .wide_resnet38 import WideResNetSegmentation as WideResNetSegmentation, wide_resnet38 as wide_resnet38
 from .yolact import (

@@ -7,16 +7,20 @@ are trained with losses of weight 1 (Eq. 1, alpha; `aux_weight`).
 
 The layout is that of the first author's later PyTorch code (github.com/ycszen/TorchSeg, model/bisenet),
 whose parameters are counted in our tests; the paper's table counts others (49.0 M on ResNet-18).
+`bisenet_coincheung` is the network of a package whose trained weights can be had
+(github.com/CoinCheung/BiSeNet): one layer in the gate of the fusion, other widths of the heads, maps of the
+context path enlarged by repetition. `from_coincheung` reads them.
 
 Departures: maps are resized to the size of their partner, so that any image size works.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import BatchNorm2d, ConvNormAct, resize_like, size_of
@@ -119,6 +123,8 @@ class BiSeNet(DenseModel):
         c_head: channels inside the head.
     """
 
+    align_corners = True
+
     def __init__(self, encoder: Encoder, num_classes: int, *, width: int = 128, c_head: int = 64) -> None:
         super().__init__()
         self.num_classes, self.in_channels = num_classes, encoder.in_channels
@@ -138,14 +144,57 @@ class BiSeNet(DenseModel):
         spatial = self.spatial_path(self.encoder.normalize(image))  # b width H/8 W/8
         features = self.encoder(image)
         x = self.arm32(features.c5) + self.image(features.c5)
-        at16 = self.refine16(resize_like(x, features.c4, align_corners=True))
+        at16 = self.refine16(self.enlarge(x, features.c4))
         x = self.arm16(features.c4) + at16
-        at8 = self.refine8(resize_like(x, spatial, align_corners=True))
+        at8 = self.refine8(self.enlarge(x, spatial))
         coarse = self.head(self.fusion(spatial, at8))
         if not self.training:
-            return DenseLogits(coarse, size, align_corners=True)
+            return DenseLogits(coarse, size, align_corners=self.align_corners)
         aux = tuple(head(x) for head, x in zip(self.aux_heads, (at8, at16), strict=True))
-        return DenseLogits(coarse, size, aux=aux, align_corners=True)
+        return DenseLogits(coarse, size, aux=aux, align_corners=self.align_corners)
+
+    def enlarge(
+        self, x: Float[Tensor, "b c _ _"], like: Float[Tensor, "b _ h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """`x` at the height and width of `like`."""
+        return resize_like(x, like, align_corners=True)
+
+
+class FeatureFusionOneLayer(FeatureFusion):
+    """Feature fusion whose gate is one convolution with batch norm, as in CoinCheung's package.
+
+    Args:
+        c: channels of both maps together, and of the output.
+    """
+
+    def __init__(self, c: int) -> None:
+        super().__init__(c, c)
+        self.gate = nn.Sequential(
+            nn.AdaptiveAvgPool2d(1), nn.Conv2d(c, c, 1, bias=False), BatchNorm2d(c), nn.Sigmoid()
+        )
+
+
+class CoinCheungBiSeNet(BiSeNet):
+    """BiSeNet as CoinCheung's package has it.
+
+    Args:
+        encoder: gives c4 and c5.
+        num_classes: number of channels k of the logits.
+        width: channels of either path.
+    """
+
+    align_corners = False
+
+    def __init__(self, encoder: Encoder, num_classes: int, *, width: int = 128) -> None:
+        super().__init__(encoder, num_classes, width=width, c_head=2 * width)
+        self.fusion = FeatureFusionOneLayer(2 * width)
+        self.aux_heads = nn.ModuleList(BiSeNetHead(width, width // 2, num_classes) for _ in range(2))
+
+    def enlarge(
+        self, x: Float[Tensor, "b c _ _"], like: Float[Tensor, "b _ h w"]
+    ) -> Float[Tensor, "b c h w"]:
+        """`x` at the height and width of `like`; each value is repeated."""
+        return F.interpolate(x, (like.shape[-2], like.shape[-1]), mode="nearest")
 
 
 def bisenet(
@@ -186,6 +235,22 @@ def bisenet_resnet101(
     )
 
 
+def bisenet_coincheung(
+    num_classes: int,
+    *,
+    encoder: str | Encoder = "resnet18",
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    width: int = 128,
+) -> CoinCheungBiSeNet:
+    """BiSeNet as in CoinCheung's package, there on ResNet-18."""
+    made = make_encoder(
+        encoder, in_channels=in_channels, pretrained=pretrained, stem=stem, stages=("c4", "c5")
+    )
+    return CoinCheungBiSeNet(made, num_classes, width=width)
+
+
 _KEYS = {
     "context_path": "encoder.body",
     "spatial_path.conv_7x7": "spatial_path.0",
@@ -224,14 +289,7 @@ def from_torchseg_bisenet(state_dict: Mapping[str, Tensor]) -> BiSeNet:
     Raises:
         ValueError: if it is not a state dict of a BiSeNet on ResNet-18.
     """
-    weights = {}
-    for key, tensor in state_dict.items():
-        key = key.removeprefix("module.")
-        part = next((part for part in _KEYS if key.startswith(f"{part}.")), "")
-        rest = key.removeprefix(f"{part}.")
-        layer = next((layer for layer in _LAYERS if rest.startswith(layer)), "")
-        rest = _LAYERS.get(layer, "") + rest.removeprefix(layer)
-        weights[f"{_KEYS.get(part, part)}.{rest}"] = tensor
+    weights = _renamed(state_dict, _KEYS)
     try:
         arguments: dict[str, Any] = {
             "num_classes": len(weights["head.1.weight"]),
@@ -245,4 +303,78 @@ def from_torchseg_bisenet(state_dict: Mapping[str, Tensor]) -> BiSeNet:
             f"state_dict is not that of a BiSeNet on ResNet-18 from TorchSeg: {error}"
         ) from error
     model.built_by = BuiltBy("bisenet_resnet18", arguments)
+    return model.eval()
+
+
+def _renamed(state_dict: Mapping[str, Tensor], parts: Mapping[str, str]) -> dict[str, Tensor]:
+    """Tensors with the beginnings of our keys, and with our names for a convolution and its batch norm."""
+    weights = {}
+    for key, tensor in state_dict.items():
+        key = key.removeprefix("module.")
+        part = next((part for part in parts if key.startswith(f"{part}.")), "")
+        rest = key.removeprefix(f"{part}.")
+        layer = next((layer for layer in _LAYERS if rest.startswith(layer)), "")
+        rest = _LAYERS.get(layer, "") + rest.removeprefix(layer)
+        weights[f"{parts.get(part, part)}.{rest}"] = tensor
+    return weights
+
+
+_COINCHEUNG_KEYS = {
+    "cp.resnet": "encoder.body",
+    "cp.arm16.conv_atten": "arm16.gate.1",
+    "cp.arm16.bn_atten": "arm16.gate.2",
+    "cp.arm16.conv": "arm16.conv",
+    "cp.arm32.conv_atten": "arm32.gate.1",
+    "cp.arm32.bn_atten": "arm32.gate.2",
+    "cp.arm32.conv": "arm32.conv",
+    "cp.conv_head32": "refine16",
+    "cp.conv_head16": "refine8",
+    "cp.conv_avg": "image.1",
+    "sp.conv1": "spatial_path.0",
+    "sp.conv2": "spatial_path.1",
+    "sp.conv3": "spatial_path.2",
+    "sp.conv_out": "spatial_path.3",
+    "ffm.convblk": "fusion.conv",
+    "ffm.conv": "fusion.gate.1",
+    "ffm.bn": "fusion.gate.2",
+    "conv_out.conv_out": "head.1",
+    "conv_out.conv": "head.0",
+    "conv_out16.conv_out": "aux_heads.0.1",
+    "conv_out16.conv": "aux_heads.0.0",
+    "conv_out32.conv_out": "aux_heads.1.1",
+    "conv_out32.conv": "aux_heads.1.0",
+}  # beginnings of theirs -> ours
+# Of their images of Cityscapes, red, green, blue in 0..1.
+_COINCHEUNG_MEAN, _COINCHEUNG_STD = (0.3257, 0.3690, 0.3223), (0.2112, 0.2148, 0.2115)
+
+
+def from_coincheung(
+    state_dict: Mapping[str, Tensor],
+    *,
+    mean: Sequence[float] = _COINCHEUNG_MEAN,
+    std: Sequence[float] = _COINCHEUNG_STD,
+) -> CoinCheungBiSeNet:
+    """Weights of BiSeNetV1 of the package github.com/CoinCheung/BiSeNet in our model, in eval mode.
+
+    There each data set has colours of its own, which the weights do not tell.
+
+    Args:
+        state_dict: as `torch.load(path, weights_only=True)` gives it, with or without `module.` before each
+            key.
+        mean: red, green and blue in 0..1 that are subtracted; those of Cityscapes by default.
+        std: what is divided by.
+
+    Raises:
+        ValueError: if it is not a state dict of that network.
+    """
+    weights = _renamed(state_dict, _COINCHEUNG_KEYS)
+    try:
+        arguments: dict[str, Any] = {"num_classes": len(weights["head.1.weight"])}
+        model = bisenet_coincheung(**arguments)
+        weights["encoder.normalize.mean"] = torch.tensor(mean).view(1, 3, 1, 1)
+        weights["encoder.normalize.std"] = torch.tensor(std).view(1, 3, 1, 1)
+        model.load_state_dict(weights)
+    except (KeyError, RuntimeError) as error:
+        raise ValueError(f"state_dict is not that of a BiSeNetV1 of CoinCheung: {error}") from error
+    model.built_by = BuiltBy("bisenet_coincheung", arguments)
     return model.eval()

@@ -10,17 +10,23 @@ and 5 (bilateral) on its diagonal, and the bandwidths are fixed: 3 pixels; 160 p
 The FCN is trained first: give it with `load_state_dict` into `unary`, or train on from `pretrained`.
 
 Departures: the filters run on a lattice of our own with symmetric normalisation, the release divides by the
-sums of the rows. On other encoders the scores come from a dilated FCN.
+sums of the rows (`normalization="after"`, as `from_crfasrnn` has it, which reads the release). On other
+encoders the scores come from a dilated FCN.
 """
 
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from ..algorithms import DenseCrfLayer, PairwiseKernel
+from ..algorithms import DenseCrfLayer, Normalization, PairwiseKernel
 from ..encoders import Encoder, StemPolicy
 from ..layers import resize, size_of
-from ..types import DenseLogits, DenseModel, Paper
-from .fcn import fcn, fcn8s_vgg16
+from ..types import BuiltBy, DenseLogits, DenseModel, Paper
+from .fcn import FCN8s, fcn, fcn8s_vgg16, from_caffe_fcn
 
 PAPER = Paper(
     "Conditional Random Fields as Recurrent Neural Networks",
@@ -39,16 +45,18 @@ class CRFRNN(DenseModel):
 
     Args:
         unary: gives the scores.
+        normalization: of the filters, see `PairwiseKernel`.
     """
 
     encoder_parts = ("unary",)
 
-    def __init__(self, unary: DenseModel) -> None:
+    def __init__(self, unary: DenseModel, *, normalization: Normalization = "symmetric") -> None:
         super().__init__()
         self.num_classes, self.in_channels = unary.num_classes, unary.in_channels
         self.minimum_size = unary.minimum_size
         self.unary = unary
-        self.crf = DenseCrfLayer(unary.num_classes, KERNELS, kernel_weights="matrix")
+        kernels = tuple(replace(kernel, normalization=normalization) for kernel in KERNELS)
+        self.crf = DenseCrfLayer(unary.num_classes, kernels, kernel_weights="matrix")
 
     def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:
         """Score every pixel; see `DenseModel`."""
@@ -66,6 +74,7 @@ def crf_rnn(
     in_channels: int = 3,
     pretrained: bool = False,
     stem: StemPolicy = "repeat",
+    normalization: Normalization = "symmetric",
 ) -> CRFRNN:
     """The paper's CRF-RNN over FCN-8s on VGG16, or over an FCN on any encoder that can be dilated."""
     if encoder == "vgg16":
@@ -81,4 +90,41 @@ def crf_rnn(
             stem=stem,
             aux=False,
         )
-    return CRFRNN(unary)
+    return CRFRNN(unary, normalization=normalization)
+
+
+# Red, green and blue in 0..255, as the release subtracts it.
+RELEASE_MEAN = (123.68, 116.779, 103.939)
+
+
+def from_crfasrnn(state_dict: Mapping[str, Tensor]) -> CRFRNN:
+    """The authors' trained network (github.com/sadeepj/crfasrnn_pytorch) in our model, in eval mode.
+
+    Its images are BGR in 0..255 less a mean colour; ours is RGB in [0, 1], with the first filters turned
+    round. Its first transposed convolution has a bias; here it is part of the bias of the scores of pool4,
+    which are added. Its compatibilities are rewards where ours are costs.
+
+    Args:
+        state_dict: as `torch.load(path, weights_only=True)` gives it, with or without `module.` before each
+            key.
+
+    Raises:
+        ValueError: if it is not a state dict of that network.
+    """
+    weights = {key.removeprefix("module."): tensor for key, tensor in state_dict.items()}
+    try:
+        learned = [weights.pop(f"crfrnn.{name}_ker_weights") for name in ("spatial", "bilateral")]
+        compatibility = -weights.pop("crfrnn.compatibility_matrix")
+        weights["score_pool4.bias"] = weights["score_pool4.bias"] + weights.pop("upscore2.bias")
+        unary = from_caffe_fcn(weights)
+        if not isinstance(unary, FCN8s):
+            raise ValueError("the scores must be those of an FCN-8s")
+        arguments: dict[str, Any] = {"num_classes": unary.num_classes, "normalization": "after"}
+        model = CRFRNN(unary, normalization="after")
+        state = {"compatibility": compatibility, **{f"weights.{i}": x for i, x in enumerate(learned)}}
+        model.crf.load_state_dict(model.crf.state_dict() | state)
+    except (KeyError, RuntimeError, ValueError) as error:
+        raise ValueError(f"state_dict is not that of the released CRF-RNN: {error}") from error
+    unary.normalize.mean.copy_(torch.tensor(RELEASE_MEAN).view(1, 3, 1, 1) / 255)
+    model.built_by = BuiltBy("crf_rnn", arguments)
+    return model.eval()

@@ -102,13 +102,21 @@ class TorchvisionDeepLabV3(DenseModel):
         encoder: gives c5, and the stage of the second loss.
         num_classes: number of channels k of the logits.
         aux_stage: the stage that is trained with a second loss; None for none.
+        rates: of the atrous convolutions.
     """
 
-    def __init__(self, encoder: Encoder, num_classes: int, *, aux_stage: str | None = "c4") -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        num_classes: int,
+        *,
+        aux_stage: str | None = "c4",
+        rates: Sequence[int] = (12, 24, 36),
+    ) -> None:
         super().__init__()
         self.num_classes, self.in_channels = num_classes, encoder.in_channels
         self.encoder, self.aux_stage = encoder, aux_stage
-        self.context = ASPP(encoder.channels.c5, (12, 24, 36), dropout=0.5)
+        self.context = ASPP(encoder.channels.c5, rates, dropout=0.5)
         self.head = nn.Sequential(ConvNormAct(256, 256), nn.Conv2d(256, num_classes, 1))
         self.aux_head = FCNHead(getattr(encoder.channels, aux_stage), num_classes) if aux_stage else None
 

@@ -49,6 +49,8 @@ class DeepLabV3Plus(DenseModel):
         convolution: makes the 3x3 convolutions of context and decoder, with norm and ReLU.
     """
 
+    align_corners = True
+
     def __init__(
         self,
         encoder: Encoder,
@@ -70,9 +72,9 @@ class DeepLabV3Plus(DenseModel):
         size = size_of(image, self.minimum_size)
         features = self.encoder(image)
         fine = self.skip(features.c2)
-        coarse = resize_like(self.context(features.c5), fine, align_corners=True)
+        coarse = resize_like(self.context(features.c5), fine, align_corners=self.align_corners)
         x = self.decoder(torch.cat([coarse, fine], dim=1))  # b 256 H/4 W/4
-        return DenseLogits(self.head(x), size, align_corners=True)
+        return DenseLogits(self.head(x), size, align_corners=self.align_corners)
 
 
 def deeplabv3plus(

@@ -65,26 +65,28 @@ class VGG16FCN(DenseModel):
     Args:
         num_classes: number of channels k of the logits.
         in_channels: of the image.
+        width: channels of the first layers, 64 in VGG16; all others are multiples.
     """
 
     minimum_size = 1
     encoder_parts = FIXED
 
-    def __init__(self, num_classes: int, *, in_channels: int = 3) -> None:
+    def __init__(self, num_classes: int, *, in_channels: int = 3, width: int = 64) -> None:
         super().__init__()
         self.num_classes, self.in_channels = num_classes, in_channels
         self.normalize = vgg_normalize(in_channels)
         c = in_channels
         for stage, widths in enumerate(VGG16, 1):
-            for i, width in enumerate(widths, 1):
+            for i, channels in enumerate(widths, 1):
                 padding = 100 if (stage, i) == (1, 1) else 1
-                self.add_module(f"conv{stage}_{i}", nn.Conv2d(c, width, 3, padding=padding))
-                c = width
-        self.fc6 = nn.Conv2d(512, 4096, 7)
-        self.fc7 = nn.Conv2d(4096, 4096, 1)
+                c_out = channels * width // 64
+                self.add_module(f"conv{stage}_{i}", nn.Conv2d(c, c_out, 3, padding=padding))
+                c = c_out
+        self.fc6 = nn.Conv2d(c, 64 * width, 7)
+        self.fc7 = nn.Conv2d(64 * width, 64 * width, 1)
         self.dropout = nn.Dropout(0.5)
         initialize_relu(self)
-        self.score_fr = score(4096, num_classes)
+        self.score_fr = score(64 * width, num_classes)
 
     def maps(self, image: Float[Tensor, "b c H W"]) -> tuple[Tensor, Tensor, Tensor]:
         """pool3, pool4 and fc7, "b _ _ _" each: strides 8, 16 and 32."""
@@ -102,8 +104,8 @@ class VGG16FCN(DenseModel):
 class FCN32s(VGG16FCN):
     """Scores of stride 32 only; arguments as for `VGG16FCN`."""
 
-    def __init__(self, num_classes: int, *, in_channels: int = 3) -> None:
-        super().__init__(num_classes, in_channels=in_channels)
+    def __init__(self, num_classes: int, *, in_channels: int = 3, width: int = 64) -> None:
+        super().__init__(num_classes, in_channels=in_channels, width=width)
         self.upscore = bilinear_transposed(num_classes, 64, stride=32)
 
     def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:
@@ -116,10 +118,10 @@ class FCN32s(VGG16FCN):
 class FCN16s(VGG16FCN):
     """Scores of strides 32 and 16; arguments as for `VGG16FCN`."""
 
-    def __init__(self, num_classes: int, *, in_channels: int = 3) -> None:
-        super().__init__(num_classes, in_channels=in_channels)
+    def __init__(self, num_classes: int, *, in_channels: int = 3, width: int = 64) -> None:
+        super().__init__(num_classes, in_channels=in_channels, width=width)
         self.upscore2 = bilinear_transposed(num_classes, 4, stride=2)
-        self.score_pool4 = score(512, num_classes)
+        self.score_pool4 = score(8 * width, num_classes)
         self.upscore16 = bilinear_transposed(num_classes, 32, stride=16)
 
     def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:
@@ -139,15 +141,18 @@ class FCN8s(VGG16FCN):
         in_channels: of the image.
         at_once: whether pool4 and pool3 are scaled by 0.01 and 0.0001, with which the release trains all
             strides at once instead of in three stages.
+        width: as for `VGG16FCN`.
     """
 
-    def __init__(self, num_classes: int, *, in_channels: int = 3, at_once: bool = False) -> None:
-        super().__init__(num_classes, in_channels=in_channels)
+    def __init__(
+        self, num_classes: int, *, in_channels: int = 3, at_once: bool = False, width: int = 64
+    ) -> None:
+        super().__init__(num_classes, in_channels=in_channels, width=width)
         self.scale_pool4, self.scale_pool3 = (0.01, 0.0001) if at_once else (1.0, 1.0)
         self.upscore2 = bilinear_transposed(num_classes, 4, stride=2)
-        self.score_pool4 = score(512, num_classes)
+        self.score_pool4 = score(8 * width, num_classes)
         self.upscore_pool4 = bilinear_transposed(num_classes, 4, stride=2)
-        self.score_pool3 = score(256, num_classes)
+        self.score_pool3 = score(4 * width, num_classes)
         self.upscore8 = bilinear_transposed(num_classes, 16, stride=8)
 
     def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:
@@ -245,17 +250,27 @@ def _with_weights(model: M, weights: Mapping[str, Tensor], built_by: BuiltBy) ->
 
 
 def fcn32s_vgg16(
-    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, stem: StemPolicy = "repeat"
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    width: int = 64,
 ) -> FCN32s:
     """The paper's FCN-32s on VGG16 (pretrained: begins with a classifier of ImageNet)."""
-    return _classifier_inside(FCN32s(num_classes, in_channels=in_channels), pretrained, stem)
+    return _classifier_inside(FCN32s(num_classes, in_channels=in_channels, width=width), pretrained, stem)
 
 
 def fcn16s_vgg16(
-    num_classes: int, *, in_channels: int = 3, pretrained: bool = False, stem: StemPolicy = "repeat"
+    num_classes: int,
+    *,
+    in_channels: int = 3,
+    pretrained: bool = False,
+    stem: StemPolicy = "repeat",
+    width: int = 64,
 ) -> FCN16s:
     """The paper's FCN-16s on VGG16 (pretrained: begins with a classifier of ImageNet)."""
-    return _classifier_inside(FCN16s(num_classes, in_channels=in_channels), pretrained, stem)
+    return _classifier_inside(FCN16s(num_classes, in_channels=in_channels, width=width), pretrained, stem)
 
 
 def fcn8s_vgg16(
@@ -265,9 +280,11 @@ def fcn8s_vgg16(
     pretrained: bool = False,
     stem: StemPolicy = "repeat",
     at_once: bool = False,
+    width: int = 64,
 ) -> FCN8s:
     """The paper's FCN-8s on VGG16 (pretrained: begins with a classifier of ImageNet)."""
-    return _classifier_inside(FCN8s(num_classes, in_channels=in_channels, at_once=at_once), pretrained, stem)
+    model = FCN8s(num_classes, in_channels=in_channels, at_once=at_once, width=width)
+    return _classifier_inside(model, pretrained, stem)
 
 
 def _classifier_inside(model: V, pretrained: bool, stem: StemPolicy) -> V:

@@ -49,7 +49,9 @@ class ClassMaskMetrics(TaskMetrics):
     def compute(self) -> Report:
         """Mean Dice and its kin; columns of AP and of the best threshold where probabilities were there."""
         report, curves = self.masks.compute().report(), self.curves.compute()
-        rows = zip(report.per_class.items(), curves.average_precision, curves.best_thresholds, strict=True)
+        # torchmetrics makes a number of a vector of one class.
+        columns = curves.average_precision.reshape(-1), curves.best_thresholds.reshape(-1)
+        rows = zip(report.per_class.items(), *columns, strict=True)
         per_class = {
             name: {**row, "AP": float(ap), "best threshold": float(t)} for (name, row), ap, t in rows
         }

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from pixelwise.backgrounds import (
     BackgroundReplacer,
@@ -13,7 +14,9 @@ from pixelwise.backgrounds import (
     foreground_classes,
     steadied,
 )
-from pixelwise.types import ClassTable
+from pixelwise.predict import Predictor
+from pixelwise.types import ClassTable, DenseLogits, DenseModel
+from tests.backgrounds.conftest import PORTRAIT, BrightIsNear
 
 RED = torch.tensor([1.0, 0, 0]).view(3, 1, 1)
 
@@ -155,3 +158,40 @@ def test_sinets_published_weights_cut_out_the_astronaut(shared_data) -> None:
     assert alpha[60, 350] < 0.02  # the wall
     assert alpha[150, 30] < 0.02  # the flag
     assert 0.25 < alpha.mean() < 0.5
+
+
+class BrightIsMatte(DenseModel):
+    """One class, whose share of a pixel is its brightness."""
+
+    gives_alpha = True
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.num_classes, self.minimum_size = 1, 8
+        self.shift = torch.nn.Parameter(torch.tensor(0.0))
+        self.seen: list[tuple[int, ...]] = []
+
+    def forward(self, image: Tensor) -> DenseLogits:
+        self.seen.append(tuple(image.shape[2:]))
+        brightness = image.mean(1, keepdim=True).clamp(0.001, 0.999)
+        return DenseLogits(brightness.logit() + self.shift, self.seen[-1])
+
+
+def test_a_network_of_mattes_gives_alpha_itself() -> None:
+    matting = BrightIsMatte()
+    predictor = Predictor(matting, ClassTable(("person",), ((255, 0, 0),), exclusive=False))
+    replacer = BackgroundReplacer(predictor, RED)
+    ramp = torch.linspace(0.1, 0.9, 80).expand(3, 60, 80).contiguous()
+    # Neither filtered nor stretched; small pictures are seen as they are.
+    torch.testing.assert_close(replacer.alpha(ramp), ramp[0], atol=1e-4, rtol=0)
+    assert matting.seen[-1] == (60, 80)
+    replacer.alpha(torch.rand(3, 600, 1024))
+    assert matting.seen[-1] == (300, 512)
+    masks = Predictor(BrightIsNear(), PORTRAIT)
+    assert BackgroundReplacer(masks, RED).size == 256
+
+
+def test_a_ckpt_file_that_nobody_published_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.ckpt").write_bytes(b"weights")
+    with pytest.raises(ValueError, match=r"mine\.ckpt is not a file of published weights"):
+        background_predictor(tmp_path / "mine.ckpt")

@@ -38,7 +38,7 @@ CLASSES = ClassTable(
     skeleton=Skeleton(("a", "b")),
 )
 # Detectors, and networks without norms, take smaller steps.
-RATES = (0.02, 0.006, 0.003, 0.0005)
+RATES = (0.02, 0.006, 0.003, 0.001, 0.0005)
 CAREFUL = (0.003, 0.001, 0.006, 0.02)  # of networks that take long
 # A decoder with a quarter of the tiny encoder's channels has one channel, and cannot tell three classes.
 ENCODERS = ("tiny", "resnet18")
@@ -54,9 +54,10 @@ LONG = {
 }  # fmt: skip
 # In the default run; all others are slow.
 QUICK = {
-    ("deeplabv3", "semantic"), ("fcn", "semantic"), ("hrnet_pose", "keypoints"), ("linknet", "semantic"),
-    ("mask_rcnn", "instance"), ("pspnet", "semantic"), ("setr_naive", "semantic"),
-    ("simplebaseline", "keypoints"), ("unet", "multilabel"), ("unet", "semantic"),
+    ("deeplabv3", "multilabel"), ("deeplabv3", "semantic"), ("fcn", "semantic"), ("hrnet_pose", "keypoints"),
+    ("linknet", "semantic"), ("mask_rcnn", "instance"), ("modnet", "multilabel"), ("pspnet", "semantic"),
+    ("setr_naive", "multilabel"), ("setr_naive", "semantic"), ("simplebaseline", "keypoints"),
+    ("unet", "multilabel"), ("unet", "semantic"),
 }  # fmt: skip
 SMALL: dict[str, object] = {
     "encoder": "tiny", "width": 8, "min_size": None, "stacks": 1, "modules": (1, 1, 1), "blocks": 1,

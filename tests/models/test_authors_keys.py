@@ -6,6 +6,7 @@ value of its own and looks where it arrives.
 """
 
 from collections.abc import Callable
+from functools import partial
 
 import pytest
 import torch
@@ -13,11 +14,15 @@ from torch import Tensor
 
 from pixelwise.models import (
     from_ccnet,
+    from_coincheung,
+    from_crfasrnn,
     from_danet,
     from_drsleep,
     from_emanet,
     from_encnet,
     from_fastfcn,
+    from_kazuto1011,
+    from_semseg,
     from_semseg_psanet,
     from_torchseg_bisenet,
 )
@@ -59,6 +64,7 @@ def stages(blocks: tuple[int, ...], name: Callable[[int], str], c_in: int) -> Sh
     return shapes
 
 
+R18, VGG16 = (2, 2, 2, 2), (2, 2, 3, 3, 3)
 R50, R101, R152 = (3, 4, 6, 3), (3, 4, 23, 3), (3, 8, 36, 3)
 
 
@@ -129,13 +135,27 @@ def emanet(blocks: tuple[int, ...]) -> Shapes:
     return shapes | {"emau.mu": (1, 512, 64)} | conv("fc2", 256, CLASSES, bias=True)
 
 
-def psanet(blocks: tuple[int, ...]) -> Shapes:
-    """hszhao/semseg, model/psanet.py, for crops of 465 pixels."""
+def semseg_trunk(blocks: tuple[int, ...]) -> Shapes:
+    """The ResNet of hszhao/semseg, model/resnet.py."""
     shapes = deep_stem(tuple(f"layer0.{i}" for i in (0, 1, 3, 4, 6)), "layer0.7")
-    shapes |= stages(blocks, lambda stage: f"layer{stage}", 128)
+    return shapes | stages(blocks, lambda stage: f"layer{stage}", 128)
+
+
+def pspnet(blocks: tuple[int, ...]) -> Shapes:
+    """hszhao/semseg, model/pspnet.py."""
+    shapes = semseg_trunk(blocks)
+    for bin in range(4):
+        shapes |= both(f"ppm.features.{bin}", 2048, 512, 1, ("1", "2"))
+    shapes |= both("cls", 4096, 512, 3) | both("aux", 1024, 256, 3)
+    return shapes | conv("cls.4", 512, CLASSES, bias=True) | conv("aux.4", 256, CLASSES, bias=True)
+
+
+def psanet(blocks: tuple[int, ...], mask_size: int = 59) -> Shapes:
+    """hszhao/semseg, model/psanet.py, for crops of 465 pixels."""
+    shapes = semseg_trunk(blocks)
     for end in ("", "_p"):
         shapes |= both(f"psa.reduce{end}", 2048, 512) | both(f"psa.attention{end}", 512, 512)
-        shapes |= conv(f"psa.attention{end}.3", 512, 59**2)
+        shapes |= conv(f"psa.attention{end}.3", 512, mask_size**2)
     shapes |= both("psa.proj", 1024, 2048) | both("cls", 4096, 512, 3) | both("aux", 1024, 256, 3)
     return shapes | conv("cls.4", 512, CLASSES, bias=True) | conv("aux.4", 256, CLASSES, bias=True)
 
@@ -173,20 +193,84 @@ def ccnet(blocks: tuple[int, ...]) -> Shapes:
     return {key: shape for key, shape in shapes.items() if not key.endswith("num_batches_tracked")}
 
 
-def bisenet(blocks: tuple[int, ...]) -> Shapes:
-    """ycszen/TorchSeg, model/bisenet/cityscapes.bisenet.R18/network.py."""
+def kazuto1011(blocks: tuple[int, ...]) -> Shapes:
+    """kazuto1011/deeplab-pytorch, libs/models/deeplabv2.py, resnet.py and msc.py."""
     layers = ("conv", "bn")
-    shapes = conv("context_path.conv1", 3, 64, 7) | norm("context_path.bn1", 64)
+    shapes = both("base.layer1.conv1", 3, 64, 7, layers)
+    c_in = 64
+    for stage, count in enumerate(blocks, start=2):
+        width = 16 * 2**stage
+        for i in range(1, count + 1):
+            key = f"base.layer{stage}.block{i}"
+            shapes |= both(f"{key}.reduce", c_in, width, 1, layers)
+            shapes |= both(f"{key}.conv3x3", width, width, 3, layers)
+            shapes |= both(f"{key}.increase", width, 4 * width, 1, layers)
+            if i == 1:
+                shapes |= both(f"{key}.shortcut", c_in, 4 * width, 1, layers)
+            c_in = 4 * width
+    for i in range(4):
+        shapes |= conv(f"base.aspp.c{i}", 2048, CLASSES, 3, bias=True)
+    return shapes
+
+
+def crfasrnn(blocks: tuple[int, ...]) -> Shapes:
+    """sadeepj/crfasrnn_pytorch, crfasrnn/fcn8s.py and crfasrnn/crfrnn.py."""
+    shapes: Shapes = {}
+    c_in = 3
+    for stage, (count, c) in enumerate(zip(blocks, (64, 128, 256, 512, 512), strict=True), start=1):
+        for i in range(1, count + 1):
+            shapes |= conv(f"conv{stage}_{i}", c_in, c, 3, bias=True)
+            c_in = c
+    shapes |= conv("fc6", 512, 4096, 7, bias=True) | conv("fc7", 4096, 4096, bias=True)
+    for name, c in (("fr", 4096), ("pool4", 512), ("pool3", 256)):
+        shapes |= conv(f"score_{name}", c, CLASSES, bias=True)
+    shapes |= conv("upscore2", CLASSES, CLASSES, 4, bias=True)
+    shapes |= conv("upscore_pool4", CLASSES, CLASSES, 4) | conv("upscore8", CLASSES, CLASSES, 16)
+    names = ("spatial_ker_weights", "bilateral_ker_weights", "compatibility_matrix")
+    return shapes | {f"crfrnn.{name}": (CLASSES, CLASSES) for name in names}
+
+
+def basic_resnet(blocks: tuple[int, ...], trunk: str) -> Shapes:
+    """A ResNet with blocks of two 3x3 convolutions."""
+    shapes = conv(f"{trunk}.conv1", 3, 64, 7) | norm(f"{trunk}.bn1", 64)
     c_in = 64
     for stage, count in enumerate(blocks, start=1):
         c = 32 * 2**stage
         for i in range(count):
-            key = f"context_path.layer{stage}.{i}"
+            key = f"{trunk}.layer{stage}.{i}"
             shapes |= conv(f"{key}.conv1", c_in, c, 3) | norm(f"{key}.bn1", c)
             shapes |= conv(f"{key}.conv2", c, c, 3) | norm(f"{key}.bn2", c)
             if c_in != c:
                 shapes |= both(f"{key}.downsample", c_in, c)
             c_in = c
+    return shapes
+
+
+def coincheung(blocks: tuple[int, ...]) -> Shapes:
+    """CoinCheung/BiSeNet, lib/models/bisenetv1.py."""
+    layers = ("conv", "bn")
+    shapes = basic_resnet(blocks, "cp.resnet")
+    for stride, c in ((16, 256), (32, 512)):
+        shapes |= both(f"cp.arm{stride}.conv", c, 128, 3, layers)
+        shapes |= conv(f"cp.arm{stride}.conv_atten", 128, 128) | norm(f"cp.arm{stride}.bn_atten", 128)
+        shapes |= both(f"cp.conv_head{stride}", 128, 128, 3, layers)
+        shapes |= both(f"conv_out{stride}.conv", 128, 64, 3, layers)
+        shapes |= conv(f"conv_out{stride}.conv_out", 64, CLASSES, bias=True)
+    shapes |= both("cp.conv_avg", 512, 128, 1, layers)
+    for name, size in (("1", (3, 64, 7)), ("2", (64, 64, 3)), ("3", (64, 64, 3)), ("_out", (64, 128, 1))):
+        shapes |= both(f"sp.conv{name}", *size, layers)
+    shapes |= both("ffm.convblk", 256, 256, 1, layers) | conv("ffm.conv", 256, 256) | norm("ffm.bn", 256)
+    return (
+        shapes
+        | both("conv_out.conv", 256, 256, 3, layers)
+        | conv("conv_out.conv_out", 256, CLASSES, bias=True)
+    )
+
+
+def bisenet(blocks: tuple[int, ...]) -> Shapes:
+    """ycszen/TorchSeg, model/bisenet/cityscapes.bisenet.R18/network.py."""
+    layers = ("conv", "bn")
+    shapes = basic_resnet(blocks, "context_path")
     sizes = {
         "conv_7x7": (3, 64, 7),
         "conv_3x3_1": (64, 64, 3),
@@ -220,8 +304,13 @@ CASES: list[tuple[Converter, Shapes, str]] = [
     (from_fastfcn, fastfcn(R50), "fastfcn"),
     (from_fastfcn, fastfcn(R101), "fastfcn"),
     (from_semseg_psanet, psanet(R101), "psanet_resnet101"),
-    (from_torchseg_bisenet, bisenet((2, 2, 2, 2)), "bisenet_resnet18"),
+    (from_semseg, pspnet(R50), "pspnet_resnet50"),
+    (from_semseg, pspnet(R101), "pspnet_resnet101"),
+    (from_torchseg_bisenet, bisenet(R18), "bisenet_resnet18"),
+    (from_coincheung, coincheung(R18), "bisenet_coincheung"),
     (from_ccnet, ccnet(R101), "ccnet_resnet101"),
+    (from_crfasrnn, crfasrnn(VGG16), "crf_rnn"),
+    (from_kazuto1011, kazuto1011(R101), "deeplabv2_caffe"),
     (from_drsleep, refinenet(R101), "refinenet_resnet101"),
     (from_drsleep, refinenet(R152), "refinenet_resnet152"),
 ]
@@ -257,6 +346,12 @@ PUBLISHED: list[tuple[str, Callable[[tuple[int, ...]], Shapes], tuple[int, ...]]
     ("fastfcn_resnet101_ade", fastfcn, R101),
     ("ccnet_resnet101_cityscapes", ccnet, R101),
     ("ccnet_resnet101_r1_cityscapes", ccnet, R101),
+    ("encnet_resnet101_pascal_context_59", encnet, R101),
+    ("pspnet_resnet50_ade", pspnet, R50),
+    ("psanet_resnet101_cityscapes", partial(psanet, mask_size=89), R101),
+    ("bisenet_coincheung_cocostuff", coincheung, R18),
+    ("crf_rnn_voc", crfasrnn, VGG16),
+    ("deeplabv2_resnet101_cocostuff164k", kazuto1011, R101),
 ]
 
 
@@ -325,12 +420,23 @@ def test_published_weights_have_the_classes_of_their_entry(
         ),
         (
             from_torchseg_bisenet,
-            bisenet((2, 2, 2, 2)),
+            bisenet(R18),
             {
                 "arms.0.conv_3x3.bn.bias": "arm32.conv.1.bias",
                 "refines.1.conv.weight": "refine8.0.weight",
                 "heads.0.conv_1x1.bias": "aux_heads.1.1.bias",
                 "ffm.channel_attention.2.conv.weight": "fusion.gate.3.weight",
+            },
+        ),
+        (
+            from_coincheung,
+            coincheung(R18),
+            {
+                "cp.arm16.conv_atten.weight": "arm16.gate.1.weight",
+                "cp.conv_head32.bn.bias": "refine16.1.bias",
+                "ffm.bn.running_mean": "fusion.gate.2.running_mean",
+                "conv_out16.conv_out.bias": "aux_heads.0.1.bias",
+                "sp.conv_out.conv.weight": "spatial_path.3.0.weight",
             },
         ),
         (

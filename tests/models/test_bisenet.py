@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from pixelwise.models import bisenet, bisenet_resnet18, bisenet_resnet101
+from pixelwise.models import bisenet, bisenet_coincheung, bisenet_resnet18, bisenet_resnet101
 from pixelwise.models.bisenet import AttentionRefinement, FeatureFusion
 
 
@@ -46,3 +46,22 @@ def test_both_modules_gate_channels_by_their_means() -> None:
         map = fusion.conv(torch.cat([x, context], 1))
         gate = fusion.gate[3](fusion.gate[1](map.mean((2, 3), keepdim=True)).relu()).sigmoid()
         torch.testing.assert_close(fusion(x, context), map + map * gate)
+
+
+def test_the_packages_network_repeats_values_and_its_gate_has_one_layer() -> None:
+    model = bisenet_coincheung(3, encoder="tiny", width=8).eval()
+    fusion = model.fusion
+    x, context = torch.randn(2, 8, 5, 7), torch.randn(2, 8, 5, 7)
+    with torch.no_grad():
+        map = fusion.conv(torch.cat([x, context], 1))
+        gate = fusion.gate[2](fusion.gate[1](map.mean((2, 3), keepdim=True))).sigmoid()
+        torch.testing.assert_close(fusion(x, context), map + map * gate)
+        torch.testing.assert_close(
+            model.enlarge(x, torch.empty(2, 1, 10, 14)), x.repeat_interleave(2, 2).repeat_interleave(2, 3)
+        )
+        assert not model(torch.rand(1, 3, 33, 65)).align_corners
+
+
+def test_the_packages_network_has_as_many_parameters_as_its_code() -> None:
+    with torch.device("meta"):
+        assert sum(p.numel() for p in bisenet_coincheung(19).parameters()) == 13_425_721

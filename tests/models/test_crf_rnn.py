@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from pixelwise.algorithms import DenseCrfLayer
-from pixelwise.models import crf_rnn
+from pixelwise.models import crf_rnn, fcn8s_vgg16, from_crfasrnn
 from pixelwise.models.crf_rnn import KERNELS
 
 
@@ -63,7 +63,8 @@ def exact_mean_field(layer: DenseCrfLayer, scores: torch.Tensor, image: torch.Te
             distance = distance + torch.cdist(color, color) ** 2 / kernel.color**2
         matrix = torch.exp(-distance / 2)
         sums = matrix.sum(1)
-        kernels.append(matrix / torch.sqrt(sums[:, None] * sums))
+        after = layer.kernels[0].normalization == "after"
+        kernels.append(matrix / (sums[:, None] if after else torch.sqrt(sums[:, None] * sums)))
     unary = scores.reshape(k, -1).T.double()
     refined = unary
     for _ in range(5):
@@ -73,9 +74,10 @@ def exact_mean_field(layer: DenseCrfLayer, scores: torch.Tensor, image: torch.Te
     return refined.softmax(1).T.reshape(k, height, width)
 
 
-def test_the_crf_is_close_to_mean_field_with_whole_kernel_matrices() -> None:
+@pytest.mark.parametrize("normalization", ["symmetric", "after"])
+def test_the_crf_is_close_to_mean_field_with_whole_kernel_matrices(normalization: str) -> None:
     torch.manual_seed(9)
-    layer = small().crf
+    layer = crf_rnn(3, encoder="tiny", normalization=normalization).crf
     with torch.no_grad():
         for matrix in (*layer.weights, layer.compatibility):
             matrix.add_(0.3 * torch.randn(3, 3))
@@ -119,3 +121,30 @@ def test_the_layer_is_one_operator_of_an_exported_program() -> None:
     scores, image = torch.randn(1, 3, 9, 20), torch.rand(1, 3, 9, 20)
     with torch.no_grad():
         torch.testing.assert_close(program(scores, image), layer(scores, image))
+
+
+@pytest.mark.slow
+def test_the_release_is_read_with_its_bias_and_its_rewards() -> None:
+    torch.manual_seed(11)
+    reference = fcn8s_vgg16(3).eval()
+    for layer in (reference.score_fr, reference.score_pool4, reference.score_pool3):
+        nn.init.normal_(layer.weight, std=0.1)
+    nn.init.normal_(reference.score_pool4.bias)
+    bias = torch.randn(3)
+    state = {key: x for key, x in reference.state_dict().items() if not key.startswith("normalize.")}
+    state["upscore2.bias"] = bias
+    names = ("spatial_ker_weights", "bilateral_ker_weights", "compatibility_matrix")
+    matrices = {f"crfrnn.{name}": torch.randn(3, 3) for name in names}
+    model = from_crfasrnn(state | matrices)
+    reference.upscore2.register_forward_hook(lambda layer, given, result: result + bias.view(1, 3, 1, 1))
+    image = torch.rand(1, 3, 37, 50)
+    mean = torch.tensor([123.68, 116.779, 103.939]).view(1, 3, 1, 1)
+    reference.normalize = nn.Identity()
+    with torch.no_grad():
+        expected = reference((255 * image - mean).flip(1)).logits
+        torch.testing.assert_close(model.unary(image).logits, expected, rtol=1e-4, atol=1e-3)
+    assert torch.equal(model.crf.weights[0], matrices["crfrnn.spatial_ker_weights"])
+    assert torch.equal(model.crf.weights[1], matrices["crfrnn.bilateral_ker_weights"])
+    assert torch.equal(model.crf.compatibility, -matrices["crfrnn.compatibility_matrix"])
+    assert [kernel.normalization for kernel in model.crf.kernels] == ["after", "after"]
+    assert model.built_by.arguments == {"num_classes": 3, "normalization": "after"}

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from pixelwise.models import deeplabv2, deeplabv2_resnet101, deeplabv2_vgg16
+from pixelwise.models import deeplabv2, deeplabv2_caffe, deeplabv2_resnet101, deeplabv2_vgg16
 
 
 def test_parameters_are_as_many_as_reimplementations_have() -> None:
@@ -76,3 +76,29 @@ def test_every_image_size_has_a_loss_in_training() -> None:
 def test_scales_that_do_not_begin_with_one_are_refused(scales: tuple[float, ...]) -> None:
     with pytest.raises(ValueError, match="scales must be 1 and numbers between 0 and 1"):
         deeplabv2(3, encoder="tiny", scales=scales)
+
+
+def test_the_authors_resnet_strides_first_and_pools_up() -> None:
+    with torch.device("meta"):
+        model = deeplabv2_caffe(21)
+    assert sum(p.numel() for p in model.parameters()) == 44_048_532
+    first = model.encoder.get_submodule("body.layer2.0")
+    assert (first.conv1.stride, first.conv2.stride) == ((2, 2), (1, 1))
+    x = torch.randn(2, 3, 17, 24)
+    expected = F.max_pool2d(x, 3, 2, 1, ceil_mode=True)
+    assert torch.equal(model.encoder.get_submodule("body.maxpool")(x), expected)
+
+
+@pytest.mark.parametrize("size", [(64, 96), (65, 99), (2, 33)])
+def test_the_authors_scales_align_no_corners(size: tuple[int, int]) -> None:
+    torch.manual_seed(3)
+    model = deeplabv2_caffe(3, encoder="tiny").eval()
+    image = torch.rand(2, 3, *size)
+    with torch.no_grad():
+        maps = [model.head(model.encoder(image).c5)]
+        for scale in (0.75, 0.5):
+            map = model.head(model.encoder(F.interpolate(image, scale_factor=scale, mode="bilinear")).c5)
+            maps.append(F.interpolate(map, maps[0].shape[2:], mode="bilinear"))
+        output = model(image)
+    assert torch.equal(output.coarse, torch.stack(maps).amax(0))
+    assert not output.align_corners

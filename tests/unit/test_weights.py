@@ -56,7 +56,7 @@ def test_every_entry_can_be_cited_and_checked_where_its_publisher_tells_how(name
     entry = describe_weights(name)
     assert entry.url.startswith("https://")
     kind, digits = kind_and_digits(entry.checksum)
-    lengths = {"sha256": (0, 8, 64), "md5": (6, 32), "sha384": (12,), "git": (40,), "sha1-inside": (40,)}
+    lengths = {"sha256": (0, 8, 64), "md5": (6, 32), "sha384": (12, 96), "git": (40,), "sha1-inside": (40,)}
     assert len(digits) in lengths[kind]
     assert entry.licence in {
         "Apache-2.0",
@@ -71,12 +71,19 @@ def test_every_entry_can_be_cited_and_checked_where_its_publisher_tells_how(name
     assert entry.note or entry.licence not in ("CC-BY-SA-3.0", "GPL-3.0-only")
     assert all(0 < score < 1 for score in entry.scores.values())
     pointed_at = entry.classes.names == ("object",)  # nothing comparable was published
-    assert pointed_at or {"mean_iou", "pq", "box_ap", "mask_ap", "keypoint_ap", "dice"} & set(entry.scores)
-    assert pointed_at or entry.scores_on
+    untold = not entry.scores and "no score" in entry.note
+    assert (
+        pointed_at
+        or untold
+        or (
+            {"mean_iou", "pq", "box_ap", "mask_ap", "keypoint_ap", "dice"} & set(entry.scores)
+            and entry.scores_on
+        )
+    )
     assert entry.source
     assert entry.task in describe(entry.builder).tasks
     assert (entry.classes.skeleton is not None) == entry.task.startswith("keypoint")
-    odd = {1333, 550, 500}  # detectors, YOLACT, VOC
+    odd = {1333, 550, 500, 465, 473, 513, 705, 713}  # detectors, YOLACT, VOC, 8 n + 1
     assert all(side % 8 == 0 or side in odd for side in entry.input_size)
 
 
@@ -163,7 +170,8 @@ def test_names_checksums_and_addresses_are_not_copied_by_mistake() -> None:
     entries = [describe_weights(name) for name in list_weights()]
     told = [entry.checksum for entry in entries if entry.checksum]
     assert len(set(told)) == len(told)
-    assert len({entry.url for entry in entries}) == len(entries)
+    of_files = [entry.url for entry in entries if "/folders/" not in entry.url]  # a folder holds several
+    assert len(set(of_files)) == len(of_files)
     assert len({weights._cache_name(entry) for entry in entries}) == len(entries)
     for entry in entries:
         if "edgenets" in entry.converter:
