@@ -24,7 +24,9 @@ LEARNED = {
     "condinst": 0.8,
     "polarmask": 0.7,
     "solov2": 0.7,
+    "tensormask": 0.7,
     "yolact": 0.7,
+    "yolact_plus": 0.7,
 }  # IoU of each mask
 
 
