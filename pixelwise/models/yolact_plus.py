@@ -6,7 +6,8 @@ are multiplied with it. Anchors have three sizes per level (Sec. 6.3).
 
 Departures: convolutions of the encoder are not deformable (Sec. 6.2). The small network learns from
 detections that overlap an object, instead of from positive anchors, and its convolutions are padded, so any
-image size works.
+image size works. Its last layer has no ReLU: a class whose answer was below 0 for all masks would get no
+gradient, and its detections would keep a score of 0. Detections are the same with it and without.
 """
 
 from collections.abc import Sequence
@@ -58,13 +59,13 @@ class RescoredLogits(Value):
 
 
 class MaskScoring(nn.Sequential):
-    """Expects the IoU of a mask for each class (Fig. 9)."""
+    """Expects the IoU of a mask for each class (Fig. 9); what is below 0 counts as 0 in detections."""
 
     def __init__(self, num_classes: int) -> None:
         layers: list[nn.Module] = []
         for c_in, c_out in zip((1, *WIDTHS), WIDTHS, strict=False):
             layers += [nn.Conv2d(c_in, c_out, 3, stride=2, padding=1), nn.ReLU()]
-        super().__init__(*layers, nn.Conv2d(WIDTHS[-1], num_classes, 1), nn.ReLU())
+        super().__init__(*layers, nn.Conv2d(WIDTHS[-1], num_classes, 1))
 
     def forward(self, masks: Float[Tensor, "n h w"]) -> Float[Tensor, "n k"]:
         """The largest answer of any place."""

@@ -14,6 +14,7 @@ from torch.utils import _pytree as pytree
 from pixelwise import build, decode
 from pixelwise.checkpoint import load, save
 from pixelwise.losses import loss_parts
+from pixelwise.models.yolact_plus import MaskScoring
 from pixelwise.types import Batch, Boxes, ClassTable, LabelMap, MaskSet, Model, Sample
 
 CLASSES = 3
@@ -24,7 +25,9 @@ LEARNED = {
     "condinst": 0.8,
     "polarmask": 0.7,
     "solov2": 0.7,
+    "tensormask": 0.7,
     "yolact": 0.7,
+    "yolact_plus": 0.7,
 }  # IoU of each mask
 
 
@@ -313,3 +316,13 @@ def test_boxes_of_a_detector_are_boxes() -> None:
         (found,) = decode.boxes(certain(model).eval()(batch.image))
     assert isinstance(found, Boxes)
     assert 0 < len(found) <= 100
+
+
+def test_a_mask_that_is_expected_to_be_worse_than_nothing_is_learned_from() -> None:
+    scoring = MaskScoring(CLASSES)
+    with torch.no_grad():
+        scoring[-1].bias.fill_(-1.0)
+    answers = scoring(torch.rand(4, 33, 47))
+    assert (answers < 0).all()
+    answers.sum().backward()
+    assert (scoring[-1].bias.grad != 0).all()

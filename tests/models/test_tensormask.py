@@ -5,7 +5,9 @@ import math
 import pytest
 import torch
 
+from pixelwise.models.fcos import Scales
 from pixelwise.models.tensormask import assign_windows, natural_windows, true_windows, windows_of
+from pixelwise.models.tensormask.network import WindowHead
 from pixelwise.types import Boxes
 
 LEVELS = [(24, 32), (12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
@@ -106,3 +108,32 @@ def test_true_windows_show_the_object_where_it_lies_in_them() -> None:
     found = true_windows(masks, torch.tensor([1, 1]), window, 8)
     assert torch.equal(found[0], masks[1, 2:10, 4:12])
     assert not found[1].any()
+
+
+def told_by_fresh_head(width: int) -> torch.Tensor:
+    """Spread of the answers of a fresh head to levels of random numbers, of classes and of masks."""
+    torch.manual_seed(0)
+    levels = [torch.randn(1, width, 16 // 2**i, 16 // 2**i) for i in range(5)]
+    with torch.no_grad():
+        output = WindowHead(width, 3)(levels, Scales((64, 64), ((64, 64),), ((64, 64),)))
+    return torch.stack([output.class_logits.std(), output.aligned[0][0].std()])
+
+
+def test_a_fresh_head_of_few_channels_is_no_quieter_than_one_of_the_papers_width() -> None:
+    assert (told_by_fresh_head(16) > told_by_fresh_head(256) / 5).all()
+
+
+def test_maps_of_coarser_levels_are_enlarged_in_place_where_the_sizes_do_not_divide() -> None:
+    torch.manual_seed(0)
+    head = WindowHead(8, 1).double()
+    levels = [torch.randn(1, 8, n, n).double() for n in (9, 5, 3, 2, 1, 1)]
+    padded = [torch.nn.functional.pad(levels[0], (0, 23, 0, 23))]
+    for level, size in zip(levels[1:], (16, 8, 4, 2, 1), strict=True):
+        padded.append(torch.nn.functional.pad(level, (0, size - level.shape[-1]) * 2, mode="replicate"))
+    head.mask_tower = head.fuse = torch.nn.Identity()  # what is left is the enlargement
+    head.masks = torch.nn.ModuleList([torch.nn.Identity()])
+    scales = Scales((36, 36), ((36, 36),), ((36, 36),))
+    with torch.no_grad():
+        found, expected = (head(maps, scales).aligned for maps in (levels, padded))
+    for (own,), (whole,) in zip(found, expected, strict=True):
+        torch.testing.assert_close(own, whole[..., :9, :9])

@@ -9,7 +9,8 @@ more pixels (Sec. 3.3, 4.2, tensor bipyramid; Sec. 4.3, swap_align2nat). Large o
 The tensors are turned only for windows that are learned from or belong to a detection, which is the same and
 takes far less memory.
 
-Departures: maps are resized to the size of their partner, so any image size works.
+Departures: levels of the pyramid are resized to the size of their partner, so any image size works. Fresh
+weights of the towers are larger where these are narrower than 256 channels, see `WindowHead`.
 """
 
 from .network import (
