@@ -5,6 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
@@ -140,9 +141,7 @@ def read_stored(
     if channels < 1:
         raise ValueError(f"channels must be at least 1, got {channels}")
     path = Path(path)
-    if path.suffix.lower() in (".tif", ".tiff") and (
-        needs_raster(path) or (scaled(intensity) and is_geotiff(path) and has_rasterio())
-    ):
+    if is_raster(path, intensity):
         with readable(path):
             _check_size(*describe(path).size, max_pixels)
         return read_unit(path, channels, intensity=intensity)[0]
@@ -159,13 +158,20 @@ def read_stored(
         raise ValueError(f"{path} {error} (--intensity, intensity=, takes others to 0 to 1)") from error
 
 
+def is_raster(path: Path, intensity: str) -> bool:
+    """Whether a file is read as `formats.raster` has it: a GeoTIFF with values that pictures have not."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return False
+    return needs_raster(path) or (scaled(intensity) and is_geotiff(path) and has_rasterio())
+
+
 def _values_of(path: Path, channels: int, max_pixels: int) -> Shaped[np.ndarray, "c H W"]:
     """The values in a file as they are, of so many channels."""
     if path.suffix.lower() == ".npy":
         return _arranged(read_array(path, max_pixels * channels), channels, path)
     if path.suffix.lower() in (".tif", ".tiff"):
         _check_channels(path, channels)
-        if not _is_pillows(path):
+        if not is_pillows(path):
             return _arranged(_tiff(path, channels, max_pixels), channels, path)
     with opened(path, max_pixels) as image:
         pixels = _planes(_pixels(image, _MODES.get(channels, "RGB")))
@@ -396,13 +402,13 @@ def _check_channels(path: Path, channels: int) -> None:
         raise ValueError(f"{path} has {given} channels, expected {channels}")
 
 
-def _is_pillows(path: Path) -> bool:
+def is_pillows(file: Path | BinaryIO) -> bool:
     """Whether Pillow has all that a TIFF file holds: of several channels, it has colours of 8 bits only."""
     import tifffile  # comes with scikit-image
 
     try:
-        with tifffile.TiffFile(path) as file:
-            page = file.pages.first
+        with tifffile.TiffFile(file) as tiff:
+            page = tiff.pages.first
             grey = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
             if page.samplesperpixel == 1:
                 return page.dtype in (np.bool_, np.uint8, np.uint16, np.float32)
