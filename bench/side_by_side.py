@@ -26,6 +26,7 @@ def compare(
     target: str = "",
     rounds: int = 7,
     threads: int = 1,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> dict[str, float]:
     """Time each way in turn and print how many times longer than the first (ours) it takes.
 
@@ -35,6 +36,7 @@ def compare(
         target: what performance.md asks for, printed under the table.
         rounds: interleaved rounds that count; one more before them does not (it compiles and warms up).
         threads: of torch; a kernel on several threads takes its number from its own argument.
+        clock: in seconds; `time.process_time` leaves out what other processes of the machine do.
 
     Returns:
         Median seconds of every way that ran.
@@ -45,10 +47,10 @@ def compare(
         for name in random.sample(list(taken), len(taken)):
             way = ways[name]
             assert way is not None
-            start = time.perf_counter()
+            start = clock()
             way()
             if number:
-                taken[name].append(time.perf_counter() - start)
+                taken[name].append(clock() - start)
     medians = {name: statistics.median(times) for name, times in taken.items()}
     ours = next(iter(medians.values()))
     print(f"\n### {title}, {threads} thread(s), {rounds} rounds\n\n| way | ms | over ours |\n|---|---|---|")

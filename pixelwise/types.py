@@ -573,13 +573,14 @@ class Sample(Value):
     """One image or volume with its annotation.
 
     Attributes:
-        image: values in [0, 1]; RGB unless the data set says otherwise.
+        image: values in [0, 1]; RGB unless the data set says otherwise. Transforms for training may be given
+            bytes instead, see `Augmented`.
         target: what is known about it; None where nothing is.
         id: names the sample in reports and messages, usually the path of the image.
         spacing: size of a pixel or voxel along each axis of the grid, in mm; None where nobody knows.
     """
 
-    image: Float[Tensor, "c *grid"]
+    image: Float[Tensor, "c *grid"] | UInt8[Tensor, "c *grid"]
     target: Annotation | None
     id: str
     spacing: tuple[float, ...] | None = None

@@ -72,6 +72,19 @@ def _pixel_metrics() -> None:
     boundary_band(_labels(), 3)
 
 
+def _training_images() -> None:
+    from .data import training_transform
+    from .kernels.images.values import looked_up, unit_planes
+    from .types import LabelMap, Sample
+
+    bytes_, labels = torch.zeros(3, 24, 32, dtype=torch.uint8), torch.zeros(24, 32, dtype=torch.long)
+    unit_planes(np.zeros((4, 4, 3), np.uint8))
+    looked_up(np.zeros((4, 4), np.uint8), np.arange(3))
+    change = training_transform((16, 16), rotation=10.0)
+    for image in (bytes_, bytes_.permute(1, 2, 0).contiguous().permute(2, 0, 1), bytes_ / 255):
+        change(Sample(image, LabelMap(labels), ""))
+
+
 def _run_lengths() -> None:
     from .rle import RleMasks
 
@@ -126,6 +139,7 @@ def _dense_crf() -> None:
 PATHS: dict[str, Callable[[], None]] = {
     "prediction": _prediction,
     "metrics of pixels": _pixel_metrics,
+    "training images": _training_images,
     "run lengths": _run_lengths,
     "metrics of instances": _instances,
     "panoptic quality": _panoptic,

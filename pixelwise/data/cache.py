@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Shaped
 from torch import Tensor
 
 from ..types import Annotation, LabelMap
@@ -145,6 +145,13 @@ class CachedImages:
             assert isinstance(self.read, ReadPart)
             return self.read.part(pair, channels)
         return self._kept(pair.image, pair.window)
+
+    def stored(self, pair: Pair, channels: int) -> Shaped[Tensor, "c H W"]:
+        """The image of a pair in 8 bits where it is kept in 8; see `StoredImages`."""
+        if channels != self.channels or (pair.image, None) not in self.places:
+            return self(pair.image, channels)[0]
+        kept = self.store[self.places[pair.image, None][0]]
+        return torch.from_numpy(kept.copy() if kept.dtype == np.uint8 else _values(kept))
 
     def shape(self, pair: Pair) -> tuple[int, ...]:
         """Channels and sizes of an image that is kept."""

@@ -9,13 +9,13 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, Integer
+from jaxtyping import Float, Float32, Int64, Integer, Shaped
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from ..types import Annotation, ClassMasks, ClassTable, LabelMap, MaskSet, PanopticMap, Sample
 from ..wording import brief, some_of
-from .formats.image import read_pixels
+from .formats.image import read_pixels, read_stored
 from .formats.mask import read_labels, turned_by_exif
 from .intensity import PERCENTILES
 from .label_encoding import LabelEncoding
@@ -114,6 +114,14 @@ class ImageArrays(ReadImage, Protocol):
         """The image of a pair, or its window, whose pixels have no size; see `ReadImage`."""
 
 
+@runtime_checkable
+class StoredImages(ReadImage, Protocol):
+    """How images are read without making large numbers of small ones."""
+
+    def stored(self, pair: Pair, channels: int) -> Shaped[Tensor, "c H W"]:
+        """The image of a pair in 8 bits where its file has 8, else values in [0, 1]; see `ReadImage`."""
+
+
 @dataclass(frozen=True)
 class ReadPlainImage:
     """How an image file is read, whose pixels have no size; see `ReadImage`.
@@ -131,6 +139,10 @@ class ReadPlainImage:
     def array(self, pair: Pair, channels: int) -> Float32[np.ndarray, "c H W"]:
         """The image of a pair; see `ImageArrays`."""
         return read_pixels(pair.image, channels, intensity=self.intensity)
+
+    def stored(self, pair: Pair, channels: int) -> Shaped[Tensor, "c H W"]:
+        """The image of a pair in 8 bits; see `StoredImages`."""
+        return torch.from_numpy(read_stored(pair.image, channels, intensity=self.intensity))
 
 
 read_plain_image = ReadPlainImage()
@@ -181,8 +193,24 @@ class SegmentationData(Dataset[Sample]):
         Raises:
             ValueError: if a file is damaged, image and mask differ in size, or a label is not in the table.
         """
+        return self._sample(index, *self.image(index))
+
+    def stored(self, index: int) -> Sample:
+        """One sample with an image in 8 bits where its file has 8, for transforms that take these.
+
+        Raises:
+            ValueError: as `__getitem__`.
+        """
         pair = self.pairs[index]
-        image, spacing = self.image(index)
+        if pair.window is not None or not isinstance(self.read_image, StoredImages):
+            return self[index]
+        return self._sample(index, self.read_image.stored(pair, self.channels), None)
+
+    def _sample(
+        self, index: int, image: Shaped[Tensor, "c *grid"], spacing: tuple[float, ...] | None
+    ) -> Sample:
+        """An image with its annotation."""
+        pair = self.pairs[index]
         if pair.mask is None:
             return Sample(image, None, pair.id, spacing)
         target = self.target(index)
@@ -376,7 +404,8 @@ class Augmented(Dataset[Sample]):
 
     Args:
         data: where the samples come from.
-        transform: changes a sample; may draw from the generators of PyTorch, NumPy and Python.
+        transform: changes a sample; may draw from the generators of PyTorch, NumPy and Python. If its
+            `takes_bytes` is true, it gets images in 8 bits where their files have 8.
         seed: of all random numbers.
         mixings: how changed samples are mixed with random other ones, one after the other.
     """
@@ -391,6 +420,8 @@ class Augmented(Dataset[Sample]):
     ) -> None:
         self.data, self.transform, self.seed = data, transform, seed
         self.mixings = tuple(mixings)
+        in_bytes = isinstance(data, SegmentationData) and getattr(transform, "takes_bytes", False)
+        self._read: Callable[[int], Sample] = data.stored if in_bytes else data.__getitem__
         # Processes that live on from epoch to epoch must see it change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
@@ -409,7 +440,7 @@ class Augmented(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         """One transformed sample; an index beyond the last image is another view of one of them."""
-        sample = self.data[index % len(self)]
+        sample = self._read(index % len(self))
         with random_numbers_of(self.seed, self.epoch, index):
             changed = self.transform(sample)
             for mixing in self.mixings:
@@ -419,7 +450,7 @@ class Augmented(Dataset[Sample]):
 
     def _another(self) -> Sample:
         """Any changed sample."""
-        return self.transform(self.data[int(torch.randint(len(self), ()))])
+        return self.transform(self._read(int(torch.randint(len(self), ()))))
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
+from ..kernels.images.resampling import blurred
+from ..kernels.images.values import unit_planes
 from ..types import Sample
 
 Pixels = Float[Tensor, "c *grid"]
@@ -62,10 +64,9 @@ def gaussian_blur(image: Pixels, sigma: float) -> Pixels:
     reach = math.ceil(3 * sigma)
     weights = torch.exp(-0.5 * (torch.arange(-reach, reach + 1) / sigma) ** 2)
     kernel = weights / weights.sum()
-    if image.ndim == 3:  # planes as they lie in memory: many times as fast as line by line
-        planes = F.pad(image[:, None], (reach,) * 4, mode="replicate")
-        planes = F.conv2d(F.conv2d(planes, kernel.view(1, 1, 1, -1)), kernel.view(1, 1, -1, 1))
-        return planes[:, 0].clamp_(0, 1)
+    if image.ndim == 3:
+        planes = image.float().contiguous().numpy()
+        return torch.from_numpy(blurred(planes, kernel.numpy())).clamp_(0, 1)
     for axis in range(1, image.ndim):
         lines = image.movedim(axis, -1)
         flat = F.pad(lines.reshape(-1, 1, lines.shape[-1]), (reach, reach), mode="replicate")
@@ -87,11 +88,10 @@ def jpeg(image: Float[Tensor, "c H W"]) -> Float[Tensor, "c H W"]:
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise ValueError(f"jpeg is for images of one or three channels, got {tuple(image.shape)}")
     quality = round(_drawn(*_QUALITY))
-    pixels = (image * 255).round().byte().permute(1, 2, 0).numpy()
+    pixels = np.ascontiguousarray((image * 255).round_().byte().permute(1, 2, 0).numpy())
     file = io.BytesIO()
     Image.fromarray(pixels.squeeze(2) if len(image) == 1 else pixels).save(file, "JPEG", quality=quality)
-    read = np.array(Image.open(file), dtype=np.float32).reshape(pixels.shape)
-    return torch.from_numpy(read).permute(2, 0, 1).contiguous() / 255
+    return torch.from_numpy(unit_planes(np.asarray(Image.open(file)).reshape(pixels.shape)))
 
 
 def gamma(image: Pixels) -> Pixels:

@@ -9,6 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Tensor
 
+from ..kernels.images.values import looked_up
 from ..types import ClassTable, Color
 from ..wording import brief
 
@@ -154,8 +155,8 @@ class LabelEncoding:
                 )
             else:
                 return labels
-        labels = self._of_values(pixels)
-        if (labels == _UNKNOWN).any():
+        labels = looked_up(pixels, self._table)
+        if labels.min(initial=0) == _UNKNOWN:
             value = pixels[labels == _UNKNOWN].min()
             rule = _TWO if len(self.classes) == 2 and not self.further else ""
             if pixels.dtype != np.uint8 and value > 255:
@@ -182,13 +183,6 @@ class LabelEncoding:
         values = (*self.values, *(value for value, _ in self.further))
         allowed = f"the table has {len(self.classes)} classes with the values {_ranges(values)}"
         return allowed + (f" and {_ranges(self.ignored)} is ignored" if self.ignored else "")
-
-    def _of_values(self, pixels: np.ndarray) -> np.ndarray:
-        table = self._table
-        if pixels.dtype == np.uint8:
-            return table[pixels]
-        outside = (pixels < 0) | (pixels >= len(table) - 1)
-        return table[np.where(outside, len(table) - 1, pixels)]
 
     def _of_colors(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Labels, ignored where a colour is unknown, and where that is."""

@@ -12,14 +12,25 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import Any, Literal
 
+import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Float, Int64, Integer, Shaped
 from torch import Tensor
 from torch.nn import functional as F
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as tvf
 
+from ..kernels.images.resampling import (
+    Taps,
+    fill_nearest,
+    moved_bilinearly,
+    moved_nearest,
+    resampled,
+    resampled_bytes,
+    triangle_taps,
+)
+from ..kernels.images.values import recolour
 from ..types import (
     VOID,
     Annotation,
@@ -98,29 +109,35 @@ def training_transform(
     steps: list[v2.Transform] = []
     if scale_to == "crop" and crop is None:
         raise ValueError("scale_to crop needs the size of a crop, got None")
-    if crop is not None or (low, high) != (1, 1):
-        balanced = places.get("balanced_crops", 0.0)
-        steps.append(
-            ScaleAndCrop(crop, scale, scale_to=scale_to, rare=rare_crops, balanced=balanced, ignore=ignore)
-        )
     sides = bool(flip_pairs) or skeleton is not None
-    if flip and not sides:
+    if crop is not None or (low, high) != (1, 1):
+        steps.append(
+            ScaleAndCrop(
+                crop,
+                scale,
+                scale_to=scale_to,
+                rare=rare_crops,
+                balanced=places.get("balanced_crops", 0.0),
+                mirror=0.0 if sides else flip,
+                ignore=ignore,
+            )
+        )
+    elif flip and not sides:
         steps.append(MirrorAcross(flip))
     if flip_vertical and not sides:
         steps.append(MirrorDown(flip_vertical))
     if rotate90:
         steps.append(QuarterTurn(rotate90))
-    fill = {tv_tensors.Image: 0.0, tv_tensors.Mask: ignore}
     if rotation:
-        steps.append(v2.RandomRotation(rotation, interpolation=BILINEAR, fill=fill))
+        steps.append(Rotation(rotation, ignore))
     shear, far = places.get("shear", 0.0), places.get("translate", 0.0)
     if shear or far:
-        angles = [-shear, shear, -shear, shear]
-        steps.append(v2.RandomAffine(0, (far, far), shear=angles, interpolation=BILINEAR, fill=fill))
+        steps.append(Slant(shear, far, ignore))
     if elastic:
         steps.append(ElasticDeformation(elastic, ignore=ignore))
     if color:
-        steps.append(ColorChange(color))
+        # What was cut, turned or deformed is new.
+        steps.append(ColorChange(color, in_place=any(not isinstance(step, MirrorAcross) for step in steps)))
     if sides:
         pairs = flip_pairs if skeleton is None else skeleton.flip_pairs
         return MirrorSides(flip, flip_vertical, pairs, OnSample(steps))
@@ -136,6 +153,7 @@ class Compose:
 
     def __init__(self, transforms: Sequence[Callable[[Sample], Sample]]) -> None:
         self.transforms = tuple(transforms)
+        self.takes_bytes = bool(transforms) and getattr(transforms[0], "takes_bytes", False)
 
     def __call__(self, sample: Sample) -> Sample:
         """The changed sample."""
@@ -163,6 +181,7 @@ class MirrorSides:
     ) -> None:
         self.flip, self.flip_vertical, self.then = flip, flip_vertical, then
         self.flip_pairs = tuple(flip_pairs)
+        self.takes_bytes = getattr(then, "takes_bytes", False)
 
     def __call__(self, sample: Sample) -> Sample:
         """The changed sample."""
@@ -200,26 +219,58 @@ def _exchanged(
     return changed
 
 
-class MirrorAcross(v2.RandomHorizontalFlip):
-    """Left and right change places; key points count from the corner of the image, as boxes do."""
+class Change(v2.Transform):
+    """A transform of torchvision without its search for tensors in nested inputs, which takes long."""
+
+    def forward(self, *inputs: Any) -> Any:
+        """The changed image and all that moves with it."""
+        if not all(isinstance(one, Tensor) for one in inputs):
+            return super().forward(*inputs)
+        params = self.make_params(list(inputs))
+        moved = [
+            self.transform(one, params) if isinstance(one, self._transformed_types) else one for one in inputs
+        ]
+        return tuple(moved) if len(moved) > 1 else moved[0]
+
+
+class MirrorAcross(Change):
+    """Left and right change places; key points count from the corner of the image, as boxes do.
+
+    Args:
+        share: how often.
+    """
+
+    axis = -1
+
+    def __init__(self, share: float = 0.5) -> None:
+        super().__init__()
+        self.share = share
+
+    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
+        """Draw whether it is mirrored (called by torchvision)."""
+        return {"mirrored": torch.rand(()).item() < self.share}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Mirror an image, a mask, boxes or key points (called by torchvision)."""
-        if not isinstance(inpt, tv_tensors.KeyPoints):
-            return super().transform(inpt, params)
-        x, y = inpt.as_subclass(Tensor).unbind(-1)
-        return tv_tensors.wrap(torch.stack([inpt.canvas_size[1] - x, y], -1), like=inpt)
+        if not params["mirrored"]:
+            return inpt
+        if isinstance(inpt, tv_tensors.BoundingBoxes | tv_tensors.KeyPoints):
+            return _mirrored_places(inpt, self.axis)
+        return tv_tensors.wrap(inpt.as_subclass(Tensor).flip(self.axis), like=inpt)
 
 
-class MirrorDown(v2.RandomVerticalFlip):
+class MirrorDown(MirrorAcross):
     """Top and bottom change places; see `MirrorAcross`."""
 
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Mirror an image, a mask, boxes or key points (called by torchvision)."""
-        if not isinstance(inpt, tv_tensors.KeyPoints):
-            return super().transform(inpt, params)
-        x, y = inpt.as_subclass(Tensor).unbind(-1)
-        return tv_tensors.wrap(torch.stack([x, inpt.canvas_size[0] - y], -1), like=inpt)
+    axis = -2
+
+
+def _mirrored_places(inpt: Any, axis: int) -> Any:
+    """Boxes or key points of a mirrored image; the axis is -1 for left and right, -2 for top and bottom."""
+    places = inpt.as_subclass(Tensor).unflatten(-1, (-1, 2)).clone()  # x, y; of boxes two of them
+    along = -1 - axis
+    places[..., along] = inpt.canvas_size[axis] - places[..., along].flip(-1)
+    return tv_tensors.wrap(places.flatten(-2), like=inpt)
 
 
 class OnSample:
@@ -229,11 +280,16 @@ class OnSample:
         transforms: each takes an image and a mask or boxes (`tv_tensors`), one after the other.
     """
 
+    takes_bytes = True
+
     def __init__(self, transforms: Sequence[Callable[..., Any]]) -> None:
         self.transforms = tuple(transforms)
+        self.scales_bytes = bool(self.transforms) and isinstance(self.transforms[0], ScaleAndCrop)
 
     def __call__(self, sample: Sample) -> Sample:
-        """The changed sample. Image values stay in [0, 1]."""
+        """The changed sample. Image values stay in [0, 1], or come there if they have 8 bits."""
+        if sample.image.dtype == torch.uint8 and not self.scales_bytes:
+            sample = replace(sample, image=sample.image / 255)
         inputs: tuple[Tensor, ...] = (tv_tensors.Image(sample.image),)
         if sample.target is not None:
             inputs = (*inputs, *_as_tv_tensors(sample.target, sample.image))
@@ -327,7 +383,7 @@ def _from_tensors(
     )
 
 
-class ScaleAndCrop(v2.Transform):
+class ScaleAndCrop(Change):
     """Scale by a random factor and cut a window at a random place, in one step: only the window is resampled.
 
     An image that is smaller than the window after scaling lies at a random place within it.
@@ -340,6 +396,7 @@ class ScaleAndCrop(v2.Transform):
             Copy-Paste, CVPR 2021, Sec. 3), who draw the factor evenly.
         rare: share of windows that hold a pixel of a class that is drawn first; see `drawn_pixel`.
         balanced: share of the other windows that hold a pixel of a class that is drawn evenly.
+        mirror: share of the windows in which left and right change places.
         ignore: label of the pixels outside the image.
     """
 
@@ -351,11 +408,12 @@ class ScaleAndCrop(v2.Transform):
         scale_to: Literal["image", "crop"] = "image",
         rare: float = 0.0,
         balanced: float = 0.0,
+        mirror: float = 0.0,
         ignore: int = 255,
     ) -> None:
         super().__init__()
         self.crop, self.scale, self.rare, self.ignore = crop, scale, rare, ignore
-        self.balanced, self.scale_to = balanced, scale_to
+        self.balanced, self.scale_to, self.mirror = balanced, scale_to, mirror
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the window (called by torchvision)."""
@@ -375,7 +433,8 @@ class ScaleAndCrop(v2.Transform):
             _Span.draw(n, out, factor, held)
             for n, out, held in zip(size, window, pixel or (None, None), strict=True)
         ]
-        return {"rows": spans[0], "columns": spans[1]}
+        mirrored = torch.rand(()).item() < self.mirror if self.mirror else False
+        return {"rows": spans[0], "columns": spans[1], "mirrored": mirrored}
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Cut and resample an image or a mask (called by torchvision)."""
@@ -387,28 +446,41 @@ class ScaleAndCrop(v2.Transform):
                 moved.new_tensor([columns.before, rows.before] * 2),
                 moved.new_tensor([columns.before + columns.length, rows.before + rows.length] * 2),
             )
-            return tv_tensors.BoundingBoxes(moved, format="XYXY", canvas_size=(rows.total, columns.total))
+            boxes = tv_tensors.BoundingBoxes(moved, format="XYXY", canvas_size=(rows.total, columns.total))
+            return _mirrored_places(boxes, -1) if params["mirrored"] else boxes
         if isinstance(inpt, tv_tensors.KeyPoints):
             x, y = inpt.as_subclass(Tensor).unbind(-1)
             places = torch.stack([columns.moved(x), rows.moved(y)], -1)
-            return tv_tensors.KeyPoints(places, canvas_size=(rows.total, columns.total))
+            points = tv_tensors.KeyPoints(places, canvas_size=(rows.total, columns.total))
+            return _mirrored_places(points, -1) if params["mirrored"] else points
+        if params["mirrored"]:
+            columns = columns.mirrored()
+        if inpt.dtype == torch.uint8 and isinstance(inpt, tv_tensors.Image):
+            window = _window(len(inpt), rows, columns, np.float32, 0)
+            pixels = inpt.as_subclass(Tensor).permute(1, 2, 0).numpy()
+            # Channels lie side by side, as in files, or one behind the other, as in a cache.
+            size = len(inpt) if pixels.flags.c_contiguous else 1
+            for c in range(0, len(inpt), size):
+                part = np.ascontiguousarray(pixels[..., c : c + size])
+                places = window[c : c + size], rows.before, columns.before
+                resampled_bytes(part, rows.taps(), columns.taps(), *places)
+            return _like(inpt, window)
         is_mask = isinstance(inpt, tv_tensors.Mask)
-        part = inpt.as_subclass(Tensor)[..., rows.first : rows.stop, columns.first : columns.stop]
+        planes = _planes(inpt)
+        out = _window(len(planes), rows, columns, planes.dtype, self.ignore if is_mask else 0)
         if is_mask:
-            part = part.index_select(-2, rows.nearest()).index_select(-1, columns.nearest())
-        elif part.shape[-2:] != (rows.length, columns.length):
-            part = tvf.resize_image(part, [rows.length, columns.length], BILINEAR, antialias=True)
-        padding = (columns.before, columns.after, rows.before, rows.after)
-        if any(padding):
-            part = F.pad(part, padding, value=self.ignore if is_mask else 0)
-        return tv_tensors.wrap(part, like=inpt)
+            fill_nearest(planes, rows.nearest(), columns.nearest(), out, rows.before, columns.before)
+        else:
+            resampled(planes, rows.taps(), columns.taps(), out, rows.before, columns.before)
+        return _like(inpt, out)
 
 
 class _Span:
     """One side of a window: the pixels from `first` to `stop` become `length` pixels, with padding."""
 
-    def __init__(self, first: int, stop: int, before: int, length: int, after: int) -> None:
+    def __init__(self, first: int, stop: int, before: int, length: int, after: int, step: int = 1) -> None:
         self.first, self.stop, self.before, self.length, self.after = first, stop, before, length, after
+        self.step = step  # -1 where the pixels come in the other order
 
     @classmethod
     def draw(cls, size: int, window: int, factor: float, held: int | None = None) -> "_Span":
@@ -436,10 +508,40 @@ class _Span:
         """Where coordinates along this side come to lie, also outside of the window."""
         return (place - self.first) * self.length / (self.stop - self.first) + self.before
 
-    def nearest(self) -> Tensor:
+    def mirrored(self) -> "_Span":
+        """The same pixels in the other order."""
+        return _Span(self.first, self.stop, self.after, self.length, self.before, -self.step)
+
+    def nearest(self) -> Int64[np.ndarray, " length"]:
         """For every pixel that comes out, the one whose centre is nearest."""
         count = self.stop - self.first
-        return ((torch.arange(self.length) + 0.5) * count / self.length).long().clamp(max=count - 1)
+        place = ((np.arange(self.length) + 0.5) * count / self.length).astype(np.int64)
+        return (np.minimum(place, count - 1) + self.first)[:: self.step].copy()
+
+    def taps(self) -> Taps:
+        """For every pixel that comes out, from which ones it is made."""
+        taps = triangle_taps(self.first, self.stop, self.length)
+        return Taps(*(np.ascontiguousarray(part[:: self.step]) for part in taps))
+
+
+def _window(count: int, rows: _Span, columns: _Span, dtype: Any, fill: int) -> Shaped[np.ndarray, "n H W"]:
+    """Room for a window, with `fill` outside the image if some of it lies there."""
+    out = np.empty((count, rows.total, columns.total), dtype)
+    if (rows.length, columns.length) != (rows.total, columns.total):
+        out.fill(fill)
+    return out
+
+
+def _planes(inpt: Tensor) -> Shaped[np.ndarray, "n H W"]:
+    """The pixels of an image, as float32, or of a mask."""
+    pixels = inpt.as_subclass(Tensor)
+    pixels = pixels if isinstance(inpt, tv_tensors.Mask) else pixels.float()
+    return pixels.contiguous().view(-1, *pixels.shape[-2:]).numpy()
+
+
+def _like(inpt: Tensor, planes: Shaped[np.ndarray, "n H W"]) -> Tensor:
+    """The pixels with the leading axes and the type of `inpt`."""
+    return tv_tensors.wrap(torch.from_numpy(planes).view(*inpt.shape[:-2], *planes.shape[1:]), like=inpt)
 
 
 def drawn_pixel(
@@ -466,7 +568,7 @@ def drawn_pixel(
     return place // labels.shape[-1], place % labels.shape[-1]
 
 
-class QuarterTurn(v2.Transform):
+class QuarterTurn(Change):
     """Turn by 90 degrees, half of the times that it turns to the left; with both mirrors, all 8 positions.
 
     Args:
@@ -502,7 +604,66 @@ class QuarterTurn(v2.Transform):
         return tv_tensors.BoundingBoxes(turned, format="XYXY", canvas_size=(width, height))
 
 
-class ElasticDeformation(v2.Transform):
+class Rotation(Change, v2.RandomRotation):
+    """Rotate around the middle.
+
+    Args:
+        degrees: largest angle.
+        ignore: label of the pixels outside the image.
+    """
+
+    def __init__(self, degrees: float, ignore: int = 255) -> None:
+        super().__init__(degrees)
+        self.ignore = ignore
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Rotate an image, a mask, boxes or key points (called by torchvision)."""
+        if isinstance(inpt, tv_tensors.BoundingBoxes | tv_tensors.KeyPoints):
+            return super().transform(inpt, params)
+        cos, sin = (function(math.radians(params["angle"])) for function in (math.cos, math.sin))
+        return _moved(inpt, np.array([[cos, -sin], [sin, cos]]), (0, 0), self.ignore)
+
+
+class Slant(Change, v2.RandomAffine):
+    """Slant and move.
+
+    Args:
+        shear: largest angle in degrees, along both axes.
+        far: largest share of the size.
+        ignore: label of the pixels outside the image.
+    """
+
+    def __init__(self, shear: float, far: float, ignore: int = 255) -> None:
+        super().__init__(0, (far, far), shear=[-shear, shear, -shear, shear])
+        self.ignore = ignore
+
+    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
+        """Move an image, a mask, boxes or key points (called by torchvision)."""
+        if isinstance(inpt, tv_tensors.BoundingBoxes | tv_tensors.KeyPoints):
+            return super().transform(inpt, params)
+        along_x, along_y = (math.tan(math.radians(angle)) for angle in params["shear"])
+        back = np.array([[1 + along_x * along_y, along_x], [along_y, 1.0]])
+        return _moved(inpt, back, params["translate"], self.ignore)
+
+
+def _moved(inpt: Tensor, back: np.ndarray, far: Sequence[float], ignore: int) -> Tensor:
+    """An image or a mask under an affine map around its middle.
+
+    Args:
+        inpt: image or mask.
+        back: matrix 2 x 2 that undoes the map, of x and y.
+        far: how far it moves in the end, x and y in pixels.
+        ignore: label of the pixels outside of a mask.
+    """
+    planes = _planes(inpt)
+    middle = (np.array(planes.shape[:0:-1]) - 1) / 2
+    whole = np.column_stack([back, middle - back @ (middle + np.array(far))])
+    if isinstance(inpt, tv_tensors.Mask):
+        return _like(inpt, moved_nearest(planes, whole, ignore))
+    return _like(inpt, moved_bilinearly(planes, whole))
+
+
+class ElasticDeformation(Change):
     """U-Net's deformation: random displacements on a coarse 3 x 3 grid, smooth in between.
 
     Displacements are normal with a standard deviation in pixels, and interpolated bicubically to every pixel
@@ -570,7 +731,7 @@ def deformed_points(
     return ((found + 1) / 2 * size).to(points.dtype)
 
 
-class ColorChange(v2.Transform):
+class ColorChange(Change):
     """Change brightness, contrast and saturation by random factors around 1, the latter of RGB images only.
 
     Three factors are drawn from 1 - strength to 1 + strength. Masks stay as they are. This is torchvision's
@@ -579,13 +740,14 @@ class ColorChange(v2.Transform):
 
     Args:
         strength: in [0, 1].
+        in_place: whether images of 32 bits are changed where they lie, because nobody else holds them.
     """
 
     _transformed_types = (tv_tensors.Image,)
 
-    def __init__(self, strength: float = 0.4) -> None:
+    def __init__(self, strength: float = 0.4, *, in_place: bool = False) -> None:
         super().__init__()
-        self.strength = strength
+        self.strength, self.in_place = strength, in_place
 
     def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
         """Draw the factors (called by torchvision)."""
@@ -594,16 +756,10 @@ class ColorChange(v2.Transform):
 
     def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
         """Recolour an image (called by torchvision)."""
-        pixels = inpt.as_subclass(Tensor).flatten(1)  # c H*W
-        channels = len(pixels)
-        luma = torch.tensor(_LUMA) if channels == 3 else torch.full((channels,), 1 / channels)
+        planes = inpt.as_subclass(Tensor).flatten(1).float().contiguous().numpy()  # c H*W
+        channels = len(planes)
+        luma = np.array(_LUMA if channels == 3 else [1 / channels] * channels, np.float32)
         saturation = params["saturation"] if channels == 3 else 1.0
-        # x -> saturation x + (1 - saturation) grey(x), then contrast around the mean grey, then brightness
-        mixing = saturation * torch.eye(channels) + (1 - saturation) * luma
-        mean = (luma @ pixels.mean(1)) * (1 - params["contrast"])
-        changed = torch.addmm(
-            params["brightness"] * mean.expand(channels, 1),
-            params["brightness"] * params["contrast"] * mixing,
-            pixels,
-        )
-        return tv_tensors.wrap(changed.clamp_(0, 1).view(inpt.shape), like=inpt)
+        planes = planes if self.in_place else planes.copy()
+        recolour(planes, luma, saturation, params["contrast"], params["brightness"])
+        return tv_tensors.wrap(torch.from_numpy(planes).view(inpt.shape), like=inpt)

@@ -13,7 +13,8 @@ from PIL import Image
 from torch import Tensor
 
 from ..checkpoint import read_classes
-from ..data.formats.image import Source, to_tensor
+from ..data.formats.image import Source, is_raster, to_tensor
+from ..data.intensity import PERCENTILES
 from ..predict import Prediction
 from ..rle import RleMasks
 from ..tasks import get_task
@@ -94,12 +95,12 @@ class Client:
         Raises:
             ValueError: with the sentence of the server, or if the image cannot be read.
         """
-        channels = self.model["channels"]
-        image = to_tensor(source, channels)
+        image = self._read(source)
         name = str(source) if isinstance(source, str | os.PathLike) else ""
         if isinstance(source, Image.Image):
             name = str(getattr(source, "filename", ""))
-        arrays = unpacked(self.ask(self.content(source, image), probabilities=probabilities, **options))
+        content, unit = self.content(source, image)
+        arrays = unpacked(self.ask(content, unit=unit, probabilities=probabilities, **options))
         return self.prediction(arrays, image, name)
 
     def prediction(self, arrays: dict[str, np.ndarray], image: Tensor, name: str) -> Prediction:
@@ -108,29 +109,52 @@ class Client:
         scores = None if found is None else torch.from_numpy(found).float()
         return Prediction(annotation_of(arrays), self.task, self.classes, image, name, scores)
 
-    def content(self, source: Source, image: Tensor) -> bytes:
+    @property
+    def intensity(self) -> str:
+        """Which values of files become 0 and 1; see `data.intensity.bounds_of`."""
+        return str(self.model.get("intensity", PERCENTILES))
+
+    def _read(self, source: Source) -> Tensor:
+        """Values in [0, 1], as the server has them."""
+        return to_tensor(source, self.model["channels"], intensity=self.intensity)
+
+    def content(self, source: Source, image: Tensor) -> tuple[bytes, bool]:
         """What is sent of an image: its file where the server reads it as here, else its pixels, exactly.
+
+        Returns:
+            The bytes, and whether they hold values that are 0 to 1 already.
 
         Raises:
             ValueError: if the file cannot be read.
         """
         if isinstance(source, str | os.PathLike):
             path = Path(source)
-            if path.suffix.lower() in _SENT and self.model["channels"] in _MODES:
+            sent = path.suffix.lower() in _SENT and not is_raster(path, self.intensity)
+            if sent and self.model["channels"] in _MODES:
                 try:
-                    return path.read_bytes()
+                    return path.read_bytes(), False
                 except OSError as error:
                     raise ValueError(f"cannot read {path}: {error.strerror}") from error
-        return _as_file(image)
+        return _as_file(image), True
 
-    def ask(self, content: bytes, *, probabilities: bool = False, **options: Any) -> bytes:
+    def ask(
+        self, content: bytes, *, unit: bool = False, probabilities: bool = False, **options: Any
+    ) -> bytes:
         """The bytes of an answer; see `wire`.
+
+        Args:
+            content: of `content`, as `unit` is.
+            unit: whether the values are 0 to 1 already.
+            probabilities: as in `predict`.
+            options: as in `predict`.
 
         Raises:
             ValueError: with the sentence of the server.
         """
         output = "annotation_probabilities" if probabilities else "annotation"
         path = f"/v1/models/{self.model['name']}/predict"
+        if unit and self.intensity != PERCENTILES:
+            options["unit"] = True
         answer = self._send("POST", path, params={"output": output, **options}, content=content)
         return bytes(answer.content)
 
@@ -140,7 +164,7 @@ class Client:
         Raises:
             ValueError: as `predict`.
         """
-        content = self.content(source, to_tensor(source, self.model["channels"]))
+        content, _ = self.content(source, self._read(source))
         answer = self._send("POST", f"/v1/models/{self.model['name']}/images", content=content)
         return str(json.loads(answer.content)["image"])
 

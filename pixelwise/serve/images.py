@@ -1,16 +1,19 @@
-"""Bytes to pixels and pixels to bytes: Pillow and NumPy only, for threads beside the model's."""
+"""Bytes to pixels and pixels to bytes: no tensors, for threads beside the model's."""
 
 import io
+import math
 import warnings
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..data.formats.image import is_pillows
 from .problems import Problem
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")  # no other decoder ever sees a request
 ARRAY = b"\x93NUMPY"  # how a NumPy file begins
+_TIFF = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")  # how a TIFF file begins; the latter are large ones
 Pixels = Image.Image | np.ndarray
 _PNG_LEVEL = 3  # quick, and the same bytes for the same pixels
 
@@ -48,6 +51,8 @@ def decode_pixels(body: bytes, most_pixels: int) -> Pixels:
     Raises:
         Problem: as `decode_image`.
     """
+    if body.startswith(_TIFF) and not is_pillows(io.BytesIO(body)):
+        return _decode_tiff(body, most_pixels)
     if not body.startswith(ARRAY):
         return decode_image(body, most_pixels)
     file = io.BytesIO(body)
@@ -72,6 +77,31 @@ def decode_pixels(body: bytes, most_pixels: int) -> Pixels:
     if min(shape) < 1 or len(content) != kind.itemsize * int(np.prod(shape, dtype=object)):
         raise Problem("damaged-image", "the array has another length than its header says")
     return np.frombuffer(content, kind).reshape(shape).astype(kind.newbyteorder("="))
+
+
+def _decode_tiff(body: bytes, most_pixels: int) -> np.ndarray:
+    """The values "H W" or "H W c" of a TIFF file of which Pillow would lose bits or channels."""
+    import tifffile  # comes with scikit-image
+
+    try:
+        with tifffile.TiffFile(io.BytesIO(body)) as file:
+            series = file.series[0]
+            shape, page = series.shape, file.pages.first
+            if page.imagelength * page.imagewidth > most_pixels:
+                claim = f"{page.imagelength} x {page.imagewidth} pixels, at most {most_pixels} are taken"
+                raise Problem("too-many-pixels", f"the image has {claim}")
+            if math.prod(shape) != page.imagelength * page.imagewidth * page.samplesperpixel:
+                raise Problem("unusable-image", "the image has several pages: send one")
+            values = np.asarray(file.asarray())
+    except Problem:
+        raise
+    except Exception as error:  # whatever the reader stumbles over
+        raise Problem("damaged-image", f"the image cannot be read: {_said(error)}") from error
+    if values.dtype.kind not in "buif":
+        raise Problem("unusable-image", f"the image holds {values.dtype}, expected numbers")
+    values = values.astype(values.dtype.newbyteorder("="), copy=False)
+    planar = values.ndim == 3 and values.shape[:1] == (page.samplesperpixel,) and page.planarconfig == 2
+    return np.ascontiguousarray(values.transpose(1, 2, 0)) if planar else values
 
 
 def _said(error: Exception) -> str:

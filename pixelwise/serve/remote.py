@@ -9,7 +9,6 @@ from typing import Any
 import torch
 
 from ..data.formats.image import MAX_PIXELS
-from ..data.intensity import PERCENTILES
 from ..predict import Prediction
 from ..types import Annotation, DenseLogits, Sample
 from .client import Client
@@ -48,7 +47,7 @@ class ServedPredictor:
             raise ValueError(f"the model {told['name']} answers prompts: use Client.embed and Client.segment")
         self.client, self.at_once, self.options = client, at_once, options
         self.task, self.classes = client.task, client.classes
-        self.max_pixels, self.intensity = MAX_PIXELS, PERCENTILES
+        self.max_pixels, self.intensity = MAX_PIXELS, client.intensity
         dense = "probabilities" in told["outputs"]
         self.model = RemoteModel(DenseLogits if dense else object, told["channels"])
         self.device = torch.device("cpu")
@@ -61,7 +60,9 @@ class ServedPredictor:
         """
         contents = [self._content(sample) for sample in samples]
         with ThreadPoolExecutor(self.at_once, "asking") as threads:
-            answers = list(threads.map(lambda content: self.client.ask(content, **self.options), contents))
+            answers = list(
+                threads.map(lambda one: self.client.ask(one[0], unit=one[1], **self.options), contents)
+            )
         return tuple(annotation_of(unpacked(answer)) for answer in answers)
 
     def __call__(self, source: Any, *, probabilities: bool = False) -> Prediction:
@@ -72,7 +73,7 @@ class ServedPredictor:
         """
         return self.client.predict(source, probabilities=probabilities, **self.options)
 
-    def _content(self, sample: Sample) -> bytes:
+    def _content(self, sample: Sample) -> tuple[bytes, bool]:
         path = Path(sample.id)
         return self.client.content(path if path.suffix and path.is_file() else sample.image, sample.image)
 

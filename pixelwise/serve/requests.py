@@ -134,9 +134,9 @@ def options_of(given: Mapping[str, Any], outputs: list[str], usual: str) -> tupl
             options[name] = _number(name, value, 0.0, 1.0)
         elif name == "min_area":
             options[name] = int(_number(name, value, 0, 10**9))
-        elif name == "flip":
+        elif name in ("flip", "unit"):
             if str(value).lower() not in ("0", "1", "true", "false"):
-                raise Problem("bad-parameter", f"flip must be true or false, got {str(value)[:40]!r}")
+                raise Problem("bad-parameter", f"{name} must be true or false, got {str(value)[:40]!r}")
             options[name] = str(value).lower() in ("1", "true")
         elif name == "instances":
             if value not in ("component", "class"):

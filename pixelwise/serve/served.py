@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from ..data.formats.image import to_tensor
+from ..data.intensity import PERCENTILES
 from ..files import sha256_of
 from ..predict import Prediction, Predictor
 from ..predict.parallel import PIXELS_TOGETHER, in_parallel
@@ -176,6 +177,7 @@ class Served:
             ],
             "class_table": asdict(classes),
             "channels": model.in_channels,
+            "intensity": self.predictor.intensity,
             "minimum_size": model.minimum_size,
             "takes_prompts": self.promptable,
             "outputs": self.outputs,
@@ -227,11 +229,15 @@ class Served:
         alone = chosen.probabilities or not self.batched
 
         def run(images: Sequence[Pixels]) -> list[Any]:
-            found = self._predictions(images, self._variant(settings), probabilities=chosen.probabilities)
+            predictor = self._variant(settings)
+            intensity = PERCENTILES if options.get("unit") else predictor.intensity
+            found = self._predictions(images, predictor, intensity, probabilities=chosen.probabilities)
             return [chosen.read(one, options) for one in found]
 
         return Job(
-            key=None if alone else (self.name, shape, output, settings, options.get("instances")),
+            key=None
+            if alone
+            else (self.name, shape, output, settings, options.get("instances"), options.get("unit")),
             work=image,
             run=run,
             pixels=shape[0] * shape[1],
@@ -239,13 +245,13 @@ class Served:
         )
 
     def _predictions(
-        self, images: Sequence[Pixels], predictor: Predictor, *, probabilities: bool
+        self, images: Sequence[Pixels], predictor: Predictor, intensity: str, *, probabilities: bool
     ) -> list[Prediction]:
         try:
-            if probabilities:
-                return [predictor(image, probabilities=True) for image in images]
             channels = predictor.model.in_channels
-            tensors = [to_tensor(image, channels) for image in images]
+            tensors = [to_tensor(image, channels, intensity=intensity) for image in images]
+            if probabilities:
+                return [predictor(tensor, probabilities=True) for tensor in tensors]
             found = _annotations(predictor, [Sample(one, None, "image") for one in tensors])
         except ValueError as error:
             small = "at least" in str(error) and "pixels" in str(error)

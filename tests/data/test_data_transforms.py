@@ -1,11 +1,16 @@
 """Random changes for training: sizes, ranges, fill, and each change by itself."""
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from pixelwise.data import training_transform
+from pixelwise.data import Augmented, SegmentationData, open_data, training_transform
+from pixelwise.data.cache import cached
 from pixelwise.data.transforms import (
     ColorChange,
     ElasticDeformation,
@@ -270,3 +275,64 @@ def test_a_pixel_is_drawn_by_the_root_of_its_class_and_never_an_ignored_one() ->
     assert set(rows) == {0, 1}
     assert 0.6 < sum(rows) / 600 < 0.74  # 1 / sqrt(4) beside 1 / sqrt(16): two thirds
     assert drawn_pixel(torch.full((2, 2), 255)) is None
+
+
+# --- images in bytes ----------------------------------------------------------------------------------
+
+
+def folder_of_pictures(folder: Path) -> SegmentationData:
+    chance = np.random.default_rng(2)
+    for kind, shape, high in (("images", (40, 50, 3), 256), ("masks", (40, 50), 3)):
+        (folder / kind).mkdir()
+        for number in range(4):
+            pixels = chance.integers(0, high, shape).astype(np.uint8)
+            Image.fromarray(pixels).save(folder / kind / f"{number}.png")
+    return open_data(folder, val_fraction=0.0, test_fraction=0.0).train
+
+
+@pytest.mark.parametrize("changes", [{}, {"crop": None, "scale": (1.0, 1.0)}, {"flip_pairs": ((0, 1),)}])
+def test_bytes_and_numbers_of_a_file_are_changed_alike(tmp_path: Path, changes: dict) -> None:
+    data = folder_of_pictures(tmp_path)
+    transform = training_transform(**{"crop": (33, 21), "rotation": 5.0, **changes})
+    in_bytes = Augmented(data, transform, seed=3)
+    in_numbers = Augmented(data, lambda sample: transform(sample), seed=3)
+    assert data.stored(0).image.dtype == torch.uint8
+    for index in range(8):
+        one, other = in_bytes[index], in_numbers[index]
+        assert one.image.dtype == other.image.dtype == torch.float32
+        assert torch.allclose(one.image, other.image, atol=1e-5)
+        assert torch.equal(one.target.labels, other.target.labels)
+
+
+@pytest.mark.parametrize("place", ["ram", "disk"])
+def test_bytes_of_a_cache_give_the_same_numbers_as_those_of_files(tmp_path: Path, place: str) -> None:
+    data = folder_of_pictures(tmp_path)
+    transform = training_transform((33, 21))
+    files, kept = (Augmented(one, transform, seed=3) for one in (data, cached(data, place)))
+    for index in range(4):
+        assert torch.equal(files[index].image, kept[index].image)
+
+
+def test_a_change_of_colours_leaves_the_image_that_it_was_given() -> None:
+    sample = sample_of()
+    before = sample.image.clone()
+    for transform in (
+        training_transform(None, scale=(1.0, 1.0), flip=0.0),
+        training_transform(None, scale=(1.0, 1.0), flip=1.0),
+        training_transform((20, 30), scale=(1.0, 1.0), flip=0.0),
+    ):
+        transform(sample)
+        assert torch.equal(sample.image, before)
+
+
+def test_a_mirrored_window_is_the_mirror_of_the_window() -> None:
+    sample = sample_of()
+    plain, mirrored = (ScaleAndCrop((12, 40), (0.5, 2.0), mirror=share) for share in (0.0, 1.0))
+    image, mask = tv_tensors.Image(sample.image), tv_tensors.Mask(sample.target.labels)
+    for _ in range(20):
+        params = plain.make_params([image, mask])
+        other = {**params, "mirrored": True}
+        assert torch.equal(mirrored.transform(image, other), plain.transform(image, params).flip(-1))
+        assert torch.equal(mirrored.transform(mask, other), plain.transform(mask, params).flip(-1))
+    assert mirrored.make_params([image])["mirrored"]
+    assert not plain.make_params([image])["mirrored"]

@@ -104,3 +104,29 @@ def test_the_intensity_of_the_training_is_that_of_the_prediction(tmp_path: Path)
     np.testing.assert_array_equal(np.load(tmp_path / "streamed.npy").squeeze(), whole)
     other = Predictor(learnt.best, decoding={"intensity": "min-max"})
     assert other.read_image(path)[0].max() == 1
+
+
+@pytest.mark.parametrize("intensity", ["percentiles", "range:0,65535"])
+@pytest.mark.parametrize("name", ["a.tif", "planes.tif", "a.npy"])
+def test_a_fourth_channel_is_dropped_in_the_same_way_whatever_the_intensity(
+    tmp_path: Path, name: str, intensity: str
+) -> None:
+    values = CHANCE.integers(0, 65536, (20, 30, 4)).astype(np.uint16)
+    path = tmp_path / name
+    if name == "a.npy":
+        np.save(path, values)
+    elif name == "planes.tif":
+        tifffile.imwrite(path, values.transpose(2, 0, 1), planarconfig="separate", photometric="minisblack")
+    else:
+        tifffile.imwrite(path, values, photometric="rgb", extrasamples=["unassalpha"])
+    expected = values[..., :3].transpose(2, 0, 1) / 65535
+    np.testing.assert_allclose(read_pixels(path, 3, intensity=intensity), expected, atol=1e-6)
+
+
+def test_a_picture_as_wide_as_it_has_channels_is_not_turned(tmp_path: Path) -> None:
+    pixels = CHANCE.integers(0, 256, (5, 3, 3)).astype(np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    expected = pixels.transpose(2, 0, 1) / 255
+    for intensity in ("percentiles", "range:0,255"):
+        found = read_pixels(tmp_path / "a.png", 3, intensity=intensity)
+        np.testing.assert_allclose(found, expected, atol=1e-6)

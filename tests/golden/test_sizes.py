@@ -1,4 +1,4 @@
-"""The table of parameters that `pixelwise models` shows. To write it anew: python -m tests.golden.test_sizes"""
+"""The table of parameters that `pixelwise models` shows; written by python -m tests.golden.test_sizes."""
 
 import random
 import tomllib
@@ -10,7 +10,7 @@ from pixelwise.registry import list_models
 from pixelwise.summary import published_size
 
 TABLE = Path(__file__).parents[2] / "pixelwise" / "model_sizes.toml"
-HEAD = """# Parameters of each model with its default arguments for 21 classes, which `pixelwise models` shows.
+HEAD = """# Parameters of each model with its default arguments, for 21 classes (`pixelwise models`).
 # Written by: python -m tests.golden.test_sizes
 [parameters]
 """

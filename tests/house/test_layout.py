@@ -75,7 +75,7 @@ ALLOWED = {
     "hub": FOUNDATION
     | {"__version__", "checkpoint", "converters", "files", "recipe", "registry", "tasks", "weights"},
     "console": FOUNDATION | {"paper_recipes", "planning", "registry", "summary", "weights"},
-    "warmup": FOUNDATION | {"algorithms", "decode", "kernels", "losses", "metrics", "rle"},
+    "warmup": FOUNDATION | {"algorithms", "data", "decode", "kernels", "losses", "metrics", "rle"},
     "demo": FOUNDATION | {"console", "data", "draw", "files", "predict", "report", "training"},
     "cli": FOUNDATION
     | {

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from starlette.testclient import TestClient
@@ -82,8 +83,10 @@ def behind(start: Start, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple
     """A client of a server in this process, and the predictor that the server has."""
     import httpx
 
-    def behind(model: Model, classes: ClassTable, task: str | None = None) -> tuple[Client, Predictor]:
-        predictor = Predictor(model, classes, task=task)
+    def behind(
+        model: Model, classes: ClassTable, task: str | None = None, **options: Any
+    ) -> tuple[Client, Predictor]:
+        predictor = Predictor(model, classes, task=task, **options)
         server = ready(start({"m": predictor}, limits=Limits(seconds=600)))
         monkeypatch.setattr(httpx, "Client", lambda **_: server)
         return Client("http://127.0.0.1"), predictor
@@ -298,3 +301,49 @@ def test_arrays_that_lie_about_themselves_are_refused(semantic: TestClient) -> N
     assert answer(np.zeros((40, 56, 7), np.uint8)) == "urn:pixelwise:unusable-image"
     assert answer(np.asfortranarray(fine)) == "urn:pixelwise:unusable-image"
     assert answer(np.array([[None]], object)) == "urn:pixelwise:unusable-image"
+
+
+DEEP = np.random.default_rng(4).integers(100, 1900, (40, 56, 3)).astype(np.uint16)
+
+
+def deep_images(folder: Path) -> list[Path | np.ndarray]:
+    """Images of more than 8 bits, as files and as an array."""
+    Image.fromarray(DEEP[..., 0]).save(folder / "grey.png")
+    np.save(folder / "a.npy", DEEP)
+    tifffile.imwrite(folder / "grey.tif", DEEP[..., 0])
+    tifffile.imwrite(folder / "colours.tif", DEEP, photometric="rgb")
+    tifffile.imwrite(folder / "floats.tif", (DEEP / 2000).astype(np.float32), photometric="rgb")
+    return [*sorted(folder.iterdir()), DEEP]
+
+
+@pytest.mark.parametrize("intensity", ["percentiles", "range:0,2000"])
+def test_deep_images_have_the_intensity_of_the_model_there(
+    intensity: str, behind: Callable[..., tuple[Client, Predictor]], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model = pw.build("unet", 3, encoder="tiny")
+    client, predictor = behind(model, PLAIN, decoding={"intensity": intensity})
+    assert client.intensity == intensity
+    for source in deep_images(tmp_path):
+        expected = predictor(source, probabilities=True)
+        found = client.predict(source, probabilities=True)
+        assert torch.equal(found.image, expected.image)
+        assert torch.equal(found.probabilities, expected.probabilities.half().float())
+        same(client.predict(source).annotation, expected.annotation)
+        if isinstance(source, Path):  # as any other program sends it
+            same(annotation_of(unpacked(client.ask(source.read_bytes()))), expected.annotation)
+
+
+def test_a_tiff_file_of_several_pages_or_too_many_pixels_is_refused(
+    behind: Callable[..., tuple[Client, Predictor]],
+) -> None:
+    client, _ = behind(pw.build("unet", 3, encoder="tiny"), PLAIN)
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((4, 40, 56), np.float64), photometric="minisblack")
+    with pytest.raises(ValueError, match="several pages"):
+        client.ask(file.getvalue())
+    file = io.BytesIO()
+    tifffile.imwrite(file, np.zeros((40, 56, 3), np.uint16))
+    claim = file.getvalue().replace((56).to_bytes(2, "little"), (60000).to_bytes(2, "little"), 1)
+    with pytest.raises(ValueError, match=r"cannot be read|at most"):
+        client.ask(claim)

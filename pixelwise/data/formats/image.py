@@ -5,17 +5,19 @@ import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32
+from jaxtyping import Float, Float32, Shaped, UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from ...files import atomic_write
+from ...kernels.images.values import unit_planes
 from ..intensity import PERCENTILES, normaliser, scaled
 from .held import WhileReading
-from .raster import describe, has_rasterio, is_geotiff, needs_raster, read_unit
+from .raster import describe, has_rasterio, is_geotiff, needs_raster, read_raster, read_unit
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .pnm .jp2 .j2k .tga .avif "
@@ -120,61 +122,64 @@ def read_pixels(
     Raises:
         ValueError: as `read_image`.
     """
+    pixels = read_stored(path, channels, max_pixels=max_pixels, intensity=intensity)
+    return _unit(pixels) if pixels.dtype == np.uint8 else pixels
+
+
+def read_stored(
+    path: str | os.PathLike[str],
+    channels: int = 3,
+    *,
+    max_pixels: int = MAX_PIXELS,
+    intensity: str = PERCENTILES,
+) -> UInt8[np.ndarray, "c H W"] | Float32[np.ndarray, "c H W"]:
+    """What `read_pixels` reads, but values of 8 bits that would only be divided by 255 are left as they are.
+
+    Raises:
+        ValueError: as `read_image`.
+    """
     if channels < 1:
         raise ValueError(f"channels must be at least 1, got {channels}")
     path = Path(path)
-    if scaled(intensity):
-        return _read_normalised(path, channels, max_pixels, intensity)
-    if path.suffix.lower() == ".npy":
-        pixels = _arranged(read_array(path, max_pixels * channels), channels, path)
-    elif path.suffix.lower() in (".tif", ".tiff") and needs_raster(path):
-        height, width = describe(path).size
+    if is_raster(path, intensity):
         with readable(path):
-            _check_size(height, width, max_pixels)
-        return read_unit(path, channels)[0]
-    elif channels not in _MODES:
-        pixels = _arranged(_tiff(path, channels, max_pixels), channels, path)
-    else:
-        _check_channels(path, channels)
-        with opened(path, max_pixels) as image:
-            pixels = _planes(_pixels(image, _MODES[channels]))
-        if len(pixels) != channels:
-            pixels = np.repeat(pixels, channels, 0)
+            _check_size(*describe(path).size, max_pixels)
+        return read_unit(path, channels, intensity=intensity)[0]
+    pixels = _values_of(path, channels, max_pixels)
+    if scaled(intensity):
+        try:
+            return _normalised(pixels, intensity)
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from error
     try:
-        return _unit(_of_16_bits(pixels))
+        pixels = _of_16_bits(pixels)
+        return pixels if pixels.dtype == np.uint8 else _unit(pixels)
     except ValueError as error:
         raise ValueError(f"{path} {error} (--intensity, intensity=, takes others to 0 to 1)") from error
 
 
-def _read_normalised(
-    path: Path, channels: int, max_pixels: int, intensity: str
-) -> Float32[np.ndarray, "c H W"]:
-    """An image of any type with each channel scaled as `intensity` has it."""
+def is_raster(path: Path, intensity: str) -> bool:
+    """Whether a file is read as `formats.raster` has it: a GeoTIFF with values that pictures have not."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return False
+    return needs_raster(path) or (scaled(intensity) and is_geotiff(path) and has_rasterio())
+
+
+def _values_of(path: Path, channels: int, max_pixels: int) -> Shaped[np.ndarray, "c H W"]:
+    """The values in a file as they are, of so many channels."""
+    if path.suffix.lower() == ".npy":
+        return _arranged(read_array(path, max_pixels * channels), channels, path)
     if path.suffix.lower() in (".tif", ".tiff"):
-        if is_geotiff(path) and has_rasterio():
-            with readable(path):
-                _check_size(*describe(path).size, max_pixels)
-            return read_unit(path, channels, intensity=intensity)[0]
         _check_channels(path, channels)
-        try:
-            pixels = _tiff(path, channels, max_pixels)
-        except ValueError:
-            if not has_rasterio():  # which knows more compressions
-                raise
-            return read_unit(path, channels, intensity=intensity)[0]
-        if channels == 3 and pixels.ndim == 3 and 4 in (pixels.shape[0], pixels.shape[-1]):
-            pixels = pixels[..., :3] if pixels.shape[-1] == 4 else pixels[:3]
-        pixels = _arranged(pixels, channels, path)
-    elif path.suffix.lower() == ".npy":
-        pixels = _arranged(read_array(path, max_pixels * channels), channels, path)
-    else:
-        with opened(path, max_pixels) as image:
-            pixels = _planes(_pixels(image, _MODES.get(channels, "RGB")))
-        pixels = _arranged(pixels[0] if len(pixels) == 1 else pixels, channels, path)
-    try:
-        return _normalised(pixels, intensity)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
+        if not is_pillows(path):
+            return _arranged(_tiff(path, channels, max_pixels), channels, path)
+    with opened(path, max_pixels) as image:
+        pixels = _planes(_pixels(image, _MODES.get(channels, "RGB")))
+    if len(pixels) == 1 and channels in _MODES:
+        return np.repeat(pixels, channels, 0)
+    if len(pixels) != channels:
+        raise ValueError(f"{path} has {len(pixels)} channels, expected {channels}")
+    return pixels
 
 
 def _normalised(pixels: np.ndarray, intensity: str) -> Float32[np.ndarray, "c H W"]:
@@ -368,6 +373,8 @@ def _of_16_bits(pixels: np.ndarray) -> np.ndarray:
 
 def _unit(pixels: np.ndarray) -> Float32[np.ndarray, "..."]:
     """Values in [0, 1], contiguous."""
+    if pixels.dtype == np.uint8 and pixels.ndim == 3 and not pixels.flags.c_contiguous:
+        return unit_planes(pixels.transpose(1, 2, 0))  # as files have them: channels side by side
     if pixels.dtype in (np.uint8, np.uint16):
         scaled = np.ascontiguousarray(pixels, np.float32)
         scaled /= np.float32(np.iinfo(pixels.dtype).max)
@@ -395,14 +402,38 @@ def _check_channels(path: Path, channels: int) -> None:
         raise ValueError(f"{path} has {given} channels, expected {channels}")
 
 
-def _tiff(path: Path, channels: int, max_pixels: int) -> np.ndarray:
+def is_pillows(file: Path | BinaryIO) -> bool:
+    """Whether Pillow has all that a TIFF file holds: of several channels, it has colours of 8 bits only."""
     import tifffile  # comes with scikit-image
 
-    with readable(path), tifffile.TiffFile(path) as file:
-        shape = file.series[0].shape
-        _check_size(math.prod(shape), 1, max_pixels * channels)
-        _check_claim(math.prod(shape), path)
-        return _native(file.asarray())
+    try:
+        with tifffile.TiffFile(file) as tiff:
+            page = tiff.pages.first
+            grey = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
+            if page.samplesperpixel == 1:
+                return page.dtype in (np.bool_, np.uint8, np.uint16, np.float32)
+            return page.dtype == np.uint8 and (page.samplesperpixel == 2 or not grey)
+    except Exception:  # whatever is wrong with the file is told where it is read
+        return True
+
+
+def _tiff(path: Path, channels: int, max_pixels: int) -> np.ndarray:
+    """The values of a TIFF file; by rasterio or Pillow where its compression is unknown to tifffile."""
+    import tifffile
+
+    try:
+        with readable(path), tifffile.TiffFile(path) as file:
+            shape = file.series[0].shape
+            _check_size(math.prod(shape), 1, max_pixels * channels)
+            _check_claim(math.prod(shape), path)
+            return _native(file.asarray())
+    except ValueError as error:
+        if "more than the limit" in str(error) or "claims" in str(error):
+            raise
+        if has_rasterio():
+            return read_raster(path)[0]
+        with opened(path, max_pixels) as image:
+            return _planes(_pixels(image, _MODES.get(channels, "RGB")))
 
 
 def _arranged(pixels: np.ndarray, channels: int, path: Path) -> np.ndarray:
@@ -413,6 +444,8 @@ def _arranged(pixels: np.ndarray, channels: int, path: Path) -> np.ndarray:
         pixels = np.repeat(pixels[None], channels, 0) if channels in (1, 3) else pixels[None]
     elif pixels.ndim == 3 and pixels.shape[-1] == channels:
         pixels = pixels.transpose(2, 0, 1)
+    elif pixels.ndim == 3 and channels == 3 and 4 in pixels.shape[::2] and pixels.shape[0] != 3:
+        pixels = pixels[..., :3].transpose(2, 0, 1) if pixels.shape[-1] == 4 else pixels[:3]
     if pixels.ndim != 3 or pixels.shape[0] != channels or 0 in pixels.shape:
         raise ValueError(f"{path} has the shape {pixels.shape}, expected {channels} channels")
     return pixels
