@@ -3,6 +3,7 @@
 Which weights there are, and under what terms, is data: see `weights.toml` beside this file.
 """
 
+import codecs
 import importlib
 import importlib.resources
 import io
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import quote
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
@@ -32,6 +34,15 @@ _HUB = "https://huggingface.co"
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 _BY_HAND = "https://drive.google.com/"  # gives a page that asks back, no file
 _UNPACKED = 2 << 30  # bytes
+# A score beside the weights is a number of NumPy, whose reading makes nothing but numbers.
+_SCALAR: Any = np.float64(0).__reduce__()[0]
+_NUMBERS: list[Any] = [
+    (_SCALAR, "numpy.core.multiarray.scalar"),
+    (_SCALAR, "numpy._core.multiarray.scalar"),
+    np.dtype,
+    *(type(np.dtype(kind)) for kind in ("f4", "f8", "i8")),
+    codecs.encode,
+]
 Proof = Literal["file", "peer", "code"]
 
 
@@ -234,8 +245,9 @@ def find_converter(entry: PublishedWeights) -> Callable[[dict[str, Tensor]], Mod
 def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
     """Tensors by name from a safetensors file or a file of `torch.save`, on the CPU.
 
-    A file of `torch.save` may hold them under `state_dict`, `model` or `net`, beside other things, and may be
-    the only file in a zip archive; `.pkl` is a pickle of NumPy arrays, as Detectron2 has them.
+    A file of `torch.save` may hold them under `state_dict`, `model`, `net` or `model_state`, beside other
+    things, and may be the only file in a zip archive; `.pkl` is a pickle of NumPy arrays, as Detectron2 has
+    them.
 
     Raises:
         ValueError: if it is neither, is not whole, or holds more than tensors.
@@ -246,11 +258,12 @@ def read_state_dict(path: str | os.PathLike[str]) -> dict[str, Tensor]:
             return load_file(path)
         if path.suffix == ".pkl":
             return read_pickled_arrays(path)
-        state_dict = torch.load(_unpacked(path), map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals(_NUMBERS):
+            state_dict = torch.load(_unpacked(path), map_location="cpu", weights_only=True)
     except Exception as error:  # torch's reader raises whatever it stumbles over: KeyError, EOFError ...
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path} is not a file of weights: {said}") from error
-    for name in ("state_dict", "model", "net"):  # OpenMMLab's, SAM 2's and EMANet's files
+    for name in ("state_dict", "model", "net", "model_state"):  # OpenMMLab, SAM 2, EMANet, VainF
         if isinstance(state_dict, dict) and isinstance(state_dict.get(name), dict):
             state_dict = state_dict[name]
     if isinstance(state_dict, dict):

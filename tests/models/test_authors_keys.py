@@ -25,6 +25,7 @@ from pixelwise.models import (
     from_semseg,
     from_semseg_psanet,
     from_torchseg_bisenet,
+    from_vainf,
 )
 from pixelwise.types import DenseModel
 from pixelwise.weights import describe_weights, find_converter
@@ -213,6 +214,22 @@ def kazuto1011(blocks: tuple[int, ...]) -> Shapes:
     return shapes
 
 
+def vainf(blocks: tuple[int, ...], *, plus: bool = True) -> Shapes:
+    """VainF/DeepLabV3Plus-Pytorch, network/_deeplab.py."""
+    shapes = conv("backbone.conv1", 3, 64, 7) | norm("backbone.bn1", 64)
+    shapes |= stages(blocks, lambda stage: f"backbone.layer{stage}", 64)
+    aspp = "classifier.aspp" if plus else "classifier.classifier.0"
+    shapes |= both(f"{aspp}.convs.0", 2048, 256) | both(f"{aspp}.convs.4", 2048, 256, 1, ("1", "2"))
+    for i in (1, 2, 3):
+        shapes |= both(f"{aspp}.convs.{i}", 2048, 256, 3)
+    shapes |= both(f"{aspp}.project", 1280, 256)
+    if plus:
+        shapes |= both("classifier.project", 256, 48) | both("classifier.classifier", 304, 256, 3)
+        return shapes | conv("classifier.classifier.3", 256, CLASSES, bias=True)
+    shapes |= both("classifier.classifier", 256, 256, 3, ("1", "2"))
+    return shapes | conv("classifier.classifier.4", 256, CLASSES, bias=True)
+
+
 def crfasrnn(blocks: tuple[int, ...]) -> Shapes:
     """sadeepj/crfasrnn_pytorch, crfasrnn/fcn8s.py and crfasrnn/crfrnn.py."""
     shapes: Shapes = {}
@@ -311,6 +328,8 @@ CASES: list[tuple[Converter, Shapes, str]] = [
     (from_ccnet, ccnet(R101), "ccnet_resnet101"),
     (from_crfasrnn, crfasrnn(VGG16), "crf_rnn"),
     (from_kazuto1011, kazuto1011(R101), "deeplabv2_caffe"),
+    (from_vainf, vainf(R101), "vainf_deeplabv3plus"),
+    (from_vainf, vainf(R50, plus=False), "vainf_deeplabv3"),
     (from_drsleep, refinenet(R101), "refinenet_resnet101"),
     (from_drsleep, refinenet(R152), "refinenet_resnet152"),
 ]
@@ -352,6 +371,8 @@ PUBLISHED: list[tuple[str, Callable[[tuple[int, ...]], Shapes], tuple[int, ...]]
     ("bisenet_coincheung_cocostuff", coincheung, R18),
     ("crf_rnn_voc", crfasrnn, VGG16),
     ("deeplabv2_resnet101_cocostuff164k", kazuto1011, R101),
+    ("deeplabv3plus_resnet101_voc_vainf", vainf, R101),
+    ("deeplabv3_resnet50_voc_vainf", partial(vainf, plus=False), R50),
 ]
 
 

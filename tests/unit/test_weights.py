@@ -496,6 +496,19 @@ def test_weights_may_lie_beside_other_things_under_state_dict(tmp_path: Path) ->
     assert list(read_state_dict(tmp_path / "a.pth")) == ["a"]
 
 
+def test_weights_may_lie_beside_a_score_of_numpy(tmp_path: Path) -> None:
+    holds = {"model_state": {"a": torch.ones(1)}, "best_score": np.float64(0.78), "epoch": np.int64(3)}
+    torch.save(holds, tmp_path / "best.pth")
+    assert read_state_dict(tmp_path / "best.pth")["a"] == 1
+    content = (tmp_path / "best.pth").read_bytes()
+    # As NumPy 1 wrote it, with the same number of letters.
+    assert b"numpy._core.multiarray" in content
+    with zipfile.ZipFile(tmp_path / "best.pth") as new, zipfile.ZipFile(tmp_path / "old.pth", "w") as old:
+        for name in new.namelist():
+            old.writestr(name, new.read(name).replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert read_state_dict(tmp_path / "old.pth")["a"] == 1
+
+
 def test_the_cache_is_where_the_environment_says(
     online: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
