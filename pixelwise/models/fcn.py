@@ -27,7 +27,7 @@ from torch.nn import functional as F
 
 from ..encoders import Encoder, StemPolicy, fetch, make_encoder
 from ..layers import ConvNormAct, fit, max_pool_up, size_of
-from ..ops import bilinear_kernel
+from ..ops import bilinear_transposed
 from ..types import BuiltBy, DenseLogits, DenseModel, Paper
 from .vgg import (
     CONVOLUTIONS,
@@ -171,15 +171,6 @@ def score(c_in: int, num_classes: int) -> nn.Conv2d:
     layer = nn.Conv2d(c_in, num_classes, 1)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
-    return layer
-
-
-def bilinear_transposed(channels: int, kernel: int, *, stride: int) -> nn.ConvTranspose2d:
-    """Transposed convolution that begins as bilinear upsampling of each channel by itself (Sec. 3.3)."""
-    layer = nn.ConvTranspose2d(channels, channels, kernel, stride, bias=False)
-    nn.init.zeros_(layer.weight)
-    with torch.no_grad():
-        layer.weight[range(channels), range(channels)] = bilinear_kernel(kernel)
     return layer
 
 
@@ -392,16 +383,14 @@ def from_torchvision_fcn(state_dict: Mapping[str, Tensor]) -> DilatedFCN:
         ValueError: if the weights are not those of one of the two.
     """
     try:
-        num_classes = len(state_dict["classifier.4.bias"])
-        in_channels = state_dict["backbone.conv1.weight"].shape[1]
+        arguments: dict[str, Any] = {
+            "num_classes": len(state_dict["classifier.4.bias"]),
+            "in_channels": state_dict["backbone.conv1.weight"].shape[1],
+            "aux": "aux_classifier.4.bias" in state_dict,
+        }
     except KeyError as error:
         raise ValueError(f"state_dict is not that of an FCN of torchvision: it lacks {error}") from None
     builder = fcn_resnet101 if "backbone.layer3.22.conv1.weight" in state_dict else fcn_resnet50
-    arguments: dict[str, Any] = {
-        "num_classes": num_classes,
-        "in_channels": in_channels,
-        "aux": "aux_classifier.4.bias" in state_dict,
-    }
     model = builder(**arguments)
     weights = {key: tensor for key, tensor in model.state_dict().items() if ".normalize." in key}
     names = {"backbone": "encoder.body", "classifier": "head", "aux_classifier": "aux_head"}

@@ -22,9 +22,10 @@ from torch.nn import functional as F
 
 from ..encoders import StemPolicy, fetch_torchvision
 from ..layers import Normalize, fit, max_pool_up, size_of
+from ..ops import bilinear_transposed
 from ..types import DenseLogits, DenseModel
 from .alexnet import alexnet_names
-from .fcn import PAPER as PAPER, bilinear_transposed, score
+from .fcn import PAPER as PAPER, score
 from .googlenet import GoogLeNetFeatures
 from .vgg import convolutionize, copy_layers, initialize_relu, vgg_normalize
 

@@ -20,8 +20,8 @@ from torch.nn import functional as F
 
 from ..encoders import Encoder, StemPolicy, make_encoder
 from ..layers import fit, size_of
+from ..ops import bilinear_transposed
 from ..types import DenseLogits, DenseModel, Paper
-from .fcn import bilinear_transposed
 
 PAPER = Paper(
     "Large Kernel Matters: Improve Semantic Segmentation by Global Convolutional Network",

@@ -41,6 +41,7 @@ PAPER = Paper(
     "https://arxiv.org/abs/2011.11961",
 )
 
+Map = Float[Tensor, "b _ _ _"]
 STAGES = ("c1", "c2", "c3", "c4", "c5")
 SEMANTIC_WEIGHT = DETAIL_WEIGHT = 10.0
 BAND_WEIGHT = 4.0  # what an error of the matte counts more in the band
@@ -146,28 +147,17 @@ class HighResolutionBranch(nn.Module):
 
     def __init__(self, encoder: Encoder, num_classes: int, width: int) -> None:
         super().__init__()
-        c1, c2, c3, _, _ = encoder.channels
-        c_image, w = encoder.in_channels, width
+        (c1, c2, c3, _, _), c_image, w = encoder.channels, encoder.in_channels, width
         self.narrow2 = ConvIBNormReLU(c1, w, 1)
         self.down = ConvIBNormReLU(w + c_image, w, stride=2)
         self.narrow4 = ConvIBNormReLU(c2, w, 1)
         self.join4 = ConvIBNormReLU(2 * w, 2 * w)
-        self.at4 = nn.Sequential(
-            ConvIBNormReLU(2 * w + c3 + c_image, 2 * w),
-            ConvIBNormReLU(2 * w, 2 * w),
-            ConvIBNormReLU(2 * w, w),
-        )
-        self.at2 = nn.Sequential(
-            ConvIBNormReLU(2 * w, 2 * w),
-            ConvIBNormReLU(2 * w, w),
-            ConvIBNormReLU(w, w),
-            ConvIBNormReLU(w, w),
-        )
+        joined = 2 * w + c3 + c_image
+        self.at4 = nn.Sequential(*map(ConvIBNormReLU, (joined, 2 * w, 2 * w), (2 * w, 2 * w, w)))
+        self.at2 = nn.Sequential(*map(ConvIBNormReLU, (2 * w, 2 * w, w, w), (2 * w, w, w, w)))
         self.head = nn.Sequential(ConvIBNormReLU(w + c_image, w), nn.Conv2d(w, num_classes, 1))
 
-    def forward(
-        self, image: Float[Tensor, "b c H W"], at8: Float[Tensor, "b _ _ _"], features: Features
-    ) -> Float[Tensor, "b _ _ _"]:
+    def forward(self, image: Map, at8: Map, features: Features) -> Map:
         """The map of stride 2."""
         c1, c2 = features.c1, features.c2
         fine = self.narrow2(c1)
@@ -177,9 +167,7 @@ class HighResolutionBranch(nn.Module):
         at2: Tensor = self.at2(torch.cat([resize_like(x, c1), fine], 1))
         return at2
 
-    def details(
-        self, image: Float[Tensor, "b c H W"], at2: Float[Tensor, "b _ _ _"]
-    ) -> Float[Tensor, "b k H W"]:
+    def details(self, image: Map, at2: Map) -> Map:
         """Scores of the details, which only training needs."""
         scores: Tensor = self.head(torch.cat([resize_like(at2, image), image], 1))
         return scores
@@ -202,13 +190,7 @@ class FusionBranch(nn.Module):
             ConvIBNormReLU(width + encoder.in_channels, width // 2), nn.Conv2d(width // 2, num_classes, 1)
         )
 
-    def forward(
-        self,
-        image: Float[Tensor, "b c H W"],
-        at8: Float[Tensor, "b _ _ _"],
-        at2: Float[Tensor, "b _ _ _"],
-        features: Features,
-    ) -> Float[Tensor, "b k H W"]:
+    def forward(self, image: Map, at8: Map, at2: Map, features: Features) -> Map:
         """Scores of the matte."""
         x = resize_like(self.at4(resize_like(at8, features.c2)), at2)
         x = self.at2(torch.cat([x, at2], 1))
@@ -275,7 +257,7 @@ class MODNet(DenseModel):
 
 @loss_parts.register
 def matte_losses(output: MatteLogits, batch: Batch) -> dict[str, Float[Tensor, ""]]:
-    """What the paper adds: "semantic", "detail" and "matte" (Eq. 1, 2 and 4)."""
+    """What the paper adds: "semantics", "detail" and "matte" (Eq. 1, 2 and 4)."""
     if output.semantic is None or output.detail is None:
         return {}
     matte, known = mattes_of(batch, output.coarse.shape[1])
@@ -287,7 +269,7 @@ def matte_losses(output: MatteLogits, batch: Batch) -> dict[str, Float[Tensor, "
     bright = (2 * batch.image.float() - 1).abs().mean(1, keepdim=True)  # of colours in -1..1
     detail = torch.where(near, (output.detail.float().sigmoid() - matte).abs(), 0)
     return {
-        "semantic": SEMANTIC_WEIGHT * semantic_loss(output.semantic.float(), matte, known),
+        "semantics": SEMANTIC_WEIGHT * semantic_loss(output.semantic.float(), matte, known),
         "detail": DETAIL_WEIGHT * detail.mean(),
         "matte": (error * (1 + BAND_WEIGHT * near) * (1 + bright)).mean(),
     }
@@ -312,9 +294,7 @@ def band(matte: Float[Tensor, "b k H W"]) -> Bool[Tensor, "b k H W"]:
     return inside + outside > 1
 
 
-def semantic_loss(
-    scores: Float[Tensor, "b k h w"], matte: Float[Tensor, "b k H W"], known: Bool[Tensor, "b k H W"]
-) -> Float[Tensor, ""]:
+def semantic_loss(scores: Map, matte: Map, known: Bool[Tensor, "b k H W"]) -> Float[Tensor, ""]:
     """Mean squared error of the semantic branch against the small, blurred matte (Eq. 1)."""
     size = (scores.shape[-2], scores.shape[-1])
     corner, side, centre = BLUR
@@ -411,9 +391,8 @@ def from_zhkkke(state_dict: Mapping[str, Tensor]) -> MODNet:
             "width": len(weights["high.narrow2.0.weight"]),
         }
         model = modnet(**arguments)
-        for name, number in (("mean", 0.5), ("std", 0.5)):
-            shape = (1, arguments["in_channels"], 1, 1)
-            weights[f"encoder.normalize.{name}"] = torch.full(shape, number)
+        for name in ("mean", "std"):  # from -1 to 1
+            weights[f"encoder.normalize.{name}"] = torch.full((1, arguments["in_channels"], 1, 1), 0.5)
         model.load_state_dict(weights)
     except (KeyError, RuntimeError) as error:
         raise ValueError(f"state_dict is not that of a MODNet on MobileNetV2: {error}") from error

@@ -63,6 +63,7 @@ from .receptive_field import (
 from .resampling import (
     bed_of_nails as bed_of_nails,
     bilinear_kernel as bilinear_kernel,
+    bilinear_transposed as bilinear_transposed,
     bilinear_upsample as bilinear_upsample,
     nearest_upsample as nearest_upsample,
     pillow_resize as pillow_resize,

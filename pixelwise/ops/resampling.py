@@ -2,7 +2,7 @@
 
 import torch
 from jaxtyping import Float, Shaped
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def nearest_upsample(x: Shaped[Tensor, "*b h w"], factor: int) -> Shaped[Tensor, "*b {factor}*h {factor}*w"]:
@@ -157,3 +157,12 @@ def _pillow_resize_rows(levels: Float[Tensor, "*b h w"], length: int) -> Float[T
     for index, own in zip(tap.T, weight.T, strict=True):
         total = total + whole.index_select(-2, index) * own[:, None]
     return (total >> 22).to(levels.dtype)
+
+
+def bilinear_transposed(channels: int, kernel: int, *, stride: int) -> nn.ConvTranspose2d:
+    """Transposed convolution that begins as bilinear upsampling of each channel by itself (FCN, Sec. 3.3)."""
+    layer = nn.ConvTranspose2d(channels, channels, kernel, stride, bias=False)
+    nn.init.zeros_(layer.weight)
+    with torch.no_grad():
+        layer.weight[range(channels), range(channels)] = bilinear_kernel(kernel)
+    return layer

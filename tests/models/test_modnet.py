@@ -146,7 +146,7 @@ def test_losses_are_those_of_the_authors_code_with_the_band_for_a_trimap() -> No
     line = torch.tensor([1.0, 2.0, 1.0])  # roughly the blur
     blurred = F.conv2d(F.pad(small, (1,) * 4, mode="reflect"), (line[:, None] * line / 16)[None, None])
     torch.testing.assert_close(
-        parts["semantic"], 10 * F.mse_loss(semantic.sigmoid(), blurred), rtol=0.01, atol=0.01
+        parts["semantics"], 10 * F.mse_loss(semantic.sigmoid(), blurred), rtol=0.01, atol=0.01
     )
 
 
@@ -186,6 +186,6 @@ def test_training_takes_the_papers_losses_without_being_told() -> None:
     classes = ClassTable(("person",), ((255, 0, 0),), exclusive=False)
     batch = Batch.of(image, ClassMasks(matte.long()))
     parts = make_criterion("cross_entropy", classes).parts(model(image), batch)
-    assert set(parts) == {"cross_entropy", "semantic", "detail", "matte"}
+    assert set(parts) == {"cross_entropy", "semantics", "detail", "matte"}
     sum(parts.values()).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())

@@ -52,3 +52,29 @@ def test_train_evaluate_and_predict(pixelwise: Callable, place: Path, scenes: Pa
                 assert set(np.unique(np.asarray(mask))) <= {0, 255}
         with Image.open(place / "layers" / f"{number}_overlay.png") as overlay:
             assert overlay.size == (640, 480)
+
+
+@pytest.mark.slow
+def test_a_matte_of_one_class_is_learned_from_masks_and_laid_over_another_background(
+    pixelwise: Callable, place: Path, scenes: Path
+) -> None:
+    discs = place / "discs"
+    for folder in ("images", "masks/bright"):
+        (discs / folder).mkdir(parents=True)
+        for file in (scenes / folder).iterdir():
+            Image.open(file).resize((160, 120)).save(discs / folder / file.name)
+    model = ["--model", "modnet", "--encoder", "tiny", "--task", "multilabel"]
+    cut_out = ["--replace", "transparent", "--keep", "bright", "--out", "cut.png"]
+    commands = (
+        ["train", "discs", *model, "--epochs", "2", "--workers", "0", "--out", "runs/matte"],
+        ["evaluate", "runs/matte", "discs"],
+        ["background", "discs/images/0.png", "--model", "runs/matte", *cut_out],
+    )
+    for command in commands:
+        shown = pixelwise(*command)
+        assert shown.code == 0, shown.err or shown.out
+        assert "Warning" not in shown.err
+    with Image.open(place / "cut.png") as cut:
+        assert (cut.mode, cut.size) == ("RGBA", (160, 120))
+        alpha = np.asarray(cut)[..., 3]
+    assert len(np.unique(alpha)) > 20  # soft

@@ -6,10 +6,10 @@ from torch import nn
 from torch.nn import functional as F
 
 from pixelwise import build
-from pixelwise.models.fcn import bilinear_transposed
 from pixelwise.ops import (
     bed_of_nails,
     bilinear_kernel,
+    bilinear_transposed,
     bilinear_upsample,
     convolution_matrix,
     convolution_size,
