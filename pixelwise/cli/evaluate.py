@@ -26,6 +26,7 @@ from .options import (
     Plain,
     Split,
     TaskName,
+    Views,
     pairs_of,
     print_json,
     refinement,
@@ -83,6 +84,7 @@ def evaluate(
     decoding: Decoding = None,
     as_json: AsJson = False,
     flip: Flip = None,
+    views: Views = None,
     crf: Crf = None,
     crf_like: CrfSettings = None,
     plain: Plain = False,
@@ -112,9 +114,10 @@ def evaluate(
             check_targets([target], target.parent, overwrite=overwrite)
     masks = not is_model(predictor)
     settings = without_crf(pairs_of(decoding, "--decoding"), crf)
-    if masks and (decoding or flip is not None or plain):
+    if masks and (decoding or flip is not None or views is not None or plain):
         raise ValueError(
-            "--decoding, --flip and --plain are for what a model predicts, not for written predictions"
+            "--decoding, --flip, --views and --plain are for what a model predicts, not for written "
+            "predictions"
         )
     if masks and (crf or crf_like is not None):
         raise ValueError("--crf refines what a model predicts: written masks have no probabilities")
@@ -128,6 +131,7 @@ def evaluate(
             task=task,
             device=device,
             flip=flip,
+            views=views,
             refine=refine,
             decoding=settings,
             plain=plain,

@@ -69,6 +69,14 @@ Flip = Annotated[
         help="Average over the image and its mirror image (default: as chosen for the weights).",
     ),
 ]
+Views = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help="Average over further views: mirror, mirrors (also upside down), turns (by quarters) or all "
+        "(eight). Objects of all views are fused.",
+    ),
+]
 Plain = Annotated[
     bool,
     typer.Option(

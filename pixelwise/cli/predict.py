@@ -18,6 +18,7 @@ from .options import (
     Overwrite,
     Plain,
     TaskName,
+    Views,
     extent_of,
     leave_idle_cores,
     numbers_of,
@@ -104,14 +105,7 @@ def predict(
         ),
     ] = False,
     flip: Flip = None,
-    views: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME",
-            help="Average over further views: mirror, mirrors (also upside down), turns (by quarters) or all "
-            "(eight). Objects of all views are fused.",
-        ),
-    ] = None,
+    views: Views = None,
     scales: Annotated[
         str, typer.Option(metavar="S,S,...", help="Average over the image resized by these factors.")
     ] = "1",

@@ -10,7 +10,9 @@ network gives for every pixel
 
 The middles of objects become markers: h-maxima (Soille, Morphological Image Analysis, section 6.3.4) of the
 distance where no border is seen. A watershed floods the foreground from them (Meyer and Beucher 1990). The
-class of an object is that of most of its pixels, its score the mean probability of foreground in it.
+class of an object is that of most of its pixels. Its score is the mean probability of foreground in it, times
+how well its own distance map agrees with what the network tells of it, see `agreement`: parts of an object
+that was cut, and objects that were joined, have another one.
 
 Departures: the entries differ among each other; this is what they share, with one network and no second
 classifier behind it. Objects do not overlap. Each image is brought to one mean, contrast and polarity, since
@@ -197,12 +199,13 @@ def _objects(
 ) -> MaskSet:
     numbers = separated(foreground > INSIDE, border, distance)
     boxes = ndimage.find_objects(numbers)
-    classes, scores = [], []
+    classes, sure = [], []
     for number, box in enumerate(boxes, 1):
         inside = numbers[box] == number
         classes.append(np.bincount(labels[box][inside]).argmax())
-        scores.append(foreground[box][inside].mean())
-    order = np.argsort(-np.array(scores), kind="stable")
+        sure.append(foreground[box][inside].mean())
+    scores = np.array(sure) * agreement(numbers, distance)
+    order = np.argsort(-scores, kind="stable")
     return MaskSet.of(
         RleMasks.from_map(numbers, (order + 1).tolist()),
         torch.tensor([classes[place] for place in order], dtype=torch.int64),
@@ -237,6 +240,23 @@ def separated(
     place = np.zeros(len(sizes), np.int64)
     place[kept] = np.arange(1, len(kept) + 1)
     return place[numbers]
+
+
+def agreement(
+    numbers: Int64[np.ndarray, "H W"], distance: Float[np.ndarray, "H W"]
+) -> Float[np.ndarray, " n"]:
+    """For each object 1, 2, ..., the overlap of its own distance map and of another one, in [0, 1].
+
+    It is the sum of the lower of both over the sum of the higher, as the IoU of two masks is.
+
+    Args:
+        numbers: of the objects, 0 on background.
+        distance: to the border of the object, in units of `FAR` pixels.
+    """
+    own, told = distance_map(numbers), distance.clip(0, 1)
+    objects = np.arange(1, numbers.max(initial=0) + 1)
+    lower, higher = (ndimage.sum(f(own, told), numbers, objects) for f in (np.minimum, np.maximum))
+    return np.asarray(lower) / np.asarray(higher)
 
 
 # --- builder --------------------------------------------------------------------------------------

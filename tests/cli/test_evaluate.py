@@ -1,6 +1,7 @@
 """`pixelwise evaluate`: scores on the screen, per image in a file, and never in the place of another file."""
 
 import csv
+import json
 
 import numpy as np
 import pytest
@@ -36,6 +37,17 @@ def test_evaluate_writes_one_row_per_image(pixelwise, street, weights, tmp_path)
     for row in (rows[0], rows[2]):
         mean = (float(row["IoU/ground"]) + float(row["IoU/square"])) / 2
         assert float(row["mean_iou"]) == pytest.approx(mean, abs=2e-6)
+
+
+def test_evaluate_scores_what_several_views_say_together(pixelwise, street, weights) -> None:
+    data = pw.open_data(street)
+    expected = pw.evaluate(pw.Predictor(weights, views="all", device="cpu"), data, progress=False)
+    shown = pixelwise("evaluate", weights, street, "--views", "all", "--json", "--device", "cpu")
+    assert shown.code == 0, shown.err
+    assert json.loads(shown.out)["mean_iou"] == pytest.approx(expected["mean_iou"])
+    shown = pixelwise("evaluate", weights, street, "--views", "sideways", "--device", "cpu")
+    assert shown.code == 2
+    assert "views" in shown.sentence
 
 
 @pytest.mark.parametrize("option", ["--csv", "--report"])

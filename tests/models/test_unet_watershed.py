@@ -10,6 +10,7 @@ from pixelwise.models.unet_watershed import (
     BORDER,
     FAR,
     WatershedLogits,
+    agreement,
     border_map,
     distance_map,
     number_map,
@@ -52,6 +53,30 @@ def test_touching_objects_come_back_from_their_maps() -> None:
     assert found.classes[iou.argmax(0)].tolist() == target.classes.tolist()
     assert (found.scores > 0.99).all()
     assert (found.dense.sum(0) <= 1).all()
+
+
+def test_parts_of_an_object_and_joined_objects_agree_less_with_the_distance_than_whole_ones() -> None:
+    whole = number_map(discs((80, 97), TOUCHING))
+    told = distance_map(whole)
+    assert agreement(whole, told).tolist() == pytest.approx([1] * len(TOUCHING))
+    cut = whole.copy()
+    cut[:20][cut[:20] == 1] = 6
+    joined = np.where(whole == 2, 1, whole)
+    joined[joined > 2] -= 1
+    assert agreement(cut, told)[[0, 5]].max() < 0.8
+    assert agreement(joined, told)[0] < 0.95
+    assert agreement(np.zeros((4, 5), np.int64), np.zeros((4, 5))).shape == (0,)
+
+
+def test_of_two_objects_that_were_cut_in_one_the_whole_one_is_surer() -> None:
+    target = discs((80, 97), [(20, 20, 12), (55, 60, 12)])
+    output = perfect(target)
+    output.distance[0, 55, 48:73] = 0  # the second one is told to be two
+    output.distance[0, 53:58, 48:73] = 0
+    found = decode.instances(output)[0]
+    assert len(found) == 3
+    assert found.dense[0, 20, 20]
+    assert found.scores[0] > found.scores[1] + 0.1
 
 
 def test_without_borders_and_distances_touching_objects_are_one() -> None:
