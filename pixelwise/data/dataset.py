@@ -420,8 +420,9 @@ class Augmented(Dataset[Sample]):
     ) -> None:
         self.data, self.transform, self.seed = data, transform, seed
         self.mixings = tuple(mixings)
-        in_bytes = isinstance(data, SegmentationData) and getattr(transform, "takes_bytes", False)
-        self._read: Callable[[int], Sample] = data.stored if in_bytes else data.__getitem__
+        self._read: Callable[[int], Sample] = data.__getitem__
+        if isinstance(data, SegmentationData) and getattr(transform, "takes_bytes", False):
+            self._read = data.stored
         # Processes that live on from epoch to epoch must see it change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 

@@ -144,4 +144,4 @@ def _between(voxels: Values, low: float, high: float) -> Float32[np.ndarray, "*g
 def _finite(voxels: Values) -> Values:
     if not np.isfinite(voxels).all():
         raise ValueError("the volume holds values that are not finite")
-    return voxels
+    return voxels.astype(np.uint8) if voxels.dtype == np.bool_ else voxels  # NumPy subtracts no booleans

@@ -3,13 +3,13 @@
 A thread that touches a tensor gets compute threads of its own, which small machines do not bear.
 """
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
 
 from ..kernels import parallel_map
+from ..machine import usable_cores
 from ..types import LabelMap
 from .dataset import ImageArrays, LabelArrays, SegmentationData
 
@@ -61,4 +61,4 @@ def batches(data: SegmentationData, at_once: int) -> Iterator[range]:
 
 
 def _threads(several: bool) -> int:
-    return (os.cpu_count() or 1) if several else 1
+    return usable_cores() if several else 1

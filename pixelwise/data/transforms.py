@@ -461,9 +461,8 @@ class ScaleAndCrop(Change):
             # Channels lie side by side, as in files, or one behind the other, as in a cache.
             size = len(inpt) if pixels.flags.c_contiguous else 1
             for c in range(0, len(inpt), size):
-                part = np.ascontiguousarray(pixels[..., c : c + size])
-                places = window[c : c + size], rows.before, columns.before
-                resampled_bytes(part, rows.taps(), columns.taps(), *places)
+                part, into = np.ascontiguousarray(pixels[..., c : c + size]), window[c : c + size]
+                resampled_bytes(part, rows.taps(), columns.taps(), into, rows.before, columns.before)
             return _like(inpt, window)
         is_mask = isinstance(inpt, tv_tensors.Mask)
         planes = _planes(inpt)

@@ -15,6 +15,7 @@ from multiprocessing.process import BaseProcess
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ..machine import usable_cores
 from .listening import check_address, listen
 
 METRICS = "PROMETHEUS_MULTIPROC_DIR"  # where prometheus_client adds up what processes count
@@ -65,7 +66,7 @@ def serve_in_processes(
     """
     check_address(host, settings.get("token"))
     listening = listen(host, port)
-    threads = max(1, (os.cpu_count() or 1) // count)
+    threads = max(1, usable_cores() // count)
     before = os.environ.get(METRICS)
     with listening, TemporaryDirectory(prefix="pixelwise-metrics-") as folder, _told_to_stop() as stop:
         os.environ[METRICS] = folder

@@ -1,6 +1,6 @@
 """Volumes by networks for images: slices are learnt one by one, and predictions are stacked again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import torch
@@ -19,7 +19,7 @@ from . import semantic, volume
 from .task import Network, Settings, intensity_of
 
 _AT_ONCE = 8  # slices
-_SMALLEST = 32  # pixels: smaller slices are extended for the networks
+_SMALLEST = 32  # pixels: smaller slices are extended for the networks at least to this size
 
 
 def transform(classes: ClassTable, settings: Settings) -> Callable[[Sample], Sample]:
@@ -47,27 +47,31 @@ def inferred(network: Network, sample: Sample, classes: ClassTable, settings: Se
     """
     axis = axis_of(settings["slices"])
     planes = sample.image.movedim(1 + axis, 0)
-    labels = torch.cat([_labels(network, some) for some in planes.split(_AT_ONCE)])
+    least = [max(int(side), _SMALLEST) for side in settings.get("window", (0, 0))]
+    labels = torch.cat([_labels(network, some, least) for some in planes.split(_AT_ONCE)])
     stacked = labels.movedim(0, axis).contiguous()
     return semantic.finished(LabelMap(stacked, sample.spacing), classes, settings)
 
 
-def _labels(network: Network, images: Float[Tensor, "s c h w"]) -> Tensor:
+def _labels(network: Network, images: Float[Tensor, "s c h w"], least: Sequence[int]) -> Tensor:
+    """Labels of slices; those that are smaller than a window of the training lie among zeros, as they did."""
     height, width = images.shape[2:]
-    missing = (0, max(0, _SMALLEST - width), 0, max(0, _SMALLEST - height))
-    output = network(F.pad(images, missing, mode="replicate") if any(missing) else images)
-    scores = output.logits[..., :height, :width]
+    down, across = max(0, least[0] - height), max(0, least[1] - width)
+    top, left = down // 2, across // 2
+    output = network(F.pad(images, (left, across - left, top, down - top)))
+    scores = output.logits[..., top : top + height, left : left + width]
     return decode.semantic(DenseLogits(scores, (height, width))).labels.cpu()
 
 
 def decoding_of(settings: Settings) -> Settings:
-    """Slices across the axis of the training, with values as they were there.
+    """Slices across the axis of the training, with values as they were there, and the size of its windows.
 
     Raises:
         ValueError: if `intensity` or `slices` is none.
     """
     axis_of(settings["slices"])
-    return {**intensity_of(settings), "slices": settings["slices"]}
+    window = settings["crop"] or (0, 0)
+    return {**intensity_of(settings), "slices": settings["slices"], "window": list(window)}
 
 
 def reading(settings: Settings) -> ReadSlices:
@@ -88,7 +92,7 @@ VOLUME_SLICES = replace(
     prepare=prepare,
     infer=inferred,
     reading=reading,
-    decoding={"slices": "depth", "min_component": 0, "intensity": "percentiles"},
+    decoding={"slices": "depth", "min_component": 0, "intensity": "percentiles", "window": [0, 0]},
     decoding_of=decoding_of,
     defaults={"crop": (128, 128), "loss": "cross_entropy+dice", "scale": (0.8, 1.25)},
     planning=None,

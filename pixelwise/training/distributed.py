@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..interruption import Terminated
+from ..machine import usable_cores
 
 _GRACE, _PATIENCE = 5, 30  # seconds to end after Ctrl-C, and after being told to
 
@@ -118,7 +119,7 @@ def _start(
         "MASTER_PORT": str(machine.port) if machine.port else _port(messages),
         "PYTHONPATH": os.pathsep.join(paths),
     }
-    environment.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // here)))
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, usable_cores() // here)))
     command = [
         sys.executable,
         "-m",

@@ -123,6 +123,13 @@ def test_a_fourth_channel_is_dropped_in_the_same_way_whatever_the_intensity(
     np.testing.assert_allclose(read_pixels(path, 3, intensity=intensity), expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("intensity", ["percentiles:2,98", "min-max", "z-score"])
+def test_black_and_white_files_are_scaled_too(tmp_path: Path, intensity: str) -> None:
+    np.save(tmp_path / "a.npy", KINDS["uint8"] > 40)
+    found = read_pixels(tmp_path / "a.npy", 1, intensity=intensity)[0]
+    assert np.array_equal(found > 0.5, KINDS["uint8"] > 40)
+
+
 def test_a_picture_as_wide_as_it_has_channels_is_not_turned(tmp_path: Path) -> None:
     pixels = CHANCE.integers(0, 256, (5, 3, 3)).astype(np.uint8)
     Image.fromarray(pixels).save(tmp_path / "a.png")

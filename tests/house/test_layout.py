@@ -37,7 +37,7 @@ ALLOWED = {
     "losses": FOUNDATION | {"kernels", "heatmaps"},
     "metrics": FOUNDATION | {"kernels", "rle"},
     "algorithms": FOUNDATION | {"kernels", "files", "draw"},
-    "data": FOUNDATION | {"files", "kernels", "rle"},
+    "data": FOUNDATION | {"files", "kernels", "machine", "rle"},
     "video": {"data", "files"},
     "planning": FOUNDATION | {"data", "files", "machine"},
     "draw": FOUNDATION | {"files"},
@@ -58,7 +58,8 @@ ALLOWED = {
     | {"algorithms", "checkpoint", "data", "decode", "draw", "export", "files", "kernels", "metrics", "ops"}
     | {"rle", "tasks", "tiling", "video"},
     "serve": FOUNDATION
-    | {"__version__", "algorithms", "checkpoint", "data", "files", "kernels", "predict", "rle", "tasks"},
+    | {"__version__", "algorithms", "checkpoint", "data", "files", "kernels", "machine", "predict", "rle"}
+    | {"tasks"},
     "report": FOUNDATION | {"data", "draw", "files", "metrics", "predict", "tasks"},
     "recipe": {"files", "machine", "wording"},
     "paper_recipes": {"wording"},
@@ -70,7 +71,7 @@ ALLOWED = {
     "download": {"checksums", "files"},
     "weights": FOUNDATION | {"checkpoint", "checksums", "download", "pickled_arrays"},
     "training": FOUNDATION
-    | {"checkpoint", "data", "draw", "encoders", "files", "interruption", "losses", "planning"}
+    | {"checkpoint", "data", "draw", "encoders", "files", "interruption", "losses", "machine", "planning"}
     | {"predict", "recipe", "reduced", "registry", "report", "tasks", "tiling"},
     "hub": FOUNDATION
     | {"__version__", "checkpoint", "converters", "files", "recipe", "registry", "tasks", "weights"},

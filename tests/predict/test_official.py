@@ -14,7 +14,7 @@ from pixelwise.metrics import CityscapesMetrics, SaliencyMetrics, davis_sequence
 from pixelwise.predict import evaluate
 from pixelwise.predict.official import OFFICIAL
 from pixelwise.predict.official.eyes import RetinaLesions
-from pixelwise.predict.official.objects import Nuclei
+from pixelwise.predict.official.objects import Nuclei, TouchingNuclei
 from pixelwise.predict.official.streets import StreetObjects
 from pixelwise.predict.official.tumours import tumour_regions
 from pixelwise.tasks import open_data
@@ -271,6 +271,32 @@ def test_nuclei_are_scored_at_ten_thresholds() -> None:
     nothing = Nuclei(pw.ClassTable.of("nucleus"))
     nothing.update(pair, Sample(torch.zeros(3, 40, 40), squares(), "a"), squares(), never)
     assert nothing.rows()["precision"]["mean"] == 1.0
+
+
+def test_touching_nuclei_have_the_aggregated_jaccard_index() -> None:
+    truth = squares((0, 0, 10), (20, 20, 10), (30, 0, 4))
+    pair = Pair(Path("a.png"), None, "a.png")
+    # One is found whole, half of another one, the third not at all; one is no nucleus.
+    cut = squares((0, 0, 10), (20, 20, 10), (0, 30, 5)).dense.clone()
+    cut[1, 25:] = False
+    found = MaskSet.of(cut, torch.zeros(3, dtype=torch.int64))
+    metrics = TouchingNuclei(pw.ClassTable.of("nucleus"))
+    metrics.update(pair, Sample(torch.zeros(3, 40, 40), truth, "a"), found, never)
+    row = metrics.rows()["nuclei"]
+    assert row["AJI"] == pytest.approx((100 + 50) / (100 + 100 + 16 + 25))
+    assert row["PQ"] == pytest.approx(1 / (1 + (2 + 2) / 2))  # an IoU of 0.5 is no pair
+    for one, other, score in ((truth, truth, 1.0), (squares(), squares(), 1.0), (truth, squares(), 0.0)):
+        metrics = TouchingNuclei(pw.ClassTable.of("nucleus"))
+        metrics.update(pair, Sample(torch.zeros(3, 40, 40), one, "a"), other, never)
+        assert metrics.rows()["nuclei"] == {"AJI": score, "PQ": score}
+
+
+def test_one_object_found_for_two_nuclei_counts_for_both_as_in_the_paper() -> None:
+    truth, found = squares((0, 0, 10), (0, 10, 10)), squares((0, 0, 20))
+    metrics = TouchingNuclei(pw.ClassTable.of("nucleus"))
+    pair = Pair(Path("a.png"), None, "a.png")
+    metrics.update(pair, Sample(torch.zeros(3, 40, 40), truth, "a"), found, never)
+    assert metrics.rows()["nuclei"]["AJI"] == pytest.approx(200 / 800)
 
 
 def test_objects_of_cityscapes_get_average_precision(streets) -> None:

@@ -116,7 +116,9 @@ def test_slices_of_the_hippocampus_are_learnt_by_a_network_for_images(
     assert trained.code == 0, trained.err
     scored = pixelwise("evaluate", "runs/slices", "hippocampus", "--json")
     assert scored.code == 0, scored.err
-    assert json.loads(scored.out)["mean_dice"] > 0.1  # few steps; elsewhere it would be 0.04
+    # Measured: 0.67. A vote of the other volumes, scaled to this one, has 0.63 at each place of the volume
+    # (they are cut alike) and 0 where the number of the slice is unknown, as it is to the network.
+    assert json.loads(scored.out)["mean_dice"] > 0.5
     found = pixelwise("predict", "runs/slices", "hippocampus/images", "--out", "slices_found", "--overlay")
     assert found.code == 0, found.err
     for image in (place / "hippocampus" / "images").iterdir():

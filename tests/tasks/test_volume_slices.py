@@ -13,7 +13,7 @@ from pixelwise.data.formats.volume_files import read_volume, write_volume
 from pixelwise.data.slices import VolumeSlices
 from pixelwise.predict import Predictor
 from pixelwise.tasks import get_task, open_data
-from pixelwise.tasks.volume_slices import inferred
+from pixelwise.tasks.volume_slices import VOLUME_SLICES, inferred
 from pixelwise.types import ClassTable, DenseLogits, Sample
 
 AFFINE = np.array([[0.0, 0.0, 2.0, 5.0], [0.0, 1.5, 0.0, -3.0], [-1.0, 0.0, 0.0, 7.0], [0, 0, 0, 1.0]])
@@ -73,12 +73,36 @@ def test_predicted_slices_are_stacked_where_they_were(axis: str) -> None:
     settings = {"slices": axis, "min_component": 0}
     found = inferred(network, Sample(image, None, "a", None), ClassTable.of("a", "b"), settings)
     place = ("depth", "height", "width").index(axis)
-    columns = torch.linspace(-0.2, 0.2, 32)
     along = 2 if place < 2 else 1
+    columns = torch.linspace(-0.2, 0.2, 32)[(32 - image.shape[1 + along]) // 2 :]
     shape = [1, 1, 1]
     shape[along] = -1
     expected = image[0] - 0.5 + columns[: image.shape[1 + along]].view(shape) > 0
     assert torch.equal(found.labels, expected.long())
+
+
+def test_small_slices_lie_among_zeros_as_in_the_windows_of_their_training() -> None:
+    """Networks that never saw slices without the zeros around them lost half of the structures there."""
+    image = torch.rand(1, 5, 51, 35, generator=torch.Generator().manual_seed(0)) + 0.1
+    seen = []
+
+    def network(images: torch.Tensor) -> DenseLogits:
+        seen.append(images)
+        return DenseLogits(torch.cat([-images + 0.5, images - 0.5], 1), tuple(images.shape[2:]))
+
+    settings = {"slices": "depth", "min_component": 0, "window": [48, 48]}
+    found = inferred(network, Sample(image, None, "a", None), ClassTable.of("a", "b"), settings)
+    assert torch.equal(found.labels, (image[0] > 0.5).long())
+    (whole,) = seen
+    assert whole.shape == (5, 1, 51, 48)
+    assert torch.equal(whole[:, 0, :, 6:41], image[0])
+    assert not whole[..., :6].any()
+    assert not whole[..., 41:].any()
+    assert VOLUME_SLICES.decoding_of({**settings, "intensity": "min-max", "crop": (48, 40)}) == {
+        "intensity": "min-max",
+        "slices": "depth",
+        "window": [48, 40],
+    }
 
 
 def test_slices_are_learnt_and_a_prediction_lies_over_its_volume(tmp_path: Path) -> None:

@@ -254,6 +254,7 @@ FURTHER = (
         commercial=False,
         source="monuseg.grand-challenge.org",
         metric="AJI, PQ",
+        official="monuseg",
         task="instance",
         trap="outlines are XML files (`Annotations/`) for the tiles in `Tissue Images/`; nuclei touch",
     ),

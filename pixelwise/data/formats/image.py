@@ -18,6 +18,7 @@ from ...kernels.images.values import unit_planes
 from ..intensity import PERCENTILES, normaliser, scaled
 from .held import WhileReading
 from .raster import describe, has_rasterio, is_geotiff, needs_raster, read_raster, read_unit
+from .volume import quiet
 
 IMAGE_SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .bmp .tif .tiff .webp .gif .ppm .pgm .pbm .pnm .jp2 .j2k .tga .avif "
@@ -394,7 +395,7 @@ def _check_channels(path: Path, channels: int) -> None:
     import tifffile
 
     try:
-        with tifffile.TiffFile(path) as file:
+        with quiet("tifffile"), tifffile.TiffFile(path) as file:
             given = file.pages.first.samplesperpixel
     except Exception:  # whatever is wrong with the file is told where it is read
         return
@@ -407,7 +408,7 @@ def is_pillows(file: Path | BinaryIO) -> bool:
     import tifffile  # comes with scikit-image
 
     try:
-        with tifffile.TiffFile(file) as tiff:
+        with quiet("tifffile"), tifffile.TiffFile(file) as tiff:
             page = tiff.pages.first
             grey = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
             if page.samplesperpixel == 1:
@@ -422,7 +423,7 @@ def _tiff(path: Path, channels: int, max_pixels: int) -> np.ndarray:
     import tifffile
 
     try:
-        with readable(path), tifffile.TiffFile(path) as file:
+        with readable(path), quiet("tifffile"), tifffile.TiffFile(path) as file:
             shape = file.series[0].shape
             _check_size(math.prod(shape), 1, max_pixels * channels)
             _check_claim(math.prod(shape), path)

@@ -55,7 +55,7 @@ def recolour(
     own = brightness * contrast * saturation
     of_grey = brightness * contrast * (1 - saturation)
     mean = brightness * (1 - contrast) * mean_grey(planes, luma)
-    mix_grey(planes, luma, np.float32(own), np.float32(of_grey), np.float32(mean))
+    mix_grey(planes, luma, np.array([own, of_grey, mean], np.float32))
 
 
 @kernel
@@ -104,12 +104,11 @@ def mean_grey(planes: Float32[np.ndarray, "c n"], luma: Float32[np.ndarray, " c"
 def mix_grey(
     planes: Float32[np.ndarray, "c n"],
     luma: Float32[np.ndarray, " c"],
-    own: float,
-    of_grey: float,
-    mean: float,
+    factors: Float32[np.ndarray, " 3"],
 ) -> None:
-    """`recolour`: own times the value, of_grey times the grey, and the mean, in blocks."""
+    """`recolour`, in blocks: factors of the value and of the grey, and what is added to both."""
     channels, count = planes.shape
+    own, of_grey, mean = factors[0], factors[1], factors[2]
     grey = np.empty(_BLOCK, np.float32)
     for begin in range(0, count, _BLOCK):
         size = min(_BLOCK, count - begin)

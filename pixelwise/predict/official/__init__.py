@@ -10,7 +10,7 @@ from ...data.datasets import row_of
 from ...types import Annotation, ClassMasks, ClassTable, LabelMap, MaskSet, Sample
 from .eyes import RetinaLesions, Vessels
 from .kind import Official as Official, Sure as Sure
-from .objects import Nuclei
+from .objects import Nuclei, TouchingNuclei
 from .sequences import Sequences
 from .single import Lesions, PerImage, Salient
 from .streets import StreetObjects, Streets
@@ -24,6 +24,7 @@ _OFFICIAL: Mapping[tuple[str, type[Annotation]], Callable[[ClassTable], Official
     ("per image", LabelMap): PerImage,
     ("isic", LabelMap): Lesions,
     ("dsb", MaskSet): Nuclei,
+    ("monuseg", MaskSet): TouchingNuclei,
     ("brats", LabelMap): Tumours,
     ("vessels", LabelMap): Vessels,
     ("idrid", ClassMasks): RetinaLesions,
