@@ -38,8 +38,11 @@ def child(way: str, model_name: str, images: Path, count: int, overlay: bool) ->
     from PIL import Image
 
     import pixelwise as pw
+    from pixelwise.machine import keep_freed_memory
     from pixelwise.predict.writing import plan, write_predictions
 
+    if way != "plain":
+        keep_freed_memory()  # as `pixelwise predict` does
     torch.manual_seed(0)
     arguments = {"encoder": "resnet18"} if model_name == "unet" else {}
     model = pw.build(model_name, 11, **arguments).eval()

@@ -23,6 +23,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from pixelwise.machine import keep_freed_memory
 from pixelwise.predict import Predictor
 from pixelwise.tiling import grid
 from pixelwise.types import ClassTable, DenseLogits, DenseModel
@@ -70,6 +71,7 @@ def picture(path: Path, side: int) -> None:
 def once(way: str, source: Path, folder: Path, threads: int) -> dict[str, float]:
     """Wall and processor seconds, and megabytes, of one way in this process."""
     torch.set_num_threads(threads)
+    keep_freed_memory()  # as `pixelwise predict` does; here for all ways alike
     model, image = Small().eval(), np.load(source, mmap_mode="r")
     size = image.shape[:2]
     classes = ClassTable.of(*"abcd")

@@ -1,8 +1,28 @@
 """What this process may use of the machine."""
 
+import contextlib
+import ctypes
 import os
+
+_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # names of glibc's malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+_LARGEST_KEPT, _MOST_KEPT = 1 << 26, 1 << 29  # bytes of one tensor, and of all at the end of the heap
 
 
 def usable_cores() -> int:
     """Cores on which this process may run: all, or those that a container or `taskset` leaves it."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def keep_freed_memory() -> None:
+    """Keep memory that tensors of up to 64 MiB have left for the next ones, where the C library is glibc.
+
+    It gives large pieces back at once otherwise, and a network waits for empty pages in every layer: up to a
+    third of the time of small networks (`bench/tiling.py`). Up to 512 MiB stay with the process. Nothing is
+    done where the environment sets malloc.
+    """
+    if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
+        return
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        library = ctypes.CDLL("libc.so.6")
+        library.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
+        library.mallopt(_TRIM_THRESHOLD, _MOST_KEPT)

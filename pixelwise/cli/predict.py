@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..machine import keep_freed_memory
 from ..wording import brief, counted
 from .elsewhere import predictor_behind, refuse_local_options
 from .errors import PROBLEMS
@@ -170,6 +171,7 @@ def predict(
     Example: [bold]pixelwise predict runs/street-unet photos --out predictions --overlay[/bold]
     """
     leave_idle_cores()
+    keep_freed_memory()
     from ..data.formats import IMAGE_SUFFIXES, read_classes_file
     from ..predict.movies import movies_among, write_movie
     from ..predict.writing import missing_source, output_format, plan, write_predictions
