@@ -89,6 +89,7 @@ ALLOWED = {
         "export",
         "files",
         "interruption",
+        "machine",
     }
     | {"paper_recipes", "planning", "predict", "recipe", "registry", "report", "serve", "summary"}
     | {"tasks"}

@@ -399,7 +399,7 @@ def _check_channels(path: Path, channels: int) -> None:
             given = file.pages.first.samplesperpixel
     except Exception:  # whatever is wrong with the file is told where it is read
         return
-    if given > 4:
+    if given > 4 and given != channels:
         raise ValueError(f"{path} has {given} channels, expected {channels}")
 
 
@@ -413,7 +413,8 @@ def is_pillows(file: Path | BinaryIO) -> bool:
             grey = page.photometric in (tifffile.PHOTOMETRIC.MINISBLACK, tifffile.PHOTOMETRIC.MINISWHITE)
             if page.samplesperpixel == 1:
                 return page.dtype in (np.bool_, np.uint8, np.uint16, np.float32)
-            return page.dtype == np.uint8 and (page.samplesperpixel == 2 or not grey)
+            few = page.samplesperpixel <= 4
+            return page.dtype == np.uint8 and few and (page.samplesperpixel == 2 or not grey)
     except Exception:  # whatever is wrong with the file is told where it is read
         return True
 
