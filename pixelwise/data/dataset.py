@@ -421,10 +421,10 @@ class Augmented(Dataset[Sample]):
         self.data, self.transform, self.seed = data, transform, seed
         self.mixings = tuple(mixings)
         self._read: Callable[[int], Sample] = data.__getitem__
-        # A class of the user's own may read samples in another way.
-        own = isinstance(data, SegmentationData) and type(data).__getitem__ is SegmentationData.__getitem__
-        if own and getattr(transform, "takes_bytes", False):
-            self._read = data.stored
+        if isinstance(data, SegmentationData) and getattr(transform, "takes_bytes", False):
+            # A class of the user's own may read samples in another way.
+            if type(data).__getitem__ is SegmentationData.__getitem__:
+                self._read = data.stored
         # Processes that live on from epoch to epoch must see it change.
         self._epoch = torch.zeros((), dtype=torch.int64).share_memory_()
 
