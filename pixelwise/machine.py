@@ -4,6 +4,7 @@ import contextlib
 import ctypes
 import os
 
+_GLIBC = "libc.so.6"
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # names of glibc's malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
 _LARGEST_KEPT, _MOST_KEPT = 1 << 26, 1 << 29  # bytes of one tensor, and of all at the end of the heap
 
@@ -23,6 +24,12 @@ def keep_freed_memory() -> None:
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
     with contextlib.suppress(OSError, AttributeError):  # another C library
-        library = ctypes.CDLL("libc.so.6")
+        library = ctypes.CDLL(_GLIBC)
         library.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
         library.mallopt(_TRIM_THRESHOLD, _MOST_KEPT)
+
+
+def give_memory_back() -> None:
+    """Return freed memory to the system, such as that of large batches; glibc keeps some (200 MiB)."""
+    with contextlib.suppress(OSError, AttributeError):  # another C library
+        ctypes.CDLL(_GLIBC).malloc_trim(0)

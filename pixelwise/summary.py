@@ -108,16 +108,15 @@ def _known_sizes() -> dict[str, int]:
     return tomllib.loads(text)["parameters"]
 
 
-def published_size(name: str, num_classes: int = 21, *, known: bool = True) -> int:
-    """Number of parameters of a model with its default arguments; no memory is taken for them.
-
-    Args:
-        name: of the builder.
-        num_classes: that it tells apart.
-        known: whether a number may be looked up in the table of this package instead of built.
-    """
-    if known and num_classes == 21 and name in _known_sizes():
+def published_size(name: str, num_classes: int = 21) -> int:
+    """Number of parameters of a model with its default arguments, from a table where it is there."""
+    if num_classes == 21 and name in _known_sizes():
         return _known_sizes()[name]
+    return counted_size(name, num_classes)
+
+
+def counted_size(name: str, num_classes: int = 21) -> int:
+    """`published_size` of a model that is built, which takes no memory."""
     with torch.device("meta"):
         return count_parameters(build(name, num_classes) if takes_classes(name) else build(name))
 

@@ -4,7 +4,7 @@ import csv
 import math
 import os
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -117,7 +117,7 @@ class Evaluation:
             writer.writerow(["id", *self.report.values, *columns, *confused])
             for image in self.images:
                 scores = [*image.report.values.values(), *first_column(image.report).values()]
-                scores += [_share(image.report, place) for place in confused.values()]
+                scores += _shares(image.report, confused.values())
                 writer.writerow([image.id, *("" if math.isnan(x) else f"{x:.6f}" for x in scores)])
         return Path(path)
 
@@ -132,11 +132,11 @@ class Evaluation:
         return {f"confused/{names[i]} as {names[j]}": (i, j) for i, j in places}
 
 
-def _share(report: Report, place: tuple[int, int]) -> float:
+def _shares(report: Report, places: Collection[tuple[int, int]]) -> list[float]:
     """Of the labelled pixels, those of one class that were predicted as another."""
     if report.confusion is None or not (labelled := int(report.confusion.sum())):
-        return math.nan
-    return int(report.confusion[place]) / labelled
+        return [math.nan] * len(places)
+    return [int(report.confusion[place]) / labelled for place in places]
 
 
 def first_column(report: Report) -> dict[str, float]:

@@ -20,7 +20,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from ..rle import RleMasks
-from ..tiling import Each, Interval
+from ..tiling import Each, Interval, read_tiles
 from ..types import Boxes, MaskSet
 
 SAME = 0.5  # share of the parts in the overlap of two tiles from which two objects are one
@@ -71,8 +71,8 @@ def objects_in_tiles(
     """
     size = axes[0][-1].stop, axes[1][-1].stop
     tiles: list[tuple[Tile, list[Part]]] = []
-    images = (read((slice(r.start, r.stop), slice(c.start, c.stop))) for r, c in product(*axes))
-    for (rows, columns), annotation in zip(product(*axes), each(find, images), strict=True):
+    annotations = each(find, read_tiles(read, axes))
+    for (rows, columns), annotation in zip(product(*axes), annotations, strict=True):
         tiles.append(((rows, columns), list(_parts(annotation, (rows, columns), size))))
     parts = [part for _, found in tiles for part in found]
     root = list(range(len(parts)))

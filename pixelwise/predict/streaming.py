@@ -41,6 +41,7 @@ from ..tiling import (
     blocks,
     grid,
     open_source,
+    read_tiles,
 )
 from ..types import Annotation, ClassMasks, DenseLogits, LabelMap, MaskSet, voc_palette
 from ..wording import counted
@@ -216,10 +217,7 @@ def in_crops(
     each: Each = map,
 ) -> Iterator[tuple[tuple[slice, ...], Annotation, tuple[slice, ...]]]:
     """What is found in each tile, for networks without scores of pixels: its place, and what of it counts."""
-    images = (
-        read(tuple(slice(interval.start, interval.stop) for interval in tile)) for tile in product(*axes)
-    )
-    for tile, found in zip(product(*axes), each(find, images), strict=True):
+    for tile, found in zip(product(*axes), each(find, read_tiles(read, axes)), strict=True):
         yield (
             tuple(slice(*interval.own) for interval in tile),
             found,

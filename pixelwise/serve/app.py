@@ -23,6 +23,7 @@ from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .. import __version__
+from ..machine import give_memory_back
 from ..types import Prompts
 from . import label_studio
 from .collection import Collection
@@ -35,7 +36,7 @@ from .problems import Problem
 from .requests import body_of, image_of, object_of, options_of, prompts_of
 from .runs import run_routes
 from .samples import sample_routes
-from .served import Embedded, Served, give_memory_back
+from .served import Embedded, Served
 from .workers import METRICS
 
 PAGE = Path(__file__).with_name("page")

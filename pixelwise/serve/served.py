@@ -1,7 +1,5 @@
 """A model behind a server: how requests are run, what is remembered of images, how large batches are."""
 
-import contextlib
-import ctypes
 import threading
 import time
 from collections import OrderedDict
@@ -357,12 +355,6 @@ def _annotations(predictor: Predictor, samples: Sequence[Sample]) -> list[Annota
     size = -(-len(samples) // count)
     parts = [samples[start : start + size] for start in range(0, len(samples), size)]
     return [one for found in in_parallel(predictor.annotations, parts, count) for one in found]
-
-
-def give_memory_back() -> None:
-    """Return what the large batches of a warm-up left to the system; glibc keeps it otherwise (200 MiB)."""
-    with contextlib.suppress(OSError, AttributeError):  # another C library
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 def load_served(path: str, thread: ModelThread, limits: Limits, **options: Any) -> Served:

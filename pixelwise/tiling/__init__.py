@@ -23,6 +23,7 @@ from .stitching import (
     Network as Network,
     bands as bands,
     blocks as blocks,
+    read_tiles as read_tiles,
     tile as tile,
     tiled as tiled,
     untile as untile,

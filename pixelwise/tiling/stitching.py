@@ -194,6 +194,12 @@ def untile(
     return torch.cat(list(_in_rows(stitched(iter(tiles), axes), image_size)), dim=2)
 
 
+def read_tiles(read: Read, axes: Sequence[Sequence[Interval]]) -> Iterator[Float[Tensor, "b c *_"]]:
+    """The parts of an image that the tiles see, in reading order."""
+    for tile in product(*axes):
+        yield read(tuple(slice(interval.start, interval.stop) for interval in tile))
+
+
 def _outputs(
     f: Network, read: Read, axes: Sequence[Sequence[Interval]], batch_size: int, each: Each = map
 ) -> Iterator[tuple[int, DenseLogits]]:
@@ -208,8 +214,7 @@ def _outputs(
 def _batches(read: Read, axes: Sequence[Sequence[Interval]], batch_size: int) -> Iterator[list[Tensor]]:
     """Tiles of one size that follow each other, at most `batch_size` of them."""
     waiting: list[Tensor] = []
-    for place in product(*axes):
-        image = read(tuple(slice(interval.start, interval.stop) for interval in place))
+    for image in read_tiles(read, axes):
         if waiting and waiting[0].shape != image.shape:
             yield waiting
             waiting = []

@@ -18,10 +18,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 import pixelwise as pw
+from pixelwise.machine import give_memory_back
 from pixelwise.predict import Predictor
 from pixelwise.rle import RleMasks
 from pixelwise.serve import Limits
-from pixelwise.serve.served import give_memory_back
 from tests.serve.conftest import CLASSES, Start, file_of, ready
 
 PREDICT = "/v1/models/streets/predict"
