@@ -6,7 +6,7 @@ floating-point numbers hold reflectances, heights or counts of photons: they can
 """
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 from jaxtyping import Float32, Shaped
@@ -71,6 +71,19 @@ def bounds_of(name: str) -> Bounds:
         "window:40,400, or min-max, percentiles:LOW,HIGH such as percentiles:2,98, or range:LOW,HIGH "
         f"such as range:0,10000, got {name!r:.80}"
     )
+
+
+def limits_of_bands(
+    name: str, bands: Iterable[Values]
+) -> tuple[Float32[np.ndarray, "c"], Float32[np.ndarray, "c"]]:
+    """The values of each band that become 0 and 1, by the name of a setting; see `bounds_of`.
+
+    >>> limits_of_bands("min-max", np.array([[0.0, 4.0], [2.0, 3.0]]))
+    (array([0., 2.], dtype=float32), array([4., 3.], dtype=float32))
+    """
+    bounds = bounds_of(name)
+    low, high = np.array([bounds(band) for band in bands], np.float32).T
+    return low, high
 
 
 def scale_percentiles(voxels: Values, low: float = 0.5, high: float = 99.5) -> Float32[np.ndarray, "*grid"]:

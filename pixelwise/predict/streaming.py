@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from ..data.formats.image import IMAGE_SUFFIXES, MAX_PIXELS, opened, to_tensor
 from ..data.formats.raster import has_rasterio, in_limits, is_geotiff, limits, needs_raster
-from ..data.intensity import bounds_of, scaled
+from ..data.intensity import bounds_of, limits_of_bands, scaled
 from ..files import atomic_write
 from ..tiling import (
     WINDOWED,
@@ -245,7 +245,7 @@ class _Reader:
         if not volume and is_geotiff(path) and (needs_raster(path) or (scaled(intensity) and has_rasterio())):
             self.limits = limits(path, self.source.dtype, intensity)
         elif not volume and scaled(intensity):
-            self.limits = _bounds(stream.source, intensity)
+            self.limits = limits_of_bands(intensity, _some(stream.source).T)
 
     def __call__(self, place: tuple[slice, ...]) -> Float[Tensor, "1 c *_"]:
         span = place[0].start, place[0].stop
@@ -298,13 +298,6 @@ def _window(source: Any, intensity: str) -> tuple[float, float] | None:
     if source.dtype.kind == "f" and values.min() >= 0 and values.max() <= 1:
         return None
     return bounds_of(intensity)(values)
-
-
-def _bounds(source: Any, intensity: str) -> tuple[np.ndarray, np.ndarray]:
-    """The values of each channel of an image that become 0 and 1, by some of its rows."""
-    each = [bounds_of(intensity)(channel) for channel in _some(source).T]
-    low, high = np.array(each, np.float32).T
-    return low, high
 
 
 def _some(source: Any) -> Float32[np.ndarray, "n c"]:

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Shaped
 
 from ...files import atomic_write
-from ..intensity import PERCENTILES, bounds_of
+from ..intensity import PERCENTILES, limits_of_bands
 from .held import WhileReading
 from .volume import quiet
 
@@ -165,7 +165,6 @@ def limits(
 
 @lru_cache(maxsize=4096)
 def _limits(path: Path, changed: int, intensity: str) -> tuple[np.ndarray, np.ndarray]:
-    bounds = bounds_of(intensity)
     with _opened(path) as file:
         shape = [max(1, min(side, _SEEN)) for side in (file.height, file.width)]
         values = np.asarray(file.read(out_shape=(file.count, *shape)))
@@ -174,9 +173,7 @@ def _limits(path: Path, changed: int, intensity: str) -> tuple[np.ndarray, np.nd
         known &= np.isfinite(values).all(0)
     if not known.any():
         return np.zeros(len(values), np.float32), np.ones(len(values), np.float32)
-    each = [bounds(band[known].astype(np.float32)) for band in values]
-    low, high = np.array(each, np.float32).T
-    return low, high
+    return limits_of_bands(intensity, (band[known].astype(np.float32) for band in values))
 
 
 def tiles_of(size: tuple[int, int], side: int) -> list[Window]:
