@@ -53,7 +53,8 @@ class DataFacts:
         duplicates: images that are almost the same as another one.
         crossing: images of a validation part that the data name, of which the training part has a
             near-duplicate.
-        mirrored: distance in [0, 1] between the mean label map and its upside-down mirror image.
+        mirrored: distance in [0, 1] between the mean label map and its upside-down mirror image; of volumes,
+            of the mean maps of structures, the largest along an axis, beyond that of two halves of the data.
         told_apart: share of the images that a classifier tells from their upside-down mirror image; nan where
             there are too few.
         sides: whether class names speak of left and right, or of text and digits.

@@ -119,7 +119,7 @@ def measure_data(
         groups=len(set(group_of)),
         duplicates=duplicates,
         crossing=_crossing(val, seen.thumbnails, end + seconds / 3, now) if val is not None else 0,
-        mirrored=_mirrored(list(seen.maps.values())),
+        mirrored=(_mirrored if sizes.shape[1] == 2 else _mirrored_volumes)(list(seen.maps.values())),
         told_apart=_told_apart([seen.sides[i] for i in sorted(seen.sides)]),
         sides=any(_SIDES.search(name.lower().replace("_", " ")) for name in train.classes.names),
         numbered=_numbered(train.classes, seen),
@@ -159,7 +159,7 @@ def _look(data: SegmentationData, index: int, seen: _Seen, *, closely: bool) -> 
     seen.pixels.append(math.prod(grid))
     if isinstance(sample.target, LabelMap):
         seen.ignored.append(int((sample.target.labels == data.classes.ignore).sum()))
-    if len(grid) == 2 and masks:
+    if masks:
         seen.maps[index] = np.stack([_shrunk(mask) for _, mask in masks])
     if isinstance(sample.target, Boxes | MaskSet | Keypoints):
         _note_objects(sample.target, seen)
@@ -327,8 +327,9 @@ def _crossing(
 # --- orientation ------------------------------------------------------------------------------------
 
 
-def _shrunk(mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "8 8"]:
-    plain: np.ndarray = F.adaptive_avg_pool2d(torch.from_numpy(mask).float()[None], _MAP)[0].numpy()
+def _shrunk(mask: Bool[np.ndarray, "*grid"]) -> Float[np.ndarray, "*cells"]:
+    pool = F.adaptive_avg_pool2d if mask.ndim == 2 else F.adaptive_avg_pool3d
+    plain: np.ndarray = pool(torch.from_numpy(mask).float()[None], _MAP)[0].numpy()
     return plain
 
 
@@ -338,6 +339,27 @@ def _mirrored(maps: Sequence[Float[np.ndarray, "k 8 8"]]) -> float:
         return 1.0
     shares = np.mean([one / np.maximum(one.sum(0, keepdims=True), 1e-6) for one in maps], 0)
     return float(0.5 * np.abs(shares - shares[:, ::-1]).sum(0).mean())
+
+
+def _mirrored_volumes(maps: Sequence[Float[np.ndarray, "k 8 8 8"]]) -> float:
+    """How much farther one half of the volumes is from the mirror images of the other than from itself.
+
+    Of the mean maps of each structure, as shares of its voxels; the largest of the three axes.
+    """
+    if len(maps) < 4:
+        return 1.0
+    halves = []
+    for half in (maps[::2], maps[1::2]):
+        mean = np.mean(half, 0)[1:]
+        halves.append(mean / np.maximum(mean.sum((1, 2, 3), keepdims=True), 1e-6))
+    one, other = halves
+    if not len(one):
+        return 1.0
+
+    def apart(mirror: Float[np.ndarray, "k 8 8 8"]) -> float:
+        return float(0.5 * np.abs(one - mirror).sum((1, 2, 3)).mean())
+
+    return max(0.0, *(apart(np.flip(other, axis)) - apart(other) for axis in (1, 2, 3)))
 
 
 def _side_features(image: Float[torch.Tensor, "c H W"]) -> Float[np.ndarray, " n"]:

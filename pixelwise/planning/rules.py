@@ -258,7 +258,7 @@ def _work(probe: Probe, chosen: Chosen) -> float:
     """Pixels that the network sees per image, over those of the probe."""
     crop = chosen.get("crop")
     smaller = math.prod(crop) / math.prod(probe.crop) if crop and probe.crop else 1.0
-    return smaller * (probe.reduce / int(chosen.get("reduce", 1))) ** 2
+    return smaller * (probe.reduce / int(chosen.get("reduce", 1))) ** (len(probe.crop) or 2)
 
 
 def seconds_of_validation(situation: Situation, probe: Probe, chosen: Chosen) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -157,3 +158,24 @@ def test_budgets_as_people_write_them(text: str, seconds: float | None) -> None:
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match="a budget is a time such as 90s, 20m or 2h, or none"):
         read_budget(text)
+
+
+@pytest.mark.parametrize(("anywhere", "expected"), [(True, 0.0), (False, 0.9)])
+def test_volumes_whose_structures_lie_at_one_place_have_an_orientation(
+    anywhere: bool, expected: float, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for number in range(24):
+        labels = np.zeros((16, 24, 16), np.uint8)
+        z = random.integers(0, 12) if anywhere else 2
+        y, x = (8, 4) if not anywhere else (random.integers(0, 16), random.integers(0, 10))
+        labels[z : z + 4, y : y + 8, x : x + 6] = 1
+        image = (labels * 100 + random.integers(0, 20, labels.shape)).astype(np.float32)
+        for folder, voxels in (("images", image), ("labels", labels)):
+            nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / folder / f"{number:02}.nii.gz")
+    data = open_data(tmp_path, task="volume", val_fraction=0)
+    found = measure_data(data.train)
+    assert found.mirrored == pytest.approx(expected, abs=0.14)
+    assert found.size == (16, 24, 16)[::-1]

@@ -145,6 +145,23 @@ def test_settings_that_volumes_have_not_are_refused(changes: dict, message: str)
         get_task("volume").transform(TABLE, SETTINGS | changes)
 
 
+def test_volumes_smaller_than_the_patches_lie_among_zeros_as_they_did_in_training() -> None:
+    task, seen = get_task("volume"), list[torch.Tensor]()
+
+    def network(image: torch.Tensor) -> pw.DenseLogits:
+        seen.append(image)
+        return pw.DenseLogits(torch.cat([torch.full_like(image, 0.5), image], 1), tuple(image.shape[2:]))
+
+    sample = Sample(torch.rand(1, 10, 31, 13), None, "")
+    decoding = task.decoding_with(task.decoding_of({"crop": (24, 24, 16), "intensity": "percentiles"}))
+    found = task.infer(network, sample, pw.ClassTable.of("dark", "bright"), decoding)
+    assert torch.equal(found.labels, (sample.image[0] > 0.5).long())
+    (image,) = seen
+    assert image.shape == (1, 1, 24, 31, 16)
+    assert torch.equal(image[0, :, 7:17, :, 1:14], sample.image)
+    assert image.sum() == pytest.approx(float(sample.image.sum()), rel=1e-5)
+
+
 def test_a_small_network_learns(run: "pw.training.TrainResult") -> None:
     assert run.scores["mean_dice"] > 0.7
     assert set(run.scores.per_class) == {"ball", "slab"}
