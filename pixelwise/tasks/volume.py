@@ -359,8 +359,8 @@ PLANNING = Planning(
             ("flip",),
             mirrors,
             "Along each axis; none where class names speak of left and right, nor where mirrored structures "
-            f"lie elsewhere: along some axis, the mean maps of half of the volumes are {UPRIGHT_LABELS} farther "
-            "from the mirror images of those of the other half than from those themselves.",
+            f"lie elsewhere: along some axis, the mean maps of half of the volumes are {UPRIGHT_LABELS} "
+            "farther from the mirror images of those of the other half than from those themselves.",
         ),
         Rule("batch", ("batch_size",), two_per_step, "Two patches; a third of them hold a structure."),
         Rule("learning rate", ("lr",), step_size, "0.002."),
