@@ -99,6 +99,8 @@ def measure_data(
     group_of, duplicates = _groups(train, seen.thumbnails)
     sizes = np.array(seen.sizes)
     quantiles = np.quantile(seen.of_image, [0.1, 0.9]) if seen.of_image else (1.0, 1.0)
+    maps = [seen.maps[i] for i in sorted(seen.maps)]
+    places = _places(maps)
     foreground = 1 if train.classes.exclusive else 0  # the first class that is no background
     empty = [counts[foreground:].sum() == 0 for counts in seen.counts]
     return DataFacts(
@@ -119,7 +121,8 @@ def measure_data(
         groups=len(set(group_of)),
         duplicates=duplicates,
         crossing=_crossing(val, seen.thumbnails, end + seconds / 3, now) if val is not None else 0,
-        mirrored=(_mirrored if sizes.shape[1] == 2 else _mirrored_volumes)(list(seen.maps.values())),
+        mirrored=max(_mirrored(maps) if sizes.shape[1] == 2 else 0.0, *places[:-1], 0.0) if maps else 1.0,
+        sideways=places[-1] if places else 0.0,
         told_apart=_told_apart([seen.sides[i] for i in sorted(seen.sides)]),
         sides=any(_SIDES.search(name.lower().replace("_", " ")) for name in train.classes.names),
         numbered=_numbered(train.classes, seen),
@@ -341,25 +344,24 @@ def _mirrored(maps: Sequence[Float[np.ndarray, "k 8 8"]]) -> float:
     return float(0.5 * np.abs(shares - shares[:, ::-1]).sum(0).mean())
 
 
-def _mirrored_volumes(maps: Sequence[Float[np.ndarray, "k 8 8 8"]]) -> float:
-    """How much farther one half of the volumes is from the mirror images of the other than from itself.
+def _places(maps: Sequence[Float[np.ndarray, "k *cells"]]) -> tuple[float, ...]:
+    """Along each axis, by how much structures lie elsewhere in the mirror.
 
-    Of the mean maps of each structure, as shares of its voxels; the largest of the three axes.
+    How much farther one half of the images is from the mirror images of the other half than from that half
+    itself, of the mean maps of each structure (class 0 is none) as shares of its pixels or voxels. What lies
+    anywhere is as far from both, however few images there are.
     """
-    if len(maps) < 4:
-        return 1.0
-    halves = []
-    for half in (maps[::2], maps[1::2]):
-        mean = np.mean(half, 0)[1:]
-        halves.append(mean / np.maximum(mean.sum((1, 2, 3), keepdims=True), 1e-6))
-    one, other = halves
-    if not len(one):
-        return 1.0
+    half = len(maps) // 2
+    if half < 2 or len(maps[0]) < 2:
+        return ()
+    means = (np.mean(some, 0)[1:] for some in (maps[:half], maps[half:]))
+    axes = tuple(range(1, maps[0].ndim))
+    one, other = (mean / np.maximum(mean.sum(axes, keepdims=True), 1e-6) for mean in means)
 
-    def apart(mirror: Float[np.ndarray, "k 8 8 8"]) -> float:
-        return float(0.5 * np.abs(one - mirror).sum((1, 2, 3)).mean())
+    def apart(mirror: Float[np.ndarray, "k *cells"]) -> float:
+        return float(0.5 * np.abs(one - mirror).sum(axes).mean())
 
-    return max(0.0, *(apart(np.flip(other, axis)) - apart(other) for axis in (1, 2, 3)))
+    return tuple(max(0.0, apart(np.flip(other, axis)) - apart(other)) for axis in axes)
 
 
 def _side_features(image: Float[torch.Tensor, "c H W"]) -> Float[np.ndarray, " n"]:

@@ -333,10 +333,9 @@ def mirrors(situation: Situation, chosen: Settings) -> Choice:
     data = situation.data
     if data.sides:
         return Choice({"flip": 0.0}, "class names speak of sides", "none")
-    facts = (
-        f"mirrored, structures lie elsewhere by {data.mirrored:.2f} (an orientation from {UPRIGHT_LABELS})"
-    )
-    if data.mirrored >= UPRIGHT_LABELS:
+    most = max(data.mirrored, data.sideways)
+    facts = f"mirrored, structures lie elsewhere by {most:.2f} (an orientation from {UPRIGHT_LABELS})"
+    if most >= UPRIGHT_LABELS:
         return Choice({"flip": 0.0}, facts, "none")
     return Choice({"flip": 0.5}, facts, "along each axis")
 

@@ -106,6 +106,18 @@ TABLE: dict[str, tuple[DataFacts, dict[str, Any], dict[str, Any]]] = {
     "left and right forbid all mirrors": (
         facts(sides=True, **FREE), {}, {"flip": 0.0, "flip_vertical": 0.0, "rotate90": 0.0},
     ),
+    "grey images whose structures have a side are not mirrored": (
+        facts(20, mirrored=0.31, sideways=0.78, channels=1), {},
+        {"flip": 0.0, "flip_vertical": 0.0, "rotate90": 0.0},
+    ),
+    "nor turned where they have a side but no up": (
+        facts(20, mirrored=0.05, sideways=0.15, channels=1), {},
+        {"flip": 0.0, "flip_vertical": 0.5, "rotate90": 0.0},
+    ),
+    "a small difference of sides is none": (
+        facts(20, mirrored=0.05, sideways=0.14, channels=1), {}, {"flip": 0.5, "rotate90": 0.5},
+    ),
+    "photographs have no sides": (facts(20, sideways=0.78), {}, {"flip": 0.5}),
     "a crop that is not square is not turned": (
         facts(**FREE), {"crop": (128, 256)}, {"flip_vertical": 0.5, "rotate90": 0.0},
     ),
@@ -425,7 +437,8 @@ def test_a_given_size_of_volumes_is_kept() -> None:
 
 
 @pytest.mark.parametrize(("changes", "flip"), [
-    ({"mirrored": 0.14}, 0.5), ({"mirrored": 0.15}, 0.0), ({"mirrored": 0.0, "sides": True}, 0.0),
+    ({"mirrored": 0.14}, 0.5), ({"mirrored": 0.15}, 0.0), ({"mirrored": 0.0, "sideways": 0.2}, 0.0),
+    ({"mirrored": 0.0, "sides": True}, 0.0),
 ])  # fmt: skip
 def test_volumes_are_mirrored_where_their_structures_have_no_side(
     changes: dict[str, Any], flip: float
