@@ -24,11 +24,16 @@ commonest class, or Otsu's threshold of two classes. The loops are in `auto_loop
   loop enlarges the scores.
 
     python bench/auto.py --data ../shared/data --budget 4m --sets em nuclei camvid pets hippocampus volumes
+
+`--only ours` or `--only peer` runs one of both; the columns of the other are nan. On a machine that others
+use too, `--clock processor` under `taskset -c 1` counts time of the processor instead of the wall's: the
+budget is then that of a core that nobody else uses, and no processes load images beside.
 """
 
 import argparse
 import datetime
 import json
+import os
 import platform
 import shutil
 import subprocess
@@ -186,14 +191,32 @@ SETS = {
 # --- both in turn -----------------------------------------------------------------------------------
 
 
-def run(*words: object) -> str:
-    """What a command prints.
+_OF_PROCESSOR = """
+import runpy, sys, time
+time.monotonic = time.process_time
+del sys.argv[0]
+if sys.argv[0] == "-m":
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+else:
+    runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def run(*words: object, clock: str = "wall") -> str:
+    """What a command of Python prints; with the clock "processor", its time is what it used of processors.
 
     Raises:
         subprocess.CalledProcessError: if it fails.
     """
-    done = subprocess.run([sys.executable, *map(str, words)], stdout=subprocess.PIPE, text=True, check=True)
-    return done.stdout
+    before = ["-c", _OF_PROCESSOR] if clock == "processor" else []
+    command = [sys.executable, *before, *map(str, words)]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout
+
+
+def now(clock: str) -> float:
+    """Seconds: by the wall, or of processors in the commands that have ended."""
+    return sum(os.times()[2:4]) if clock == "processor" else time.monotonic()
 
 
 def trivial(train: Path, held: Path, name: str) -> float:
@@ -203,12 +226,26 @@ def trivial(train: Path, held: Path, name: str) -> float:
     return max(scores.values(), default=float("nan"))
 
 
-def by_hand(one: Set, train: Path, held: Path, out: Path, seconds: float, seed: int) -> float:
+def by_hand(one: Set, train: Path, held: Path, out: Path, seconds: float, seed: int, clock: str) -> float:
     """The score of a loop on the held-out images."""
-    run(Path(__file__).with_name("auto_loops.py"), one.peer, train, held, out, seconds, seed)
+    run(Path(__file__).with_name("auto_loops.py"), one.peer, train, held, out, seconds, seed, clock=clock)
     if one.task == "instance":
         return float(json.loads((out / "score.json").read_text())["mask_ap"])
     return pw.evaluate(out, all_of(held, one.task), task=one.task)[get_task(one.task).monitor]
+
+
+def by_pixelwise(
+    one: Set, train: Path, held: Path, out: Path, budget: str, seed: int, clock: str
+) -> tuple[float, float, float]:
+    """The score of a planned training on the held-out images, its seconds, and the score that it promised."""
+    began = now(clock)
+    options = ["--task", one.task, "--budget", budget, "--seed", seed, "--out", out]
+    options += ["--workers", 0] if clock == "processor" else []
+    run("-m", "pixelwise", "train", train, *options, clock=clock)
+    took = now(clock) - began
+    monitor = get_task(one.task).monitor
+    told = json.loads(run("-m", "pixelwise", "evaluate", out, train, "--json"))[monitor]
+    return pw.evaluate(out, all_of(held, one.task))[monitor], took, told
 
 
 def main() -> None:
@@ -218,26 +255,26 @@ def main() -> None:
     arguments.add_argument("--budget", default="4m")
     arguments.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
     arguments.add_argument("--seeds", type=int, default=1)
+    arguments.add_argument("--only", choices=("ours", "peer"))
+    arguments.add_argument("--clock", choices=("wall", "processor"), default="wall")
     given = arguments.parse_args()
     seconds = read_budget(given.budget)
     machine = f"{cpu_name()}, {torch.get_num_threads()} threads, torch {torch.__version__}"
-    print(f"{datetime.date.today()}, {machine}, Python {platform.python_version()}; {given.budget} each")
+    each = f"{given.budget} of {given.clock} time each"
+    print(f"{datetime.date.today()}, {machine}, Python {platform.python_version()}; {each}")
     print("set          seed  trivial  peer         its score  pixelwise  its time  its own score")
     for name in given.sets:
         one = SETS[name]
-        monitor = get_task(one.task).monitor
         with tempfile.TemporaryDirectory() as folder:
             train, held = one.write(given.data, Path(folder))
             least = trivial(train, held, one.task)
             for seed in range(given.seeds):
                 out, model = (Path(folder) / f"{kind}{seed}" for kind in ("loop", "run"))
-                theirs = by_hand(one, train, held, out, seconds, seed)
-                began = time.monotonic()
-                options = ("--task", one.task, "--budget", given.budget, "--seed", seed, "--out", model)
-                run("-m", "pixelwise", "train", train, *options)
-                took = time.monotonic() - began
-                ours = pw.evaluate(model, all_of(held, one.task))[monitor]
-                told = json.loads(run("-m", "pixelwise", "evaluate", model, train, "--json"))[monitor]
+                theirs = ours = took = told = float("nan")
+                if given.only != "ours":
+                    theirs = by_hand(one, train, held, out, seconds, seed, given.clock)
+                if given.only != "peer":
+                    ours, took, told = by_pixelwise(one, train, held, model, given.budget, seed, given.clock)
                 print(
                     f"{name:12} {seed:4} {least:8.3f}  {one.peer:12} {theirs:9.3f} {ours:10.3f} "
                     f"{took:7.0f} s  {told:.3f}",

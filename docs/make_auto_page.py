@@ -44,7 +44,8 @@ that belong together by name, and whether images and labels can be told from the
 image. Of the machine, within 5 % of the time: device, cores, free memory, bfloat16, and seconds per step
 of the ladder, small to large, as long as there is hope for the next rung.
 
-**Free orientation**: the mean label map differs from its mirror by less than 0.15, and a classifier
+**Free orientation**: the mean label map differs from its mirror by less than 0.15, structures of half of the
+images lie no more than that farther from the mirror images of the others than from these, and a classifier
 tells fewer than 65 % of the images from their mirror image; where a sequence or fewer than 40
 independent images make that test void, only images of one channel or of more than three are free. In
 doubt, images have an up.

@@ -1,8 +1,8 @@
 """A network that looks at images at a fraction of their size: faster, and each layer sees more of the scene.
 
 Where objects are much larger than a network's finest cells, most of its work goes into pixels that tell
-nothing new. `Reduced` halves the image once or several times, and the scores are resized to the size of the
-image, so that it is a model like any other: prediction, evaluation, checkpoints and export need not know it.
+nothing new. `Reduced` halves the image or volume once or several times, and the scores are resized to its
+size, so that it is a model like any other: prediction, evaluation, checkpoints and export need not know it.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from .layers import size_of
+from .layers import size_of, volume_size
 from .registry import build
 from .types import BuiltBy, DenseLogits, DenseModel, Model
 
@@ -22,10 +22,12 @@ FACTORS = (1, 2, 4, 8)
 
 
 class Reduced(DenseModel):
-    """A network of scores of pixels behind an image of which sides are divided by `factor`.
+    """A network of scores of pixels behind an image or volume of which sides are divided by `factor`.
+
+    Volumes that are too small then are extended for the network by repeating their border.
 
     Args:
-        network: gives DenseLogits of images of any size.
+        network: gives DenseLogits of images or volumes of any size.
         factor: 2, 4 or 8.
 
     Raises:
@@ -50,21 +52,27 @@ class Reduced(DenseModel):
         self.network, self.factor = network, factor
         assert network.num_classes is not None
         self.num_classes, self.in_channels = network.num_classes, network.in_channels
-        self.minimum_size = factor * network.minimum_size
+        self.minimum_size = network.minimum_size * (1 if "volume" in network.tasks else factor)
         self.__dict__["tasks"] = network.tasks
         self.encoder_parts = tuple(f"network.{part}" for part in network.encoder_parts)
         if network.built_by is not None:
             told = {"builder": network.built_by.builder, "arguments": network.built_by.arguments}
             self.built_by = BuiltBy(NAME, {"network": told, "factor": factor})
 
-    def forward(self, image: Float[Tensor, "b c H W"]) -> DenseLogits:
+    def forward(self, image: Float[Tensor, "b c *grid"]) -> DenseLogits:
         """Scores of the network for the smaller image."""
-        size = height, width = size_of(image, self.minimum_size)
-        factor = self.factor
-        while factor > 1:  # each pixel is the mean of four, so that nothing is skipped
-            height, width, factor = (height + 1) // 2, (width + 1) // 2, factor // 2
-            image = F.interpolate(image, size=(height, width), mode="bilinear")
+        volume = image.ndim == 5
+        size = sides = (volume_size if volume else size_of)(image, self.minimum_size)
+        for _ in range(FACTORS.index(self.factor)):  # a pixel is the mean of four, so that nothing is skipped
+            sides = tuple((side + 1) // 2 for side in sides)
+            image = F.interpolate(image, size=sides, mode="trilinear" if volume else "bilinear")
+        missing = [max(0, self.network.minimum_size - side) for side in sides] if volume else []
+        if any(missing):
+            image = F.pad(image, [n for side in reversed(missing) for n in (0, side)], mode="replicate")
         output: DenseLogits = self.network(image)
+        if any(missing):
+            within = (..., *(slice(side) for side in sides))
+            output = DenseLogits(output.logits[within], size)
         return replace(output, size=size)
 
     def progress(self, share: float) -> None:

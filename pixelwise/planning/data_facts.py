@@ -53,7 +53,10 @@ class DataFacts:
         duplicates: images that are almost the same as another one.
         crossing: images of a validation part that the data name, of which the training part has a
             near-duplicate.
-        mirrored: distance in [0, 1] between the mean label map and its upside-down mirror image.
+        mirrored: distance in [0, 1] between the mean label map and its upside-down mirror image, or, if
+            larger, between the mean maps of structures of half of the images and the mirror images of those
+            of the others, less their own distance; of volumes this along all axes but the last.
+        sideways: the latter along the last axis, left and right.
         told_apart: share of the images that a classifier tells from their upside-down mirror image; nan where
             there are too few.
         sides: whether class names speak of left and right, or of text and digits.
@@ -84,6 +87,7 @@ class DataFacts:
     duplicates: int = 0
     crossing: int = 0
     mirrored: float = 1.0
+    sideways: float = 0.0
     told_apart: float = math.nan
     sides: bool = False
     numbered: bool = False

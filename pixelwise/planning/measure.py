@@ -99,6 +99,8 @@ def measure_data(
     group_of, duplicates = _groups(train, seen.thumbnails)
     sizes = np.array(seen.sizes)
     quantiles = np.quantile(seen.of_image, [0.1, 0.9]) if seen.of_image else (1.0, 1.0)
+    maps = [seen.maps[i] for i in sorted(seen.maps)]
+    places = _places(maps)
     foreground = 1 if train.classes.exclusive else 0  # the first class that is no background
     empty = [counts[foreground:].sum() == 0 for counts in seen.counts]
     return DataFacts(
@@ -119,7 +121,8 @@ def measure_data(
         groups=len(set(group_of)),
         duplicates=duplicates,
         crossing=_crossing(val, seen.thumbnails, end + seconds / 3, now) if val is not None else 0,
-        mirrored=_mirrored(list(seen.maps.values())),
+        mirrored=max(_mirrored(maps) if sizes.shape[1] == 2 else 0.0, *places[:-1], 0.0) if maps else 1.0,
+        sideways=places[-1] if places else 0.0,
         told_apart=_told_apart([seen.sides[i] for i in sorted(seen.sides)]),
         sides=any(_SIDES.search(name.lower().replace("_", " ")) for name in train.classes.names),
         numbered=_numbered(train.classes, seen),
@@ -159,7 +162,7 @@ def _look(data: SegmentationData, index: int, seen: _Seen, *, closely: bool) -> 
     seen.pixels.append(math.prod(grid))
     if isinstance(sample.target, LabelMap):
         seen.ignored.append(int((sample.target.labels == data.classes.ignore).sum()))
-    if len(grid) == 2 and masks:
+    if masks:
         seen.maps[index] = np.stack([_shrunk(mask) for _, mask in masks])
     if isinstance(sample.target, Boxes | MaskSet | Keypoints):
         _note_objects(sample.target, seen)
@@ -327,8 +330,9 @@ def _crossing(
 # --- orientation ------------------------------------------------------------------------------------
 
 
-def _shrunk(mask: Bool[np.ndarray, "H W"]) -> Float[np.ndarray, "8 8"]:
-    plain: np.ndarray = F.adaptive_avg_pool2d(torch.from_numpy(mask).float()[None], _MAP)[0].numpy()
+def _shrunk(mask: Bool[np.ndarray, "*grid"]) -> Float[np.ndarray, "*cells"]:
+    pool = F.adaptive_avg_pool2d if mask.ndim == 2 else F.adaptive_avg_pool3d
+    plain: np.ndarray = pool(torch.from_numpy(mask).float()[None], _MAP)[0].numpy()
     return plain
 
 
@@ -338,6 +342,26 @@ def _mirrored(maps: Sequence[Float[np.ndarray, "k 8 8"]]) -> float:
         return 1.0
     shares = np.mean([one / np.maximum(one.sum(0, keepdims=True), 1e-6) for one in maps], 0)
     return float(0.5 * np.abs(shares - shares[:, ::-1]).sum(0).mean())
+
+
+def _places(maps: Sequence[Float[np.ndarray, "k *cells"]]) -> tuple[float, ...]:
+    """Along each axis, by how much structures lie elsewhere in the mirror.
+
+    How much farther one half of the images is from the mirror images of the other half than from that half
+    itself, of the mean maps of each structure (class 0 is none) as shares of its pixels or voxels. What lies
+    anywhere is as far from both, however few images there are.
+    """
+    half = len(maps) // 2
+    if half < 2 or len(maps[0]) < 2:
+        return ()
+    means = (np.mean(some, 0)[1:] for some in (maps[:half], maps[half:]))
+    axes = tuple(range(1, maps[0].ndim))
+    one, other = (mean / np.maximum(mean.sum(axes, keepdims=True), 1e-6) for mean in means)
+
+    def apart(mirror: Float[np.ndarray, "k *cells"]) -> float:
+        return float(0.5 * np.abs(one - mirror).sum(axes).mean())
+
+    return tuple(max(0.0, apart(np.flip(other, axis)) - apart(other)) for axis in axes)
 
 
 def _side_features(image: Float[torch.Tensor, "c H W"]) -> Float[np.ndarray, " n"]:

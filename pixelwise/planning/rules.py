@@ -226,13 +226,19 @@ def flips(situation: Situation, chosen: Chosen) -> Choice:
         facts += f"; too few independent images to test the images: {data.independent}"
     elif not math.isnan(data.told_apart):
         facts += f"; {data.told_apart:.0%} of the images are recognised (upright from {UPRIGHT_IMAGES:.0%})"
-    if not data.free:
-        return Choice({"flip": 0.5, "flip_vertical": 0.0, "rotate90": 0.0}, facts, "horizontal")
+    sided = data.sideways >= UPRIGHT_LABELS and data.channels != 3
+    if sided:
+        facts += f"; left to right, structures lie elsewhere by {data.sideways:.2f}"
     size = chosen.get("crop")
     square = size is not None and len(set(size)) == 1
-    turn = 0.5 if square else 0.0
-    shown = "horizontal, vertical, quarter turns" if square else "horizontal, vertical"
-    return Choice({"flip": 0.5, "flip_vertical": 0.5, "rotate90": turn}, f"{facts}: no up or down", shown)
+    settings = {
+        "flip": 0.0 if sided else 0.5,
+        "flip_vertical": 0.5 if data.free else 0.0,
+        "rotate90": 0.5 if data.free and square and not sided else 0.0,
+    }
+    names = {"flip": "horizontal", "flip_vertical": "vertical", "rotate90": "quarter turns"}
+    shown = ", ".join(told for name, told in names.items() if settings[name]) or "none"
+    return Choice(settings, f"{facts}: no up or down" if data.free else facts, shown)
 
 
 def scale(situation: Situation, chosen: Chosen) -> Choice:
@@ -258,7 +264,7 @@ def _work(probe: Probe, chosen: Chosen) -> float:
     """Pixels that the network sees per image, over those of the probe."""
     crop = chosen.get("crop")
     smaller = math.prod(crop) / math.prod(probe.crop) if crop and probe.crop else 1.0
-    return smaller * (probe.reduce / int(chosen.get("reduce", 1))) ** 2
+    return smaller * (probe.reduce / int(chosen.get("reduce", 1))) ** (len(probe.crop) or 2)
 
 
 def seconds_of_validation(situation: Situation, probe: Probe, chosen: Chosen) -> float:
@@ -675,8 +681,9 @@ FLIPS = Rule(
     ("flip", "flip_vertical", "rotate90"),
     flips,
     "All mirrors and quarter turns where neither labels nor images can be told from their "
-    "upside-down mirror image; else left and right only; none where class names speak of left and "
-    "right, or of text.",
+    "upside-down mirror image; else left and right only, and on images that are no photographs not that "
+    "either where structures lie elsewhere in the mirror; none where class names speak of left and right, or "
+    "of text.",
 )
 SCALE = Rule(
     "scale jitter",

@@ -23,13 +23,14 @@ from ..data.volume_transforms import volume_transform
 from ..metrics import SurfaceMetrics
 from ..metrics.rows import RowMetric
 from ..planning import Choice, DataFacts, MachineFacts, Planning, Rule, Rung, Situation, rules
+from ..planning.data_facts import UPRIGHT_LABELS
 from ..tiling import bands
 from ..types import Annotation, ClassTable, DenseLogits, LabelMap, Report, Sample
 from . import semantic
 from .task import Network, Settings, Task, TaskMetrics, Writer
 
 TILE = (96, 96, 96)
-_SMALLEST = 16  # voxels: smaller volumes are extended for the networks
+_SMALLEST = 16  # voxels: smaller volumes are extended for the networks at least to this size
 _ML = 1000.0  # mm^3
 
 
@@ -156,6 +157,8 @@ def decoded(output: DenseLogits, classes: ClassTable, settings: Settings) -> tup
 def inferred(network: Network, sample: Sample, classes: ClassTable, settings: Settings) -> LabelMap:
     """The labels of a volume, in tiles where it is larger than one; finished slices are decoded at once.
 
+    A volume that is smaller than the patches of the training is extended with zeros as these were.
+
     Raises:
         ValueError: if `tile` has not three sides, or the overlap is not a share of it.
     """
@@ -166,20 +169,23 @@ def inferred(network: Network, sample: Sample, classes: ClassTable, settings: Se
         raise ValueError(f"overlap must be a share of the tile, at least 0 and below 1, got {share}")
     overlap = tuple(int(share * side) for side in tile)
     image = sample.image[None]
-    missing = [max(0, _SMALLEST - side) for side in image.shape[2:]]
+    least = [max(int(side), _SMALLEST) for side in settings["window"]]
+    missing = [max(0, wanted - side) for wanted, side in zip(least, image.shape[2:], strict=True)]
+    before = [voxels // 2 for voxels in missing]
     if any(missing):
-        image = F.pad(image, [n for side in reversed(missing) for n in (0, side)], mode="replicate")
+        sides = zip(reversed(before), reversed(missing), strict=True)
+        image = F.pad(image, [n for first, both in sides for n in (first, both - first)])
     slices = [
         decoded(DenseLogits(band, tuple(band.shape[2:])), classes, settings)[0].labels
         for band in bands(network, image, tile, overlap, blend=settings["blend"])
     ]
-    depth, height, width = sample.image.shape[1:]
-    labels = torch.cat(slices)[:depth, :height, :width]
+    within = zip(before, sample.image.shape[1:], strict=True)
+    labels = torch.cat(slices)[tuple(slice(first, first + side) for first, side in within)]
     return semantic.finished(LabelMap(labels, sample.spacing), classes, settings)
 
 
 def decoding_of(settings: Settings) -> Settings:
-    """Tiles at least as large as the patches of the training, and values as they were there.
+    """Tiles at least as large as the patches of the training, and volumes and values as they were there.
 
     Raises:
         ValueError: if `intensity` is none.
@@ -187,7 +193,7 @@ def decoding_of(settings: Settings) -> Settings:
     normaliser(settings["intensity"])
     crop = settings["crop"] or TILE
     tile = tuple(max(side, least) for side, least in zip(crop, TILE, strict=False))
-    return {"tile": tile, "intensity": settings["intensity"]}
+    return {"tile": tile, "window": settings["crop"] or (0, 0, 0), "intensity": settings["intensity"]}
 
 
 def reading(settings: Settings) -> volumes.ReadVolume:
@@ -246,9 +252,9 @@ def read(path: Path, data: SegmentationData, target: LabelMap) -> LabelMap:
 
 # --- planning -------------------------------------------------------------------------------------
 
-_VOXELS = {"cpu": 48**3, "cuda": 128**3}  # of a patch, at two per step
+_VOXELS = {"cpu": 48**3, "cuda": 128**3}  # of a patch as the network sees it, at two per step
 _FEWEST_VOXELS = 32**3  # however short the time
-_MULTIPLE = 16  # of its sides: networks halve them four times at most
+_LEAST, _MULTIPLE = 16, 8  # of its sides: networks halve them three times or more
 
 
 def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
@@ -258,11 +264,25 @@ def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
 
 def patch(situation: Situation, chosen: Settings) -> Choice:
     """Size of the training patches."""
-    sides = [max(_MULTIPLE, -(-side // _MULTIPLE) * _MULTIPLE) for side in situation.data.size]
     most = _VOXELS.get(situation.machine.device, _VOXELS["cpu"])
     shape = "x".join(map(str, situation.data.size))
-    reason = f"from the median volume {shape} down to {most} voxels"
-    return Choice({"crop": _shrunk(sides, situation, most)}, reason)
+    reason = f"from the median volume {shape} down to {most} voxels as they are seen"
+    return Choice({"crop": _patch(situation, chosen.get("reduce", 1), most)}, reason)
+
+
+def smaller_volumes(situation: Situation, chosen: Settings) -> Choice | None:
+    """Half the sides where time is short, with patches that see more of the volume."""
+    probe, sides = situation.probe({**chosen, "rung": situation.ladder[0].name}), chosen.get("crop")
+    if probe is None or sides is None or situation.left is None:
+        return None
+    if chosen.get("epochs") or chosen.get("steps") or chosen.get("reduce", 1) > 1:
+        return None
+    steps = rules.steps_in(situation, probe, chosen)
+    if steps >= rules.STEPS or min(situation.data.size) < 2 * _LEAST:
+        return None
+    most = _VOXELS.get(situation.machine.device, _VOXELS["cpu"])
+    reason = f"whole ones would leave {steps} steps of {situation.ladder[0].name}, {rules.STEPS} are wanted"
+    return Choice({"reduce": 2, "crop": _patch(situation, 2, most)}, reason, "1/2 of the sides")
 
 
 def smaller_patch(situation: Situation, chosen: Settings) -> Choice | None:
@@ -273,22 +293,28 @@ def smaller_patch(situation: Situation, chosen: Settings) -> Choice | None:
     if chosen.get("epochs") or chosen.get("steps"):
         return None
     steps = rules.steps_in(situation, probe, chosen)
-    most = max(_FEWEST_VOXELS, math.prod(sides) * max(1, steps) // rules.STEPS)
-    smaller = _shrunk(sides, situation, most)
-    if steps >= rules.STEPS or smaller == tuple(sides):
+    factor = chosen.get("reduce", 1)
+    most = max(_FEWEST_VOXELS, math.prod(sides) // factor**3 * max(1, steps) // rules.STEPS)
+    smaller = _patch(situation, factor, most)
+    if steps >= rules.STEPS or math.prod(smaller) >= math.prod(sides):
         return None
     return Choice({"crop": smaller}, f"larger ones would leave {steps} steps, {rules.STEPS} are wanted")
 
 
-def _shrunk(sides: Sequence[int], situation: Situation, most: int) -> tuple[int, ...]:
-    """At most so many voxels: the axis largest beside the median volume loses first, as in nnU-Net."""
-    sides = list(sides)
-    while math.prod(sides) > most and max(sides) > _MULTIPLE:
+def _patch(situation: Situation, factor: int, most: int) -> tuple[int, ...]:
+    """Sides of a patch that holds at most so many voxels at 1/factor of them.
+
+    From the median volume down; the axis largest beside it loses first, as in nnU-Net.
+    """
+    extent = situation.data.size
+    multiple, least = factor * _MULTIPLE, factor * _LEAST
+    sides = [max(least, -(-side // multiple) * multiple) for side in extent]
+    while math.prod(sides) > most * factor**3 and max(sides) > least:
         axis = max(
-            (i for i, side in enumerate(sides) if side > _MULTIPLE),
-            key=lambda i: (sides[i] / situation.data.size[i], sides[i]),
+            (i for i, side in enumerate(sides) if side > least),
+            key=lambda i: (sides[i] / extent[i], sides[i]),
         )
-        sides[axis] -= _MULTIPLE
+        sides[axis] -= multiple
     return tuple(sides)
 
 
@@ -303,10 +329,15 @@ def step_size(situation: Situation, chosen: Settings) -> Choice:
 
 
 def mirrors(situation: Situation, chosen: Settings) -> Choice:
-    """Which mirrors the classes allow."""
-    if situation.data.sides:
+    """Which mirrors classes and places allow."""
+    data = situation.data
+    if data.sides:
         return Choice({"flip": 0.0}, "class names speak of sides", "none")
-    return Choice({"flip": 0.5}, "along each axis; no class name speaks of sides", "along each axis")
+    most = max(data.mirrored, data.sideways)
+    facts = f"mirrored, structures lie elsewhere by {most:.2f} (an orientation from {UPRIGHT_LABELS})"
+    if most >= UPRIGHT_LABELS:
+        return Choice({"flip": 0.0}, facts, "none")
+    return Choice({"flip": 0.5}, facts, "along each axis")
 
 
 PLANNING = Planning(
@@ -319,12 +350,28 @@ PLANNING = Planning(
             ("crop",),
             patch,
             "From the median volume down to 48^3 voxels on a CPU and 128^3 on a GPU, the axis that is "
-            "largest beside the median volume first, sides multiples of 16 (nnU-Net's order).",
+            "largest beside the median volume first (nnU-Net's order), sides multiples of 8, at least 16.",
         ),
         rules.LOSS,
-        Rule("flips", ("flip",), mirrors, "Along each axis; none where class names speak of left and right."),
+        Rule(
+            "flips",
+            ("flip",),
+            mirrors,
+            "Along each axis; none where class names speak of left and right, nor where mirrored structures "
+            f"lie elsewhere: along some axis, the mean maps of half of the volumes are {UPRIGHT_LABELS} "
+            "farther from the mirror images of those of the other half than from those themselves.",
+        ),
         Rule("batch", ("batch_size",), two_per_step, "Two patches; a third of them hold a structure."),
         Rule("learning rate", ("lr",), step_size, "0.002."),
+        Rule(
+            "volume size",
+            ("reduce", "crop"),
+            smaller_volumes,
+            "Where even the smallest rung makes fewer than 400 steps, volumes are seen with half their sides "
+            "and patches hold as many of the larger voxels, as long as the median volume keeps 16 on each "
+            "side.",
+            probed=True,
+        ),
         rules.MODEL,
         Rule(
             "smaller patch",
@@ -366,6 +413,7 @@ VOLUME = Task(
     infer=inferred,
     decoding={
         "tile": TILE,
+        "window": (0, 0, 0),
         "overlap": 0.5,
         "blend": "gaussian",
         "min_component": 0,

@@ -17,6 +17,8 @@ from ..tiling import bands
 from ..types import Batch, ClassMasks, ClassTable, DenseLogits, LabelMap, Model, Report
 from .optim import Optimization, freeze
 
+_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}  # by the number of axes of a batch
+
 
 class NonFiniteLoss(ValueError):
     """The loss became nan or infinite: training cannot go on."""
@@ -71,7 +73,7 @@ class TrainingModule(lightning.LightningModule):
         val_tile: side in pixels of the tiles in which larger validation images are predicted; None for whole
             images.
         frozen: parts of the model that are not trained, see `freeze`.
-        channels_last: whether images lie in memory pixel by pixel; volumes do not.
+        channels_last: whether images and volumes lie in memory pixel by pixel.
 
     Raises:
         ValueError: if model and table differ in classes, or a frozen part does not exist.
@@ -95,9 +97,11 @@ class TrainingModule(lightning.LightningModule):
             raise ValueError(f"the model has {model.num_classes} classes, the class table {len(classes)}")
         self.task, self.classes, self.optimization = task, classes, optimization
         self.decoding, self.val_tile = task.decoding_with(decoding or {}), val_tile
-        # torch knows that layout for two axes only.
-        self.channels_last = channels_last and all(p.ndim != 5 for p in model.parameters())
-        self.model = model.to(memory_format=torch.channels_last) if self.channels_last else model
+        self.model, self.channels_last = model, channels_last
+        if channels_last:
+            for weights in model.parameters():
+                if weights.ndim in _LAYOUTS:
+                    weights.data = weights.data.contiguous(memory_format=_LAYOUTS[weights.ndim])
         self.criterion = criterion
         self.metrics = task.metrics(classes, task.scoring)
         self.train_means, self.val_means = MeanLosses(), MeanLosses()
@@ -122,7 +126,7 @@ class TrainingModule(lightning.LightningModule):
             return self.task.forward(self.model, batch)
         image, *rest = self.model.inputs(batch)
         if self.channels_last:
-            image = image.contiguous(memory_format=torch.channels_last)
+            image = image.contiguous(memory_format=_LAYOUTS[image.ndim])
         return self.model(image, *rest)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:

@@ -6,11 +6,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 
 from ..data import DataSplits
+from ..kernels.compiling import ANNOUNCER
 from ..planning import Probe
 from ..recipe import Recipe
 from ..types import Batch, ClassMasks, LabelMap, Sample
@@ -19,6 +20,8 @@ from .run import Experiment, make_experiment
 TIMED_CPU, TIMED_GPU, WARM_GPU = 2, 5, 3
 KERNELS = 5.0  # seconds that loading kernels may take
 CORNER = 1024  # pixels of large validation images that are predicted
+
+T = TypeVar("T")
 
 
 def probe(
@@ -48,34 +51,27 @@ def probe(
     device = device_of(recipe)
     module, classes = experiment.module.to(device), experiment.classes
     optimizer, _ = module.optimization.make(module.model)
-    begun = now()
     views: Any = experiment.batches.data
-    samples = [views[index] for index in range(recipe.batch_size)]
-    loading = (now() - begun) / recipe.batch_size
+    samples, loading = _timed(lambda: [views[index] for index in range(recipe.batch_size)], now)
+    loading /= recipe.batch_size
     batch = Batch.collate(samples, classes.ignore).to(device)
     before = _peak(device)
 
-    def step() -> None:
-        with autocast(recipe, device):
-            parts = module.criterion.parts(module(batch), batch)
-        loss = torch.stack(list(parts.values())).sum()
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+    def steps(count: int) -> None:
+        for _ in range(count):
+            with autocast(recipe, device):
+                parts = module.criterion.parts(module(batch), batch)
+            loss = torch.stack(list(parts.values())).sum()
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+        _wait(device)
 
     warm, timed = (WARM_GPU, TIMED_GPU) if device.type == "cuda" else (1, TIMED_CPU)
     module.train()
-    begun = now()
-    for _ in range(warm):
-        step()
-    _wait(device)
-    seconds = (now() - begun) / warm
+    seconds = _timed(lambda: steps(warm), now)[1] / warm
     if seconds < patience / 3:
-        begun = now()
-        for _ in range(timed):
-            step()
-        _wait(device)
-        seconds = (now() - begun) / timed
+        seconds = _timed(lambda: steps(timed), now)[1] / timed
     memory = max(0, _peak(device) - before)
     return Probe(
         rung,
@@ -109,22 +105,31 @@ def _validation(
     """Seconds that one validation image takes, its reading included; of a large one, by a part of it."""
     module = experiment.module
     module.eval()
-    begun = now()
-    whole = experiment.val_data[len(experiment.val_data) // 2]
-    reading = now() - begun
+    whole, reading = _timed(lambda: experiment.val_data[len(experiment.val_data) // 2], now)
     sample = _corner(whole) if recipe.val_tile is not None else whole
     parts = whole.image[0].numel() / sample.image[0].numel()
     batch = Batch.collate([sample], experiment.classes.ignore).to(device)
-    seconds = 0.0
-    for _ in range(2):  # in the first pass, kernels are loaded or compiled
-        begun = now()
+
+    def validate() -> None:
         with torch.no_grad(), autocast(recipe, device):
             module.validation_step(batch, 0)
         _wait(device)
-        seconds = now() - begun
-        if seconds > max(patience / 3, KERNELS):
-            break
+
+    _, seconds = _timed(validate, now)
+    if seconds <= max(patience / 3, KERNELS):  # the first pass loads kernels
+        _, seconds = _timed(validate, now)
     return reading + parts * seconds
+
+
+def _timed(work: Callable[[], T], now: Callable[[], float]) -> tuple[T, float]:
+    """What some work gives, and its seconds; work in which kernels were compiled is done and timed again."""
+    compiled = len(ANNOUNCER.compiled)
+    begun = now()
+    done = work()
+    if len(ANNOUNCER.compiled) > compiled:
+        begun = now()
+        done = work()
+    return done, now() - begun
 
 
 def _corner(sample: Sample) -> Sample:

@@ -71,8 +71,8 @@ ALLOWED = {
     "download": {"checksums", "files"},
     "weights": FOUNDATION | {"checkpoint", "checksums", "download", "pickled_arrays"},
     "training": FOUNDATION
-    | {"checkpoint", "data", "draw", "encoders", "files", "interruption", "losses", "machine", "planning"}
-    | {"predict", "recipe", "reduced", "registry", "report", "tasks", "tiling"},
+    | {"checkpoint", "data", "draw", "encoders", "files", "interruption", "kernels", "losses", "machine"}
+    | {"planning", "predict", "recipe", "reduced", "registry", "report", "tasks", "tiling"},
     "hub": FOUNDATION
     | {"__version__", "checkpoint", "converters", "files", "recipe", "registry", "tasks", "weights"},
     "console": FOUNDATION | {"paper_recipes", "planning", "registry", "summary", "weights"},

@@ -106,6 +106,18 @@ TABLE: dict[str, tuple[DataFacts, dict[str, Any], dict[str, Any]]] = {
     "left and right forbid all mirrors": (
         facts(sides=True, **FREE), {}, {"flip": 0.0, "flip_vertical": 0.0, "rotate90": 0.0},
     ),
+    "grey images whose structures have a side are not mirrored": (
+        facts(20, mirrored=0.31, sideways=0.78, channels=1), {},
+        {"flip": 0.0, "flip_vertical": 0.0, "rotate90": 0.0},
+    ),
+    "nor turned where they have a side but no up": (
+        facts(20, mirrored=0.05, sideways=0.15, channels=1), {},
+        {"flip": 0.0, "flip_vertical": 0.5, "rotate90": 0.0},
+    ),
+    "a small difference of sides is none": (
+        facts(20, mirrored=0.05, sideways=0.14, channels=1), {}, {"flip": 0.5, "rotate90": 0.5},
+    ),
+    "photographs have no sides": (facts(20, sideways=0.78), {}, {"flip": 0.5}),
     "a crop that is not square is not turned": (
         facts(**FREE), {"crop": (128, 256)}, {"flip_vertical": 0.5, "rotate90": 0.0},
     ),
@@ -382,8 +394,9 @@ def test_networks_of_regions_take_whole_images_about_as_large_as_they_are(task: 
 @pytest.mark.parametrize(
     "size, expected",
     [
-        ((36, 50, 35), (48, 64, 32)),
-        ((20, 20, 20), (32, 32, 32)),
+        ((36, 50, 35), (40, 56, 40)),
+        ((20, 20, 20), (24, 24, 24)),
+        ((64, 64, 64), (48, 48, 48)),
         ((100, 400, 400), (16, 80, 80)),
         ((5, 9, 9), (16,) * 3),
     ],
@@ -397,21 +410,41 @@ def test_patches_of_volumes_shrink_along_the_longest_axes(
 
 
 @pytest.mark.parametrize(
-    ("seconds", "expected"),
-    [(0.1, (48, 64, 32)), (0.8, (32, 48, 32)), (4.0, (32, 32, 32))],
+    ("seconds", "size", "reduce", "expected"),
+    [
+        (0.1, (36, 50, 35), 1, (40, 56, 40)),
+        (0.4, (36, 50, 35), 1, (40, 56, 40)),  # 476 steps
+        (0.5, (36, 50, 35), 2, (48, 64, 48)),  # 384: 400 are wanted
+        (0.5, (31, 50, 35), 1, (32, 56, 40)),  # 16 voxels would not be left
+        (40.0, (31, 50, 35), 1, (24, 40, 32)),  # nor do smaller patches make 400 steps
+        (40.0, (80, 80, 80), 2, (64, 64, 64)),
+    ],
 )
-def test_patches_shrink_further_where_time_is_short(seconds: float, expected: tuple[int, ...]) -> None:
-    size = (36, 50, 35)
-    probe = Probe("unet3d, width 8", (48, 64, 32), 2, "32", seconds, 0.01)
+def test_volumes_are_seen_smaller_where_time_is_short(
+    seconds: float, size: tuple[int, ...], reduce: int, expected: tuple[int, ...]
+) -> None:
+    probe = Probe("unet3d, width 8", (40, 56, 40), 2, "32", seconds, 0.01)
     data = facts(80, size=size, largest=size, channels=1)
     plan = decided(data, task="volume", budget=240.0, seconds=(), probes=(probe,))
-    assert plan.settings["crop"] == expected
+    assert (plan.settings.get("reduce", 1), plan.settings["crop"]) == (reduce, expected)
 
 
-def test_volumes_with_left_and_right_are_not_mirrored() -> None:
+def test_a_given_size_of_volumes_is_kept() -> None:
+    probe = Probe("unet3d, width 8", (40, 56, 40), 2, "32", 4.0, 0.01)
+    data = facts(80, size=(36, 50, 35), largest=(36, 50, 35), channels=1)
+    plan = decided(data, {"reduce": 1}, task="volume", budget=240.0, seconds=(), probes=(probe,))
+    assert plan.settings["reduce"] == 1
+
+
+@pytest.mark.parametrize(("changes", "flip"), [
+    ({"mirrored": 0.14}, 0.5), ({"mirrored": 0.15}, 0.0), ({"mirrored": 0.0, "sideways": 0.2}, 0.0),
+    ({"mirrored": 0.0, "sides": True}, 0.0),
+])  # fmt: skip
+def test_volumes_are_mirrored_where_their_structures_have_no_side(
+    changes: dict[str, Any], flip: float
+) -> None:
     size = (40, 40, 40)
-    assert settings_of("volume", facts(size=size, largest=size, sides=True)).flip == 0.0
-    assert settings_of("volume", facts(size=size, largest=size)).flip == 0.5
+    assert settings_of("volume", facts(size=size, largest=size, **changes)).flip == flip
 
 
 def test_key_points_keep_the_augmentation_of_their_task() -> None:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 from PIL import Image
@@ -157,3 +158,41 @@ def test_budgets_as_people_write_them(text: str, seconds: float | None) -> None:
 def test_what_is_no_time(text: str) -> None:
     with pytest.raises(ValueError, match="a budget is a time such as 90s, 20m or 2h, or none"):
         read_budget(text)
+
+
+@pytest.mark.parametrize(("anywhere", "expected"), [(True, 0.0), (False, 1.0)])
+def test_volumes_whose_structures_lie_at_one_place_have_an_orientation(
+    anywhere: bool, expected: float, tmp_path: Path
+) -> None:
+    random = np.random.default_rng(0)
+    for folder in ("images", "labels"):
+        (tmp_path / folder).mkdir()
+    for number in range(24):
+        labels = np.zeros((16, 24, 16), np.uint8)
+        z = random.integers(0, 12) if anywhere else 2
+        y, x = (8, 2) if not anywhere else (random.integers(0, 16), random.integers(0, 10))
+        labels[z : z + 4, y : y + 8, x : x + 6] = 1
+        image = (labels * 100 + random.integers(0, 20, labels.shape)).astype(np.float32)
+        for folder, voxels in (("images", image), ("labels", labels)):
+            nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / folder / f"{number:02}.nii.gz")
+    data = open_data(tmp_path, task="volume", val_fraction=0)
+    found = measure_data(data.train)
+    assert found.mirrored == pytest.approx(expected, abs=0.14)
+    assert found.sideways == pytest.approx(expected, abs=0.14)
+    assert found.size == (16, 24, 16)[::-1]
+
+
+@pytest.mark.parametrize(("anywhere", "expected"), [(True, 0.0), (False, 1.0)])
+def test_small_structures_at_one_place_give_images_an_up_and_a_side(
+    measured: Callable[..., DataFacts], anywhere: bool, expected: float
+) -> None:
+    def draw(number: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        mask = np.zeros((48, 64), int)
+        top, left = (random.integers(0, 42), random.integers(0, 58)) if anywhere else (4, 8)
+        mask[top : top + 6, left : left + 6] = 1
+        image = random.integers(0, 120, (48, 64)) + 100 * mask
+        return np.repeat(image[..., None], 3, 2), mask
+
+    found = measured(draw, 60)
+    assert found.mirrored == pytest.approx(expected, abs=0.14)
+    assert found.sideways == pytest.approx(expected, abs=0.14)

@@ -42,6 +42,22 @@ def test_odd_sizes_keep_their_size_and_small_images_are_refused() -> None:
         model(torch.rand(1, 3, 3, 300))
 
 
+@pytest.mark.parametrize("size", [(36, 40, 48), (35, 17, 50), (16, 16, 16)])
+def test_volumes_are_halved_too(size: tuple[int, int, int]) -> None:
+    torch.manual_seed(0)
+    model = Reduced(pw.build("unet3d", 3, width=2), 2).eval()
+    image = torch.rand(1, 1, *size)
+    with torch.no_grad():
+        found = model(image)
+        assert found.logits.shape == (1, 3, *size)
+        if size == (36, 40, 48):
+            seen = model.network(F.avg_pool3d(image, 2))
+            torch.testing.assert_close(found.coarse, seen.coarse)
+    assert model.minimum_size == 16
+    with pytest.raises(ValueError, match="needs volumes of at least 16 x 16 x 16 voxels"):
+        model(torch.rand(1, 1, 15, 20, 20))
+
+
 def test_a_checkpoint_gives_it_again(tmp_path: Path) -> None:
     model, image = network(), torch.rand(3, 97, 130)
     save(model, tmp_path / "half.safetensors", CLASSES)

@@ -22,6 +22,7 @@ from pixelwise.recipe import read_settings
 from pixelwise.report import write_evaluation_report
 from pixelwise.tasks import get_task, open_data, task_of_folder
 from pixelwise.training import recipe_of, run as run_recipe
+from pixelwise.training.run import make_experiment
 from pixelwise.types import Batch, LabelMap, Sample
 from tests.data.dicom_files import dicom_slice
 
@@ -143,6 +144,31 @@ def test_training_patches_have_the_size_of_the_crop(folder: Path) -> None:
 def test_settings_that_volumes_have_not_are_refused(changes: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         get_task("volume").transform(TABLE, SETTINGS | changes)
+
+
+def test_volumes_smaller_than_the_patches_lie_among_zeros_as_they_did_in_training() -> None:
+    task, seen = get_task("volume"), list[torch.Tensor]()
+
+    def network(image: torch.Tensor) -> pw.DenseLogits:
+        seen.append(image)
+        return pw.DenseLogits(torch.cat([torch.full_like(image, 0.5), image], 1), tuple(image.shape[2:]))
+
+    sample = Sample(torch.rand(1, 10, 31, 13), None, "")
+    decoding = task.decoding_with(task.decoding_of({"crop": (24, 24, 16), "intensity": "percentiles"}))
+    found = task.infer(network, sample, pw.ClassTable.of("dark", "bright"), decoding)
+    assert torch.equal(found.labels, (sample.image[0] > 0.5).long())
+    (image,) = seen
+    assert image.shape == (1, 1, 24, 31, 16)
+    assert torch.equal(image[0, :, 7:17, :, 1:14], sample.image)
+    assert image.sum() == pytest.approx(float(sample.image.sum()), rel=1e-5)
+
+
+def test_weights_of_volumes_lie_in_memory_voxel_by_voxel(folder: Path) -> None:
+    settings = {"data": str(folder), "model": "unet3d", "model_arguments": {"width": 4}, "crop": (16, 16, 16)}
+    for last in (True, False):
+        module = make_experiment(recipe_of({**settings, "channels_last": last})).module
+        (weight, *_) = (one for one in module.model.parameters() if one.ndim == 5 and one.shape[1] > 1)
+        assert weight.is_contiguous(memory_format=torch.channels_last_3d) == last
 
 
 def test_a_small_network_learns(run: "pw.training.TrainResult") -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pixelwise.kernels.compiling import ANNOUNCER
 from pixelwise.planning import Probe, RangeTest
 from pixelwise.recipe import Recipe
 from pixelwise.tasks import open_data
@@ -189,6 +190,24 @@ def test_the_time_of_a_compiler_is_not_that_of_a_validation(
     passes.clear()
     found = probe(recipe, open_data(root), "unet", patience=60.0, now=lambda: seconds[0])
     assert (found.validation, len(passes)) == (30.0, 1)
+
+
+def test_work_in_which_kernels_were_compiled_is_timed_again(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root, seconds, passes = folder(3), [0.0], list[int]()
+    monkeypatch.setattr(ANNOUNCER, "compiled", [])
+
+    def look(module: TrainingModule, batch: Batch, index: int) -> None:
+        seconds[0] += 2.0 if passes else 30.0
+        if not passes:
+            ANNOUNCER.compiled.append("a kernel")
+        passes.append(index)
+
+    monkeypatch.setattr(TrainingModule, "validation_step", look)
+    recipe = Recipe(str(root), **SMALL, crop=(32, 32), batch_size=1, steps=1, workers=0)
+    found = probe(recipe, open_data(root), "unet", patience=6.0, now=lambda: seconds[0])
+    assert found.validation == 2.0
 
 
 # --- odd folders --------------------------------------------------------------------------------------
