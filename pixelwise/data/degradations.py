@@ -34,6 +34,9 @@ _ZOOM = (0.5, 1.0)
 class Sometimes:
     """Change the image of a sample now and then.
 
+    Attributes:
+        draws_from_torch: the changes of this file draw from PyTorch's generator alone, see `Augmented`.
+
     Args:
         change: of the image.
         share: of the samples that are changed, in [0, 1].
@@ -41,6 +44,7 @@ class Sometimes:
 
     def __init__(self, change: Callable[[Pixels], Pixels], share: float) -> None:
         self.change, self.share = change, share
+        self.draws_from_torch = change.__module__ == __name__
 
     def __call__(self, sample: Sample) -> Sample:
         """The sample, changed or not."""

@@ -154,6 +154,7 @@ class Compose:
     def __init__(self, transforms: Sequence[Callable[[Sample], Sample]]) -> None:
         self.transforms = tuple(transforms)
         self.takes_bytes = bool(transforms) and getattr(transforms[0], "takes_bytes", False)
+        self.draws_from_torch = all(getattr(one, "draws_from_torch", False) for one in transforms)
 
     def __call__(self, sample: Sample) -> Sample:
         """The changed sample."""
@@ -182,6 +183,7 @@ class MirrorSides:
         self.flip, self.flip_vertical, self.then = flip, flip_vertical, then
         self.flip_pairs = tuple(flip_pairs)
         self.takes_bytes = getattr(then, "takes_bytes", False)
+        self.draws_from_torch = getattr(then, "draws_from_torch", False)
 
     def __call__(self, sample: Sample) -> Sample:
         """The changed sample."""
@@ -285,6 +287,9 @@ class OnSample:
     def __init__(self, transforms: Sequence[Callable[..., Any]]) -> None:
         self.transforms = tuple(transforms)
         self.scales_bytes = bool(self.transforms) and isinstance(self.transforms[0], ScaleAndCrop)
+        self.draws_from_torch = all(isinstance(one, Change) for one in self.transforms)
+        # Pixels from outside the image may get a label that has no room in 8 bits.
+        self.keeps_bytes = all(0 <= getattr(one, "ignore", 0) <= 255 for one in self.transforms)
 
     def __call__(self, sample: Sample) -> Sample:
         """The changed sample. Image values stay in [0, 1], or come there if they have 8 bits."""
@@ -292,6 +297,8 @@ class OnSample:
             sample = replace(sample, image=sample.image / 255)
         inputs: tuple[Tensor, ...] = (tv_tensors.Image(sample.image),)
         if sample.target is not None:
+            if not self.keeps_bytes and isinstance(sample.target, LabelMap):
+                sample = replace(sample, target=replace(sample.target, labels=sample.target.labels.long()))
             inputs = (*inputs, *_as_tv_tensors(sample.target, sample.image))
         for transform in self.transforms:
             outputs = transform(*inputs)

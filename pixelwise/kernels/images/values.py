@@ -1,7 +1,7 @@
 """Values of pixels: from bytes to [0, 1], from the values of mask files to labels, and recoloured."""
 
 import numpy as np
-from jaxtyping import Float32, Int64, Shaped, UInt8
+from jaxtyping import Float32, Integer, Shaped, UInt8
 
 from ..compiling import kernel
 
@@ -22,14 +22,14 @@ def unit_planes(pixels: UInt8[np.ndarray, "H W c"]) -> Float32[np.ndarray, "c H 
 
 
 def looked_up(
-    values: Shaped[np.ndarray, "*grid"], table: Int64[np.ndarray, " n"]
-) -> Int64[np.ndarray, "*grid"]:
+    values: Shaped[np.ndarray, "*grid"], table: Integer[np.ndarray, " n"]
+) -> Integer[np.ndarray, "*grid"]:
     """The entry of a table for each whole number; the last entry is that of all that lie outside.
 
     >>> looked_up(np.array([0, 1, 7, -1]), np.array([5, 6, 9])).tolist()
     [5, 6, 9, 9]
     """
-    labels = np.empty(values.shape, np.int64)
+    labels = np.empty(values.shape, table.dtype)
     fill_labels(np.ascontiguousarray(values).reshape(-1), table, labels.reshape(-1))
     return labels
 
@@ -75,7 +75,7 @@ def fill_planes(
 
 @kernel
 def fill_labels(
-    values: Shaped[np.ndarray, " n"], table: Int64[np.ndarray, " values"], labels: Int64[np.ndarray, " n"]
+    values: Shaped[np.ndarray, " n"], table: Integer[np.ndarray, " values"], labels: Integer[np.ndarray, " n"]
 ) -> None:
     """`looked_up`."""
     last = np.int64(len(table) - 1)
