@@ -463,11 +463,12 @@ class ScaleAndCrop(Change):
         if params["mirrored"]:
             columns = columns.mirrored()
         if inpt.dtype == torch.uint8 and isinstance(inpt, tv_tensors.Image):
-            window = _window(len(inpt), rows, columns, np.float32, 0)
             pixels = inpt.as_subclass(Tensor).permute(1, 2, 0).numpy()
+            channels = pixels.shape[2]
+            window = _window(channels, rows, columns, np.float32, 0)
             # Channels lie side by side, as in files, or one behind the other, as in a cache.
-            size = len(inpt) if pixels.flags.c_contiguous else 1
-            for c in range(0, len(inpt), size):
+            size = channels if pixels.flags.c_contiguous else 1
+            for c in range(0, channels, size):
                 part, into = np.ascontiguousarray(pixels[..., c : c + size]), window[c : c + size]
                 resampled_bytes(part, rows.taps(), columns.taps(), into, rows.before, columns.before)
             return _like(inpt, window)
@@ -546,8 +547,8 @@ def _planes(inpt: Tensor) -> Shaped[np.ndarray, "n H W"]:
 
 
 def _like(inpt: Tensor, planes: Shaped[np.ndarray, "n H W"]) -> Tensor:
-    """The pixels with the leading axes and the type of `inpt`."""
-    return tv_tensors.wrap(torch.from_numpy(planes).view(*inpt.shape[:-2], *planes.shape[1:]), like=inpt)
+    """The pixels with the leading axes and the type of `inpt`, an image or a mask."""
+    return torch.from_numpy(planes).view(*inpt.shape[:-2], *planes.shape[1:]).as_subclass(type(inpt))
 
 
 def drawn_pixel(
@@ -768,4 +769,4 @@ class ColorChange(Change):
         saturation = params["saturation"] if channels == 3 else 1.0
         planes = planes if self.in_place else planes.copy()
         recolour(planes, luma, saturation, params["contrast"], params["brightness"])
-        return tv_tensors.wrap(torch.from_numpy(planes).view(inpt.shape), like=inpt)
+        return torch.from_numpy(planes).view(inpt.shape).as_subclass(type(inpt))

@@ -14,7 +14,7 @@ from PIL import Image, PngImagePlugin
 from tests.data.test_damaged_images import spoiled
 
 from pixelwise.data.formats import direct, image as images, mask as masks
-from pixelwise.data.formats.direct import direct_jpeg, direct_png
+from pixelwise.data.formats.direct import as_jpeg, direct_jpeg, direct_png
 from pixelwise.data.formats.image import MAX_PIXELS, read_stored
 from pixelwise.data.formats.mask import read_mask_pixels
 
@@ -186,3 +186,17 @@ def test_damaged_files_are_read_as_pillow_reads_them(
             assert own == expected
         else:
             np.testing.assert_array_equal(own, expected)
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("quality", [30, 95])
+def test_compression_has_the_pixels_of_pillow(
+    quality: int, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pixels = np.array(picture((33, 48), mode)).reshape(33, 48, -1)
+    own = as_jpeg(pixels, quality)
+    content = encoded(picture((33, 48), mode), "JPEG", quality=quality)
+    expected = np.asarray(Image.open(io.BytesIO(content))).reshape(pixels.shape)
+    np.testing.assert_array_equal(own, expected)
+    monkeypatch.setattr(direct, "_ENCODE", None)
+    np.testing.assert_array_equal(as_jpeg(pixels, quality), expected)

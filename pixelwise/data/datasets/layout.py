@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol, runtime_checkable
@@ -151,13 +151,24 @@ def name_in_folder(path: Path, root: Path) -> str:
     >>> name_in_folder(Path("data/images/a.png"), Path("data"))
     'images/a.png'
     """
+    return next(names_in_folder([path], root))
+
+
+def names_in_folder(paths: Iterable[Path], root: Path) -> Iterator[str]:
+    """`name_in_folder` of many files."""
     folder = root.as_posix()  # text: `relative_to` takes half a second for 100,000 files
-    return path.as_posix() if folder == "." else path.as_posix()[len(folder.rstrip("/")) + 1 :]
+    start = 0 if folder == "." else len(folder.rstrip("/")) + 1
+    return (path.as_posix()[start:] for path in paths)
 
 
-def stem_in(path: Path, root: Path) -> str:
-    """`name_in_folder` without the suffix."""
-    return name_in_folder(path, root).removesuffix(path.suffix)
+def without_suffix(name: str) -> str:
+    """A path without the suffix that `Path` sees.
+
+    >>> without_suffix("a.b/c.tar.gz"), without_suffix("a.b/.c")
+    ('a.b/c.tar', 'a.b/.c')
+    """
+    dot = name.rfind(".")
+    return name[:dot] if name.rfind("/") + 1 < dot < len(name) - 1 else name
 
 
 def by_stem(files: list[Path], root: Path) -> dict[str, Path]:
@@ -167,8 +178,8 @@ def by_stem(files: list[Path], root: Path) -> dict[str, Path]:
         ValueError: if two files differ only in their suffix.
     """
     found: dict[str, Path] = {}
-    for path in files:
-        key = stem_in(path, root)
+    for path, name in zip(files, names_in_folder(files, root), strict=True):
+        key = without_suffix(name)
         if key in found:
             raise ValueError(f"{found[key]} and {path} have one name: which of them counts?")
         found[key] = path

@@ -8,9 +8,10 @@ Layout of the files: ITU-T T.81, Annex B (JPEG); W3C, Portable Network Graphics 
 edition.
 """
 
+import io
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -20,21 +21,21 @@ from PIL import Image
 from ...kernels.pixels.png import unfilter
 
 
-def _decoder_of_torchvision() -> Callable[..., Any] | None:
-    """libjpeg-turbo as torchvision brings it; None where it does not.
+def _of_torchvision(name: str) -> Callable[..., Any] | None:
+    """A function of libjpeg-turbo as torchvision brings it; None where it does not.
 
-    Its function in Python is deprecated since 0.29, for TorchCodec. What that calls is the same everywhere.
+    Its functions in Python are deprecated since 0.29, for TorchCodec. What they call is the same everywhere.
     """
     try:
         import torchvision.io  # registers it
 
         assert torchvision.io
-        return torch.ops.image.decode_jpeg
+        return cast(Callable[..., Any], getattr(torch.ops.image, name))
     except (ImportError, AttributeError):
         return None
 
 
-_DECODE = _decoder_of_torchvision()
+_DECODE, _ENCODE = _of_torchvision("decode_jpeg"), _of_torchvision("encode_jpeg")
 
 _ORIENTATION = 0x0112  # EXIF tag
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, all with Huffman codes
@@ -69,6 +70,21 @@ def direct_jpeg(content: bytes, channels: int, max_pixels: int) -> UInt8[np.ndar
     if pixels.shape != (components, height, width):
         return None
     return pixels if components == channels else np.repeat(pixels, channels, 0)
+
+
+def as_jpeg(pixels: UInt8[np.ndarray, "H W c"], quality: int) -> UInt8[np.ndarray, "H W c"]:
+    """Pixels of one or three channels as they are after they were written as JPEG and read again.
+
+    Args:
+        pixels: contiguous.
+        quality: from 1 to 100.
+    """
+    if _ENCODE is not None and _DECODE is not None:
+        content = _ENCODE(torch.from_numpy(pixels).permute(2, 0, 1), quality)
+        return cast(np.ndarray, _DECODE(content, pixels.shape[2], False).permute(1, 2, 0).numpy())
+    file = io.BytesIO()
+    Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "JPEG", quality=quality)
+    return np.asarray(Image.open(file)).reshape(pixels.shape)
 
 
 def _frame(content: bytes) -> tuple[int, int, int] | None:

@@ -21,6 +21,18 @@ def unit_planes(pixels: UInt8[np.ndarray, "H W c"]) -> Float32[np.ndarray, "c H 
     return planes
 
 
+def byte_pixels(planes: Float32[np.ndarray, "c H W"]) -> UInt8[np.ndarray, "H W c"]:
+    """Values in [0, 1] times 255 and rounded, with the channels side by side.
+
+    >>> byte_pixels(np.array([[[0.0, 1.0]]], np.float32)).ravel().tolist()
+    [0, 255]
+    """
+    channels, height, width = planes.shape
+    pixels = np.empty((height, width, channels), np.uint8)
+    fill_pixels(planes, pixels)
+    return pixels
+
+
 def looked_up(
     values: Shaped[np.ndarray, "*grid"], table: Integer[np.ndarray, " n"]
 ) -> Integer[np.ndarray, "*grid"]:
@@ -71,6 +83,20 @@ def fill_planes(
             row = planes[c, y]
             for x in range(width):
                 row[x] = units[pixels[y, x, c]]
+
+
+@kernel
+def fill_pixels(planes: Float32[np.ndarray, "c H W"], pixels: UInt8[np.ndarray, "H W c"]) -> None:
+    """`byte_pixels`."""
+    channels, height, width = planes.shape
+    row = np.empty(width, np.uint8)
+    for y in range(height):
+        for c in range(channels):
+            plane = planes[c, y]
+            for x in range(width):
+                row[x] = np.uint8(np.int32(np.rint(plane[x] * np.float32(255))))
+            for x in range(width):
+                pixels[y, x, c] = row[x]
 
 
 @kernel
