@@ -212,7 +212,7 @@ class SegmentationData(Dataset[Sample]):
         return self._sample(index, *self.image(index), self.read_target)
 
     def stored(self, index: int) -> Sample:
-        """One sample with an image and labels in 8 bits where these are enough, for transforms that take these.
+        """One sample, image and labels in 8 bits where these are enough: for transforms that take them.
 
         Raises:
             ValueError: as `__getitem__`.

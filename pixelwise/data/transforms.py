@@ -296,10 +296,11 @@ class OnSample:
         if sample.image.dtype == torch.uint8 and not self.scales_bytes:
             sample = replace(sample, image=sample.image / 255)
         inputs: tuple[Tensor, ...] = (tv_tensors.Image(sample.image),)
-        if sample.target is not None:
-            if not self.keeps_bytes and isinstance(sample.target, LabelMap):
-                sample = replace(sample, target=replace(sample.target, labels=sample.target.labels.long()))
-            inputs = (*inputs, *_as_tv_tensors(sample.target, sample.image))
+        target = sample.target
+        if isinstance(target, LabelMap) and not self.keeps_bytes:
+            target = replace(target, labels=target.labels.long())
+        if target is not None:
+            inputs = (*inputs, *_as_tv_tensors(target, sample.image))
         for transform in self.transforms:
             outputs = transform(*inputs)
             inputs = outputs if isinstance(outputs, tuple) else (outputs,)

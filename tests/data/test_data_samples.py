@@ -142,7 +142,7 @@ def test_changes_that_draw_from_torch_alone_leave_the_other_generators_alone(
     data, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All changes of this package do; those of a user are not known."""
-    asked = {name: 1.0 for name in DEGRADATIONS}
+    asked = dict.fromkeys(DEGRADATIONS, 1.0)
     steps = [training_transform((8, 8), rotation=5.0, elastic=1.0, rotate90=0.5), *degradations_of(asked)]
     change = Compose(steps if shared else [*steps, noisy])
     assert change.draws_from_torch is shared

@@ -10,13 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image, PngImagePlugin
 
-
-from tests.data.test_damaged_images import spoiled
-
 from pixelwise.data.formats import direct, image as images, mask as masks
 from pixelwise.data.formats.direct import as_jpeg, direct_jpeg, direct_png
 from pixelwise.data.formats.image import MAX_PIXELS, read_stored
 from pixelwise.data.formats.mask import read_mask_pixels
+from tests.data.test_damaged_images import spoiled
 
 SIZES = [(1, 1), (7, 13), (32, 48)]
 

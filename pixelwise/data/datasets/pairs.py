@@ -11,24 +11,15 @@ Masks are images, NumPy arrays, `.mat` files, or tables of whole numbers as text
 may tell the parts; see `split_files`.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from PIL import Image
 
 from ..dataset import Pair
 from ..label_encoding import LabelEncoding
-from .layout import (
-    Layout,
-    by_stem,
-    folders,
-    image_files,
-    mask_files,
-    name_in_folder,
-    names_in_folder,
-    split_of,
-    without_suffix,
-)
+from .layout import Layout, by_stem, folders, image_files, mask_files, name_in_folder, split_of
+from .listing import listed, without_suffix
 from .split_files import by_files
 
 IMAGES = (
@@ -68,9 +59,8 @@ def first_pair(root: Path) -> tuple[Path, Path] | None:
     if not root.is_dir():
         return None
     for _, images, masks in _places(root):
-        by_name = by_stem(mask_files(masks), masks)
-        files = image_files(images)
-        for image, own in zip(files, names_in_folder(files, images), strict=True):
+        by_name, files = _masks_by_name(masks), listed(images)
+        for image, own in zip(files.images, files.image_names, strict=True):
             if (name := _mask_of(own, by_name)) is not None:
                 return image, by_name[name]
     for _, folder in _parts(root):
@@ -161,18 +151,23 @@ def _parts(root: Path) -> list[tuple[str, Path]]:
 
 
 def _matched(image_folder: Path, mask_folder: Path, root: Path) -> tuple[list[Pair], list[Path]]:
-    masks = by_stem(mask_files(mask_folder), mask_folder)
+    masks = _masks_by_name(mask_folder)
     pairs, alone, used = [], [], set()
-    images = image_files(image_folder)
-    names, ids = names_in_folder(images, image_folder), names_in_folder(images, root)
-    for image, own, known_as in zip(images, names, ids, strict=True):
+    images = listed(image_folder)
+    above = "" if image_folder == root else name_in_folder(image_folder, root) + "/"
+    for image, own in zip(images.images, images.image_names, strict=True):
         name = _mask_of(own, masks)
         if name is None:
             alone.append(image)
         else:
             used.add(name)
-            pairs.append(Pair(image, masks[name], known_as))
+            pairs.append(Pair(image, masks[name], above + own))
     return pairs, alone + [path for name, path in masks.items() if name not in used]
+
+
+def _masks_by_name(folder: Path) -> Mapping[str, Path]:
+    """The masks in a folder by their names without the suffix."""
+    return listed(folder).by_stem or by_stem(mask_files(folder), folder)
 
 
 def _mask_of(image: str, masks: Container[str]) -> str | None:

@@ -1,7 +1,7 @@
 """Plain JPEG and PNG files, decoded without Pillow, which takes up to twice the time.
 
 All that is unusual about a file (a turned or damaged picture, another colour space, transparency, several
-pictures) gives None: Pillow has it, and says what is wrong. What is decoded here has the same pixels as there.
+pictures) gives None: Pillow has it, and says what is wrong. What is decoded here has the pixels of Pillow.
 Of a JPEG file that is damaged but decodes, libjpeg itself says so on standard error.
 
 Layout of the files: ITU-T T.81, Annex B (JPEG); W3C, Portable Network Graphics (PNG) Specification, second
@@ -40,7 +40,7 @@ _DECODE, _ENCODE = _of_torchvision("decode_jpeg"), _of_torchvision("encode_jpeg"
 _ORIENTATION = 0x0112  # EXIF tag
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, all with Huffman codes
 _EXIF, _APP1, _SCAN = b"Exif\0\0", 0xE1, 0xDA
-_PLAIN_CHUNKS = frozenset((b"IHDR", b"PLTE", b"gAMA", b"sRGB", b"cHRM", b"pHYs", b"bKGD", b"tIME", b"sBIT", b"iCCP"))
+_PLAIN_CHUNKS = frozenset(b"IHDR PLTE gAMA sRGB cHRM pHYs bKGD tIME sBIT iCCP".split())
 _METADATA = (b"Raw profile", b"XML:com.adobe.xmp")  # of texts that may turn a picture
 _GREY, _PALETTE = 0, 3  # colour types of PNG
 
@@ -134,7 +134,9 @@ def direct_png(content: bytes, max_pixels: int, *, indices: bool = True) -> UInt
         return None
     width, height = (int.from_bytes(head[start : start + 4], "big") for start in (0, 4))
     depth, kind = head[8], head[9]
-    if depth != 8 or kind not in ((_GREY, _PALETTE) if indices else (_GREY,)) or any(head[10:]) or not 0 < height * width <= max_pixels:
+    if depth != 8 or any(head[10:]) or not 0 < height * width <= max_pixels:
+        return None
+    if kind not in ((_GREY, _PALETTE) if indices else (_GREY,)):
         return None
     packed = []
     for name, part in chunks(content):

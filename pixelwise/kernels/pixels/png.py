@@ -35,20 +35,21 @@ def unfilter(rows: UInt8[np.ndarray, "H n1"], pixel: int, out: UInt8[np.ndarray,
                 row[x] = coded[x] + above[x]
         elif kind == 3:
             for x in range(count):
-                left = np.int64(row[x - pixel]) if x >= pixel else 0
-                row[x] = np.int64(coded[x]) + (left + np.int64(above[x])) // 2
+                left = int(row[x - pixel]) if x >= pixel else 0
+                row[x] = int(coded[x]) + (left + int(above[x])) // 2
         elif kind == 4:
             for x in range(count):
-                left = np.int64(row[x - pixel]) if x >= pixel else 0
-                corner = np.int64(above[x - pixel]) if x >= pixel else 0
-                up = np.int64(above[x])
-                by_left, by_above, by_corner = abs(up - corner), abs(left - corner), abs(left + up - 2 * corner)
+                left = int(row[x - pixel]) if x >= pixel else 0
+                corner = int(above[x - pixel]) if x >= pixel else 0
+                up = int(above[x])
+                by_left, by_above = abs(up - corner), abs(left - corner)
+                by_corner = abs(left + up - 2 * corner)
                 guess = corner
                 if by_left <= by_above and by_left <= by_corner:
                     guess = left
                 elif by_above <= by_corner:
                     guess = up
-                row[x] = np.int64(coded[x]) + guess
+                row[x] = int(coded[x]) + guess
         else:
             return False
     return True
