@@ -54,7 +54,8 @@ def datasets(
         found = "recognised by itself" if row.marks else f"open it with --format {row.name}"
         typer.echo(f"{found}: pixelwise check FOLDER --format {row.name}")
     elif row.layout:
-        typer.echo(f"layout  {row.layout}, see docs/data.md: pixelwise check FOLDER --format {row.layout}")
+        known = row.name if row.marks else row.layout
+        typer.echo(f"layout  {row.layout}, see docs/data.md: pixelwise check FOLDER --format {known}")
 
 
 def _licence(row: Any) -> str:

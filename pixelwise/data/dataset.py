@@ -2,14 +2,14 @@
 
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
-from jaxtyping import Float, Float32, Int64, Integer, Shaped
+from jaxtyping import Float, Float32, Int64, Integer, Shaped, UInt64
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -64,6 +64,14 @@ class LabelArrays(ReadTarget, Protocol):
         """The labels of the image of `pair`; see `ReadTarget`."""
 
 
+@runtime_checkable
+class StoredLabels(ReadTarget, Protocol):
+    """How labels are read without making large numbers of small ones."""
+
+    def stored(self, pair: Pair) -> LabelMap:
+        """The labels of the image of `pair`, in 8 bits where these are enough; see `ReadTarget`."""
+
+
 @dataclass(frozen=True)
 class MaskFiles:
     """Labels from one mask file per image.
@@ -82,6 +90,11 @@ class MaskFiles:
         """Labels of the mask; see `LabelArrays`."""
         assert pair.mask is not None
         return read_labels(pair.mask, self.encoding)
+
+    def stored(self, pair: Pair) -> LabelMap:
+        """Labels of the mask in few bits; see `StoredLabels`."""
+        assert pair.mask is not None
+        return LabelMap(torch.from_numpy(read_labels(pair.mask, self.encoding, few_bits=True)))
 
 
 @runtime_checkable
@@ -174,6 +187,9 @@ class SegmentationData(Dataset[Sample]):
         self.pairs, self.classes, self.channels = tuple(pairs), classes, channels
         self.read_target = read_target or MaskFiles(LabelEncoding.of(classes))
         self.read_image = read_image
+        # Asked once: it takes longer than to open a file.
+        self._stores_images = isinstance(read_image, StoredImages)
+        self._stores_labels = isinstance(self.read_target, StoredLabels)
 
     def __repr__(self) -> str:
         images = "1 image" if len(self) == 1 else f"{len(self)} images"
@@ -193,27 +209,35 @@ class SegmentationData(Dataset[Sample]):
         Raises:
             ValueError: if a file is damaged, image and mask differ in size, or a label is not in the table.
         """
-        return self._sample(index, *self.image(index))
+        return self._sample(index, *self.image(index), self.read_target)
 
     def stored(self, index: int) -> Sample:
-        """One sample with an image in 8 bits where its file has 8, for transforms that take these.
+        """One sample, image and labels in 8 bits where these are enough: for transforms that take them.
 
         Raises:
             ValueError: as `__getitem__`.
         """
         pair = self.pairs[index]
-        if pair.window is not None or not isinstance(self.read_image, StoredImages):
-            return self[index]
-        return self._sample(index, self.read_image.stored(pair, self.channels), None)
+        image: Shaped[Tensor, "c *grid"]
+        if pair.window is None and self._stores_images:
+            image, spacing = self.read_image.stored(pair, self.channels), None  # type: ignore[attr-defined]
+        else:
+            image, spacing = self.image(index)
+        target = self.read_target.stored if self._stores_labels else self.read_target  # type: ignore[attr-defined]
+        return self._sample(index, image, spacing, target)
 
     def _sample(
-        self, index: int, image: Shaped[Tensor, "c *grid"], spacing: tuple[float, ...] | None
+        self,
+        index: int,
+        image: Shaped[Tensor, "c *grid"],
+        spacing: tuple[float, ...] | None,
+        read_target: Callable[[Pair], Annotation],
     ) -> Sample:
         """An image with its annotation."""
         pair = self.pairs[index]
         if pair.mask is None:
             return Sample(image, None, pair.id, spacing)
-        target = self.target(index)
+        target = read_target(pair)
         self.check_size(index, tuple(image.shape[1:]), target)
         return Sample(image, target, pair.id, spacing)
 
@@ -405,7 +429,8 @@ class Augmented(Dataset[Sample]):
     Args:
         data: where the samples come from.
         transform: changes a sample; may draw from the generators of PyTorch, NumPy and Python. If its
-            `takes_bytes` is true, it gets images in 8 bits where their files have 8.
+            `takes_bytes` is true, it gets images and labels in 8 bits where these are enough. If its
+            `draws_from_torch` is true, the generators of NumPy and Python are left alone.
         seed: of all random numbers.
         mixings: how changed samples are mixed with random other ones, one after the other.
     """
@@ -420,6 +445,7 @@ class Augmented(Dataset[Sample]):
     ) -> None:
         self.data, self.transform, self.seed = data, transform, seed
         self.mixings = tuple(mixings)
+        self._all_generators = not getattr(transform, "draws_from_torch", False)
         self._read: Callable[[int], Sample] = data.__getitem__
         if isinstance(data, SegmentationData) and getattr(transform, "takes_bytes", False):
             # A class of the user's own may read samples in another way.
@@ -444,7 +470,7 @@ class Augmented(Dataset[Sample]):
     def __getitem__(self, index: int) -> Sample:
         """One transformed sample; an index beyond the last image is another view of one of them."""
         sample = self._read(index % len(self))
-        with random_numbers_of(self.seed, self.epoch, index):
+        with random_numbers_of(self.seed, self.epoch, index, everyones=self._all_generators):
             changed = self.transform(sample)
             for mixing in self.mixings:
                 if torch.rand(()) < mixing.share:
@@ -457,17 +483,33 @@ class Augmented(Dataset[Sample]):
 
 
 @contextmanager
-def random_numbers_of(*key: int) -> Iterator[None]:
-    """Inside, the generators of PyTorch (CPU), NumPy and Python start from `key`; outside nothing changes."""
+def random_numbers_of(*key: int, everyones: bool = True) -> Iterator[None]:
+    """Inside, the generators of PyTorch (CPU), NumPy and Python start from `key`; outside nothing changes.
+
+    Args:
+        key: whole numbers.
+        everyones: whether the generators of NumPy and Python are meant as well; to put them aside and back
+            takes 0.15 ms.
+    """
     seeds = np.random.SeedSequence([part & (2**64 - 1) for part in key]).generate_state(3, np.uint64)
-    torch_state, numpy_state, python_state = torch.get_rng_state(), np.random.get_state(), random.getstate()  # noqa: NPY002
-    torch.default_generator.manual_seed(int(seeds[0]) >> 1)
-    np.random.seed(int(seeds[1]) >> 32)  # noqa: NPY002
-    random.seed(int(seeds[2]))
+    with _seeded(seeds[1:]) if everyones else nullcontext():
+        torch_state = torch.get_rng_state()
+        torch.default_generator.manual_seed(int(seeds[0]) >> 1)
+        try:
+            yield
+        finally:
+            torch.set_rng_state(torch_state)
+
+
+@contextmanager
+def _seeded(seeds: UInt64[np.ndarray, "2"]) -> Iterator[None]:
+    """Inside, the generators of NumPy and Python start from these numbers."""
+    numpy_state, python_state = np.random.get_state(), random.getstate()  # noqa: NPY002
+    np.random.seed(int(seeds[0]) >> 32)  # noqa: NPY002
+    random.seed(int(seeds[1]))
     try:
         yield
     finally:
-        torch.set_rng_state(torch_state)
         np.random.set_state(numpy_state)  # noqa: NPY002
         random.setstate(python_state)
 

@@ -5,21 +5,19 @@ says otherwise, that draws its strength from PyTorch's generator. The ranges of 
 and gamma are about those of nnU-Net (Isensee et al., Nature Methods 2021, Supplementary Note 4).
 """
 
-import io
 import math
 from collections.abc import Callable
 from dataclasses import replace
 
-import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image
 from torch import Tensor
 from torch.nn import functional as F
 
 from ..kernels.images.resampling import blurred
-from ..kernels.images.values import unit_planes
+from ..kernels.images.values import byte_pixels, unit_planes
 from ..types import Sample
+from .formats.direct import as_jpeg
 
 Pixels = Float[Tensor, "c *grid"]
 
@@ -34,6 +32,9 @@ _ZOOM = (0.5, 1.0)
 class Sometimes:
     """Change the image of a sample now and then.
 
+    Attributes:
+        draws_from_torch: the changes of this file draw from PyTorch's generator alone, see `Augmented`.
+
     Args:
         change: of the image.
         share: of the samples that are changed, in [0, 1].
@@ -41,6 +42,7 @@ class Sometimes:
 
     def __init__(self, change: Callable[[Pixels], Pixels], share: float) -> None:
         self.change, self.share = change, share
+        self.draws_from_torch = change.__module__ == __name__
 
     def __call__(self, sample: Sample) -> Sample:
         """The sample, changed or not."""
@@ -88,10 +90,7 @@ def jpeg(image: Float[Tensor, "c H W"]) -> Float[Tensor, "c H W"]:
     if image.ndim != 3 or image.shape[0] not in (1, 3):
         raise ValueError(f"jpeg is for images of one or three channels, got {tuple(image.shape)}")
     quality = round(_drawn(*_QUALITY))
-    pixels = np.ascontiguousarray((image * 255).round_().byte().permute(1, 2, 0).numpy())
-    file = io.BytesIO()
-    Image.fromarray(pixels.squeeze(2) if len(image) == 1 else pixels).save(file, "JPEG", quality=quality)
-    return torch.from_numpy(unit_planes(np.asarray(Image.open(file)).reshape(pixels.shape)))
+    return torch.from_numpy(unit_planes(as_jpeg(byte_pixels(image.float().contiguous().numpy()), quality)))
 
 
 def gamma(image: Pixels) -> Pixels:

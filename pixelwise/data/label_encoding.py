@@ -6,7 +6,7 @@ from typing import Literal, get_args
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from torch import Tensor
 
 from ..kernels.images.values import looked_up
@@ -124,12 +124,15 @@ class LabelEncoding:
         """
         return torch.from_numpy(self.array(pixels, path))
 
-    def array(self, pixels: np.ndarray, path: object) -> Int64[np.ndarray, "H W"]:
+    def array(
+        self, pixels: np.ndarray, path: object, *, few_bits: bool = False
+    ) -> Int64[np.ndarray, "H W"] | UInt8[np.ndarray, "H W"]:
         """Labels of the pixels of a mask file, as an array.
 
         Args:
             pixels: values (H W), or colours (H W 3) in 0..255.
             path: the file, for messages.
+            few_bits: whether values of 8 bits become labels of 8 bits where these have room for all labels.
 
         Raises:
             ValueError: on a value or colour that the table does not have.
@@ -155,6 +158,10 @@ class LabelEncoding:
                 )
             else:
                 return labels
+        if few_bits and pixels.dtype == np.uint8 and self._byte_table is not None:
+            few = looked_up(pixels, self._byte_table)
+            if not (few == self._byte_table[-1]).any():
+                return few
         labels = looked_up(pixels, self._table)
         if labels.min(initial=0) == _UNKNOWN:
             value = pixels[labels == _UNKNOWN].min()
@@ -217,6 +224,19 @@ class LabelEncoding:
         for value, label in self.further:
             table[value] = label
         return table
+
+    @cached_property
+    def _byte_table(self) -> UInt8[np.ndarray, " 257"] | None:
+        """The label of every byte; the last entry is none, and stands for all that are unknown.
+
+        None where 8 bits have no room for all of them.
+        """
+        table = self._table[:256]
+        known = table != _UNKNOWN
+        free = set(range(256)) - set(table[known].tolist())
+        if not free or table[known].min() < 0 or table[known].max() > 255:
+            return None
+        return np.append(np.where(known, table, max(free)), max(free)).astype(np.uint8)
 
     @cached_property
     def _colors(self) -> tuple[np.ndarray, np.ndarray]:

@@ -154,6 +154,7 @@ class Compose:
     def __init__(self, transforms: Sequence[Callable[[Sample], Sample]]) -> None:
         self.transforms = tuple(transforms)
         self.takes_bytes = bool(transforms) and getattr(transforms[0], "takes_bytes", False)
+        self.draws_from_torch = all(getattr(one, "draws_from_torch", False) for one in transforms)
 
     def __call__(self, sample: Sample) -> Sample:
         """The changed sample."""
@@ -182,6 +183,7 @@ class MirrorSides:
         self.flip, self.flip_vertical, self.then = flip, flip_vertical, then
         self.flip_pairs = tuple(flip_pairs)
         self.takes_bytes = getattr(then, "takes_bytes", False)
+        self.draws_from_torch = getattr(then, "draws_from_torch", False)
 
     def __call__(self, sample: Sample) -> Sample:
         """The changed sample."""
@@ -285,14 +287,20 @@ class OnSample:
     def __init__(self, transforms: Sequence[Callable[..., Any]]) -> None:
         self.transforms = tuple(transforms)
         self.scales_bytes = bool(self.transforms) and isinstance(self.transforms[0], ScaleAndCrop)
+        self.draws_from_torch = all(isinstance(one, Change) for one in self.transforms)
+        # Pixels from outside the image may get a label that has no room in 8 bits.
+        self.keeps_bytes = all(0 <= getattr(one, "ignore", 0) <= 255 for one in self.transforms)
 
     def __call__(self, sample: Sample) -> Sample:
         """The changed sample. Image values stay in [0, 1], or come there if they have 8 bits."""
         if sample.image.dtype == torch.uint8 and not self.scales_bytes:
             sample = replace(sample, image=sample.image / 255)
         inputs: tuple[Tensor, ...] = (tv_tensors.Image(sample.image),)
-        if sample.target is not None:
-            inputs = (*inputs, *_as_tv_tensors(sample.target, sample.image))
+        target = sample.target
+        if isinstance(target, LabelMap) and not self.keeps_bytes:
+            target = replace(target, labels=target.labels.long())
+        if target is not None:
+            inputs = (*inputs, *_as_tv_tensors(target, sample.image))
         for transform in self.transforms:
             outputs = transform(*inputs)
             inputs = outputs if isinstance(outputs, tuple) else (outputs,)
@@ -456,11 +464,12 @@ class ScaleAndCrop(Change):
         if params["mirrored"]:
             columns = columns.mirrored()
         if inpt.dtype == torch.uint8 and isinstance(inpt, tv_tensors.Image):
-            window = _window(len(inpt), rows, columns, np.float32, 0)
             pixels = inpt.as_subclass(Tensor).permute(1, 2, 0).numpy()
+            channels = pixels.shape[2]
+            window = _window(channels, rows, columns, np.float32, 0)
             # Channels lie side by side, as in files, or one behind the other, as in a cache.
-            size = len(inpt) if pixels.flags.c_contiguous else 1
-            for c in range(0, len(inpt), size):
+            size = channels if pixels.flags.c_contiguous else 1
+            for c in range(0, channels, size):
                 part, into = np.ascontiguousarray(pixels[..., c : c + size]), window[c : c + size]
                 resampled_bytes(part, rows.taps(), columns.taps(), into, rows.before, columns.before)
             return _like(inpt, window)
@@ -539,8 +548,8 @@ def _planes(inpt: Tensor) -> Shaped[np.ndarray, "n H W"]:
 
 
 def _like(inpt: Tensor, planes: Shaped[np.ndarray, "n H W"]) -> Tensor:
-    """The pixels with the leading axes and the type of `inpt`."""
-    return tv_tensors.wrap(torch.from_numpy(planes).view(*inpt.shape[:-2], *planes.shape[1:]), like=inpt)
+    """The pixels with the leading axes and the type of `inpt`, an image or a mask."""
+    return torch.from_numpy(planes).view(*inpt.shape[:-2], *planes.shape[1:]).as_subclass(type(inpt))
 
 
 def drawn_pixel(
@@ -761,4 +770,4 @@ class ColorChange(Change):
         saturation = params["saturation"] if channels == 3 else 1.0
         planes = planes if self.in_place else planes.copy()
         recolour(planes, luma, saturation, params["contrast"], params["brightness"])
-        return tv_tensors.wrap(torch.from_numpy(planes).view(inpt.shape), like=inpt)
+        return torch.from_numpy(planes).view(inpt.shape).as_subclass(type(inpt))

@@ -54,6 +54,7 @@ from .davis.sequence import (
     DavisScores as DavisScores,
     davis_sequence as davis_sequence,
 )
+from .membranes import MembraneScores as MembraneScores, membrane_scores as membrane_scores
 from .panoptic.files import panoptic_file_scores as panoptic_file_scores
 from .panoptic.panoptic_map import PanopticMap as PanopticMap
 from .panoptic.quality import (

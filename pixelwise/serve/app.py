@@ -27,7 +27,7 @@ from ..machine import give_memory_back
 from ..types import Prompts
 from . import label_studio
 from .collection import Collection
-from .images import decode_image, decode_pixels
+from .images import decode_image
 from .labels import label_routes
 from .limits import Limits
 from .model_thread import Job, ModelThread
@@ -365,7 +365,7 @@ def create_app(
                 given.pop(name, None)
         output, options = options_of(given, one.outputs, one.usual_output)
         loop = asyncio.get_running_loop()
-        image = await loop.run_in_executor(pool, decode_pixels, body, limits.pixels)
+        image = await loop.run_in_executor(pool, one.decoded, body, limits.pixels, bool(options.get("unit")))
         times.append(time.perf_counter())
         job = one.predict(image, output, options)
         read = await within(thread.submit(job), request)

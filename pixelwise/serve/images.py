@@ -2,13 +2,17 @@
 
 import io
 import math
+import tempfile
 import warnings
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..data.formats.image import is_pillows
+from ..data.formats.raster import describe, needs_raster, read_unit
 from .problems import Problem
 
 FORMATS = ("JPEG", "PNG", "WEBP", "TIFF", "BMP")  # no other decoder ever sees a request
@@ -77,6 +81,44 @@ def decode_pixels(body: bytes, most_pixels: int) -> Pixels:
     if min(shape) < 1 or len(content) != kind.itemsize * int(np.prod(shape, dtype=object)):
         raise Problem("damaged-image", "the array has another length than its header says")
     return np.frombuffer(content, kind).reshape(shape).astype(kind.newbyteorder("="))
+
+
+def decode_geotiff(
+    body: bytes, most_pixels: int, channels: int, intensity: str
+) -> np.ma.MaskedArray[Any, np.dtype[np.float32]] | None:
+    """The values "H W c" in [0, 1] of a GeoTIFF that pictures cannot hold, masked where it knows no value.
+
+    They are what `pixelwise predict` reads of that file. None for any other file.
+
+    Args:
+        body: the file.
+        most_pixels: that are taken.
+        channels: of the model.
+        intensity: which values the model wants to be 0 and 1.
+
+    Raises:
+        Problem: as `decode_image`.
+    """
+    if not body.startswith(_TIFF) or not needs_raster(io.BytesIO(body)):
+        return None
+    with tempfile.TemporaryDirectory(prefix="pixelwise-") as folder:
+        path = Path(folder) / "image.tif"
+        try:
+            path.write_bytes(body)
+            height, width = describe(path).size
+            if height * width > most_pixels:
+                claim = f"{width} x {height} pixels, at most {most_pixels} are taken"
+                raise Problem("too-many-pixels", f"the image has {claim}")
+            values, known = read_unit(path, channels, intensity=intensity)
+        except Problem:
+            raise
+        except ValueError as error:
+            said = _said(error).replace(str(path), "the image")
+            raise Problem("unusable-image" if "bands" in said else "damaged-image", said) from error
+        except OSError as error:  # of the folder of temporary files
+            raise Problem("internal", f"the image cannot be kept: {_said(error)}") from error
+    unknown = np.broadcast_to(~known[..., None], (*known.shape, channels))
+    return np.ma.MaskedArray(values.transpose(1, 2, 0), unknown)
 
 
 def _decode_tiff(body: bytes, most_pixels: int) -> np.ndarray:

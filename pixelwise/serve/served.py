@@ -5,12 +5,14 @@ import time
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
 
 from ..data.formats.image import to_tensor
@@ -32,7 +34,7 @@ from ..types import (
     Prompts,
     Sample,
 )
-from .images import Pixels
+from .images import Pixels, decode_geotiff, decode_pixels
 from .limits import Limits
 from .model_thread import Job, ModelThread
 from .outputs import OUTPUTS, Options, Output, usual_output
@@ -215,6 +217,21 @@ class Served:
 
     # --- whole images -------------------------------------------------------------------------------
 
+    def decoded(self, body: bytes, most_pixels: int, unit: bool = False) -> Pixels:
+        """An image file or array as this model takes it.
+
+        Args:
+            body: of a request.
+            most_pixels: that are taken.
+            unit: whether its values are in [0, 1] as the model wants them.
+
+        Raises:
+            Problem: if it cannot be read.
+        """
+        intensity = PERCENTILES if unit else self.predictor.intensity
+        raster = decode_geotiff(body, most_pixels, self.predictor.model.in_channels, intensity)
+        return decode_pixels(body, most_pixels) if raster is None else raster
+
     def predict(self, image: Pixels, output: str | Output, options: Options) -> Job:
         """A job whose result is what the output's `encode` takes."""
         chosen = OUTPUTS[output] if isinstance(output, str) else output
@@ -247,9 +264,13 @@ class Served:
     ) -> list[Prediction]:
         try:
             channels = predictor.model.in_channels
-            tensors = [to_tensor(image, channels, intensity=intensity) for image in images]
+            tensors = [_tensor(image, channels, intensity) for image in images]
             if probabilities:
-                return [predictor(tensor, probabilities=True) for tensor in tensors]
+                sure = [predictor(tensor, probabilities=True) for tensor in tensors]
+                return [
+                    replace(one, annotation=_of_known_pixels(one.annotation, image, one.classes.ignore))
+                    for one, image in zip(sure, images, strict=True)
+                ]
             found = _annotations(predictor, [Sample(one, None, "image") for one in tensors])
         except ValueError as error:
             small = "at least" in str(error) and "pixels" in str(error)
@@ -257,8 +278,8 @@ class Served:
             raise Problem(kind, str(error)) from error
         task, classes = predictor.task, predictor.classes
         return [
-            Prediction(one.to("cpu"), task, classes, tensor, "")
-            for one, tensor in zip(found, tensors, strict=True)
+            Prediction(_of_known_pixels(one.to("cpu"), image, classes.ignore), task, classes, tensor, "")
+            for one, image, tensor in zip(found, images, tensors, strict=True)
         ]
 
     def _variant(self, settings: tuple[tuple[str, Any], ...]) -> Predictor:
@@ -346,6 +367,21 @@ class Served:
     def every_candidate(self) -> Predictor:
         """Gives every candidate of a prompt, not only the best one."""
         return self._with({"all": True})
+
+
+def _tensor(image: Pixels, channels: int, intensity: str) -> Float[torch.Tensor, "c H W"]:
+    """An image as the model takes it; a masked one is so already."""
+    if isinstance(image, np.ma.MaskedArray):
+        return torch.from_numpy(np.ascontiguousarray(image.data.transpose(2, 0, 1)))
+    return to_tensor(image, channels, intensity=intensity)
+
+
+def _of_known_pixels(annotation: Annotation, image: Pixels, ignore: int) -> Annotation:
+    """Labels with the ignore label where a masked image knows no value."""
+    if not isinstance(annotation, LabelMap) or not isinstance(image, np.ma.MaskedArray):
+        return annotation
+    unknown = torch.from_numpy(np.ma.getmaskarray(image)[..., 0].copy())
+    return LabelMap(torch.where(unknown, ignore, annotation.labels))
 
 
 def _annotations(predictor: Predictor, samples: Sequence[Sample]) -> list[Annotation]:

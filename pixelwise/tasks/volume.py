@@ -13,6 +13,7 @@ from .. import decode, draw
 from ..data import SegmentationData, degradations_of, parse_augmentations
 from ..data.augmentations import MIXES, PLACES, refuse
 from ..data.datasets import volumes
+from ..data.datasets.volume_sets import volume_sets
 from ..data.formats import volume_files
 from ..data.formats.dicom import is_dicom, is_series
 from ..data.formats.dicom_seg_writer import write_dicom_seg
@@ -392,7 +393,7 @@ PLANNING = Planning(
 VOLUME = Task(
     name="volume",
     annotation=LabelMap,
-    formats={"volumes": volumes},
+    formats={**volume_sets(), "volumes": volumes},
     criterion=semantic.criterion,
     decode=decoded,
     metrics=VolumeMetrics,

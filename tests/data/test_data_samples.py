@@ -2,6 +2,7 @@
 
 import pickle
 import random
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,7 +10,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from pixelwise.data import Augmented, Pair, SegmentationData, open_data, training_transform
-from pixelwise.data.dataset import random_numbers_of
+from pixelwise.data.augmentations import DEGRADATIONS, degradations_of
+from pixelwise.data.dataset import MaskFiles, random_numbers_of
+from pixelwise.data.label_encoding import LabelEncoding
+from pixelwise.data.transforms import Compose
 from pixelwise.types import Batch, ClassTable, LabelMap, Sample
 
 
@@ -30,6 +34,28 @@ def test_a_sample_is_an_image_its_labels_and_a_name(data) -> None:
     assert sample.target.labels.dtype == torch.int64
     assert torch.equal(sample.target.labels, data.labels(2))
     assert [s.id for s in data] == [pair.id for pair in data.pairs]
+
+
+def test_labels_are_stored_in_8_bits_where_they_have_room(data, draw_mask) -> None:
+    stored = data.stored(2)
+    assert stored.image.dtype == stored.target.labels.dtype == torch.uint8
+    assert torch.equal(stored.target.labels.long(), data.labels(2))
+    outside = replace(data.classes, ignore=-1)
+    encoding = LabelEncoding(outside, (0, 1, 2), (255,))
+    far = SegmentationData(data.pairs, outside, read_target=MaskFiles(encoding))
+    assert far.stored(2).target.labels.dtype == torch.int64
+    draw_mask(data.pairs[1].mask, values=(0, 37))
+    with pytest.raises(ValueError, match=r"masks/1\.png holds the value 37"):
+        data.stored(1)
+
+
+@pytest.mark.parametrize("ignore", [255, -1, 300])
+def test_pixels_from_outside_get_any_label(data, ignore: int) -> None:
+    turned = training_transform((40, 40), scale=(1.0, 1.0), rotation=10.0, ignore=ignore)
+    labels = Augmented(data, turned, seed=0)[0].target.labels
+    assert labels.dtype == torch.int64
+    assert (labels == ignore).any()
+    assert set(labels.unique().tolist()) <= {ignore, *data.labels(0).unique().tolist()}
 
 
 def test_some_of_the_data(data) -> None:
@@ -109,6 +135,26 @@ def test_the_random_numbers_outside_are_left_alone(data) -> None:
     torch.manual_seed(1)
     augmented[0]
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == expected  # noqa: NPY002
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_changes_that_draw_from_torch_alone_leave_the_other_generators_alone(
+    data, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All changes of this package do; those of a user are not known."""
+    asked = dict.fromkeys(DEGRADATIONS, 1.0)
+    steps = [training_transform((8, 8), rotation=5.0, elastic=1.0, rotate90=0.5), *degradations_of(asked)]
+    change = Compose(steps if shared else [*steps, noisy])
+    assert change.draws_from_torch is shared
+    state, touched = np.random.get_state(), []  # noqa: NPY002
+    monkeypatch.setattr(np.random, "seed", touched.append)
+    monkeypatch.setattr(random, "seed", touched.append)
+    augmented = Augmented(data, change, seed=2)
+    first = augmented[1].image
+    assert bool(touched) is not shared
+    assert all((np.random.get_state()[1] == state[1]).tolist())  # noqa: NPY002
+    if shared:
+        assert torch.equal(first, augmented[1].image)
 
 
 def test_random_numbers_are_restored_after_an_error() -> None:

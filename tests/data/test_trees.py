@@ -448,3 +448,37 @@ def test_every_data_set_that_the_lectures_name_is_a_row_or_has_a_reason() -> Non
 def test_the_page_names_what_is_not_read() -> None:
     page = (Path(__file__).parents[2] / "docs" / "data.md").read_text()
     assert all(f"`{name}`" in page for name in NOT_READ)
+
+
+def test_two_dates_are_six_channels(tmp_path: Path) -> None:
+    grown(tmp_path, "levir_cd")
+    for name, value in (("A", 51), ("B", 204)):
+        Image.fromarray(np.full((*SIZE, 3), value, np.uint8)).save(tmp_path / "train" / name / "train_1.png")
+    train = open_data(tmp_path).train
+    assert train[0].image[:, 0, 0].tolist() == pytest.approx([0.2] * 3 + [0.8] * 3)
+    with pytest.raises(ValueError, match=r"train_1\.png is one of two images"):
+        train.with_channels(3)[0]
+    Image.fromarray(np.zeros((9, 9, 3), np.uint8)).save(tmp_path / "train" / "B" / "train_1.png")
+    with pytest.raises(ValueError, match=r"A/train_1\.png and .*B/train_1\.png differ in size"):
+        train[0]
+
+
+def test_organs_of_btcv_have_names(tmp_path: Path) -> None:
+    import nibabel
+
+    home = tmp_path / "RawData" / "Training"
+    for number in ("0001", "0002"):
+        for kind, value in (("img", 40), ("label", 13)):
+            (home / kind).mkdir(parents=True, exist_ok=True)
+            voxels = np.full((5, 6, 4), value, np.int16)
+            voxels[0] = 6 if kind == "label" else 0
+            nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), home / kind / f"{kind}{number}.nii.gz")
+    for root in (home, tmp_path / "RawData"):
+        data = open_data(root, val_fraction=0)
+        assert (data.format, len(data.classes)) == ("btcv", 14)
+        assert [pair.mask for pair in data.train.pairs] == [
+            home / "label" / "label0001.nii.gz",
+            home / "label" / "label0002.nii.gz",
+        ]
+        found = {data.classes.names[label] for label in data.train.labels(0).unique().tolist()}
+        assert found == {"liver", "left adrenal gland"}

@@ -240,6 +240,26 @@ def test_brats_is_scored_by_its_regions(tmp_path: Path, enhancing: int) -> None:
     assert table["enhancing tumour"]["HD95 mm"] == pytest.approx(373.1287 / 2)
 
 
+def test_membranes_of_isbi2012_are_scored_after_thinning(tmp_path: Path) -> None:
+    import tifffile
+
+    truth = np.full((4, 12, 15), 255, np.uint8)
+    truth[:, :, 7] = 0
+    found = truth.copy()
+    found[0, :, 6:9] = 0  # a wider membrane
+    found[1] = 255  # none: 2/3 and 0
+    home = tmp_path / "isbi"
+    home.mkdir()
+    tifffile.imwrite(home / "train-volume.tif", np.full(truth.shape, 90, np.uint8), photometric="minisblack")
+    tifffile.imwrite(home / "train-labels.tif", truth, photometric="minisblack")
+    (tmp_path / "out").mkdir()
+    tifffile.imwrite(tmp_path / "out" / "train-volume.tif", found // 255, photometric="minisblack")
+    data = open_data(home, val_fraction=0)
+    assert (data.format, data.classes.names) == ("isbi2012", ("membrane", "cell"))
+    table = official(evaluate(tmp_path / "out", data, split="train", task="volume", progress=False))
+    assert table["cells"] == pytest.approx({"V-Rand": (3 + 2 / 3) / 4, "V-Info": 3 / 4})
+
+
 # --- objects ---------------------------------------------------------------------------------------
 
 

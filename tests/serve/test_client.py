@@ -347,3 +347,28 @@ def test_a_tiff_file_of_several_pages_or_too_many_pixels_is_refused(
     claim = file.getvalue().replace((56).to_bytes(2, "little"), (60000).to_bytes(2, "little"), 1)
     with pytest.raises(ValueError, match=r"cannot be read|at most"):
         client.ask(claim)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "int16"])
+@pytest.mark.parametrize("intensity", ["percentiles", "range:0,2000"])
+def test_unknown_pixels_of_a_geotiff_get_the_ignore_label(
+    intensity: str, dtype: str, behind: Callable[..., tuple[Client, Predictor]], tmp_path: Path
+) -> None:
+    rasterio = pytest.importorskip("rasterio")
+    torch.manual_seed(0)
+    client, predictor = behind(pw.build("unet", 3, encoder="tiny"), PLAIN, decoding={"intensity": intensity})
+    values = np.random.default_rng(2).integers(1, 120, (3, 40, 56)).astype(dtype)
+    values[:, :9, :11] = 0
+    about = {"driver": "GTiff", "count": 3, "height": 40, "width": 56, "dtype": dtype, "nodata": 0}
+    place = {"crs": "EPSG:32633", "transform": rasterio.Affine(10, 0, 399960, 0, -10, 5700000)}
+    with rasterio.open(tmp_path / "a.tif", "w", **about, **place) as file:
+        file.write(values)
+    expected = np.load(predictor(tmp_path / "a.tif").save(tmp_path / "a.npy"))
+    assert (expected == PLAIN.ignore).sum() == 9 * 11
+    body = (tmp_path / "a.tif").read_bytes()
+    found = annotation_of(unpacked(client.ask(body)))
+    np.testing.assert_array_equal(found.labels.numpy(), expected)
+    sure = annotation_of(unpacked(client.ask(body, probabilities=True)))
+    np.testing.assert_array_equal(sure.labels.numpy(), expected)
+    with pytest.raises(ValueError, match="cannot read the image"):
+        client.ask(body[:400])

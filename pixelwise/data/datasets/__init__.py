@@ -27,7 +27,7 @@ def row_of(name: str) -> Row | None:
     """
     if name in DATASETS:
         return DATASETS[name]
-    rows = [row for row in DATASETS.values() if row.layout == name and row.official]
+    rows = [r for r in DATASETS.values() if r.layout == name and r.official and not r.marks]
     return rows[0] if len(rows) == 1 else None
 
 

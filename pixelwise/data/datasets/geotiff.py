@@ -72,13 +72,11 @@ class RasterLabels(MaskFiles):
 
 def matches(root: Path) -> bool:
     """Whether the images of pairs are GeoTIFF files that are not read as pictures."""
-    if not has_rasterio() or not pairs.has_pairs(root):
-        return False
-    first = next((pair for some in pairs.find(root, None).pairs.values() for pair in some), None)
-    if first is None or not is_geotiff(first.image):
+    first = pairs.first_pair(root) if has_rasterio() else None
+    if first is None or not is_geotiff(first[0]):
         return False
     try:
-        about = describe(first.image)
+        about = describe(first[0])
     except ValueError:  # a damaged file is told when it is read
         return False
     pictures = about.bands in (1, 3, 4) and about.dtype in (np.uint8, np.uint16)

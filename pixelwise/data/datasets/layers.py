@@ -72,7 +72,7 @@ def read_layers(path: Path) -> np.ndarray:
 
 def matches(root: Path) -> bool:
     """Whether the first mask beside an image has several layers."""
-    if not root.is_dir() or not pairs.has_pairs(root):
+    if pairs.first_pair(root) is None:
         return False
     found = pairs.find(root, None).pairs
     first = next((pair.mask for some in found.values() for pair in some if pair.mask), None)

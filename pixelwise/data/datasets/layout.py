@@ -1,6 +1,5 @@
 """What every layout answers, and how files are listed."""
 
-import os
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from ..dataset import MaskFiles, Pair, ReadImage, ReadTarget, read_plain_image
 from ..formats.image import IMAGE_SUFFIXES
 from ..formats.matrix import is_table
 from ..label_encoding import LabelEncoding
-from .listing import listed
+from .listing import by_stem as by_stems, folders as folders, listed
 
 _LONGEST_PATH = 4096
 _SPLIT_WORDS = {
@@ -83,15 +82,6 @@ def part_of(path: Path) -> str:
     return named[0] if named else split_of(path.parent.name) or "all"
 
 
-def folders(root: Path) -> list[Path]:
-    """The visible folders in a folder, in order; none in a file."""
-    if root.is_file():
-        return []
-    with os.scandir(root) as entries:
-        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
-    return [root / name for name in sorted(names)]
-
-
 def image_files(root: Path, *, deep: bool = True) -> list[Path]:
     """The visible image files in a folder, in order; none in a file."""
     return list(listed(root, deep=deep).images) if root.is_dir() else []
@@ -155,21 +145,10 @@ def name_in_folder(path: Path, root: Path) -> str:
     return path.as_posix() if folder == "." else path.as_posix()[len(folder.rstrip("/")) + 1 :]
 
 
-def stem_in(path: Path, root: Path) -> str:
-    """`name_in_folder` without the suffix."""
-    return name_in_folder(path, root).removesuffix(path.suffix)
-
-
 def by_stem(files: list[Path], root: Path) -> dict[str, Path]:
     """Files by their path inside `root` without the suffix.
 
     Raises:
         ValueError: if two files differ only in their suffix.
     """
-    found: dict[str, Path] = {}
-    for path in files:
-        key = stem_in(path, root)
-        if key in found:
-            raise ValueError(f"{found[key]} and {path} have one name: which of them counts?")
-        found[key] = path
-    return found
+    return by_stems(files, (name_in_folder(path, root) for path in files))

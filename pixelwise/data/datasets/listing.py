@@ -13,8 +13,9 @@ import json
 import os
 import time
 from collections import OrderedDict
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 
 from ...files import atomic_write, cache_folder
@@ -43,11 +44,23 @@ class Listing:
     at: int
 
     @cached_property
+    def image_names(self) -> tuple[str, ...]:
+        """The names whose suffix is that of an image."""
+        return tuple(name for name in self.names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES)
+
+    @cached_property
     def images(self) -> tuple[Path, ...]:
-        """The files whose suffix is that of an image."""
-        return tuple(
-            self.root / name for name in self.names if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
-        )
+        """The files of `image_names`."""
+        return tuple(self.root / name for name in self.image_names)
+
+    @cached_property
+    def by_stem(self) -> Mapping[str, Path]:
+        """The images by their names without the suffix.
+
+        Raises:
+            ValueError: if two of them differ only in their suffix.
+        """
+        return by_stem(self.images, self.image_names)
 
     @property
     def holds(self) -> bool:
@@ -59,6 +72,31 @@ class Listing:
             )
         except OSError:
             return False
+
+
+def by_stem(files: Iterable[Path], names: Iterable[str]) -> dict[str, Path]:
+    """Files by their names without the suffix.
+
+    Raises:
+        ValueError: if two of them differ only in their suffix.
+    """
+    found: dict[str, Path] = {}
+    for path, name in zip(files, names, strict=True):
+        key = without_suffix(name)
+        if key in found:
+            raise ValueError(f"{found[key]} and {path} have one name: which of them counts?")
+        found[key] = path
+    return found
+
+
+def without_suffix(name: str) -> str:
+    """A path without the suffix that `Path` sees.
+
+    >>> without_suffix("a.b/c.tar.gz"), without_suffix("a.b/.c")
+    ('a.b/c.tar', 'a.b/.c')
+    """
+    dot = name.rfind(".")
+    return name[:dot] if name.rfind("/") + 1 < dot < len(name) - 1 else name
 
 
 def listed(root: Path, *, deep: bool = True) -> Listing:
@@ -80,6 +118,24 @@ def listed(root: Path, *, deep: bool = True) -> Listing:
     while len(_known) > _KEPT:
         _known.popitem(last=False)
     return found
+
+
+def folders(root: Path) -> list[Path]:
+    """The visible folders in a folder, in order; none in a file."""
+    if root.is_file():
+        return []
+    changed = os.stat(root).st_mtime_ns
+    if changed < time.time_ns() - _COARSE:
+        return list(_folders(root, changed))
+    return list(_folders.__wrapped__(root, changed))
+
+
+@lru_cache(maxsize=_KEPT)
+def _folders(root: Path, changed: int) -> tuple[Path, ...]:
+    """`folders` of a folder that changed last at that time."""
+    with os.scandir(root) as entries:
+        names = [entry.name for entry in entries if not entry.name.startswith(".") and entry.is_dir()]
+    return tuple(root / name for name in sorted(names))
 
 
 def _listed(root: Path, *, deep: bool) -> Listing:

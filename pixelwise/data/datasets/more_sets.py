@@ -28,6 +28,63 @@ def _salient(name: str, title: str, part: Part, source: str, trap: str, *marks: 
 FURTHER = (
     # --- streets and aerial images ----------------------------------------------------------------
     Row(
+        "levir_cd",
+        "LEVIR-CD, buildings that changed between two days",
+        parts={
+            part: Part(f"{part}/A/{{id}}.png", f"{part}/label/{{id}}.png")
+            for part in ("train", "val", "test")
+        },
+        classes="unchanged changed",
+        rule="above-127",
+        dates=("A", "B"),
+        marks=("train/A", "train/B", "train/label"),
+        licence="academic use only",
+        commercial=False,
+        source="justchenhao.github.io/LEVIR",
+        metric="IoU and F1 of the change",
+        trap="two images of each place become six channels, that of `A/` before that of `B/`; predict takes "
+        "both as one file of six channels",
+    ),
+    Row(
+        "total_text",
+        "Total-Text, regions of curved text",
+        parts={
+            name: Part(
+                (f"Images/{word}/{{id}}.jpg", f"Images/{word}/{{id}}.JPG"),
+                (f"Text_Region_Mask/{word}/{{id}}.png", f"Text_Region_Mask/{word}/{{id}}.jpg"),
+            )
+            for name, word in (("train", "Train"), ("test", "Test"))
+        },
+        classes="background text",
+        rule="above-127",
+        marks=("Images/Train", "Text_Region_Mask/Train"),
+        licence="annotations BSD-3, images for research only",
+        commercial=False,
+        source="github.com/cs-chan/Total-Text-Dataset",
+        metric="DetEval of regions",
+        trap="unpack images and masks of text regions into one folder; outlines of words (`.mat`) are not "
+        "read",
+    ),
+    Row(
+        "kitti_step",
+        "KITTI-STEP, classes of its panoptic maps",
+        parts={
+            part: Part(
+                f"images/{part}/{{sequence}}/{{frame}}.png",
+                f"panoptic_maps/{part}/{{sequence}}/{{frame}}.png",
+            )
+            for part in ("train", "val")
+        },
+        classes="cityscapes_train_ids",
+        rule="first-channel",
+        marks=("images/train", "panoptic_maps/train"),
+        licence="CC BY-NC-SA 3.0",
+        commercial=False,
+        source="cvlibs.net/datasets/kitti/eval_step.php",
+        metric="mean IoU of 19 classes; STQ of tracks",
+        trap="red is the class, green * 256 + blue numbers the object, which is not read",
+    ),
+    Row(
         "mapillary_vistas",
         "Mapillary Vistas",
         "mapillary",
@@ -265,9 +322,12 @@ FURTHER = (
         licence="research only, cite",
         source="imagej.net/events/isbi-2012-segmentation-challenge",
         metric="V-Rand and V-Info after thinning",
+        score="membrane_scores",
+        official="isbi2012",
+        classes="isbi2012",
+        marks=("train-volume.tif", "train-labels.tif"),
         task="volume",
-        trap="labels are 255 inside cells and 0 on membranes; the labels of the test stack are not public; "
-        "the two official scores are not computed",
+        trap="labels are 255 inside cells and 0 on membranes; the labels of the test stack are not public",
     ),
     Row(
         "isles2022",
@@ -290,6 +350,21 @@ FURTHER = (
         metric="Dice per case and global",
         task="volume",
         trap="axes of some files are flipped; cases 27 to 48 are also in 3D-IRCADb",
+    ),
+    Row(
+        "btcv",
+        "BTCV, 13 organs of the abdomen",
+        "volumes",
+        licence="terms of Synapse, register",
+        commercial=False,
+        source="synapse.org/Synapse:syn3193805",
+        metric="Dice and HD95 of volumes",
+        score="SurfaceMetrics",
+        classes="btcv",
+        marks=("img/img*.nii.gz", "label/label*.nii.gz"),
+        task="volume",
+        trap="images and labels have other names (`img/img0001`, `label/label0001`); papers with 8 organs on "
+        "18 and 12 cases score slices, which is another number",
     ),
     Row(
         "acdc",

@@ -11,14 +11,15 @@ Masks are images, NumPy arrays, `.mat` files, or tables of whole numbers as text
 may tell the parts; see `split_files`.
 """
 
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 
 from PIL import Image
 
 from ..dataset import Pair
 from ..label_encoding import LabelEncoding
-from .layout import Layout, by_stem, folders, image_files, mask_files, name_in_folder, split_of, stem_in
+from .layout import Layout, by_stem, folders, image_files, mask_files, name_in_folder, split_of
+from .listing import listed, without_suffix
 from .split_files import by_files
 
 IMAGES = (
@@ -40,9 +41,12 @@ _PHOTO = (".jpg", ".jpeg", ".jpe", ".jfif")
 
 def matches(root: Path) -> bool:
     """Whether images and masks are found, and the first of the masks is not a TIFF of several pages."""
-    first = _first_mask(root) if root.is_dir() else None
-    if first is None or first.suffix.lower() not in (".tif", ".tiff"):
-        return first is not None
+    pair = first_pair(root)
+    if pair is None:
+        return False
+    first = pair[1]
+    if first.suffix.lower() not in (".tif", ".tiff"):
+        return True
     try:
         with Image.open(first) as mask:
             return getattr(mask, "n_frames", 1) == 1
@@ -50,21 +54,18 @@ def matches(root: Path) -> bool:
         return True
 
 
-def has_pairs(root: Path) -> bool:
-    """Whether images and masks are found."""
-    return root.is_dir() and _first_mask(root) is not None
-
-
-def _first_mask(root: Path) -> Path | None:
-    """The mask of the first image that has one."""
+def first_pair(root: Path) -> tuple[Path, Path] | None:
+    """The first image that has a mask, and that mask; None where there is none."""
+    if not root.is_dir():
+        return None
     for _, images, masks in _places(root):
-        by_name = by_stem(mask_files(masks), masks)
-        for image in image_files(images):
-            if (name := _mask_of(image, images, by_name)) is not None:
-                return by_name[name]
+        by_name, files = _masks_by_name(masks), listed(images)
+        for image, own in zip(files.images, files.image_names, strict=True):
+            if (name := _mask_of(own, by_name)) is not None:
+                return image, by_name[name]
     for _, folder in _parts(root):
         if beside := _side_by_side(folder)[0]:
-            return beside[0][1]
+            return beside[0]
     return None
 
 
@@ -84,7 +85,7 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
     if not places:
         for split, folder in _parts(root):
             beside, alone = _side_by_side(folder)
-            pairs.setdefault(split, []).extend(Pair(i, m, _id(i, root)) for i, m in beside)
+            pairs.setdefault(split, []).extend(Pair(i, m, name_in_folder(i, root)) for i, m in beside)
             unpaired += alone
     if not any(pairs.values()):
         images = sum(len(image_files(folder)) for _, folder in _parts(root))
@@ -150,25 +151,31 @@ def _parts(root: Path) -> list[tuple[str, Path]]:
 
 
 def _matched(image_folder: Path, mask_folder: Path, root: Path) -> tuple[list[Pair], list[Path]]:
-    masks = by_stem(mask_files(mask_folder), mask_folder)
+    masks = _masks_by_name(mask_folder)
     pairs, alone, used = [], [], set()
-    for image in image_files(image_folder):
-        name = _mask_of(image, image_folder, masks)
+    images = listed(image_folder)
+    above = "" if image_folder == root else name_in_folder(image_folder, root) + "/"
+    for image, own in zip(images.images, images.image_names, strict=True):
+        name = _mask_of(own, masks)
         if name is None:
             alone.append(image)
         else:
             used.add(name)
-            pairs.append(Pair(image, masks[name], _id(image, root)))
+            pairs.append(Pair(image, masks[name], above + own))
     return pairs, alone + [path for name, path in masks.items() if name not in used]
 
 
-def _mask_of(image: Path, folder: Path, masks: Container[str]) -> str | None:
-    """The name of the mask of an image."""
-    stem = stem_in(image, folder)
+def _masks_by_name(folder: Path) -> Mapping[str, Path]:
+    """The masks in a folder by their names without the suffix."""
+    return listed(folder).by_stem or by_stem(mask_files(folder), folder)
+
+
+def _mask_of(image: str, masks: Container[str]) -> str | None:
+    """The name of the mask of an image, whose name is that inside its folder."""
+    stem = without_suffix(image)
     if stem in masks:
         return stem
-    names = (*_mask_names(stem), name_in_folder(image, folder))
-    return next((name for name in names if name in masks), None)
+    return next((name for name in (*_mask_names(stem), image) if name in masks), None)
 
 
 def _mask_names(stem: str) -> Iterator[str]:
@@ -220,7 +227,3 @@ def _side_by_side(folder: Path) -> tuple[list[tuple[Path, Path]], list[Path]]:
         return [], []
     alone = [image for stem, image in images.items() if stem not in masks]
     return pairs, alone + [mask for stem, mask in masks.items() if stem not in images]
-
-
-def _id(path: Path, root: Path) -> str:
-    return name_in_folder(path, root)

@@ -14,13 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
 from ...rle import RleMasks
 from ...types import Annotation, ClassMasks, ClassTable, LabelMap, MaskSet
 from ...wording import brief
 from ..dataset import MaskFiles, Pair, ReadTarget
 from ..formats.class_file import read_label_encoding
+from ..formats.image import read_image
 from ..formats.mask import read_mask_pixels
 from ..label_encoding import LabelEncoding, MaskRule
 from .layout import Layout, name_in_folder
@@ -63,6 +66,8 @@ class Row:
         overlapping: whether layers may overlap, so that a pixel has any number of classes.
         objects: whether each mask file is one object, or each value one.
         void: of objects, the values besides 0 that are none.
+        dates: the folders of the images of an earlier and a later day, whose colours become six channels;
+            the pattern of the images is that of the earlier ones. None for one image.
         split: from the placeholders of an image to its part, where numbers or names tell it.
         lists: of each part the files that may list its images or `{sequence}`s, a line each; the first that
             is there counts. Images in no list are left out, where there is one.
@@ -87,6 +92,7 @@ class Row:
     overlapping: bool = False
     objects: bool = False
     void: tuple[int, ...] = ()
+    dates: tuple[str, str] | None = None
     split: Callable[[Places], str] | None = None
     lists: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     marks: tuple[str, ...] = ()
@@ -175,6 +181,31 @@ class LayerMasks:
 
 
 @dataclass(frozen=True)
+class ReadTwoDates:
+    """Two images of one place as one, the channels of the earlier first; see `ReadImage`.
+
+    Attributes:
+        earlier: the folder of the one.
+        later: the folder of the other, beside it.
+    """
+
+    earlier: str
+    later: str
+
+    def __call__(self, path: Path, channels: int) -> tuple[Float[Tensor, "c H W"], None]:
+        """Half of the channels from each."""
+        if channels % 2:
+            raise ValueError(
+                f"{path} is one of two images: an even number of channels is needed, got {channels}"
+            )
+        other = path.parent.with_name(self.later) / path.name
+        images = [read_image(one, channels // 2) for one in (path, other)]
+        if images[0].shape != images[1].shape:
+            raise ValueError(f"{path} and {other} differ in size")
+        return torch.cat(images), None
+
+
+@dataclass(frozen=True)
 class ObjectFiles:
     """Instances from one file for each object, or from maps whose values number them; see `ReadTarget`.
 
@@ -228,7 +259,7 @@ class Tree:
 
     def matches(self, root: Path) -> bool:
         """Whether the folder, or one in it, has the marks of the data set."""
-        return bool(self.row.marks) and self._home(root) is not None
+        return bool(self.row.marks) and home_of(self.row, root) is not None
 
     def find(self, root: Path, encoding: LabelEncoding | None) -> Layout:
         """List the images; see `Layout`.
@@ -240,7 +271,7 @@ class Tree:
         Raises:
             ValueError: if the folder does not look as the row says.
         """
-        home = self._home(root) or root
+        home = home_of(self.row, root) or root
         pairs: dict[str, list[Pair]] = {}
         unpaired: list[Path] = []
         layers: dict[str, Mapping[int, Path]] = {}
@@ -285,22 +316,27 @@ class Tree:
             read = MaskFiles(own)
         found = {part: tuple(some) for part, some in pairs.items()}
         masks_too = {path for files in objects.values() for path in files}  # in a folder with the images
-        return Layout(found, own, read, unpaired=tuple(path for path in unpaired if path not in masks_too))
+        layout = Layout(found, own, read, unpaired=tuple(path for path in unpaired if path not in masks_too))
+        if self.row.dates is None:
+            return layout
+        return replace(layout, read_image=ReadTwoDates(*self.row.dates), channels=6)
 
-    def _home(self, root: Path) -> Path | None:
-        """The folder with the marks: the root or one in it."""
-        if not root.is_dir():
-            return None
-        return next((home for home in _homes(root, root.stat().st_mtime_ns) if self._marked(home)), None)
 
-    def _marked(self, home: Path) -> bool:
-        for mark in self.row.marks:
-            if "*" in mark or "?" in mark or "[" in mark:
-                if next(home.glob(mark), None) is None:
-                    return False
-            elif not (home / mark).exists():
+def home_of(row: Row, root: Path) -> Path | None:
+    """The folder with the marks of a data set: the root or one in it."""
+    if not root.is_dir():
+        return None
+    return next((home for home in _homes(root, root.stat().st_mtime_ns) if _marked(row, home)), None)
+
+
+def _marked(row: Row, home: Path) -> bool:
+    for mark in row.marks:
+        if "*" in mark or "?" in mark or "[" in mark:
+            if next(home.glob(mark), None) is None:
                 return False
-        return True
+        elif not (home / mark).exists():
+            return False
+    return True
 
 
 @lru_cache(maxsize=4)

@@ -14,7 +14,7 @@ import json
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -177,10 +177,21 @@ def _apart(affine: Float64[np.ndarray, "4 4"], other: Float64[np.ndarray, "4 4"]
 
 
 def _cases(images: Path, labels: Path, root: Path) -> list[Case]:
-    there = {stem_of(path): path for path in _volumes(labels)}
+    """The cases of two folders: by their names, or by what these add to those of the folders (BTCV)."""
+    return _cases_by(stem_of, images, labels, root) or _cases_by(_own_stem, images, labels, root)
+
+
+def _own_stem(path: Path) -> str:
+    """`img/img0001` and `label/label0001` are both 0001."""
+    stem, folder = stem_of(path), path.parent.name
+    return stem[len(folder) :] if stem.lower().startswith(folder.lower()) else stem
+
+
+def _cases_by(name_of: Callable[[Path], str], images: Path, labels: Path, root: Path) -> list[Case]:
+    there = {name_of(path): path for path in _volumes(labels)}
     named: dict[str, list[Path]] = defaultdict(list)
     for path in _volumes(images):
-        stem = stem_of(path)
+        stem = name_of(path)
         channel = _CHANNEL.fullmatch(stem) or _MODALITY.fullmatch(stem)
         named[stem if stem in there or channel is None else channel[1]].append(path)
     return [

@@ -16,6 +16,7 @@ from torch import Tensor
 from ...files import atomic_write
 from ...kernels.images.values import unit_planes
 from ..intensity import PERCENTILES, normaliser, scaled
+from .direct import direct_jpeg
 from .held import WhileReading
 from .raster import describe, has_rasterio, is_geotiff, needs_raster, read_raster, read_unit
 from .volume import quiet
@@ -174,6 +175,11 @@ def _values_of(path: Path, channels: int, max_pixels: int) -> Shaped[np.ndarray,
         _check_channels(path, channels)
         if not is_pillows(path):
             return _arranged(_tiff(path, channels, max_pixels), channels, path)
+    if path.suffix.lower() in (".jpg", ".jpeg"):
+        with readable(path):
+            content = path.read_bytes()
+        if (direct := direct_jpeg(content, channels, max_pixels)) is not None:
+            return direct
     with opened(path, max_pixels) as image:
         pixels = _planes(_pixels(image, _MODES.get(channels, "RGB")))
     if len(pixels) == 1 and channels in _MODES:

@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 from PIL import Image
 from torch import Tensor
 
 from ...files import atomic_write
 from ...types import ClassTable, Color, LabelMap, voc_palette
 from ..label_encoding import LabelEncoding
-from .image import IMAGE_SUFFIXES, opened
+from .direct import direct_png
+from .image import IMAGE_SUFFIXES, MAX_PIXELS, opened
 from .matrix import MATRIX_SUFFIXES, read_matrix
 from .png16 import has_deep_colors, read_deep_colors
 
@@ -52,13 +53,21 @@ def read_mask(
     return torch.from_numpy(pixels.astype(np.int64))
 
 
-def read_labels(path: Path, encoding: LabelEncoding) -> Int64[np.ndarray, "H W"]:
+def read_labels(
+    path: Path, encoding: LabelEncoding, *, few_bits: bool = False
+) -> Int64[np.ndarray, "H W"] | UInt8[np.ndarray, "H W"]:
     """What `read_mask` reads, as an array: without a tensor, so that any thread may do it.
+
+    Args:
+        path: of the mask.
+        encoding: what its values mean.
+        few_bits: whether labels that have room in 8 bits come in 8 bits.
 
     Raises:
         ValueError: as `read_mask`.
     """
-    return encoding.array(read_mask_pixels(path, as_seen=encoding.above is not None), path)
+    pixels = read_mask_pixels(path, as_seen=encoding.above is not None)
+    return encoding.array(pixels, path, few_bits=few_bits)
 
 
 def read_mask_pixels(path: Path, *, as_seen: bool = False) -> np.ndarray:
@@ -76,8 +85,11 @@ def read_mask_pixels(path: Path, *, as_seen: bool = False) -> np.ndarray:
             return _array(path, as_seen)
         if path.suffix.lower() in MATRIX_SUFFIXES:
             return read_matrix(path)
-        if path.suffix.lower() == ".png" and has_deep_colors(path):
-            return _deep_colors(path)
+        if path.suffix.lower() == ".png":
+            if (pixels := _direct(path, as_seen)) is not None:
+                return pixels
+            if has_deep_colors(path):
+                return _deep_colors(path)
         return _pixels(path, as_seen)
     except ValueError:
         raise
@@ -132,6 +144,13 @@ def _pixels(path: Path, as_seen: bool) -> np.ndarray:
     if pixels.dtype == np.bool_:
         return pixels.astype(np.uint8)
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _direct(path: Path, as_seen: bool) -> np.ndarray | None:
+    try:
+        return direct_png(path.read_bytes(), MAX_PIXELS, indices=not as_seen)
+    except OSError:
+        return None  # told below
 
 
 def _deep_colors(path: Path) -> np.ndarray:

@@ -3,13 +3,13 @@
 Layout of the file: W3C, Portable Network Graphics (PNG) Specification, second edition.
 """
 
-import zlib
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt16
 
 from ...kernels.pixels.png import unfilter
+from .direct import chunks, unpacked
 
 _CHANNELS = {2: 3, 6: 4}  # of the colour types RGB and RGBA
 _HEAD = 26  # bytes up to the depth and the colour type
@@ -46,18 +46,12 @@ def read_deep_colors(path: Path, size: tuple[int, int]) -> UInt16[np.ndarray, "H
         raise ValueError("it is an interlaced PNG of 16 bits: save it without interlacing")
     if (int.from_bytes(content[16:20], "big"), int.from_bytes(content[20:24], "big")) != size:
         raise ValueError("its header contradicts itself")
-    packed, at = [], 8
-    while at + 8 <= len(content):
-        length = int.from_bytes(content[at : at + 4], "big")
-        if content[at + 4 : at + 8] == b"IDAT":
-            packed.append(content[at + 8 : at + 8 + length])
-        at += 12 + length
-    wanted = height * (1 + 2 * channels * width)
-    unpacked = zlib.decompressobj().decompress(b"".join(packed), wanted)
-    if len(unpacked) < wanted:
-        raise ValueError(f"it holds {len(unpacked)} of {wanted} bytes of pixels")
-    rows = np.frombuffer(bytearray(unpacked), np.uint8).reshape(height, -1)
-    if not unfilter(rows, 2 * channels):
+    packed = b"".join(part for name, part in chunks(content) if name == b"IDAT")
+    rows = unpacked(packed, height, 2 * channels * width)
+    if rows is None:
+        raise ValueError("its pixels are damaged, or some are missing")
+    plain = np.empty((height, 2 * channels * width), np.uint8)
+    if not unfilter(rows, 2 * channels, plain):
         raise ValueError("it has an unknown filter")
-    pixels = np.ascontiguousarray(rows[:, 1:]).view(">u2").reshape(height, width, channels)
+    pixels = plain.view(">u2").reshape(height, width, channels)
     return pixels[..., :3].astype(np.uint16)

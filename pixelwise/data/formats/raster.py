@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from jaxtyping import Bool, Float32, Shaped
@@ -65,13 +65,13 @@ def is_geotiff(path: str | os.PathLike[str]) -> bool:
         return False
 
 
-def needs_raster(path: Path) -> bool:
+def needs_raster(file: Path | BinaryIO) -> bool:
     """Whether a GeoTIFF has a nodata value or values that pictures have not, and the extra is installed."""
     import tifffile
 
     try:
-        with quiet("tifffile"), tifffile.TiffFile(path) as file:
-            page = file.pages.first
+        with quiet("tifffile"), tifffile.TiffFile(file) as tiff:
+            page = tiff.pages.first
             placed = any(tag in page.tags for tag in _TAGS)
             other = np.dtype(page.dtype) not in (np.uint8, np.uint16, np.bool_) or _NODATA in page.tags
     except Exception:  # as above

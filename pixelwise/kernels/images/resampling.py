@@ -248,12 +248,14 @@ def moved_bilinearly(
     below = np.uint64(wide)
     for y in range(high):
         u, v = back[0, 1] * y + back[0, 2], back[1, 1] * y + back[1, 2]
-        # All four neighbours of these pixels lie inside.
-        begin, end = inside(u, back[0, 0], wide - 1.0, 0, wide)
+        # One or more of the four neighbours of these pixels lie inside, and all four of the others.
+        first, last = inside(u + 1, back[0, 0], wide + 1.0, 0, wide)
+        first, last = inside(v + 1, back[1, 0], high + 1.0, first, last)
+        begin, end = inside(u, back[0, 0], wide - 1.0, first, last)
         begin, end = inside(v, back[1, 0], high - 1.0, begin, end)
         for x in range(begin, end):
             column, row = u + back[0, 0] * x, v + back[1, 0] * x
-            j, i = np.int64(column), np.int64(row)
+            j, i = np.int32(column), np.int32(row)  # half the time of 64 bits
             place[x] = i * wide + j
             right[x], down[x] = column - j, row - i
         for n in range(count):
@@ -264,9 +266,11 @@ def moved_bilinearly(
                 upper = plane[p] + right[x] * (plane[p + np.uint64(1)] - plane[p])
                 lower = plane[q] + right[x] * (plane[q + np.uint64(1)] - plane[q])
                 new[x] = upper + down[x] * (lower - upper)
-            for x in range(begin):
+            new[:first] = 0
+            new[last:] = 0
+            for x in range(first, begin):
                 new[x] = at(planes[n], v + back[1, 0] * x, u + back[0, 0] * x)
-            for x in range(end, wide):
+            for x in range(end, last):
                 new[x] = at(planes[n], v + back[1, 0] * x, u + back[0, 0] * x)
     return out
 
@@ -309,17 +313,19 @@ def moved_nearest(
     """
     count, high, wide = planes.shape
     out = np.empty_like(planes)
-    place = np.empty(wide, np.int64)
+    flat = planes.reshape(-1)
+    area = np.uint64(high * wide)
     for y in range(high):
-        for x in range(wide):
-            j = np.int64(np.floor(back[0, 0] * x + back[0, 1] * y + back[0, 2] + 0.5))
-            i = np.int64(np.floor(back[1, 0] * x + back[1, 1] * y + back[1, 2] + 0.5))
-            inside = (j >= 0) & (j < wide) & (i >= 0) & (i < high)
-            place[x] = i * wide + j if inside else -1
+        u, v = back[0, 1] * y + back[0, 2] + 0.5, back[1, 1] * y + back[1, 2] + 0.5
+        begin, end = inside(u, back[0, 0], wide, 0, wide)
+        begin, end = inside(v, back[1, 0], high, begin, end)
         for n in range(count):
-            plane, new = planes[n].reshape(-1), out[n, y]
-            for x in range(wide):
-                new[x] = plane[np.uint64(place[x])] if place[x] >= 0 else fill
+            new, shift = out[n, y], np.uint64(n) * area
+            new[:begin] = fill
+            new[end:] = fill
+            for x in range(begin, end):
+                j, i = np.int32(u + back[0, 0] * x), np.int32(v + back[1, 0] * x)
+                new[x] = flat[shift + np.uint64(i * wide + j)]
     return out
 
 

@@ -1,7 +1,7 @@
 """Values of pixels: from bytes to [0, 1], from the values of mask files to labels, and recoloured."""
 
 import numpy as np
-from jaxtyping import Float32, Int64, Shaped, UInt8
+from jaxtyping import Float32, Integer, Shaped, UInt8
 
 from ..compiling import kernel
 
@@ -21,15 +21,27 @@ def unit_planes(pixels: UInt8[np.ndarray, "H W c"]) -> Float32[np.ndarray, "c H 
     return planes
 
 
+def byte_pixels(planes: Float32[np.ndarray, "c H W"]) -> UInt8[np.ndarray, "H W c"]:
+    """Values in [0, 1] times 255 and rounded, with the channels side by side.
+
+    >>> byte_pixels(np.array([[[0.0, 1.0]]], np.float32)).ravel().tolist()
+    [0, 255]
+    """
+    channels, height, width = planes.shape
+    pixels = np.empty((height, width, channels), np.uint8)
+    fill_pixels(planes, pixels)
+    return pixels
+
+
 def looked_up(
-    values: Shaped[np.ndarray, "*grid"], table: Int64[np.ndarray, " n"]
-) -> Int64[np.ndarray, "*grid"]:
+    values: Shaped[np.ndarray, "*grid"], table: Integer[np.ndarray, " n"]
+) -> Integer[np.ndarray, "*grid"]:
     """The entry of a table for each whole number; the last entry is that of all that lie outside.
 
     >>> looked_up(np.array([0, 1, 7, -1]), np.array([5, 6, 9])).tolist()
     [5, 6, 9, 9]
     """
-    labels = np.empty(values.shape, np.int64)
+    labels = np.empty(values.shape, table.dtype)
     fill_labels(np.ascontiguousarray(values).reshape(-1), table, labels.reshape(-1))
     return labels
 
@@ -74,8 +86,22 @@ def fill_planes(
 
 
 @kernel
+def fill_pixels(planes: Float32[np.ndarray, "c H W"], pixels: UInt8[np.ndarray, "H W c"]) -> None:
+    """`byte_pixels`."""
+    channels, height, width = planes.shape
+    row = np.empty(width, np.uint8)
+    for y in range(height):
+        for c in range(channels):
+            plane = planes[c, y]
+            for x in range(width):
+                row[x] = np.uint8(np.int32(np.rint(plane[x] * np.float32(255))))
+            for x in range(width):
+                pixels[y, x, c] = row[x]
+
+
+@kernel
 def fill_labels(
-    values: Shaped[np.ndarray, " n"], table: Int64[np.ndarray, " values"], labels: Int64[np.ndarray, " n"]
+    values: Shaped[np.ndarray, " n"], table: Integer[np.ndarray, " values"], labels: Integer[np.ndarray, " n"]
 ) -> None:
     """`looked_up`."""
     last = np.int64(len(table) - 1)

@@ -10,6 +10,7 @@ from ...data.datasets import row_of
 from ...types import Annotation, ClassMasks, ClassTable, LabelMap, MaskSet, Sample
 from .eyes import RetinaLesions, Vessels
 from .kind import Official as Official, Sure as Sure
+from .membranes import Membranes
 from .objects import Nuclei, TouchingNuclei
 from .sequences import Sequences
 from .single import Lesions, PerImage, Salient
@@ -28,6 +29,7 @@ _OFFICIAL: Mapping[tuple[str, type[Annotation]], Callable[[ClassTable], Official
     ("brats", LabelMap): Tumours,
     ("vessels", LabelMap): Vessels,
     ("idrid", ClassMasks): RetinaLesions,
+    ("isbi2012", LabelMap): Membranes,
 }
 OFFICIAL = frozenset(name for name, _ in _OFFICIAL)
 
