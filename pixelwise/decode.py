@@ -19,7 +19,7 @@ from torch.nn import functional as F
 from .heatmaps import Refine, quarter_offset
 from .kernels.compiling import parallel_map
 from .kernels.masks.components import label_components
-from .kernels.pixels.argmax import argmax, fill_argmax_of_pixels, resized_argmax
+from .kernels.pixels.argmax import argmax, argmax_of_pixels, resized_argmax
 from .kernels.pixels.softmax import resized_confidence
 from .layers import resize
 from .merging import contest_pixels, in_rows
@@ -75,7 +75,7 @@ def semantic(output: DenseLogits) -> LabelMap:
     labels = torch.empty(b, *size, dtype=torch.long, device=coarse.device)
     for image, found in zip(coarse.split(1), labels, strict=True):
         if on_cpu and at_size:
-            _highest(image[0].flatten(1), found.view(-1))
+            _highest(image[0], found)
         elif at_size:
             found.copy_(image[0].argmax(0))
         elif on_cpu and _is_rounded_otherwise(output):
@@ -528,27 +528,30 @@ def _is_rounded_otherwise(output: DenseLogits) -> bool:
     return not same and (sum(output.size) <= 128 or output.coarse.shape[1] == 3)
 
 
-def _highest(scores: Float[Tensor, "k pixels"], found: Int64[Tensor, " pixels"]) -> None:
+def _highest(scores: Float[Tensor, "k *grid"], found: Int64[Tensor, "*grid"]) -> None:
     """Fill `found` with the argmax of scores that are at image size already."""
-    pixels = scores.shape[1]
     if scores.dtype == torch.float64:
         found.copy_(scores.argmax(0))
         return
+    scores, k = scores.float(), len(scores)
+    if scores.ndim != 3:  # rows of a volume are as good as those of an image
+        scores, found = scores.reshape(k, -1, scores.shape[-1]), found.view(-1, found.shape[-1])
+    _, height, width = scores.shape
+    side_by_side = k > 1 and scores.stride(0) == 1 and scores.stride(2) == k
     # Inference mode is local to a thread: worker threads see NumPy arrays, never tensors.
-    values, out = scores.float().numpy(), found.numpy()
+    out = found.numpy()
+    values = (scores.permute(1, 2, 0) if side_by_side else scores.contiguous()).flatten(1).numpy()
 
     def fill(start: int) -> None:
-        stop = min(start + step, pixels)
-        if values.flags.f_contiguous:
-            fill_argmax_of_pixels(values.T[start:stop], out[start:stop])
-        elif values.flags.c_contiguous:
-            out[start:stop] = argmax(values, start, stop)
+        part = out[start : start + step]
+        if side_by_side:
+            argmax_of_pixels(values[start : start + step], k, part)
         else:
-            out[start:stop] = argmax(np.ascontiguousarray(values[:, start:stop]), 0, stop - start)
+            part.reshape(-1)[:] = argmax(values, start * width, start * width + part.size)
 
     threads = torch.get_num_threads() if scores.numel() > _FEW_SCORES else 1
-    step = max(_CHUNK, -(-pixels // (4 * threads)))
-    parallel_map(fill, range(0, pixels, step), threads)
+    step = height if threads == 1 else max(-(-_CHUNK // width), -(-height // (4 * threads)))
+    parallel_map(fill, range(0, height, step), threads)
 
 
 def _class_by_class(

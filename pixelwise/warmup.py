@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from .kernels.compiling import ANNOUNCER
+from .kernels.pixels.argmax import FEW_CLASSES
 from .types import ClassTable, DenseLogits, MaskSet
 
 _TABLE = ClassTable(("sky", "road", "car"), ((0, 0, 0), (1, 1, 1), (2, 2, 2)), things=(2,))
@@ -58,8 +59,9 @@ def _prediction() -> None:
         output = DenseLogits(torch.randn(1, 4, 24, 32), size)
         decode.semantic(output)
         decode.confidence(output)
-    channels_last = torch.randn(1, 4, 24, 32).contiguous(memory_format=torch.channels_last)
-    decode.semantic(DenseLogits(channels_last, (24, 32)))
+    for k in range(2, FEW_CLASSES + 2):  # there is a function for each number of a few classes
+        channels_last = torch.randn(1, k, 24, 32).contiguous(memory_format=torch.channels_last)
+        decode.semantic(DenseLogits(channels_last, (24, 32)))
 
 
 def _pixel_metrics() -> None:

@@ -670,7 +670,8 @@ class Predictor:
             keep: "labels" (of several classes per pixel their masks, "k H W"), "confidence" (255 times the
                 probability of the class) or "probabilities" (255 times those of all classes, "k H W").
             batch_size: tiles that the network gets at once.
-            tile: side lengths; None for this predictor's, or 512 x 512 (of volumes 96 x 96 x 96).
+            tile: side lengths; None for this predictor's, or squares of 512 to 1024 pixels, by the memory
+                that the network takes (of volumes 96 x 96 x 96).
             resume: whether rows that an earlier call finished are kept.
             overwrite: whether an existing file may be replaced; never the source.
             progress: whether to show a progress bar.
@@ -760,14 +761,15 @@ class Predictor:
         b, _, height, width = images.shape
         if b * height * width <= _SURE:
             return None
-        available, per_pixel = available_memory(self.device), b * self._bytes_per_pixel
+        available, per_pixel = available_memory(self.device), b * self.bytes_per_pixel
         tile = fitting_tile((height, width), per_pixel, b * len(self.classes), available)
         if tile is None:
             return None
         return fitting_tile(tile, self.at_once * per_pixel, b * len(self.classes), available) or tile
 
     @cached_property
-    def _bytes_per_pixel(self) -> float:
+    def bytes_per_pixel(self) -> float:
+        """Peak memory of the network over the pixels of an image: see `predict.memory`."""
         return bytes_per_pixel(self.network, self.model.in_channels, self.model.minimum_size, self.device)
 
     def _score(self, images: Float[Tensor, "b c *grid"]) -> Any:

@@ -26,6 +26,7 @@ from ..data.formats.image import IMAGE_SUFFIXES, MAX_PIXELS, opened, to_tensor
 from ..data.formats.raster import has_rasterio, in_limits, is_geotiff, limits, needs_raster
 from ..data.intensity import bounds_of, limits_of_bands, scaled
 from ..files import atomic_write
+from ..kernels.images.values import fill_units
 from ..tiling import (
     WINDOWED,
     ArraySink,
@@ -49,7 +50,8 @@ from .joining import objects_in_tiles, painted
 from .memory import live_bytes
 
 ALIGN = 32  # tiles start at multiples of it: output strides divide it
-_TILE, _TILE_3D = (512, 512), (96, 96, 96)
+_SIDES, _TILE_3D = (1024, 768, 512), (96, 96, 96)  # of tiles, where none are asked for
+_ROOM = 1 << 29  # bytes of tensors of the tiles that are predicted at the same time
 _SLICES, _VOXELS = 32, 1 << 17  # of a volume by which its values are scaled, and voxels of each
 _BAND = 1 << 24  # pixels of a map of ids that are painted at once
 _OVERHEAD = 1.1  # time of all that is not the network, over that of the network
@@ -246,6 +248,8 @@ class _Reader:
             self.limits = limits(path, self.source.dtype, intensity)
         elif not volume and scaled(intensity):
             self.limits = limits_of_bands(intensity, _some(stream.source).T)
+        few = stream.source.dtype == np.uint8 and stream.source.channels == self.channels
+        self.in_bytes = few and not volume and self.limits is None
 
     def __call__(self, place: tuple[slice, ...]) -> Float[Tensor, "1 c *_"]:
         span = place[0].start, place[0].stop
@@ -253,26 +257,42 @@ class _Reader:
             # The rows that both have are kept: reading may mean decoding.
             start, stop = span
             if self.span[0] <= start < self.span[1] <= stop:
-                self.pieces = [self._last(self.span[1] - start), self.source.read(self.span[1], stop)]
+                self.pieces = [self._last(self.span[1] - start), self._rows(self.span[1], stop)]
             else:
-                self.pieces = [self.source.read(start, stop)]
+                self.pieces = [self._rows(start, stop)]
             self.span = span
-        parts = [piece[(slice(None), *place[1:])] for piece in self.pieces]
-        image = self._image(np.concatenate(parts))  # a copy: the array of the caller stays as it is
+        if self.in_bytes:
+            image = self._of_bytes(place[1])
+        else:
+            parts = [piece[(slice(None), *place[1:])] for piece in self.pieces]
+            # `concatenate` copies: the array of the caller stays as it is.
+            image = self._image(np.concatenate(parts)).movedim(0, -1)
         # The channels are last while the axis of the batch is put in front, so that its stride is that of a
         # whole image: without it torch does not take one image of pixels for channels-last memory.
-        return image.movedim(0, -1)[None].movedim(-1, 1)
+        return image[None].movedim(-1, 1)
+
+    def _rows(self, start: int, stop: int) -> np.ndarray:
+        """Rows of the source, one value after the other in memory."""
+        return np.ascontiguousarray(self.source.read(start, stop))
 
     def _last(self, count: int) -> np.ndarray:
         """A copy of the last rows that are held."""
         newest = self.pieces[-1] if len(self.pieces[-1]) >= count else np.concatenate(self.pieces)
         return newest[len(newest) - count :].copy()
 
+    def _of_bytes(self, columns: slice) -> Float[Tensor, "H W c"]:
+        """Values in [0, 1] of bytes, in one pass."""
+        c = self.channels
+        image = np.empty((self.span[1] - self.span[0], columns.stop - columns.start, c), np.float32)
+        top = 0
+        for piece in self.pieces:
+            rows = piece.reshape(len(piece), -1)[:, c * columns.start : c * columns.stop]
+            fill_units(rows, image.reshape(len(image), -1)[top : top + len(rows)])
+            top += len(rows)
+        return torch.from_numpy(image)
+
     def _image(self, pixels: np.ndarray) -> Float[Tensor, "c *_"]:
         """Values in [0, 1]; their order in memory is that of the source."""
-        small = pixels.ndim == 3 and pixels.dtype == np.uint8 and self.limits is None
-        if small and pixels.shape[-1] == self.channels:
-            return torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)
         if pixels.ndim == 3:
             try:
                 if self.limits is not None:
@@ -353,7 +373,6 @@ def prepared(predictor: Any, source: Any, tile: Size | None, keep: Keep, batch_s
     if batch_size < 1:
         raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     axes = len(source.size)
-    tile = tile or (_TILE if axes == 2 else _TILE_3D)
     model = predictor.model
     name = source.name or "the image"
     if min(source.size) < model.minimum_size:
@@ -362,6 +381,9 @@ def prepared(predictor: Any, source: Any, tile: Size | None, keep: Keep, batch_s
     given, wanted = source.channels, int(model.in_channels)
     if given != wanted and not (wanted == 3 and given in (1, 2, 4)):
         raise ValueError(f"{name}: the model takes images of {wanted} channels, got {given}")
+    tile = tile or (
+        _TILE_3D if axes == 3 else _even(source.size, _side(predictor, batch_size), predictor.overlap)
+    )
     tile = tuple(max(side, model.minimum_size) for side in tile)
     overlap, blend, align = (predictor.overlap,) * axes, predictor.blend, ALIGN
     if not issubclass(predictor.model.output, DenseLogits):
@@ -373,6 +395,35 @@ def prepared(predictor: Any, source: Any, tile: Size | None, keep: Keep, batch_s
         blend, align = predictor.decoding["blend"], ALIGN // 2
     axes_of_tiles = grid(source.size, tile, overlap, blend, align)
     return Stream(predictor, source, tile, overlap, blend, axes_of_tiles, keep, batch_size)
+
+
+def _side(predictor: Any, batch_size: int) -> int:
+    """Of tiles: the larger they are, the less of them is computed twice, and the more memory they take.
+
+    It follows from the network and not from the memory that is free, so that a prediction is continued with
+    the same tiles. Of networks that torch does not compute, nobody knows how much memory they take.
+    """
+    known = next(predictor.model.parameters(), None) is not None
+    if not known or not issubclass(predictor.model.output, DenseLogits):
+        return _SIDES[-1]
+    at_once = predictor.at_once * batch_size * predictor.bytes_per_pixel
+    return next((side for side in _SIDES if at_once * side**2 <= _ROOM), _SIDES[-1])
+
+
+def _even(size: Sequence[int], side: int, overlap: int) -> Size:
+    """Tiles no larger than needed for their number, so that the last ones do not lie on those before.
+
+    >>> _even((6000, 1024, 300), 1024, 64)
+    (928, 1024, 1024)
+    """
+    if overlap >= side:
+        return (side,) * len(size)
+    counts = [max(1, math.ceil((length - overlap) / (side - overlap))) for length in size]
+    steps = [math.ceil((length - overlap) / count) for length, count in zip(size, counts, strict=True)]
+    return tuple(
+        side if count == 1 else min(side, math.ceil(step / ALIGN) * ALIGN + overlap)
+        for step, count in zip(steps, counts, strict=True)
+    )
 
 
 def planned(stream: Stream) -> TilePlan:

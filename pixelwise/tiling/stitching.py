@@ -40,8 +40,9 @@ def blocks(
 ) -> Iterator[Block]:
     """The finished blocks of an image, in reading order; together they cover it once.
 
-    With the blend "crop" the scores of a tile stay as coarse as the network gives them. With others they are
-    summed at the size of the image, for one tile and the rows that the next tiles share with it.
+    With the blend "crop" the scores of a tile stay as coarse as the network gives them, and those that are not
+    coarse are cut to the block. With others they are summed at the size of the image, for one tile and the
+    rows that the next tiles share with it.
 
     Args:
         f: image -> DenseLogits.
@@ -56,11 +57,14 @@ def blocks(
         for some, output in _outputs(f, read, axes, batch_size, each):
             for scores in output.coarse.split(len(output.coarse) // some):
                 tile = next(tiles)
-                yield Block(
-                    tuple(slice(*interval.own) for interval in tile),
-                    DenseLogits(scores, output.size, (), output.align_corners),
-                    tuple(slice(i.own[0] - i.start, i.own[1] - i.start) for i in tile),
-                )
+                place = tuple(slice(*interval.own) for interval in tile)
+                inside = tuple(slice(i.own[0] - i.start, i.own[1] - i.start) for i in tile)
+                size = output.size
+                if tuple(scores.shape[2:]) == size:  # what belongs to other tiles is not decoded
+                    scores = scores[at(inside)]
+                    size = tuple(scores.shape[2:])
+                    inside = tuple(slice(0, side) for side in size)
+                yield Block(place, DenseLogits(scores, size, (), output.align_corners), inside)
         return
     maps = (
         scores

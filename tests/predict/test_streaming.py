@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -364,6 +365,7 @@ import resource, numpy as np, torch, pixelwise as pw
 from pixelwise.predict import Predictor
 torch.manual_seed(0)
 predict = Predictor(pw.build("unet", 2, width=4), pw.ClassTable.of("a", "b"), tile=(64, 64), overlap=32)
+predict.stream(np.zeros((200, 100, 3), np.uint8), np.zeros((200, 100), np.uint8))  # compiles the kernels
 resource.setrlimit(resource.RLIMIT_FSIZE, (9000, 9000))
 try:
     predict.stream(np.zeros((200, 100, 3), np.uint8), "a.npy")
@@ -437,3 +439,29 @@ def test_networks_that_classify_masks_label_pixels_tile_by_tile(tmp_path: Path) 
     assert (np.load(predict.stream(pixels, tmp_path / "m.npy")) == wanted).all()
     turned = Predictor(Halves().eval(), ClassTable.of("bright", "dark"), task="semantic", views="all")
     assert (turned(pixels).label_map.labels.numpy() == wanted).all()
+
+
+@pytest.mark.parametrize(
+    ("bytes_per_pixel", "size", "tile"),
+    [
+        (100, (2300, 1300), (832, 704)),
+        (600, (2300, 1300), (640, 704)),
+        (5000, (2300, 1300), (512, 480)),
+        (100, (300, 3000), (300, 800)),
+        (100, (500, 700), (500, 700)),
+    ],
+)
+def test_tiles_that_nobody_asked_for_go_by_the_memory_of_the_network_and_the_image(
+    network: nn.Module,
+    monkeypatch: pytest.MonkeyPatch,
+    bytes_per_pixel: int,
+    size: tuple[int, int],
+    tile: tuple[int, int],
+) -> None:
+    predict = Predictor(network, TABLE, blend="crop")
+    monkeypatch.setattr(Predictor, "at_once", 1)
+    monkeypatch.setattr(Predictor, "bytes_per_pixel", bytes_per_pixel)
+    monkeypatch.setattr("pixelwise.predict.streaming.planned", lambda stream: stream.axes)
+    axes = predict.plan(np.zeros((*size, 3), np.uint8))
+    assert tuple(axis[0].stop for axis in axes) == tile
+    assert all(this.stop - after.start >= 64 for axis in axes for this, after in pairwise(axis))

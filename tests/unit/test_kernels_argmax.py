@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from pixelwise.kernels.pixels.argmax import argmax, fill_argmax_of_pixels, resized_argmax, settle
+from pixelwise.kernels.pixels.argmax import argmax, argmax_of_pixels, resized_argmax, settle
 from pixelwise.kernels.pixels.resizing import resized_axis
 from pixelwise.kernels.pixels.softmax import resized_confidence
 
@@ -135,6 +135,17 @@ def test_argmax_is_torchs_with_ties_and_nan(pixels: int) -> None:
         np.testing.assert_array_equal(argmax(coarse.numpy(), 0, pixels), expected)
         middle = pixels // 3, pixels - pixels // 4
         np.testing.assert_array_equal(argmax(coarse.numpy(), *middle), expected[slice(*middle)])
-        found = np.empty(pixels, np.int64)
-        fill_argmax_of_pixels(np.ascontiguousarray(coarse.numpy().T), found)
-        np.testing.assert_array_equal(found, expected)
+        found = np.empty((1, pixels), np.int64)
+        argmax_of_pixels(coarse.numpy().T.reshape(1, -1), k, found)
+        np.testing.assert_array_equal(found[0], expected)
+
+
+@pytest.mark.parametrize("k", [1, 2, 3, 12, 13, 40])
+def test_argmax_of_a_part_of_an_image_into_a_part_of_a_map(k: int) -> None:
+    scores = torch.randn(1, k, 37, 50).round().contiguous(memory_format=torch.channels_last)
+    scores[torch.rand(scores.shape) < 0.01] = float("nan")
+    found = np.full((40, 60), -1)
+    rows = scores[0].permute(1, 2, 0).flatten(1).numpy()
+    argmax_of_pixels(rows[5:30, 7 * k : 45 * k], k, found[2:27, 3:41])
+    np.testing.assert_array_equal(found[2:27, 3:41], scores[0].argmax(0)[5:30, 7:45].numpy())
+    assert (found == -1).sum() == found.size - 25 * 38  # nothing else is written

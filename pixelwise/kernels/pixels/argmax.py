@@ -22,6 +22,7 @@ SLACK = np.float32(2.0**-20)
 TINY = np.float32(1e-37)
 LOWEST = np.float32(-3.4028235e38)
 FEW = 1 << 16  # numbers for which a second thread is not worth its start
+FEW_CLASSES = 12  # up to which a loop over the classes is unrolled
 
 
 def argmax(scores: Float32[np.ndarray, "k pixels"], start: int, stop: int) -> Int32[np.ndarray, " found"]:
@@ -95,27 +96,59 @@ def fill_argmax(
                 arg[i] = c if higher else arg[i]
 
 
-@kernel
-def fill_argmax_of_pixels(
-    scores: Float32[np.ndarray, "pixels k"], found: Int64[np.ndarray, " pixels"]
-) -> None:
-    """`argmax` of scores whose classes lie side by side, as in channels-last memory.
+def argmax_of_pixels(rows: Float32[np.ndarray, "H numbers"], k: int, found: Int64[np.ndarray, "H W"]) -> None:
+    """Fill `found` with the `argmax` of scores whose classes lie side by side, as in channels-last memory.
 
-    Some pixels at a time are turned into rows of one class, which stay in the first-level cache.
+    Args:
+        rows: the scores of the classes of one pixel follow those of the pixel before.
+        k: classes.
+        found: of as many pixels; like `rows` it may be a part of a larger array.
+
+    >>> found = np.empty((1, 2), np.int64)
+    >>> argmax_of_pixels(np.array([[0, 1, 5, 5]], np.float32), 2, found), found.tolist()
+    (None, [[1, 0]])
     """
-    k = scores.shape[1]
+    if k <= FEW_CLASSES:
+        fill_argmax_of_few(rows, (0,) * k, found)
+    else:
+        fill_argmax_of_many(rows, k, found)
+
+
+@kernel
+def fill_argmax_of_few(
+    rows: Float32[np.ndarray, "H numbers"], classes: tuple[int, ...], found: Int64[np.ndarray, "H W"]
+) -> None:
+    """`argmax_of_pixels`, compiled for each number of classes: that of the numbers in `classes`."""
+    k = len(classes)
+    for y in range(len(found)):
+        numbers, labels = rows[y], found[y]
+        for x in range(labels.size):
+            best, arg = numbers[x * k], np.int32(0)
+            for c in range(1, k):
+                new = numbers[x * k + c]
+                higher = (new > best) | ((new != new) & (best == best))
+                best = new if higher else best
+                arg = np.int32(c) if higher else arg
+            labels[x] = arg
+
+
+@kernel
+def fill_argmax_of_many(
+    rows: Float32[np.ndarray, "H numbers"], k: int, found: Int64[np.ndarray, "H W"]
+) -> None:
+    """`argmax_of_pixels`: some pixels at a time become rows of one class, which stay in the nearest cache."""
     step = max(16, 2 * BLOCK // k)
     turned, labels = np.empty((k, step), np.float32), np.empty(step, np.int32)
-    for begin in range(0, found.size, step):
-        pixels = scores[begin : begin + step]
-        for c in range(k):
-            row = turned[c]
-            for i in range(len(pixels)):
-                row[i] = pixels[i, c]
-        part = labels[: len(pixels)]
-        fill_argmax(turned, 0, part)
-        for i in range(len(pixels)):
-            found[begin + i] = part[i]
+    for y in range(len(found)):
+        for begin in range(0, found.shape[1], step):
+            numbers, part = rows[y, begin * k :], found[y, begin : begin + step]
+            for c in range(k):
+                row = turned[c]
+                for x in range(part.size):
+                    row[x] = numbers[x * k + c]
+            fill_argmax(turned, 0, labels[: part.size])
+            for x in range(part.size):
+                part[x] = labels[x]
 
 
 @kernel
