@@ -58,6 +58,22 @@ def _floor_divided(self: Any, other: Any) -> Any:
     return opset18.Div(opset18.Sub(self, opset18.Mod(self, other)), other)
 
 
+def _remainder(self: Any, other: Any) -> Any:
+    """What remains of a tensor divided by a number or by a size, with the sign of the divisor as in Python.
+
+    The exporter's own translation takes no sizes.
+    """
+    from onnxscript import opset18
+
+    other = opset18.CastLike(other, self)
+    if self.dtype.is_integer():
+        return opset18.Mod(self, other)
+    return opset18.Sub(self, opset18.Mul(opset18.Floor(opset18.Div(self, other)), other))
+
+
+_TRANSLATIONS = {operator.floordiv: _floor_divided, torch.ops.aten.remainder.Scalar: _remainder}
+
+
 class Difference(NamedTuple):
     """What the check found.
 
@@ -154,7 +170,7 @@ def write_onnx(
                 dynamic_shapes=None if whole else (form.sizes,),
                 input_names=["image"],
                 output_names=form.names,
-                custom_translation_table={operator.floordiv: _floor_divided},
+                custom_translation_table=_TRANSLATIONS,
                 verbose=False,
             )
         except Exception as error:  # whatever the tracer, the translation and the optimiser raise

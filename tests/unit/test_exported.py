@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import onnx
+import onnxruntime
 import pytest
 import torch
 from torch.nn import functional as F
@@ -54,6 +55,31 @@ def test_scores_are_those_of_the_model_at_any_size(written, size) -> None:
         expected, found = model(image), load_onnx(path).model(image)
     assert found.size == expected.size
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-5, rtol=1e-4)
+
+
+class Remainders(torch.nn.Module):
+    """What remains of integers and of numbers, some below 0, divided by a size."""
+
+    def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        height, width = x.shape
+        return torch.arange(-3, width, device=x.device) % (height - 9), x % (1 - height)
+
+
+def test_remainders_of_sizes_are_those_of_torch(tmp_path: Path) -> None:
+    module, path = Remainders(), tmp_path / "remainders.onnx"
+    sizes = dict.fromkeys((0, 1), torch.export.Dim.DYNAMIC)
+    program = torch.export.export(module, (torch.randn(4, 7),), dynamic_shapes=(sizes,))
+    onnx_program = torch.onnx.export(
+        program, dynamo=True, verbose=False, custom_translation_table=onnx_model._TRANSLATIONS
+    )
+    assert onnx_program is not None
+    onnx_program.save(str(path))
+    session = onnxruntime.InferenceSession(str(path))
+    for size in ((4, 7), (6, 5), (3, 8)):
+        x = 10 * torch.randn(size)
+        found = session.run(None, {session.get_inputs()[0].name: x.numpy()})
+        for one, expected in zip(found, module(x), strict=True):
+            torch.testing.assert_close(torch.from_numpy(one), expected)
 
 
 def test_a_predictor_takes_the_file_like_any_model(written) -> None:
