@@ -121,7 +121,7 @@ def _not_too_many(values: set[int], colors: set[int], path: Path, most: int) -> 
         raise NeedsRule(
             path,
             f"the masks up to {path} hold {many} different values and look like instance maps, in which "
-            "every object has a number (are these instances, not classes?)",
+            "every object has a number (are these instances, not classes? --task instance reads them so)",
             "above-0",
         )
     if values and (min(values) < 0 or max(values) > 65535):
