@@ -23,6 +23,9 @@ from .openvino_model import load_openvino, place, read_network, write_openvino
 
 LEAST = 0.9  # share of equal labels below which a file is nonsense
 MOST = 64  # images that ranges are measured on
+_JUDGED = 8  # of them, by which the layers that stay in float32 are chosen
+_LAYERS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
+_IN_FLOAT = (0, 1, 2, 4, 8, 16)  # layers at the end that stay in float32: what is tried, in this order
 _TYPES = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Add", "Concat", "Relu", "MaxPool", "Resize")
 
 
@@ -44,17 +47,22 @@ def export_int8(
     images: Sequence[Float[Tensor, "c H W"]],
     *,
     labels: bool = False,
+    tolerance: float = 0.995,
 ) -> Agreement:
     """Write a network in 8-bit integers as an ONNX file, or as a pair of OpenVINO files.
 
     Every second image measures the ranges of values, up to 64; the others tell how well the file agrees with
-    the network. Convolutions and products are computed in integers, all else in float32.
+    the network. Convolutions and products are computed in integers, all else in float32. Where too few labels
+    of the images that measured the ranges stay what they are, the last layer with all behind it is left in
+    float32, or the last two, four, eight or sixteen, half of all layers at most: rounded scores decide which
+    class is the highest, and rounding in earlier layers is averaged out.
 
     Args:
         found: a network that scores pixels, its classes and settings of decoding.
         path: of the file, ending in .onnx or .xml.
         images: at least two, in [0, 1], like those that will be segmented.
         labels: whether the file gives the class of every pixel instead of scores.
+        tolerance: share of equal labels at which no more layers are left in float32.
 
     Raises:
         ValueError: if there are fewer images, the network does not score pixels, the file agrees with it in
@@ -75,7 +83,7 @@ def export_int8(
     with tempfile.TemporaryDirectory() as folder:
         plain, quantized = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
         export_onnx(found.model, plain, found.classes, **about)
-        quantize_onnx(plain, quantized, images[::2][:MOST])
+        _quantize_enough(found, plain, quantized, images[::2][:MOST], tolerance)
         if path.suffix == openvino_model.SUFFIX:
             written = Path(folder) / "int8.xml"
             said = form_of(found.model, found.classes, **about)[1]
@@ -89,13 +97,40 @@ def export_int8(
         return agreement
 
 
-def quantize_onnx(source: Path, path: Path, images: Sequence[Float[Tensor, "c H W"]]) -> None:
+def _quantize_enough(
+    found: Checkpoint, source: Path, path: Path, images: Sequence[Float[Tensor, "c H W"]], tolerance: float
+) -> None:
+    """`quantize_onnx` with as few layers in float32 as the tolerance allows, or the best that was tried."""
+    judged, best, tried = images[:_JUDGED], -1.0, path.with_name("tried.onnx")
+    with torch.no_grad():
+        expected = [classes_of(found, found.model(image[None])) for image in judged]
+        for count in _IN_FLOAT:
+            if not quantize_onnx(source, tried, images, in_float=count):
+                return
+            model = load_onnx(tried).model
+            given = [classes_of(found, model(image[None])) for image in judged]
+            same = sum(int((a == b).sum()) for a, b in zip(expected, given, strict=True))
+            share = same / sum(one.numel() for one in expected)
+            if share > best:
+                best = share
+                path.write_bytes(tried.read_bytes())
+            if share >= tolerance:
+                return
+
+
+def quantize_onnx(
+    source: Path, path: Path, images: Sequence[Float[Tensor, "c H W"]], *, in_float: int = 0
+) -> bool:
     """Write an ONNX file whose convolutions and products take 8-bit integers (QDQ form, one scale a channel).
 
     Args:
         source: an ONNX file in float32.
         path: of the other one.
         images: that ranges are measured on.
+        in_float: how many of the last layers stay in float32, with all that comes behind the first of them.
+
+    Returns:
+        Whether the file was written: false where those are more than half of all layers.
 
     Raises:
         ValueError: if ONNX Runtime cannot do it.
@@ -116,6 +151,11 @@ def quantize_onnx(source: Path, path: Path, images: Sequence[Float[Tensor, "c H 
     with _quiet():
         try:
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+            nodes = onnx.load(prepared).graph.node  # each behind all that it needs
+            layers = [place for place, node in enumerate(nodes) if node.op_type in _LAYERS]
+            if 2 * in_float > len(layers):
+                return False
+            kept = nodes[layers[-in_float] :] if in_float else []
             quantization.quantize_static(
                 str(prepared),
                 str(path),
@@ -125,6 +165,7 @@ def quantize_onnx(source: Path, path: Path, images: Sequence[Float[Tensor, "c H 
                 weight_type=quantization.QuantType.QInt8,
                 per_channel=True,
                 op_types_to_quantize=list(_TYPES),
+                nodes_to_exclude=[node.name for node in kept if node.name],
             )
         except Exception as error:  # its errors have no common base
             raise ValueError(
@@ -134,6 +175,7 @@ def quantize_onnx(source: Path, path: Path, images: Sequence[Float[Tensor, "c H 
     del written.metadata_props[:]
     written.metadata_props.extend(one for one in told if one.key == KEY)
     onnx.save(written, path)
+    return True
 
 
 def _agreement(found: Checkpoint, exported: Model, images: Sequence[Float[Tensor, "c H W"]]) -> Agreement:

@@ -712,7 +712,10 @@ class Predictor:
             tile = tuple(own)
         found = streaming.open_image(source, 3 if volume else 2, self.max_pixels)
         try:
-            yield streaming.prepared(self, found, tile, keep, batch_size)
+            described = streaming.prepared(self, found, tile, keep, batch_size)
+            if self._fast is None:
+                self._choose_form(described.first(), None)
+            yield described
         finally:
             if found is not source:
                 found.close()

@@ -168,6 +168,10 @@ class Stream:
             return [self.predictor.find_objects(one[None]) for one in image]
         return self.predictor.network(image).logits
 
+    def first(self) -> Float[Tensor, "1 c *_"]:
+        """The first tile, as the network takes it."""
+        return _Reader(self)(tuple(slice(axis[0].start, axis[0].stop) for axis in self.axes))
+
     def rows(self, finished: int = 0) -> Iterator[tuple[int, np.ndarray]]:
         """Finished rows from top to bottom, from row `finished` on: the first row, and "planes rows *others".
 

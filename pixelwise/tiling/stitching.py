@@ -40,9 +40,9 @@ def blocks(
 ) -> Iterator[Block]:
     """The finished blocks of an image, in reading order; together they cover it once.
 
-    With the blend "crop" the scores of a tile stay as coarse as the network gives them, and those that are not
-    coarse are cut to the block. With others they are summed at the size of the image, for one tile and the
-    rows that the next tiles share with it.
+    With the blend "crop" the scores of a tile stay as coarse as the network gives them, and those at
+    the size of the tile are cut to the block. With others they are summed at the size of the image, for one
+    tile and the rows that the next tiles share with it.
 
     Args:
         f: image -> DenseLogits.

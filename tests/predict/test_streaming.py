@@ -17,6 +17,9 @@ from PIL import Image
 from torch import nn
 
 import pixelwise as pw
+from pixelwise.checkpoint import Checkpoint
+from pixelwise.export.choice import Optimized
+from pixelwise.export.fast_forms import FastModel
 from pixelwise.predict import Predictor, predictor as predictor_file
 from pixelwise.predict.memory import live_bytes
 from pixelwise.tiling import ArraySource, open_source
@@ -465,3 +468,26 @@ def test_tiles_that_nobody_asked_for_go_by_the_memory_of_the_network_and_the_ima
     axes = predict.plan(np.zeros((*size, 3), np.uint8))
     assert tuple(axis[0].stop for axis in axes) == tile
     assert all(this.stop - after.start >= 64 for axis in axes for this, after in pairwise(axis))
+
+
+def test_the_fastest_form_is_chosen_on_the_first_tile(
+    network: nn.Module, photo: np.ndarray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked, used = [], []
+
+    def run(image: torch.Tensor) -> DenseLogits:
+        used.append(tuple(image.shape))
+        return network(image)
+
+    def optimize(found: Checkpoint, images: list[torch.Tensor]) -> Optimized:
+        asked.extend(images)
+        return Optimized("fast", (64, 64), FastModel(network, run), ())
+
+    monkeypatch.setattr(predictor_file.export, "recalled", lambda found, size: None)
+    monkeypatch.setattr(predictor_file.export, "optimize", optimize)
+    predict = Predictor(network, TABLE, tile=(64, 64), overlap=32, optimize=True)
+    found = predict.stream(photo, np.zeros(photo.shape[:2], np.uint8))
+    assert [tuple(image.shape) for image in asked] == [(3, 64, 64)]
+    assert len(used) > 1
+    expected = Predictor(network, TABLE, tile=(64, 64), overlap=32).stream(photo, np.zeros_like(found))
+    np.testing.assert_array_equal(found, expected)

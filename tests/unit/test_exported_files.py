@@ -1,5 +1,6 @@
 """Files of torch, OpenVINO and 8-bit integers: the same results, and nothing that a stranger could hide."""
 
+import copy
 import json
 import zipfile
 from pathlib import Path
@@ -112,6 +113,24 @@ def test_integers_agree_and_say_how_well(kind: str, found: Checkpoint, tmp_path:
     if kind == "onnx":
         kinds = {node.op_type for node in onnx.load(tmp_path / "q.onnx").graph.node}
         assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["onnx", "xml"])
+def test_layers_whose_rounding_changes_labels_stay_in_float32(
+    kind: str, found: Checkpoint, tmp_path: Path
+) -> None:
+    model = copy.deepcopy(found.model)
+    with torch.no_grad():  # scores that differ by less than a step of 8 bits
+        list(model.parameters())[-1].add_(torch.tensor([1000.0, 1000.0, 1000.0]))
+    far = Checkpoint(model, CLASSES, BuiltBy("x", {}), {}, "semantic")
+    images = [picture(seed=i) for i in range(4)]
+    with pytest.raises(ValueError, match="in 8-bit integers only"):
+        export_int8(far, tmp_path / f"all.{kind}", images, tolerance=0)
+    assert export_int8(far, tmp_path / f"most.{kind}", images).labels > 0.95
+    if kind == "onnx":
+        kinds = [node.op_type for node in onnx.load(tmp_path / "most.onnx").graph.node]
+        assert kinds.index("QuantizeLinear") < len(kinds) - kinds[::-1].index("DequantizeLinear") < len(kinds)
 
 
 @pytest.mark.slow
