@@ -52,7 +52,8 @@ class Reduced(DenseModel):
         self.network, self.factor = network, factor
         assert network.num_classes is not None
         self.num_classes, self.in_channels = network.num_classes, network.in_channels
-        self.minimum_size = network.minimum_size * (1 if "volume" in network.tasks else factor)
+        volumes = any(weights.ndim == 5 for weights in network.parameters())
+        self.minimum_size = network.minimum_size * (1 if volumes else factor)
         self.__dict__["tasks"] = network.tasks
         self.encoder_parts = tuple(f"network.{part}" for part in network.encoder_parts)
         if network.built_by is not None:
