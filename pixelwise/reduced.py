@@ -52,7 +52,8 @@ class Reduced(DenseModel):
         self.network, self.factor = network, factor
         assert network.num_classes is not None
         self.num_classes, self.in_channels = network.num_classes, network.in_channels
-        self.minimum_size = network.minimum_size * (1 if "volume" in network.tasks else factor)
+        volumes = any(weights.ndim == 5 for weights in network.parameters())
+        self.minimum_size = network.minimum_size * (1 if volumes else factor)
         self.__dict__["tasks"] = network.tasks
         self.encoder_parts = tuple(f"network.{part}" for part in network.encoder_parts)
         if network.built_by is not None:
@@ -62,7 +63,8 @@ class Reduced(DenseModel):
     def forward(self, image: Float[Tensor, "b c *grid"]) -> DenseLogits:
         """Scores of the network for the smaller image."""
         volume = image.ndim == 5
-        size = sides = (volume_size if volume else size_of)(image, self.minimum_size)
+        size: tuple[int, ...] = (volume_size if volume else size_of)(image, self.minimum_size)
+        sides = size
         for _ in range(FACTORS.index(self.factor)):  # a pixel is the mean of four, so that nothing is skipped
             sides = tuple((side + 1) // 2 for side in sides)
             image = F.interpolate(image, size=sides, mode="trilinear" if volume else "bilinear")
@@ -71,8 +73,8 @@ class Reduced(DenseModel):
             image = F.pad(image, [n for side in reversed(missing) for n in (0, side)], mode="replicate")
         output: DenseLogits = self.network(image)
         if any(missing):
-            within = (..., *(slice(side) for side in sides))
-            output = DenseLogits(output.logits[within], size)
+            depth, height, width = sides
+            output = DenseLogits(output.logits[..., :depth, :height, :width], size)
         return replace(output, size=size)
 
     def progress(self, share: float) -> None:
