@@ -5,16 +5,18 @@ python bench/promptable.py [--click] [--everything] [--side 8] [--heart]
 The encoder is left out on both sides: it is replaced by one that answers at once. The decoder has the
 published size (256 channels, a map of 64 x 64), the image 1200 x 1800 pixels.
 
-With --heart: how soon a small SAM learns one drawn image by heart, with attention in the decoder as `sam`
-begins it, and as PyTorch's layers begin. Seconds are processor time.
+With --heart: how soon a small SAM learns one drawn image by heart, with random weights as `sam` begins, and as
+PyTorch's layers begin. Seconds are processor time.
 """
 
 import argparse
 import time
 import tracemalloc
+from contextlib import nullcontext
 from functools import partial
 from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -24,7 +26,7 @@ from torch import Tensor, nn
 from pixelwise import build
 from pixelwise.losses import loss_parts
 from pixelwise.models import from_segment_anything
-from pixelwise.models.sam.mask_decoder import Attention
+from pixelwise.models.sam import network
 from pixelwise.predict import AutomaticMasks, Predictor
 from pixelwise.tasks import get_task
 from pixelwise.types import Batch, MaskSet, Prompts
@@ -178,14 +180,10 @@ def drawn(count: int = 14, side: int = 128) -> Batch:
 def by_heart(steps: int = 125, told: int = 25, seeds: int = 1) -> None:
     """The Dice loss of one image over the steps, with both beginnings."""
     task, batch = get_task("promptable"), drawn()
-    for seed, alike in product(range(seeds), (True, False)):
+    for seed, told_clicks in product(range(seeds), (True, False)):
         torch.manual_seed(seed)
-        model = build("sam", image_size=128)
-        if not alike:
-            for module in model.mask_decoder.transformer.modules():
-                if isinstance(module, Attention):
-                    for layer in module.children():
-                        layer.reset_parameters()
+        with nullcontext() if told_clicks else patch.object(network, "_begin"):
+            model = build("sam", image_size=128)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
         losses: list[float] = []
         start = time.process_time()
@@ -197,9 +195,8 @@ def by_heart(steps: int = 125, told: int = 25, seeds: int = 1) -> None:
             optimizer.step()
             losses.append(parts["dice"].item())
         means = np.reshape(losses, (-1, told)).mean(1)
-        print(
-            f"seed {seed}, {'alike' if alike else 'as PyTorch'}: mean Dice loss of each {told} steps", end=" "
-        )
+        beginning = "as sam begins" if told_clicks else "as PyTorch's layers begin"
+        print(f"seed {seed}, {beginning}: mean Dice loss of each {told} steps", end=" ")
         print(
             " ".join(f"{mean:.2f}" for mean in means), f"in {time.process_time() - start:.0f} s", flush=True
         )
