@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...encoders.timm import per_channel
-from ...layers import IMAGENET_MEAN, IMAGENET_STD, Normalize, size_of
+from ...layers import IMAGENET_MEAN, IMAGENET_STD, LayerNorm2d, Normalize, size_of
 from ...ops import pillow_resize
 from ...types import BuiltBy, Embedding, Paper, PromptableModel, PromptMasks, Prompts
 from ..lora import add_lora
@@ -233,7 +233,9 @@ def _begin(model: SAM) -> None:
     model.mask_decoder.begin_with_likeness(1.2)
     encoder, prompts = model.image_encoder, model.prompt_encoder
     assert isinstance(encoder, SmallImageEncoder)
-    nn.init.constant_(encoder.neck[-1].weight, 0.3)
+    norm = encoder.neck[-1]
+    assert isinstance(norm, LayerNorm2d)
+    nn.init.constant_(norm.weight, 0.3)
     prompts.no_mask_embed.weight.mul_(0.1)
     for kind in (*prompts.point_embeddings, prompts.not_a_point_embed):
         kind.weight.mul_(0.5)
