@@ -1,25 +1,35 @@
 """SAM beside segment-anything, with the same random weights: a click, and every object of an image.
 
-python bench/promptable.py [--click] [--everything] [--side 8]
+python bench/promptable.py [--click] [--everything] [--side 8] [--heart]
 
 The encoder is left out on both sides: it is replaced by one that answers at once. The decoder has the
 published size (256 channels, a map of 64 x 64), the image 1200 x 1800 pixels.
+
+With --heart: how soon a small SAM learns one drawn image by heart, with random weights as `sam` begins, and as
+PyTorch's layers begin. Seconds are processor time.
 """
 
 import argparse
 import time
 import tracemalloc
+from contextlib import nullcontext
 from functools import partial
+from itertools import product
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
 from side_by_side import compare, peer
 from torch import Tensor, nn
 
+from pixelwise import build
+from pixelwise.losses import loss_parts
 from pixelwise.models import from_segment_anything
+from pixelwise.models.sam import network
 from pixelwise.predict import AutomaticMasks, Predictor
-from pixelwise.types import Prompts
+from pixelwise.tasks import get_task
+from pixelwise.types import Batch, MaskSet, Prompts
 
 HEIGHT, WIDTH = 1200, 1800
 
@@ -152,15 +162,59 @@ def memory(ours: Predictor, image: np.ndarray) -> None:
         tracemalloc.stop()
 
 
+def drawn(count: int = 14, side: int = 128) -> Batch:
+    """Bright discs on dark ground, none of which touch."""
+    rng = np.random.default_rng(0)
+    rows, columns = np.mgrid[:side, :side]
+    masks: list[np.ndarray] = []
+    while len(masks) < count:
+        radius, (row, column) = rng.uniform(5, 11), rng.uniform(8, side - 8, 2)
+        disc = np.hypot(rows - row, columns - column)
+        if not any((mask & (disc < radius + 2)).any() for mask in masks):
+            masks.append(disc < radius)
+    image = 0.1 + 0.6 * np.any(masks, 0) + rng.normal(0, 0.05, (3, side, side))
+    objects = MaskSet.of(torch.from_numpy(np.stack(masks)), torch.zeros(count, dtype=torch.int64))
+    return Batch.of(torch.from_numpy(image).float().clamp(0, 1)[None], [objects])
+
+
+def by_heart(steps: int = 125, told: int = 25, seeds: int = 1) -> None:
+    """The Dice loss of one image over the steps, with both beginnings."""
+    task, batch = get_task("promptable"), drawn()
+    for seed, told_clicks in product(range(seeds), (True, False)):
+        torch.manual_seed(seed)
+        with nullcontext() if told_clicks else patch.object(network, "_begin"):
+            model = build("sam", image_size=128)
+        optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+        losses: list[float] = []
+        start = time.process_time()
+        for _ in range(steps):
+            parts = loss_parts(task.forward(model, batch), batch)
+            optimizer.zero_grad()
+            torch.stack(list(parts.values())).sum().backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            losses.append(parts["dice"].item())
+        means = np.reshape(losses, (-1, told)).mean(1)
+        beginning = "as sam begins" if told_clicks else "as PyTorch's layers begin"
+        print(f"seed {seed}, {beginning}: mean Dice loss of each {told} steps", end=" ")
+        print(
+            " ".join(f"{mean:.2f}" for mean in means), f"in {time.process_time() - start:.0f} s", flush=True
+        )
+
+
 def main() -> None:
     """Run what was asked for, or all but memory."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--click", action="store_true")
     parser.add_argument("--everything", action="store_true")
     parser.add_argument("--memory", action="store_true")
+    parser.add_argument("--heart", action="store_true")
     parser.add_argument("--side", type=int, default=8)
     asked = parser.parse_args()
     torch.set_num_threads(1)
+    if asked.heart:
+        by_heart()
+        return
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8)
     theirs, ours = pair()

@@ -39,6 +39,7 @@ from .task import Network, Settings, Task, TaskMetrics, Writer
 
 CLICKS_IN_TRAINING = 4
 OBJECTS_IN_TRAINING = 12  # of an image in one step, chosen by chance
+LEAST_IN_TRAINING = 16  # pixels of an object; smaller ones are mostly what a crop left of larger ones
 OBJECTS_AT_ONCE = 64  # of an image when it is scored
 TOLD = (1, 3, 5, 8)  # clicks after which the mean IoU is told
 GOALS = (0.85, 0.90)  # IoU up to which clicks are counted
@@ -132,7 +133,7 @@ def answered(model: Model, batch: Batch) -> AnsweredClicks:
     seen = model.embed_all([one.image for one in samples])
     for sample, embedding in zip(samples, seen, strict=True):
         assert isinstance(sample.target, MaskSet)
-        chosen = _usable(sample.target)
+        chosen = _usable(sample.target, LEAST_IN_TRAINING)
         chosen = chosen[torch.randperm(len(chosen))[:OBJECTS_IN_TRAINING]]
         if not len(chosen):
             continue
@@ -202,10 +203,10 @@ def _needed(asked: Prompts, found: list[Bool[Tensor, "p H W"]], objects: Bool[Te
     return Prompts.of(asked.points.cpu(), torch.where(needed, asked.point_labels, -1).cpu())
 
 
-def _usable(target: MaskSet) -> Tensor:
-    """Numbers of the objects that have pixels and are no crowds."""
+def _usable(target: MaskSet, least: int = 1) -> Tensor:
+    """Numbers of the objects that have so many pixels and are no crowds."""
     areas = torch.from_numpy(run_lengths(target).area)
-    return torch.nonzero((areas > 0) & ~target.is_crowd.cpu())[:, 0]
+    return torch.nonzero((areas >= least) & ~target.is_crowd.cpu())[:, 0]
 
 
 def _placed(parts: list[np.ndarray], usable: Tensor, target: MaskSet) -> RleMasks:

@@ -97,6 +97,7 @@ def test_the_stability_is_the_iou_of_two_thresholds() -> None:
     "wrong, told",
     [
         ({"image_size": 65}, "image_size must be a multiple of the patch of 8 pixels, got 65"),
+        ({"patch": 12}, "patch must be a power of two, got 12"),
         ({"width": 15}, "width must be a multiple of the 4 heads, got 15"),
         ({"decoder_width": 48}, "decoder_width must be a multiple of 32, got 48"),
     ],
@@ -104,6 +105,45 @@ def test_the_stability_is_the_iou_of_two_thresholds() -> None:
 def test_sizes_that_do_not_fit_are_refused(wrong: dict[str, int], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         tiny(**wrong)
+
+
+def test_no_weight_depends_on_the_size_of_the_image_and_positions_are_those_of_patches() -> None:
+    small, large = tiny(image_size=64), tiny(image_size=128)
+    large.load_state_dict(small.state_dict())
+    of_small, of_large = small.prompt_encoder.positions(8, 8), large.prompt_encoder.positions(16, 16)
+    torch.testing.assert_close(of_large[..., :8, :8], of_small, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_click_is_seen_where_it_is_before_anything_is_learned(seed: int) -> None:
+    torch.manual_seed(seed)
+    model, side, count = pw.build("sam", image_size=128), 16, 32
+    points = torch.rand(count, 1, 2) * 100 + 14
+    centres = (
+        torch.stack(torch.meshgrid(2 * [torch.arange(side)], indexing="xy"), -1).flatten(0, 1) + 0.5
+    ) * 8
+    distance = (centres - points).norm(dim=-1)
+    image = torch.rand(3, 128, 128)
+
+    def told() -> float:
+        """How much more the clicks change the map of the image beside them than elsewhere."""
+        (embedding,) = model.embed_all([image])
+        encoder = model.prompt_encoder
+        own = torch.cat([model.mask_decoder.iou_token.weight, model.mask_decoder.mask_tokens.weight])
+        asked = encoder.points(*model.places(Prompts.of(points), (128, 128)))
+        tokens = torch.cat([own.expand(count, -1, -1), asked], 1)
+        map = embedding.maps[0] + encoder.masks(None)
+        _, map = model.mask_decoder.transformer(map, encoder.positions(side, side), tokens)
+        changed = (map - map.mean(0)).norm(dim=1).flatten(1)
+        return float(changed[distance < 6].mean() / changed[distance > 20].mean())
+
+    with torch.no_grad():
+        assert told() > 2
+        for attention in model.mask_decoder.modules():
+            if isinstance(attention, Attention):
+                for layer in attention.children():
+                    layer.reset_parameters()
+        assert told() < 1.5  # as the authors' networks begin
 
 
 def test_a_small_image_is_refused() -> None:

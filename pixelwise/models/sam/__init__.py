@@ -5,7 +5,8 @@ A plain ViT makes a map of the image (`image_encoder.py`). Points, boxes and mas
 Fig. 14): three for a prompt that may mean a part or the whole, one where more is given, and tells for each
 which IoU it expects of it (Sec. 3).
 
-Departures: none. Names and shapes of the weights are those of the authors' `segment_anything`.
+Departures: none in the published sizes. Names and shapes of the weights are those of the authors'
+`segment_anything`. `sam`, which learns from random weights, differs from them; see there.
 """
 
 from .image_encoder import ImageEncoder as ImageEncoder, make_neck as make_neck

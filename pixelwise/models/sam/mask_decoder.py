@@ -240,6 +240,26 @@ class MaskDecoder(nn.Module):
         )
         return self._draw(map, filters), self.iou_prediction_head(tokens[:, 0])
 
+    def begin_with_likeness(self, gain: float) -> None:
+        """Before anything is learned, let attention look for what is alike and pass it on as it is.
+
+        Queries and keys begin with the same orthogonal projection, and what follows the values undoes theirs
+        (Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers"). So each token begins as
+        itself, where the first block would else make all of them alike, and a click is seen where it is.
+
+        Args:
+            gain: singular values of the projections of queries and keys.
+        """
+        for attention in self.transformer.modules():
+            if isinstance(attention, Attention):
+                nn.init.orthogonal_(attention.q_proj.weight, gain)
+                nn.init.orthogonal_(attention.v_proj.weight)
+                with torch.no_grad():
+                    attention.k_proj.weight.copy_(attention.q_proj.weight)
+                    attention.out_proj.weight.copy_(attention.v_proj.weight.T)
+                for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
+                    nn.init.zeros_(layer.bias)
+
     def _draw(
         self, map: Float[Tensor, "p c h w"], filters: Float[Tensor, "p m c8"]
     ) -> Float[Tensor, "p m _ _"]:

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...encoders.timm import per_channel
-from ...layers import IMAGENET_MEAN, IMAGENET_STD, Normalize, size_of
+from ...layers import IMAGENET_MEAN, IMAGENET_STD, LayerNorm2d, Normalize, size_of
 from ...ops import pillow_resize
 from ...types import BuiltBy, Embedding, Paper, PromptableModel, PromptMasks, Prompts
 from ..lora import add_lora
-from .image_encoder import ImageEncoder
+from .image_encoder import ImageEncoder, SmallImageEncoder
 from .mask_decoder import MaskDecoder
 from .prompt_encoder import BOTTOM_RIGHT, NOTHING, TOP_LEFT, PromptEncoder
 
@@ -25,6 +25,9 @@ PAPER = Paper(
 )
 
 
+PATCHES = 16  # of `sam`, in one unit of positions
+
+
 class SAM(PromptableModel):
     """An image encoder, a prompt encoder, and a decoder that is cheap enough to answer every click.
 
@@ -34,6 +37,7 @@ class SAM(PromptableModel):
         patch: by how much smaller the map is.
         in_channels: of the image.
         width: channels of the map and of the tokens; a multiple of 32, one head of attention for each.
+        side: of the square in units of positions, see `FourierPositions`.
     """
 
     encoder_parts = ("image_encoder",)
@@ -47,6 +51,7 @@ class SAM(PromptableModel):
         *,
         in_channels: int = 3,
         width: int = 256,
+        side: float = 1.0,
     ) -> None:
         super().__init__()
         self.image_size, self.patch, self.in_channels = image_size, patch, in_channels
@@ -54,7 +59,7 @@ class SAM(PromptableModel):
             per_channel(IMAGENET_MEAN, in_channels), per_channel(IMAGENET_STD, in_channels)
         )
         self.image_encoder = image_encoder
-        self.prompt_encoder = PromptEncoder(width)
+        self.prompt_encoder = PromptEncoder(width, side=side)
         self.mask_decoder = MaskDecoder(width, width // 32, 8 * width)
 
     def embed(self, image: Float[Tensor, "1 c H W"]) -> Embedding:
@@ -172,9 +177,9 @@ class SAM(PromptableModel):
 def sam(
     image_size: int = 256,
     patch: int = 8,
-    width: int = 96,
+    width: int = 64,
     heads: int = 4,
-    depth: int = 4,
+    depth: int = 2,
     window: int = 8,
     decoder_width: int = 64,
     in_channels: int = 3,
@@ -182,11 +187,15 @@ def sam(
 ) -> SAM:
     """SAM of any size, to be trained from random weights on few images and without a GPU.
 
-    Every second block looks at the whole image, the others at windows.
+    It differs from the published sizes in three points. A convolutional stem takes the place of patches.
+    Positions are finer: two places that are three patches apart have little in common. And what is random
+    in the beginning is so that clicks are seen where they are (`_begin`). No weight depends on
+    `image_size`: what was learned at one serves as a beginning at another.
 
     Args:
         image_size: side in pixels of the square that the encoder sees; a multiple of `patch`.
-        patch: side of the encoder's patches in pixels; masks have a quarter of that resolution.
+        patch: by how much smaller the map of the encoder is, a power of two; masks have four times the
+            resolution of the map.
         width: channels of the encoder.
         heads: of its attention.
         depth: its blocks.
@@ -198,18 +207,38 @@ def sam(
     Raises:
         ValueError: if a size is no multiple of what it is divided by.
     """
+    if patch < 2 or patch & (patch - 1):
+        raise ValueError(f"patch must be a power of two, got {patch}")
     if image_size % patch:
         raise ValueError(f"image_size must be a multiple of the patch of {patch} pixels, got {image_size}")
     if width % heads:
         raise ValueError(f"width must be a multiple of the {heads} heads, got {width}")
-    windows = [0 if i % 2 else window for i in range(depth)]
     if decoder_width % 32:
         raise ValueError(f"decoder_width must be a multiple of 32, got {decoder_width}")
-    encoder = ImageEncoder(
-        image_size, patch, width, heads, windows, in_channels=in_channels, c_out=decoder_width
+    encoder = SmallImageEncoder(
+        patch, width, heads, depth, window, in_channels=in_channels, c_out=decoder_width
     )
-    model = SAM(encoder, image_size, patch, in_channels=in_channels, width=decoder_width)
+    side = image_size / (PATCHES * patch)
+    model = SAM(encoder, image_size, patch, in_channels=in_channels, width=decoder_width, side=side)
+    _begin(model)
     return _changed(model, lora)
+
+
+@torch.no_grad()
+def _begin(model: SAM) -> None:
+    """Random weights with which the map already tells where a click is; the authors' hardly do.
+
+    Attention looks for what is alike, and what images add to places and clicks is small.
+    """
+    model.mask_decoder.begin_with_likeness(1.2)
+    encoder, prompts = model.image_encoder, model.prompt_encoder
+    assert isinstance(encoder, SmallImageEncoder)
+    norm = encoder.neck[-1]
+    assert isinstance(norm, LayerNorm2d)
+    nn.init.constant_(norm.weight, 0.3)
+    prompts.no_mask_embed.weight.mul_(0.1)
+    for kind in (*prompts.point_embeddings, prompts.not_a_point_embed):
+        kind.weight.mul_(0.5)
 
 
 def sam_vit_b(in_channels: int = 3, lora: int | None = None) -> SAM:

@@ -12,17 +12,24 @@ NOTHING, OUTSIDE, INSIDE, TOP_LEFT, BOTTOM_RIGHT = -1, 0, 1, 2, 3  # what a poin
 
 
 class FourierPositions(nn.Module):
-    """Positions as sines and cosines of random projections (Tancik et al. 2020)."""
+    """Positions as sines and cosines of random projections (Tancik et al. 2020).
+
+    Args:
+        width: channels c.
+        side: of the image in units of length; places that are a sixth of a unit apart have little in common.
+            In the paper it is 1.
+    """
 
     positional_encoding_gaussian_matrix: Tensor
 
-    def __init__(self, width: int) -> None:
+    def __init__(self, width: int, side: float = 1.0) -> None:
         super().__init__()
+        self.side = side
         self.register_buffer("positional_encoding_gaussian_matrix", torch.randn(2, width // 2))
 
     def forward(self, places: Float[Tensor, "*_ 2"]) -> Float[Tensor, "*_ c"]:
         """Encode x y in [0, 1]."""
-        angles = 2 * math.pi * ((2 * places - 1) @ self.positional_encoding_gaussian_matrix)
+        angles = 2 * math.pi * ((2 * self.side * places - 1) @ self.positional_encoding_gaussian_matrix)
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
@@ -32,11 +39,12 @@ class PromptEncoder(nn.Module):
     Args:
         width: channels c of tokens and maps.
         mask_channels: of the last layer but one on a mask.
+        side: of the image in units of positions, see `FourierPositions`.
     """
 
-    def __init__(self, width: int = 256, mask_channels: int = 16) -> None:
+    def __init__(self, width: int = 256, mask_channels: int = 16, side: float = 1.0) -> None:
         super().__init__()
-        self.pe_layer = FourierPositions(width)
+        self.pe_layer = FourierPositions(width, side)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, width) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, width)
         self.mask_downscaling = nn.Sequential(
