@@ -5,8 +5,8 @@ python bench/promptable.py [--click] [--everything] [--side 8] [--heart]
 The encoder is left out on both sides: it is replaced by one that answers at once. The decoder has the
 published size (256 channels, a map of 64 x 64), the image 1200 x 1800 pixels.
 
-With --heart: how soon a small SAM learns one drawn image by heart, with random weights as `sam` begins, and as
-PyTorch's layers begin. Seconds are processor time.
+With --heart: how soon a small SAM learns one drawn image by heart, with random weights as `sam` begins, and
+as those of PyTorch begin. Seconds are processor time.
 """
 
 import argparse

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from ..machine import keep_freed_memory
 from ..recipe import Recipe
 from ..wording import brief
 from .options import (
@@ -99,6 +100,7 @@ def evaluate(
 
     Example: [bold]pixelwise evaluate runs/street-unet street --split test[/bold]
     """
+    keep_freed_memory()
     from ..console import console, plain_table, report_table
     from ..data.formats import read_classes_file
     from ..files import check_targets, record

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from ..machine import keep_freed_memory
 from ..paper_recipes import list_recipes, paper_recipe
 from ..recipe import KINDS, SETTINGS, Recipe, read_settings
 from .options import DEFAULT_BUDGET, extent_of, in_panel, model_arguments, numbers_of
@@ -155,6 +156,7 @@ def train(
 
     After an interruption: [bold]pixelwise train --resume runs/street-deeplabv3plus[/bold]
     """
+    keep_freed_memory()
     given = {
         name: value
         for name, value in ctx.params.items()

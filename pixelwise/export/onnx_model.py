@@ -13,7 +13,7 @@ import json
 import operator
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, fields
 from importlib import import_module
@@ -71,7 +71,10 @@ def _remainder(self: Any, other: Any) -> Any:
     return opset18.Sub(self, opset18.Mul(opset18.Floor(opset18.Div(self, other)), other))
 
 
-_TRANSLATIONS = {operator.floordiv: _floor_divided, torch.ops.aten.remainder.Scalar: _remainder}
+_TRANSLATIONS: dict[Callable[..., Any], Callable[..., Any]] = {
+    operator.floordiv: _floor_divided,
+    torch.ops.aten.remainder.Scalar: _remainder,
+}
 
 
 class Difference(NamedTuple):
