@@ -34,7 +34,13 @@ def coded(columns) -> np.ndarray:
 
 def described(columns) -> dict:
     objects = [
-        {"id": number, "name": NAMES[code], "name_ndx": code, "raw_name": "caf\xe9", "parts": {"part_level": 0}}
+        {
+            "id": number,
+            "name": NAMES[code],
+            "name_ndx": code,
+            "raw_name": "caf\xe9",
+            "parts": {"part_level": 0},
+        }
         for code, number in dict.fromkeys(columns)
         if code
     ]

@@ -265,7 +265,9 @@ def test_segments_of_dicom_may_be_maps_of_labels(tmp_path: Path) -> None:
     whole = np.ones_like(labels)  # a frame for each slice
     pixels = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "SegmentationType": "LABELMAP"}
     path = tmp_path / "labels" / "a.dcm"
-    segments = dicom_seg(path, whole, ("liver", "tumour"), PixelData=labels.astype(np.uint8).tobytes(), **pixels)
+    segments = dicom_seg(
+        path, whole, ("liver", "tumour"), PixelData=labels.astype(np.uint8).tobytes(), **pixels
+    )
     (sample,) = tasks.open_data(tmp_path, task="volume", val_fraction=0).train
     np.testing.assert_array_equal(sample.target.labels.numpy(), labels)
     labels[2, 0, 0] = 9

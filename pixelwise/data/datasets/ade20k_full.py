@@ -1,7 +1,7 @@
 """ADE20K full, as released on 2021_17_01: `images/ADE/training/SCENE/SUB/a.jpg`, `a_seg.png` and `a.json`.
 
-The colours of `a_seg.png` are codes: red // 10 * 256 + green is the class, 0 none, blue tells the objects of an
-image apart. The JSON beside each image names its objects and their classes. The index of the release is a
+The colours of `a_seg.png` are codes: red // 10 * 256 + green is the class, 0 none, blue tells the objects of
+an image apart. The JSON beside each image names its objects and their classes. The index of the release is a
 pickle, which could run code, so it is not opened; masks of parts (`a_parts_1.png`) are not read.
 """
 
@@ -149,9 +149,7 @@ def _encoding(files: Iterable[Path]) -> LabelEncoding:
     times = Counter(names.values())
     apart = [f"{names[code]} ({code})" if times[names[code]] > 1 else names[code] for code in codes]
     ignore = 255 if len(apart) <= 255 else 65_535
-    table = ClassTable(
-        tuple(apart), voc_palette(len(apart)), ignore, things=tuple(range(len(apart)))
-    )
+    table = ClassTable(tuple(apart), voc_palette(len(apart)), ignore, things=tuple(range(len(apart))))
     return LabelEncoding(table, tuple(codes), (0,))
 
 

@@ -172,9 +172,9 @@ _ROWS = (
         commercial=False,
         source="ade20k.csail.mit.edu",
         metric="mean IoU",
-        trap="the classes are those that the JSON files name, up to 3,688; `check --write-classes` keeps them, "
-        "so that later openings read no JSON; a class file with the id `*` as ignore chooses among them; "
-        "the index (a pickle) and the masks of parts are not read",
+        trap="the classes are those that the JSON files name, up to 3,688; `check --write-classes` keeps "
+        "them, so that later openings read no JSON; a class file with some of the numbers and `ignore,*` "
+        "chooses among them; the index (a pickle) and the masks of parts are not read",
     ),
     Row(
         "coco_stuff",

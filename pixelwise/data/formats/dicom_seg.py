@@ -1,7 +1,8 @@
 """Labels in DICOM SEG files (DICOM PS3.3, A.51): frames of one segment each; needs pixelwise[medical].
 
-Those of the type LABELMAP (supplement 243) hold the number of its segment in every pixel. Frames of empty slices are left out of such a file, so it is read onto the grid of its image. Where segments
-overlap, that with the higher number counts.
+Those of the type LABELMAP hold the number of a segment in every pixel. Frames of empty slices are left out
+of such a file, so it is read onto the grid of its image. Where segments overlap, that with the higher number
+counts.
 """
 
 from collections.abc import Sequence
