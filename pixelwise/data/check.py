@@ -14,7 +14,7 @@ import torch
 
 from ..types import Annotation, ClassMasks, ClassTable, Keypoints, LabelMap
 from ..wording import counted, some_of
-from .dataset import DataSplits, LabelArrays, MaskFiles, SegmentationData
+from .dataset import DataSplits, LabelArrays, SegmentationData
 from .datasets import FORMATS, Finder
 from .formats.class_file import find_class_file, write_classes_file
 from .label_encoding import LabelEncoding, MaskRule
@@ -304,7 +304,10 @@ def check_data(
         tuple(findings.problems),
         tuple(findings.remarks),
         splits.encoding
-        if any(isinstance(p.read_target, MaskFiles) for p in splits.parts().values())
+        if any(
+            isinstance(getattr(p.read_target, "encoding", None), LabelEncoding)
+            for p in splits.parts().values()
+        )
         else None,
     )
 

@@ -15,6 +15,7 @@ from .formats.class_file import find_class_file, read_label_encoding
 from .label_encoding import MASK_RULES, LabelEncoding, MaskRule
 
 _TEST, _MANY = 0.15, 100  # share of a test part that is cut, and from how many images on it is
+_LOOKED_AT = 20  # folders in one without a layout
 _log = logging.getLogger(__name__)
 
 
@@ -142,7 +143,19 @@ def format_of(root: Path, formats: Mapping[str, Finder] = FORMATS) -> str:
             f"{root} looks like {export.name}, which is none of the layouts {_known(formats)}: "
             f"{export.advice}"
         )
+    if root.is_dir() and (inside := _readable_inside(root, formats)) is not None:
+        raise ValueError(
+            f"{root} has none of the layouts {_known(formats)}, but {inside} in it has one: open that folder"
+        )
     return "pairs" if "pairs" in formats else next(iter(formats))  # it says what it misses
+
+
+def _readable_inside(root: Path, formats: Mapping[str, Finder]) -> Path | None:
+    """The first folder in a folder that has a layout."""
+    with os.scandir(root) as entries:
+        folders = sorted(Path(e.path) for e in entries if e.is_dir() and not e.name.startswith("."))
+    readable = (one for one in folders[:_LOOKED_AT] if any(f.matches(one) for f in formats.values()))
+    return next(readable, None)
 
 
 def _refuse_two(root: Path, name: str, formats: Mapping[str, Finder]) -> None:

@@ -16,6 +16,7 @@ from .. import decode, draw, draw_objects
 from ..data import parse_augmentations
 from ..data.augmentations import refuse
 from ..data.datasets import (
+    ade20k_full,
     cityscapes_instances,
     coco_instances,
     data_sets,
@@ -407,6 +408,7 @@ INSTANCE = Task(
     formats={
         "cityscapes": cityscapes_instances,
         "voc": voc_instances,
+        "ade20k_full": ade20k_full.INSTANCES,
         **data_sets("instance"),
         **layouts("instances"),
         "yolo": yolo_instances,

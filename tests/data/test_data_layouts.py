@@ -513,3 +513,12 @@ def test_other_real_folders(shared_data, folder, format, classes, count) -> None
 def test_instance_maps_of_nuclei_need_a_class_table(shared_data) -> None:
     with pytest.raises(ValueError, match="are these instances, not classes"):
         open_data(shared_data("data", "dsb2018_nuclei"))
+
+
+def test_a_folder_of_data_sets_names_one_that_can_be_opened(tmp_path) -> None:
+    for name in ("first", "second"):
+        for kind in ("frames", "annotations"):
+            (tmp_path / name / kind).mkdir(parents=True)
+            Image.fromarray(np.zeros((4, 6), np.uint8)).save(tmp_path / name / kind / "00000.png")
+    with pytest.raises(ValueError, match=r"but .*first in it has one: open that folder"):
+        open_data(tmp_path)

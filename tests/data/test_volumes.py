@@ -259,6 +259,23 @@ def test_segments_of_dicom_are_labels_on_the_slices_of_their_image(tmp_path: Pat
     assert sample.target.spacing == (2.5, 0.5, 0.75)
 
 
+def test_segments_of_dicom_may_be_maps_of_labels(tmp_path: Path) -> None:
+    voxels = series(tmp_path / "images" / "a")
+    labels = np.random.default_rng(0).integers(0, 3, voxels.shape)
+    whole = np.ones_like(labels)  # a frame for each slice
+    pixels = {"BitsAllocated": 8, "BitsStored": 8, "HighBit": 7, "SegmentationType": "LABELMAP"}
+    path = tmp_path / "labels" / "a.dcm"
+    segments = dicom_seg(
+        path, whole, ("liver", "tumour"), PixelData=labels.astype(np.uint8).tobytes(), **pixels
+    )
+    (sample,) = tasks.open_data(tmp_path, task="volume", val_fraction=0).train
+    np.testing.assert_array_equal(sample.target.labels.numpy(), labels)
+    labels[2, 0, 0] = 9
+    dicom_seg(segments, whole, ("liver", "tumour"), PixelData=labels.astype(np.uint8).tobytes(), **pixels)
+    with pytest.raises(ValueError, match=r"a\.dcm as DICOM: a pixel holds 9, which is no segment"):
+        tasks.open_data(tmp_path, task="volume", val_fraction=0).train[0]
+
+
 def test_segments_that_do_not_lie_on_their_image_are_named(tmp_path: Path) -> None:
     voxels = series(tmp_path / "images" / "a", 3)
     labels = np.zeros((5, *voxels.shape[1:]), np.int64)

@@ -3,7 +3,7 @@
 `matches(root)` looks at a folder, `find(root, encoding)` lists what is in it.
 """
 
-from . import camvid, cityscapes, coco, geotiff, mapillary, pairs, voc
+from . import ade20k_full, camvid, cityscapes, coco, geotiff, mapillary, pairs, voc
 from .annotation_tools import layouts as layouts
 from .exports import export_of as export_of
 from .layout import Finder as Finder, Layout as Layout
@@ -36,6 +36,7 @@ FORMATS: dict[str, Finder] = {
     "voc": voc,
     "camvid": camvid,
     "mapillary": mapillary,
+    "ade20k_full": ade20k_full.SEMANTIC,
     **data_sets("semantic"),
     "cityscapes": cityscapes,
     "geotiff": geotiff,

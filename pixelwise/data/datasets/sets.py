@@ -165,6 +165,18 @@ _ROWS = (
         trap="0 is none of the 150 classes and is ignored",
     ),
     Row(
+        "ade20k_full",
+        "ADE20K full (2021_17_01)",
+        "ade20k_full",
+        licence="images: research only, register",
+        commercial=False,
+        source="ade20k.csail.mit.edu",
+        metric="mean IoU",
+        trap="the classes are those that the JSON files name, up to 3,688; `check --write-classes` keeps "
+        "them, so that later openings read no JSON; a class file with some of the numbers and `ignore,*` "
+        "chooses among them; the index (a pickle) and the masks of parts are not read",
+    ),
+    Row(
         "coco_stuff",
         "COCO-Stuff 164k",
         parts=_halves("images/{part}/{id}.jpg", "annotations/{part}/{id}.png", "train2017", "val2017"),

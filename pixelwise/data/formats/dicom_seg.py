@@ -1,7 +1,8 @@
 """Labels in DICOM SEG files (DICOM PS3.3, A.51): frames of one segment each; needs pixelwise[medical].
 
-Frames of empty slices are left out of such a file, so it is read onto the grid of its image. Where segments
-overlap, that with the higher number counts.
+Those of the type LABELMAP hold the number of a segment in every pixel. Frames of empty slices are left out
+of such a file, so it is read onto the grid of its image. Where segments overlap, that with the higher number
+counts.
 """
 
 from collections.abc import Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+from jaxtyping import Bool, Float64, Int64, Integer
 
 from .dicom import Frame, files_of, frames_of, is_dicom, open_dicom, told
 from .volume import TO_RAS, check_size
@@ -61,7 +62,10 @@ def read_seg(path: Path) -> Segments:
         size = path.stat().st_size
         check_size(8 * size, shape, 1, compressed=True)  # eight pixels in a byte
         masks = np.asarray(file.pixel_array).reshape(shape)
-        if str(getattr(file, "SegmentationType", "BINARY")) == "FRACTIONAL":
+        kind = str(getattr(file, "SegmentationType", "BINARY"))
+        if kind == "LABELMAP":
+            return _of_maps(names, frames, masks)
+        if kind == "FRACTIONAL":
             masks = masks >= float(getattr(file, "MaximumFractionalValue", 255)) / 2
         numbers = [_number(file, number) for number in range(len(frames))]
         return Segments(names, frames, numbers, masks > 0)
@@ -71,9 +75,11 @@ def segment_names(header: Any) -> dict[int, str]:
     """The names of the segments, by number.
 
     Raises:
-        ValueError: if there is none, or a number is not above 0.
+        ValueError: if there is none, or a number is not above 0; 0 is the background of label maps.
     """
     names = {int(one.SegmentNumber): str(one.SegmentLabel) for one in getattr(header, "SegmentSequence", [])}
+    if str(getattr(header, "SegmentationType", "BINARY")) == "LABELMAP":
+        names.pop(0, None)
     if not names or min(names) < 1 or max(names) > 254:
         raise ValueError("it has no segments with numbers from 1 to 254")
     return names
@@ -116,6 +122,24 @@ def labels_on(
             raise ValueError("its frames do not lie on the slices of its image")
         labels[slice_][mask] = segments.numbers[index]
     return labels
+
+
+def _of_maps(names: dict[int, str], frames: Sequence[Frame], maps: Integer[np.ndarray, "n H W"]) -> Segments:
+    """Segments from frames whose pixels hold their numbers.
+
+    Raises:
+        ValueError: if a number is that of no segment.
+    """
+    there = [(place, int(n)) for place, pixels in enumerate(maps) for n in np.unique(pixels) if n]
+    if unknown := {number for _, number in there} - set(names):
+        raise ValueError(f"a pixel holds {min(unknown)}, which is no segment")
+    masks = [maps[place] == number for place, number in there]
+    return Segments(
+        names,
+        [frames[place] for place, _ in there],
+        [number for _, number in there],
+        np.stack(masks) if masks else np.zeros((0, *maps.shape[1:]), bool),
+    )
 
 
 def _number(file: Any, frame: int) -> int:

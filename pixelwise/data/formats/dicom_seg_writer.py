@@ -144,6 +144,7 @@ def _frame(number: int, place: int, frame: Frame, header: Any) -> Any:
     source = _reference(header)
     if int(getattr(header, "NumberOfFrames", 1) or 1) > 1:
         source.ReferencedFrameNumber = frame.number + 1
+    source.SpatialLocationsPreserved = "YES"  # without it readers do not go from a slice to its frames
     source.PurposeOfReferenceCodeSequence = [
         _code("121322", "DCM", "Source image for image processing operation")
     ]

@@ -10,15 +10,19 @@ from typing import Any
 from ...files import atomic_write
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, encoding: str | None = None) -> Any:
     """The content of a file.
+
+    Args:
+        path: the file.
+        encoding: of its text; None for that of JSON (UTF-8, 16 or 32), which the file tells.
 
     Raises:
         ValueError: if it is missing, is no JSON, or is nested too deeply.
     """
     try:
         with _no_cycles_looked_for():
-            return json.loads(_text(path))
+            return json.loads(_text(path, encoding))
     except FileNotFoundError as error:
         raise ValueError(f"there is no file {path}") from error
     except RecursionError as error:
@@ -27,8 +31,10 @@ def read_json(path: Path) -> Any:
         raise ValueError(f"cannot read {path}: {str(error)[:200]}") from error
 
 
-def _text(path: Path) -> str:
+def _text(path: Path, encoding: str | None) -> str:
     content = path.read_bytes()
+    if encoding is not None:
+        return content.decode(encoding)
     return content.decode(json.detect_encoding(content), "surrogatepass")
 
 
