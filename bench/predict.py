@@ -7,8 +7,10 @@
 Times are medians of rounds in which everything takes its turn, so read the ratios. With `--camvid` both
 networks are first trained on CamVid for that many seconds each, or read from `--weights` where an earlier
 call left them, and the images are those of the validation part. With `--images` alone weights are random,
-and the share of equal labels of forms in low precision says little; `--trained RUN` is a U-Net or DeepLabV3+
-with an encoder that the peer has too. Forms of torch.compile take minutes to compile: name them by `--form`.
+and the share of equal labels of forms in low precision says little; `--trained RUN` is a U-Net or SMP's
+DeepLabV3+ (`smp_deeplabv3plus`) with an encoder that the peer has too. Our networks are the peer's, made of
+its weights, and it is checked that their scores are the same before anything is timed. Forms of torch.compile
+take minutes to compile: name them by `--form`.
 
 The last column is the time over that of the arithmetic: operations of the network, counted, over the rate of
 a 3 x 3 convolution of 256 channels in the same precision, measured here.
@@ -34,10 +36,12 @@ from pixelwise.data.formats import images_in
 from pixelwise.export.choice import file_of
 from pixelwise.export.fast_forms import FORMS
 from pixelwise.export.int8 import classes_of
+from pixelwise.layers import IMAGENET_MEAN, IMAGENET_STD
+from pixelwise.models import from_smp
 from pixelwise.types import BuiltBy, ClassTable
 
-NETWORKS = (("unet", "resnet34", smp.Unet), ("deeplabv3plus", "resnet50", smp.DeepLabV3Plus))
-PEERS = {"unet": smp.Unet, "deeplabv3plus": smp.DeepLabV3Plus}
+NETWORKS = (("unet", "resnet34"), ("smp_deeplabv3plus", "resnet50"))
+PEERS = {"unet": smp.Unet, "smp_deeplabv3plus": smp.DeepLabV3Plus}  # classes of the peer, by our builders
 USUAL = tuple(form for form in FORMS if "compile" not in form)
 GOALS = {"float32": 1.6, "bf16": 3.0, "int8": 5.0}  # times as fast as the peer
 AGREEMENT = 0.995
@@ -45,11 +49,26 @@ CROP, BATCH = 256, 4  # of the short training
 CLASSES = ClassTable.of(*(f"class {i}" for i in range(11)))
 
 
-def made(name: str, encoder: str) -> Checkpoint:
-    """A network of ours with random weights."""
+def peer_of(name: str, encoder: str, classes: ClassTable) -> torch.nn.Module:
+    """The network of the peer, with random weights."""
     torch.manual_seed(0)
-    model = pw.build(name, len(CLASSES), encoder=encoder, pretrained=False).eval()
-    return Checkpoint(model, CLASSES, BuiltBy(name, {}), {}, "semantic")
+    return PEERS[name](encoder, encoder_weights=None, classes=len(classes)).eval()
+
+
+def made(name: str, encoder: str, classes: ClassTable = CLASSES) -> Checkpoint:
+    """The same network of ours with the same weights: scores are compared."""
+    peer = peer_of(name, encoder, classes)
+    model = from_smp(peer.state_dict(), PEERS[name].__name__, encoder=encoder)
+    image = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        torch.testing.assert_close(model(image).logits, peer(normalised(image)), rtol=1e-3, atol=1e-4)
+    return Checkpoint(model, classes, model.built_by or BuiltBy(name, {}), {}, "semantic")
+
+
+def normalised(image: torch.Tensor) -> torch.Tensor:
+    """As the peer wants its images; our networks do that inside."""
+    mean, deviation = (torch.tensor(one)[:, None, None] for one in (IMAGENET_MEAN, IMAGENET_STD))
+    return (image - mean) / deviation
 
 
 def trained(name: str, encoder: str, camvid: Path, kept: Path | None, seconds: float) -> Checkpoint:
@@ -58,8 +77,8 @@ def trained(name: str, encoder: str, camvid: Path, kept: Path | None, seconds: f
     if path is not None and path.exists():
         return pw.load(path)
     splits = pw.open_data(camvid)
-    torch.manual_seed(0)
-    model = pw.build(name, len(splits.classes), encoder=encoder, pretrained=False)
+    begun = made(name, encoder, splits.classes)
+    model = begun.model
     optimizer = torch.optim.AdamW(model.parameters(), 1e-3)
     chosen = torch.Generator().manual_seed(0)
     model.train()
@@ -77,12 +96,12 @@ def trained(name: str, encoder: str, camvid: Path, kept: Path | None, seconds: f
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         steps += 1
-    found = Checkpoint(model.eval(), splits.classes, BuiltBy(name, {"encoder": encoder}), {}, "semantic")
+    model.eval()
     print(f"{name} on {encoder}: {steps} steps in {seconds:.0f} s, last loss {loss.item():.2f}", flush=True)
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         pw.save(model, path, splits.classes)
-    return found
+    return begun
 
 
 def cropped(
@@ -226,20 +245,20 @@ def main() -> None:
     forms, rate, goals = given.form or list(USUAL), rates(), []
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {given.rounds} rounds")
     if given.trained is None:
-        for name, encoder, kind in NETWORKS:
+        for name, encoder in NETWORKS:
             if given.camvid is None:
                 found, weights = made(name, encoder), "random weights"
             else:
                 found = trained(name, encoder, given.camvid, given.weights, given.seconds)
                 weights = "weights of a short training"
-            peer = kind(encoder, encoder_weights=None, classes=len(found.classes)).eval()
-            title = f"{name} on {encoder}, {given.size} x {given.size}, {weights}"
+            peer = peer_of(name, encoder, found.classes)
+            title = f"{name} on {encoder}, the network of the peer, {given.size} x {given.size}, {weights}"
             goals += compare(title, found, peer, images, forms, given.rounds, rate)
         tell(goals, time.monotonic() - began)
         return
     found = pw.load(given.trained)
     name, encoder = found.built_by.builder, found.built_by.arguments["encoder"]
-    peer = PEERS[name](encoder, encoder_weights=None, classes=len(found.classes)).eval()
+    peer = peer_of(name, encoder, found.classes)
     title = f"{name} on {encoder}, {given.size} x {given.size}, weights of a training"
     tell(compare(title, found, peer, images, forms, given.rounds, rate), time.monotonic() - began)
 

@@ -83,7 +83,8 @@ def optimize(
         found: a network that scores pixels, on the CPU.
         images: real ones, of one size; for forms in 8-bit integers at least two, of which every second
             measures ranges, and only the others are compared.
-        tolerance: share of equal labels, in (0, 1].
+        tolerance: share of equal labels, in (0, 1]; forms in 8-bit integers leave as many layers in float32
+            as it takes, see `export_int8`.
         forms: names of `fast_forms.FORMS`; None for all.
         rounds: how often each form is timed.
         tell: called with the name of each form before it is tried.
@@ -104,8 +105,9 @@ def optimize(
             if name in NEED_IMAGES and len(images) < _LEAST_INT8:
                 table[name] = Measured(name, None, None, "needs a folder of images")
                 continue
+            kept = {"tolerance": tolerance} if name in NEED_IMAGES else {}
             try:
-                model = FORMS[name](found, images, file_of(Path(scratch), name))
+                model = FORMS[name](found, images, file_of(Path(scratch), name), **kept)
                 agreement = _agreement(found, model, compared, expected)
             except Exception as error:  # a runtime may raise anything; the others go on
                 reason = " ".join(str(error).split()) or type(error).__name__

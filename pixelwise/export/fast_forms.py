@@ -173,11 +173,11 @@ def onnx(found: Checkpoint, images: Images, file: Path) -> Model:
     return load_onnx(path).model
 
 
-def onnx_int8(found: Checkpoint, images: Images, file: Path) -> Model:
+def onnx_int8(found: Checkpoint, images: Images, file: Path, tolerance: float = 0.995) -> Model:
     """ONNX Runtime, in 8-bit integers."""
     path = file.with_suffix(".onnx")
     if not path.exists():
-        export_int8(_plain(found), path, images)
+        export_int8(_plain(found), path, images, tolerance=tolerance)
     return load_onnx(path).model
 
 
@@ -200,11 +200,11 @@ def openvino_bfloat16(found: Checkpoint, images: Images, file: Path) -> Model:
     return FastModel(found.model, run)
 
 
-def openvino_int8(found: Checkpoint, images: Images, file: Path) -> Model:
+def openvino_int8(found: Checkpoint, images: Images, file: Path, tolerance: float = 0.995) -> Model:
     """OpenVINO, in 8-bit integers."""
     path = file.with_suffix(".xml")
     if not path.exists():
-        export_int8(_plain(found), path, images)
+        export_int8(_plain(found), path, images, tolerance=tolerance)
     return load_openvino(path).model
 
 
@@ -213,8 +213,9 @@ def _plain(found: Checkpoint) -> Checkpoint:
 
 
 # How tables and files call them, with what makes them: of a network, images of one size, and the name of a
-# file without suffix, which is read if it exists and written otherwise.
-FORMS: dict[str, Callable[[Checkpoint, Images, Path], Model]] = {
+# file without suffix, which is read if it exists and written otherwise. Those in `NEED_IMAGES` also take the
+# share of labels that must stay what they are.
+FORMS: dict[str, Callable[..., Model]] = {
     "channels-last": channels_last,
     "channels-last, bf16": bfloat16,
     "folded": folded,

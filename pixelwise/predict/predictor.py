@@ -29,6 +29,7 @@ from ..types import (
     ClassMasks,
     ClassTable,
     DenseLogits,
+    DenseModel,
     LabelMap,
     MaskSet,
     Model,
@@ -787,6 +788,9 @@ class Predictor:
         return nullcontext()
 
     def _score_dense(self, images: Float[Tensor, "b c H W"]) -> DenseLogits:
+        if images.ndim == 4 and self.device.type == "cpu" and isinstance(self._fast, DenseModel):
+            # Pixel by pixel in memory: most convolutions of torch are faster so. Other runtimes want planes.
+            images = images.contiguous(memory_format=torch.channels_last)
         output = self._score(images)
         assert isinstance(output, DenseLogits)
         return output

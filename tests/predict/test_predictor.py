@@ -211,6 +211,25 @@ def test_weights_and_gradients_stay_as_they_are(model, classes: ClassTable) -> N
     (prediction.probabilities * torch.ones(1, requires_grad=True)).sum().backward()
 
 
+@pytest.mark.parametrize("name", ["unet", "pspnet"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_images_lie_pixel_by_pixel_for_the_network_and_scores_are_the_same(name: str, count: int) -> None:
+    torch.manual_seed(0)
+    network = build(name, 3, encoder="tiny").eval()
+    predict = Predictor(network, ClassTable.of(*"abc"))
+    images, seen = torch.rand(count, 3, 50, 70), []
+    with torch.no_grad():
+        expected = network(images)
+    network.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    found = predict.labels(images)
+    (given,) = seen
+    assert given.is_contiguous(memory_format=torch.channels_last)
+    assert given.stride(1) == 1
+    assert given.equal(images)
+    torch.testing.assert_close(predict.probabilities(images), expected.logits.softmax(1), rtol=0, atol=1e-5)
+    assert (found.labels == expected.logits.argmax(1)).float().mean() > 0.999
+
+
 @pytest.mark.parametrize("precision", ["bf16", "16"])
 def test_low_precision_gives_nearly_the_same(precision: str) -> None:
     model, table, image = build("pspnet", 3, encoder="tiny"), ClassTable.of(*"abc"), torch.rand(3, 64, 64)

@@ -84,6 +84,32 @@ def test_wrong_slow_and_missing_forms_are_not_chosen(pretended: dict[str, object
     assert rows["missing"].note == "skipped: OpenVINO needs more packages"
 
 
+def test_forms_in_8_bit_integers_are_told_the_tolerance(pretended: dict[str, object]) -> None:
+    asked = []
+
+    def of_integers(found, images, file, tolerance):
+        asked.append(tolerance)
+        return fast_forms.FastModel(found.model, copy.deepcopy(found.model))
+
+    pretended["onnx, int8"] = of_integers
+    optimize(network(), pictures(), tolerance=0.9, rounds=1)
+    assert asked == [0.9]
+
+
+@pytest.mark.parametrize("kind", ["onnx", "openvino"])
+def test_the_tolerance_reaches_the_export(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def stops(found, path, images, *, tolerance):
+        asked.append(tolerance)
+        raise ValueError("stop")
+
+    monkeypatch.setattr(fast_forms, "export_int8", stops)
+    with pytest.raises(ValueError, match="stop"):
+        fast_forms.FORMS[f"{kind}, int8"](network(), pictures(), tmp_path / "q", tolerance=0.9)
+    assert asked == [0.9]
+
+
 def test_the_fastest_form_is_chosen_and_recalled(
     pretended: dict[str, object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
