@@ -51,7 +51,7 @@ from .memory import live_bytes
 
 ALIGN = 32  # tiles start at multiples of it: output strides divide it
 _SIDES, _TILE_3D = (1024, 768, 512), (96, 96, 96)  # of tiles, where none are asked for
-_ROOM = 1 << 29  # bytes of tensors of the tiles that are predicted at the same time
+_ROOM = 1 << 27  # bytes of tensors of the tiles that are predicted at the same time
 _SLICES, _VOXELS = 32, 1 << 17  # of a volume by which its values are scaled, and voxels of each
 _BAND = 1 << 24  # pixels of a map of ids that are painted at once
 _OVERHEAD = 1.1  # time of all that is not the network, over that of the network
