@@ -17,8 +17,9 @@ LONGEST_SIDE = 16384  # pixels of a crop, a tile, or a size to compute with
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:1.")]
 LAYOUTS = (
     "pairs, voc, camvid, mapillary, cityscapes, coco, class_folders, layers, yolo, labelme, cvat, "
-    "supervisely, label_studio, via, datumaro, geojson, cityscapes_polygons, instance_maps, coco_panoptic, "
-    "coco_keypoints, imagescope, geotiff, volumes, or the name of a data set (`pixelwise datasets`)"
+    "supervisely, label_studio, via, datumaro, geojson, cityscapes_polygons, ade20k_full, instance_maps, "
+    "coco_panoptic, coco_keypoints, imagescope, geotiff, volumes, or the name of a data set (`pixelwise "
+    "datasets`)"
 )
 Format = Annotated[str, typer.Option(help=f"Layout of the data: auto looks at the folder. Else: {LAYOUTS}.")]
 MaskRule = Annotated[

@@ -194,7 +194,6 @@ class UNet(DenseModel):
     """
 
     encoder_parts = ("down",)
-    minimum_size = 16  # halved four times
 
     def __init__(
         self, num_classes: int, *, in_channels: int = 3, width: int = 64, bilinear: bool = False

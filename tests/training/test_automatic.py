@@ -239,7 +239,7 @@ def test_nothing_labelled_is_refused_in_a_sentence(folder: Folder) -> None:
 
 
 def test_images_of_eight_pixels_are_too_small_for_the_network(folder: Folder) -> None:
-    with pytest.raises(ValueError, match="this model needs images of at least 16 x 16 pixels, got 8 x 8"):
+    with pytest.raises(ValueError, match="this model needs images of at least 32 x 32 pixels, got 8 x 8"):
         make_plan({"data": str(folder(6, (8, 8))), **SMALL}, budget=600.0)
 
 
