@@ -283,13 +283,13 @@ def test_a_damaged_mask_is_a_value_error_that_names_it(tmp_path, name) -> None:
     ],
 )
 def test_whatever_a_library_raises_the_file_is_named(tmp_path, draw_mask, monkeypatch, error, said) -> None:
-    path = draw_mask(tmp_path / "a.png")
+    path = draw_mask(tmp_path / "a.tif")
 
     def broken(*_args: object, **_kwargs: object) -> None:
         raise error("inside")
 
     monkeypatch.setattr(Image.Image, "load", broken)
-    with pytest.raises(ValueError, match=rf"cannot read .*a\.png: {said}"):
+    with pytest.raises(ValueError, match=rf"cannot read .*a\.tif: {said}"):
         read_mask(path)
 
 
