@@ -88,7 +88,7 @@ def test_colours_become_grey_by_pillow_alone() -> None:
 def test_without_the_decoder_pillow_reads_everything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "a.jpg").write_bytes(encoded(picture((8, 24), "RGB"), "JPEG"))
     own = read_stored(tmp_path / "a.jpg")
-    monkeypatch.setattr(direct, "_DECODE", None)
+    monkeypatch.setattr(direct, "_of_torchvision", lambda _name: None)
     assert direct_jpeg((tmp_path / "a.jpg").read_bytes(), 3, MAX_PIXELS) is None
     np.testing.assert_array_equal(read_stored(tmp_path / "a.jpg"), own)
 
@@ -196,5 +196,5 @@ def test_compression_has_the_pixels_of_pillow(
     content = encoded(picture((33, 48), mode), "JPEG", quality=quality)
     expected = np.asarray(Image.open(io.BytesIO(content))).reshape(pixels.shape)
     np.testing.assert_array_equal(own, expected)
-    monkeypatch.setattr(direct, "_ENCODE", None)
+    monkeypatch.setattr(direct, "_of_torchvision", lambda _name: None)
     np.testing.assert_array_equal(as_jpeg(pixels, quality), expected)

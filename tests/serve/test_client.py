@@ -354,7 +354,7 @@ def test_a_tiff_file_of_several_pages_or_too_many_pixels_is_refused(
 def test_unknown_pixels_of_a_geotiff_get_the_ignore_label(
     intensity: str, dtype: str, behind: Callable[..., tuple[Client, Predictor]], tmp_path: Path
 ) -> None:
-    rasterio = pytest.importorskip("rasterio")
+    rasterio = pytest.importorskip("rasterio", reason="needs the extra geo")
     torch.manual_seed(0)
     client, predictor = behind(pw.build("unet", 3, encoder="tiny"), PLAIN, decoding={"intensity": intensity})
     values = np.random.default_rng(2).integers(1, 120, (3, 40, 56)).astype(dtype)

@@ -11,6 +11,7 @@ edition.
 import io
 import zlib
 from collections.abc import Callable, Iterator
+from functools import cache
 from typing import Any, cast
 
 import numpy as np
@@ -21,9 +22,11 @@ from PIL import Image
 from ...kernels.pixels.png import unfilter
 
 
+@cache
 def _of_torchvision(name: str) -> Callable[..., Any] | None:
     """A function of libjpeg-turbo as torchvision brings it; None where it does not.
 
+    torchvision is imported with the first picture, which programs that read none need not wait for.
     Its functions in Python are deprecated since 0.29, for TorchCodec. What they call is the same everywhere.
     """
     try:
@@ -34,8 +37,6 @@ def _of_torchvision(name: str) -> Callable[..., Any] | None:
     except (ImportError, AttributeError):
         return None
 
-
-_DECODE, _ENCODE = _of_torchvision("decode_jpeg"), _of_torchvision("encode_jpeg")
 
 _ORIENTATION = 0x0112  # EXIF tag
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, all with Huffman codes
@@ -53,10 +54,10 @@ def direct_jpeg(content: bytes, channels: int, max_pixels: int) -> UInt8[np.ndar
         channels: of the result; grey becomes three equal channels.
         max_pixels: largest height times width.
     """
-    if _DECODE is None or content[:2] != b"\xff\xd8" or content[-2:] != b"\xff\xd9":
+    if content[:2] != b"\xff\xd8" or content[-2:] != b"\xff\xd9":
         return None
-    frame = _frame(content)
-    if frame is None:
+    frame, decode = _frame(content), _of_torchvision("decode_jpeg")
+    if frame is None or decode is None:
         return None
     height, width, components = frame
     if not 0 < height * width <= max_pixels or components not in (1, 3) or channels not in (3, components):
@@ -64,7 +65,7 @@ def direct_jpeg(content: bytes, channels: int, max_pixels: int) -> UInt8[np.ndar
     try:
         coded = torch.from_numpy(np.frombuffer(bytearray(content), np.uint8))
         # The second argument is torchvision's number of grey or of colours, which are 1 and 3 as well.
-        pixels = _DECODE(coded, components, False).numpy()
+        pixels = decode(coded, components, False).numpy()
     except RuntimeError:
         return None
     if pixels.shape != (components, height, width):
@@ -79,9 +80,10 @@ def as_jpeg(pixels: UInt8[np.ndarray, "H W c"], quality: int) -> UInt8[np.ndarra
         pixels: contiguous.
         quality: from 1 to 100.
     """
-    if _ENCODE is not None and _DECODE is not None:
-        content = _ENCODE(torch.from_numpy(pixels).permute(2, 0, 1), quality)
-        return cast(np.ndarray, _DECODE(content, pixels.shape[2], False).permute(1, 2, 0).numpy())
+    encode, decode = _of_torchvision("encode_jpeg"), _of_torchvision("decode_jpeg")
+    if encode is not None and decode is not None:
+        content = encode(torch.from_numpy(pixels).permute(2, 0, 1), quality)
+        return cast(np.ndarray, decode(content, pixels.shape[2], False).permute(1, 2, 0).numpy())
     file = io.BytesIO()
     Image.fromarray(pixels[..., 0] if pixels.shape[2] == 1 else pixels).save(file, "JPEG", quality=quality)
     return np.asarray(Image.open(file)).reshape(pixels.shape)
