@@ -139,15 +139,13 @@ def format_of(root: Path, formats: Mapping[str, Finder] = FORMATS) -> str:
     if root.is_file() and "coco" in formats:
         return "coco"  # it says what is wrong with the file
     if (export := export_of(root)) is not None:
-        raise ValueError(
-            f"{root} looks like {export.name}, which is none of the layouts {_known(formats)}: "
-            f"{export.advice}"
-        )
+        raise ValueError(f"{root} looks like {export.name}, which this task does not read: {export.advice}")
     if root.is_dir() and (inside := _readable_inside(root, formats)) is not None:
-        raise ValueError(
-            f"{root} has none of the layouts {_known(formats)}, but {inside} in it has one: open that folder"
-        )
-    return "pairs" if "pairs" in formats else next(iter(formats))  # it says what it misses
+        raise ValueError(f"{root} has no layout that is known, but {inside} in it has one: open that folder")
+    plain = [name for name, layout in formats.items() if not isinstance(layout, Tree)]
+    if "pairs" in formats or len(plain) == 1:
+        return "pairs" if "pairs" in formats else plain[0]  # it says what it misses
+    raise ValueError(f"{root} has none of the layouts {_known(formats)}")
 
 
 def _readable_inside(root: Path, formats: Mapping[str, Finder]) -> Path | None:
