@@ -102,6 +102,21 @@ def test_yolo_counts_what_it_cannot_hold_once(tmp_path) -> None:
     assert torch.equal(again.dense[1], filled)
 
 
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_yolo_without_a_validation_part_comes_back_once(part, tmp_path) -> None:
+    for name in "ab":
+        picture(tmp_path / "in" / "images" / part / f"{name}.png")
+    found = [(f"{name}.png", scene(crowds=False)) for name in "ab"]
+    (tmp_path / "in" / "annotations").mkdir()
+    write_coco(tmp_path / "in" / "annotations" / f"instances_{part}.json", found, TABLE)
+    there = convert(opened(tmp_path / "in"), "yolo", tmp_path / "yolo")
+    back = convert(opened(tmp_path / "yolo"), "coco", tmp_path / "out")
+    assert (there.num_images, there.num_shapes) == (back.num_images, back.num_shapes) == (2, 6)
+    assert [name for name, data in opened(tmp_path / "yolo").parts().items() if len(data)] == [part]
+    remarks = opened(tmp_path / "yolo").remarks
+    assert any(f"names the same images as {part} and as val" in remark for remark in remarks)
+
+
 def test_panoptic_files_say_the_same_as_the_objects(tmp_path) -> None:
     source = opened(coco_folder(tmp_path / "in"))
     convert(source, "panoptic", tmp_path / "out")
