@@ -235,6 +235,8 @@ def _name(
     size = max(_SMALLEST_LETTERS, round(min(drawn.size) / 40))
     font, pen, margin = ImageFont.load_default(size), ImageDraw.Draw(drawn), max(2, size // 6)
     with_scores = bool((shown.scores != 1).any())
+    if len(classes) == 1 and not with_scores:
+        return  # the same word on every object tells nothing
     for place, (x, y) in tops.items():
         text = classes.names[int(shown.classes[place])]
         if with_scores:

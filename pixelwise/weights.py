@@ -429,7 +429,7 @@ def _accepted(name: str, allow_noncommercial: bool) -> PublishedWeights:
     entry = describe_weights(name)
     if not (entry.commercial or allow_noncommercial):
         raise ValueError(
-            f"the weights {name!r} are not for commercial use ({entry.note or entry.licence}): "
+            f"the weights {name!r} are not for commercial use ({(entry.note or entry.licence).rstrip('.')}): "
             "pass allow_noncommercial=True (--allow-noncommercial) if yours is not"
         )
     return entry

@@ -3,6 +3,7 @@
 import hashlib
 import math
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -22,7 +23,10 @@ from .open import open_reporting
 from .parallel import batches, image_array, label_array, map_images, map_labels
 
 Progress = Callable[[int, int], None]
-_LISTED = 20
+_LISTED, _ALIKE = 20, 3  # sentences of a list, and of one kind
+_VARYING = re.compile(
+    r"'[^']*'|\S*[/\\]\S*|\d+"
+)  # what sentences of one kind differ in: names, files, numbers
 _AT_ONCE = 64  # images that are read and not yet counted
 _DARK = (2**14 - 1) / 65535  # the largest value of 14 bits in a file of 16
 
@@ -179,7 +183,7 @@ class DataReport:
 
     def _table(self) -> list[str]:
         width = max(5, *(len(name) for name in self.classes.names))
-        parts = list(self.counts)
+        parts, weights = list(self.counts), self.class_weights
         meant = [""] * len(self.classes)
         if self.encoding is not None:
             told = [self.encoding.meaning(label) for label in range(len(self.classes))]
@@ -190,12 +194,20 @@ class DataReport:
             f"  {part + ' %':>8} {'images':>6}" for part in parts
         )
         lines = [f"{head}  {'weight':>7}"]
+        absent = [
+            not any(counts.images[label] for counts in self.counts.values()) for label in range(len(meant))
+        ]
+        short = sum(absent) > _LISTED and not all(absent)
         for label, name in enumerate(self.classes.names):
+            if short and absent[label]:
+                continue
             row = f"{label:>5}  {name:<{width}}{meant[label]}"
             for part in parts:
                 counts = self.counts[part]
                 row += f"  {100 * counts.shares[label]:>8.2f} {counts.images[label]:>6}"
-            lines.append(f"{row}  {self.class_weights[label]:>7.3f}")
+            lines.append(f"{row}  {weights[label]:>7.3f}")
+        if short:
+            lines.append(f"{'':>5}  and {sum(absent)} classes that no image shows")
         return lines
 
     def as_dict(self) -> dict[str, Any]:
@@ -451,8 +463,8 @@ def _note_classes(splits: DataSplits, counts: dict[str, ClassCounts], findings: 
         findings.remarks.append("the masks hold only 0 and 255: read as background and foreground")
     elif encoding.from_files:
         findings.remarks.append(
-            f"no class table was given: {len(classes)} classes were found in the masks; "
-            "a file classes.csv (name,r,g,b) in the folder names them; if the values number objects instead, "
+            f"no class table was given: the masks show {counted(len(classes), 'class', 'classes')}, which a "
+            "file classes.csv (name,r,g,b) in the folder names; if the values number objects instead, "
             "--mask-rule above-0 reads them as foreground"
         )
     if splits.made_val:
@@ -477,12 +489,22 @@ def _note_classes(splits: DataSplits, counts: dict[str, ClassCounts], findings: 
     if "train" in counts:
         for name, train, images in zip(classes.names, counts["train"].images, occurring, strict=True):
             if images and not train:
-                findings.problems.append(f"class {name!r} is in no training image")
+                # Another choice of the validation images would show it: no fault of the data.
+                sentences = findings.remarks if splits.made_val else findings.problems
+                sentences.append(f"class {name!r} is in no training image")
 
 
 def _first(sentences: tuple[str, ...]) -> list[str]:
-    more = len(sentences) - _LISTED
-    return [*sentences[:_LISTED], *([f"and {more} more like these"] if more > 0 else [])]
+    """The first sentences of each kind, and how many more there are."""
+    kinds: dict[str, list[str]] = {}
+    for sentence in sentences:
+        kinds.setdefault(_VARYING.sub("", sentence), []).append(sentence)
+    lines = []
+    for some in kinds.values():
+        more = len(some) - _ALIKE
+        lines += [*some[:_ALIKE], *([f"and {more} more like these"] if more > 0 else [])]
+    more = len(lines) - _LISTED
+    return [*lines[:_LISTED], *([f"and {more} more"] if more > 0 else [])]
 
 
 def propose_classes(root: str | os.PathLike[str], report: DataReport) -> Path:

@@ -76,6 +76,7 @@ def _looked_through(
     values: set[int] = set()
     colors: set[int] = set()
     greys = np.zeros(256, dtype=np.int64)
+    unread: list[ValueError] = []
     for path in paths:
         try:
             pixels = read_mask_pixels(path)
@@ -83,6 +84,7 @@ def _looked_through(
             if on_error is None:
                 raise
             on_error(path, error)
+            unread.append(error)
             continue
         if pixels.ndim == 3 and channel is not None:
             pixels = pixels[..., channel]
@@ -99,6 +101,8 @@ def _looked_through(
         else:
             values.update(np.unique(pixels).tolist())
         _not_too_many(values, colors, path, _MOST if pixels.dtype == np.uint8 else _MOST_IN_16_BITS)
+    if unread and len(unread) == len(paths):
+        raise ValueError(f"none of the {len(paths)} masks can be read: {unread[0]}")
     lossy = [path for path in paths if path.suffix.lower() in _MASK_SUFFIXES_WITH_LOSS]
     if _blurred(greys, lossy=bool(lossy)):
         raise NeedsRule(

@@ -82,6 +82,8 @@ def open_reporting(
 ) -> DataSplits:
     """Like `open_data`, but what is wrong with single files is told to `on_error` and does not end it.
 
+    Nothing is logged then: what the layout remarks is in the result.
+
     Raises:
         ValueError: as `open_data`.
     """
@@ -110,14 +112,14 @@ def open_reporting(
         encoding = encoding_from_masks(masks, on_error, channel=channel)
     if channel is not None:
         encoding = replace(encoding, channel=channel)
-    if layout.unpaired:
+    if layout.unpaired and on_error is None:
         _log.warning(
             "%s: %d files have no partner and are left out, such as %s",
             root,
             len(layout.unpaired),
             layout.unpaired[0],
         )
-    for remark in layout.remarks:
+    for remark in layout.remarks if on_error is None else ():
         _log.warning("%s", remark)
     return _split(layout, encoding, name, root, (val_fraction, test_fraction), seed, channels)
 
@@ -140,14 +142,14 @@ def format_of(root: Path, formats: Mapping[str, Finder] = FORMATS) -> str:
         return "coco"  # it says what is wrong with the file
     if (export := export_of(root)) is not None:
         raise ValueError(
-            f"{root} looks like {export.name}, which is none of the layouts {_known(formats)}: "
-            f"{export.advice}"
+            f"{root} looks like {export.name}, but has no layout that this task reads: {export.advice}"
         )
     if root.is_dir() and (inside := _readable_inside(root, formats)) is not None:
-        raise ValueError(
-            f"{root} has none of the layouts {_known(formats)}, but {inside} in it has one: open that folder"
-        )
-    return "pairs" if "pairs" in formats else next(iter(formats))  # it says what it misses
+        raise ValueError(f"{root} has no layout that is known, but {inside} in it has one: open that folder")
+    plain = [name for name, layout in formats.items() if not isinstance(layout, Tree)]
+    if "pairs" in formats or len(plain) == 1:
+        return "pairs" if "pairs" in formats else plain[0]  # it says what it misses
+    raise ValueError(f"{root} has none of the layouts {_known(formats)}")
 
 
 def _readable_inside(root: Path, formats: Mapping[str, Finder]) -> Path | None:

@@ -101,10 +101,12 @@ class Export:
     Attributes:
         images: what they say of each image.
         colors: of each class by its name, in the order of the files; None where they say none.
+        remarks: what is worth knowing of the files, one sentence each.
     """
 
     images: tuple[Described, ...]
     colors: Mapping[str, Color | None]
+    remarks: tuple[str, ...] = ()
 
 
 def ring(points: Iterable[Sequence[float]], shift: float = 0.0) -> Ring:

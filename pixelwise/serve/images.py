@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ..data.formats.direct import check_png
 from ..data.formats.image import is_pillows
 from ..data.formats.raster import describe, needs_raster, read_unit
 from .problems import Problem
@@ -43,6 +44,8 @@ def decode_image(body: bytes, most_pixels: int, *, formats: tuple[str, ...] = FO
             claim = f"{image.width} x {image.height} pixels, at most {most_pixels} are taken"
             raise Problem("too-many-pixels", f"the image has {claim}")
         try:
+            if image.format == "PNG":
+                check_png(body)
             image.load()
             return ImageOps.exif_transpose(image)
         except Exception as error:

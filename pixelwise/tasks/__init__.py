@@ -100,6 +100,9 @@ def task_for_conversion(root: Path, format: str, among: tuple[str, ...]) -> str:
 
     Masks of pairs are classes of pixels unless the caller says that they number objects, which nobody can
     see.
+
+    Raises:
+        ValueError: if another task alone reads the folder.
     """
     for name in among:
         formats = get_task(name).formats
@@ -109,7 +112,13 @@ def task_for_conversion(root: Path, format: str, among: tuple[str, ...]) -> str:
                 return name
         elif format in formats:
             return name
-    return next(iter(TASKS))
+    other = task_of_folder(root, format).name
+    if other not in among:
+        raise ValueError(
+            f"{root} is read by the task {other}, whose annotations are not converted: only objects, "
+            "segments and classes of pixels are"
+        )
+    return other
 
 
 def task_of_folder(root: Path, format: str = "auto", among: tuple[str, ...] = tuple(TASKS)) -> Task:

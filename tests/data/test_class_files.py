@@ -193,7 +193,7 @@ def test_matrices_of_matlab_are_found_by_name_or_alone(tmp_path) -> None:
     truths = np.empty((1, 2), object)
     truths[0, 0] = truths[0, 1] = {"Segmentation": labels, "Boundaries": boundaries}
     savemat(tmp_path / "bsds.mat", {"groundTruth": truths})
-    with pytest.raises(ValueError, match="2 matrices of labels"):
+    with pytest.raises(ValueError, match="regions that 2 people drew"):
         read_mask_pixels(tmp_path / "bsds.mat")
     (tmp_path / "new.mat").write_bytes(b"MATLAB 7.3 MAT-file, ...")
     with pytest.raises(ValueError, match="HDF5"):

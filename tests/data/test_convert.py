@@ -3,6 +3,7 @@
 import json
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -11,7 +12,7 @@ from PIL import Image
 from pixelwise.data.convert import READINGS, WRITERS, convert
 from pixelwise.data.formats.coco import write_coco
 from pixelwise.data.formats.labelme import write_labelme
-from pixelwise.tasks import open_data
+from pixelwise.tasks import open_data, task_for_conversion
 from pixelwise.types import ClassTable, LabelMap, MaskSet
 
 HEIGHT, WIDTH = 40, 56
@@ -100,6 +101,21 @@ def test_yolo_counts_what_it_cannot_hold_once(tmp_path) -> None:
     filled = scene().dense[1].clone()
     filled[18:30, 5:20] = True
     assert torch.equal(again.dense[1], filled)
+
+
+@pytest.mark.parametrize("part", ["train", "test"])
+def test_yolo_without_a_validation_part_comes_back_once(part, tmp_path) -> None:
+    for name in "ab":
+        picture(tmp_path / "in" / "images" / part / f"{name}.png")
+    found = [(f"{name}.png", scene(crowds=False)) for name in "ab"]
+    (tmp_path / "in" / "annotations").mkdir()
+    write_coco(tmp_path / "in" / "annotations" / f"instances_{part}.json", found, TABLE)
+    there = convert(opened(tmp_path / "in"), "yolo", tmp_path / "yolo")
+    back = convert(opened(tmp_path / "yolo"), "coco", tmp_path / "out")
+    assert (there.num_images, there.num_shapes) == (back.num_images, back.num_shapes) == (2, 6)
+    assert [name for name, data in opened(tmp_path / "yolo").parts().items() if len(data)] == [part]
+    remarks = opened(tmp_path / "yolo").remarks
+    assert any(f"names the same images as {part} and as val" in remark for remark in remarks)
 
 
 def test_panoptic_files_say_the_same_as_the_objects(tmp_path) -> None:
@@ -213,6 +229,16 @@ def test_a_damaged_file_leaves_nothing_behind(tmp_path) -> None:
     with pytest.raises(ValueError, match=r"b\.json.*three points"):
         convert(opened(root), "coco", tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["in"]
+
+
+def test_annotations_that_no_target_holds_are_named(tmp_path) -> None:
+    volume = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.eye(4))
+    for kind in ("images", "labels"):
+        (tmp_path / kind).mkdir()
+        nibabel.save(volume, tmp_path / kind / "a.nii.gz")
+    with pytest.raises(ValueError, match="is read by the task volume, whose annotations are not converted"):
+        task_for_conversion(tmp_path, "auto", READINGS["coco"])
+    assert task_for_conversion(coco_folder(tmp_path / "coco"), "auto", READINGS["pairs"]) == "semantic"
 
 
 def test_a_folder_with_files_is_never_written_to(tmp_path) -> None:

@@ -159,7 +159,38 @@ def test_long_lists_are_cut_in_the_text(pair_folder) -> None:
         path.unlink()
     report = check_data(root)
     assert len(report.problems) == 25
-    assert "and 5 more like these" in report.render()
+    text = report.render()
+    assert "and 22 more like these" in text
+    assert text.count("has no partner") == 3
+
+
+def test_kinds_of_sentences_are_told_before_many_of_one_kind(pair_folder) -> None:
+    root = pair_folder(30)
+    for path in list((root / "masks").iterdir())[:25]:
+        path.unlink()
+    kept = next((root / "masks").iterdir())
+    (root / "images" / kept.name).write_bytes(b"")
+    text = check_data(root).render()
+    assert "it is empty" in text
+    assert text.count("Problem: ") == 5
+
+
+def test_classes_of_a_long_table_that_no_image_shows_are_counted(pair_folder) -> None:
+    names = tuple(f"thing {i}" for i in range(60))
+    report = check_data(pair_folder(), classes=ClassTable.of(*names))
+    text, shown = report.render(), sum(any(c.images[i] for c in report.counts.values()) for i in range(60))
+    assert f"and {60 - shown} classes that no image shows" in text
+    assert len(report.as_dict()["classes"]) == 60
+    assert len(text.splitlines()) < 30
+
+
+def test_masks_that_all_cannot_be_read_are_one_sentence(good) -> None:
+    (good / "classes.csv").unlink()
+    masks = list(good.rglob("masks/*.png"))
+    for path in masks:
+        path.write_bytes(b"broken")
+    with pytest.raises(ValueError, match=rf"none of the {len(masks)} masks can be read: cannot read .*png"):
+        check_data(good)
 
 
 # --- numbers --------------------------------------------------------------------------------------

@@ -146,7 +146,7 @@ def test_an_export_that_is_not_read_is_named(tmp_path, draw_image, name) -> None
             (tmp_path / path).write_text(text)
     for look in (open_data, check_data):
         with pytest.raises(
-            ValueError, match=rf"looks like .*{name}.*, which is none of the layouts voc, .*: \w"
+            ValueError, match=rf"looks like .*{name}.*, but has no layout that this task reads: \w"
         ):
             look(tmp_path)
 

@@ -9,10 +9,11 @@ import pytest
 import torch
 from PIL import Image
 
-from pixelwise.data import open_data, write_classes_file
+from pixelwise.data import check_data, open_data, write_classes_file
 from pixelwise.data.coins import write_coins
 from pixelwise.data.datasets import camvid, voc
 from pixelwise.data.formats.coco import encode_rle
+from pixelwise.tasks import get_task
 from pixelwise.types import ClassTable
 
 
@@ -513,6 +514,23 @@ def test_other_real_folders(shared_data, folder, format, classes, count) -> None
 def test_instance_maps_of_nuclei_need_a_class_table(shared_data) -> None:
     with pytest.raises(ValueError, match="are these instances, not classes"):
         open_data(shared_data("data", "dsb2018_nuclei"))
+
+
+@pytest.mark.parametrize("task", ["instance", "panoptic", "semantic"])
+def test_a_folder_without_a_layout_is_told_in_the_words_of_the_task(task, tmp_path, draw_image) -> None:
+    draw_image(tmp_path / "a.png")
+    with pytest.raises(
+        ValueError, match=r"holds 1 image files|has none of the layouts|no COCO pan"
+    ) as caught:
+        open_data(tmp_path, formats=get_task(task).formats)
+    assert "Cityscapes files" not in str(caught.value)
+
+
+def test_a_coco_file_in_an_unusual_place_is_named(coco_folder) -> None:
+    assert not any("are those of" in remark for remark in check_data(coco_folder).remarks)
+    (coco_folder / "annotations").rename(coco_folder / "subset")
+    remarks = check_data(coco_folder).remarks
+    assert any("are those of" in r and "instances_val2017.json alone, for 2 images" in r for r in remarks)
 
 
 def test_a_folder_of_data_sets_names_one_that_can_be_opened(tmp_path) -> None:

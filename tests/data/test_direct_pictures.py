@@ -186,6 +186,39 @@ def test_damaged_files_are_read_as_pillow_reads_them(
             np.testing.assert_array_equal(own, expected)
 
 
+@pytest.mark.parametrize("mode", ["L", "P"])
+def test_no_wrong_bit_of_a_png_gives_other_labels(mode: str, tmp_path: Path) -> None:
+    """Pillow compares no checksum of packed pixels, and takes others; libpng does."""
+    path, whole = tmp_path / "a.png", encoded(picture((9, 8), mode), "PNG", bits=8)
+    expected, misled = np.asarray(Image.open(io.BytesIO(whole))), 0
+    for bit in range(8 * whole.index(b"IDAT"), 8 * (whole.index(b"IEND") - 4)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"cannot read .*a\.png: it is (damaged|cut|not an image)"):
+            read_mask_pixels(path)
+        try:
+            misled += not np.array_equal(np.asarray(Image.open(io.BytesIO(damaged))), expected)
+        except Exception:
+            continue  # Pillow refuses it as well
+    assert misled
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB"])
+@pytest.mark.parametrize("cut", [1, 12, 13, 20])
+def test_a_png_without_its_end_is_refused(mode: str, cut: int, tmp_path: Path) -> None:
+    path, whole = tmp_path / "a.png", encoded(picture((9, 8), mode), "PNG")
+    path.write_bytes(whole[:-cut])
+    for read in (read_mask_pixels, read_stored):
+        if cut == 1:  # the checksum of an end that is there
+            assert read(path).size
+            continue
+        with pytest.raises(ValueError, match=r"cannot read .*a\.png: it is cut"):
+            read(path)
+    path.write_bytes(whole + b"more")
+    assert read_mask_pixels(path).shape[:2] == (9, 8)
+
+
 @pytest.mark.parametrize("mode", ["L", "RGB"])
 @pytest.mark.parametrize("quality", [30, 95])
 def test_compression_has_the_pixels_of_pillow(

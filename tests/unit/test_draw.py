@@ -5,8 +5,8 @@ import pytest
 import torch
 from PIL import Image
 
-from pixelwise import draw
-from pixelwise.types import ClassTable, LabelMap
+from pixelwise import draw, draw_objects
+from pixelwise.types import ClassTable, LabelMap, MaskSet
 
 TABLE = ClassTable(("sky", "road", "car"), ((0, 0, 255), (90, 90, 90), (255, 0, 0)))
 LABELS = LabelMap(torch.tensor([[0, 0, 1, 1], [0, 0, 1, 255], [2, 2, 2, 255]]))
@@ -157,3 +157,15 @@ def test_panels_fill_a_grid_in_reading_order() -> None:
     centres = [np.argwhere((sheet == color).all(-1)).mean(0) for color in colors]
     assert centres[0][0] == centres[1][0] < centres[2][0]
     assert centres[0][1] == centres[2][1] < centres[1][1]
+
+
+def test_objects_of_the_only_class_are_not_named() -> None:
+    image, masks = torch.zeros(3, 40, 60), torch.zeros(1, 40, 60, dtype=torch.bool)
+    masks[0, 20:30, 20:40] = True
+    truth = MaskSet.of(masks, torch.tensor([0]))
+    one = np.asarray(draw_objects.instances(image, truth, ClassTable.of("cell")))
+    two = np.asarray(draw_objects.instances(image, truth, ClassTable.of("cell", "dust")))
+    assert not one[:17].any()
+    assert two[:17].any()  # the name stands above the object
+    sure = MaskSet.of(masks, torch.tensor([0]), scores=torch.tensor([0.9]))
+    assert np.asarray(draw_objects.instances(image, sure, ClassTable.of("cell")))[:17].any()

@@ -184,7 +184,7 @@ class Shapes:
             if classes.names[0] in BACKGROUND:
                 label_of |= dict.fromkeys(BACKGROUND, 0)
         unknown = [name for name in export.colors if name not in label_of and name not in _NO_CLASS]
-        remarks = []
+        remarks = list(export.remarks)
         if encoding is not None and unknown:
             remarks.append(
                 f"{len(unknown)} names of shapes are not in the class table and are left out: "
@@ -361,7 +361,7 @@ def _read_yolo(root: Path, files: Sequence[Path]) -> Export:
         for pair in pairs
         if pair.mask is not None
     ]
-    return Export(tuple(images), dict(zip(classes.names, classes.colors, strict=True)))
+    return Export(tuple(images), dict(zip(classes.names, classes.colors, strict=True)), layout.remarks)
 
 
 def _yolo_shapes(described: Described, picture: Picture) -> list[Shape]:

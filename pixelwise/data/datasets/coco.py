@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ...types import Annotation, ClassTable, LabelMap
+from ...wording import counted
 from ..dataset import Pair, ReadTarget
 from ..formats.coco import CocoFile, CocoImage, read_coco, semantic_labels
 from ..formats.mask import check_size
@@ -23,6 +24,7 @@ from .layout import Layout, image_files, name_in_folder, split_of
 A = TypeVar("A", bound=Annotation)
 _FIRST_KEY = re.compile(rb'^\s*\{\s*"(info|licenses|images|annotations|categories|type)"\s*:')
 _NOT_INSTANCES = re.compile(r"panoptic|caption|keypoints|stuff|images?_info|results", re.IGNORECASE)
+_USUAL = re.compile(r"annot|label|coco|train|val|test", re.IGNORECASE)  # folders that hold annotation files
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,7 @@ class CocoFolder:
         images: what the files tell of each image, by its id in the data set.
         unpaired: images that are described but not found.
         problems: of the files, one sentence each.
+        remarks: a sentence for each file that lies where one would not look for it.
     """
 
     file: CocoFile
@@ -42,10 +45,18 @@ class CocoFolder:
     images: dict[str, CocoImage]
     unpaired: tuple[Path, ...]
     problems: tuple[str, ...]
+    remarks: tuple[str, ...]
 
     def layout(self, encoding: LabelEncoding, read_target: ReadTarget) -> Layout:
         """The folder with annotations that are read in one way."""
-        return Layout(self.pairs, encoding, read_target, unpaired=self.unpaired, problems=self.problems)
+        return Layout(
+            self.pairs,
+            encoding,
+            read_target,
+            unpaired=self.unpaired,
+            problems=self.problems,
+            remarks=self.remarks,
+        )
 
 
 @dataclass(frozen=True)
@@ -141,10 +152,16 @@ def read_folder(root: Path, *, boxes: bool = False) -> CocoFolder:
             described[pair.id] = image
             found.append(pair)
         if not found:
-            raise ValueError(f"none of the images that {file.path} names lies near it")
+            whose = "" if file.path.parent == home else f" or in {home}: is that one data set?"
+            raise ValueError(f"none of the images that {file.path} names lies near it{whose}")
         pairs[part] = tuple(found)
     problems = tuple(problem for file in read.values() for problem in file.problems)
-    return CocoFolder(first, pairs, described, tuple(unpaired), problems)
+    remarks = tuple(
+        f"the annotations are those of {file.path} alone, for {counted(len(file.images), 'image')}"
+        for file in read.values()
+        if file.path.parent != home and not _USUAL.search(file.path.parent.name)
+    )
+    return CocoFolder(first, pairs, described, tuple(unpaired), problems, remarks)
 
 
 def classes_of(

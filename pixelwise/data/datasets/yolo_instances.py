@@ -1,8 +1,8 @@
 """YOLO-seg: `data.yaml`, and for `images/<part>/a.jpg` the outlines in `labels/<part>/a.txt`.
 
 As ultralytics has it: the label file of an image is found by changing the last folder `images` of its path
-to `labels`; the parts are the folders that `data.yaml` names as train, val and test. An image without a label
-file shows nothing.
+to `labels`; the parts are the folders that `data.yaml` names as train, val and test; a val that names the
+images of another part is none. An image without a label file shows nothing.
 """
 
 from dataclasses import dataclass
@@ -78,7 +78,14 @@ def find(root: Path, encoding: LabelEncoding | None) -> Layout:
     if not pairs:
         raise ValueError(f"{file} names no folder with images as train, val or test")
     label_of = {number: label for label, number in enumerate(own.category_ids)}
-    return Layout(pairs, LabelEncoding.of(classes), Outlines(label_of))
+    same = next(
+        (part for part in ("train", "test") if "val" in pairs and pairs.get(part) == pairs["val"]), None
+    )
+    remarks = []
+    if same is not None:  # YOLO asks for a validation part, so that those who have none name another twice
+        del pairs["val"]
+        remarks.append(f"{file} names the same images as {same} and as val: they are read as {same}")
+    return Layout(pairs, LabelEncoding.of(classes), Outlines(label_of), remarks=tuple(remarks))
 
 
 def label_file(image: Path) -> Path:

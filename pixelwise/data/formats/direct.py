@@ -141,14 +141,13 @@ def direct_png(content: bytes, max_pixels: int, *, indices: bool = True) -> UInt
     if kind not in ((_GREY, _PALETTE) if indices else (_GREY,)):
         return None
     packed = []
-    for name, part in chunks(content):
-        if name == b"IDAT":
-            packed.append(part)
-        elif name == b"IEND":
-            break
-        elif name not in _PLAIN_CHUNKS and (name != b"tEXt" or part.startswith(_METADATA)):
-            return None
-    else:
+    try:
+        for name, part in chunks(content):
+            if name == b"IDAT":
+                packed.append(part)
+            elif name not in _PLAIN_CHUNKS and (name != b"tEXt" or part.startswith(_METADATA)):
+                return None
+    except ValueError:
         return None
     rows = unpacked(b"".join(packed), height, width)
     if rows is None:
@@ -157,13 +156,37 @@ def direct_png(content: bytes, max_pixels: int, *, indices: bool = True) -> UInt
     return pixels if unfilter(rows, 1, pixels) else None
 
 
+def check_png(content: bytes) -> None:
+    """Refuse a PNG file that is damaged, where Pillow takes it.
+
+    Raises:
+        ValueError: as `chunks`.
+    """
+    for _ in chunks(content):
+        pass
+
+
 def chunks(content: bytes) -> Iterator[tuple[bytes, bytes]]:
-    """The names and contents of the chunks of a PNG file."""
+    """The names and contents of the chunks of a PNG file, up to the one that ends it.
+
+    Their checksums are compared, as libpng does: a single wrong bit of packed pixels may give others, and
+    Pillow takes them.
+
+    Raises:
+        ValueError: if a checksum is wrong, or the end is missing.
+    """
     at = 8
-    while at + 12 <= len(content):
-        length = int.from_bytes(content[at : at + 4], "big")
-        yield content[at + 4 : at + 8], content[at + 8 : at + 8 + length]
-        at += 12 + length
+    while at + 8 <= len(content):
+        length, name = int.from_bytes(content[at : at + 4], "big"), content[at + 4 : at + 8]
+        if name == b"IEND":
+            return
+        part, at = content[at + 8 : at + 8 + length], at + 12 + length
+        if at > len(content):
+            break
+        if zlib.crc32(part, zlib.crc32(name)) != int.from_bytes(content[at - 4 : at], "big"):
+            raise ValueError(f"it is damaged: a checksum is wrong ({name.decode('ascii', 'replace')})")
+        yield name, part
+    raise ValueError("it is cut: the end of the PNG file is missing")
 
 
 def unpacked(packed: bytes, height: int, count: int) -> UInt8[np.ndarray, "H n1"] | None:

@@ -16,7 +16,7 @@ from torch import Tensor
 from ...files import atomic_write
 from ...kernels.images.values import unit_planes
 from ..intensity import PERCENTILES, normaliser, scaled
-from .direct import direct_jpeg
+from .direct import check_png, direct_jpeg
 from .held import WhileReading
 from .raster import describe, has_rasterio, is_geotiff, needs_raster, read_raster, read_unit
 from .volume import quiet
@@ -243,6 +243,8 @@ def opened(path: Path, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
             _check_size(image.height, image.width, max_pixels)
             _check_claim(image.height * image.width, path)
             refuse_pages(image)
+            if image.format == "PNG":
+                check_png(path.read_bytes())
             with _PILLOWS_LIMIT.held():
                 image.load()
             yield upright(image)

@@ -64,6 +64,11 @@ def _of_matlab(path: Path) -> Int64[np.ndarray, "H W"]:
         return person_parts(content["anno"])
     named = [content[name] for name in _NAMES if name in content]
     found = [matrix for value in (named[:1] or content.values()) for matrix in _matrices(value)]
+    if len(found) > 1 and "groundTruth" in content:
+        raise ValueError(
+            f"it holds the regions that {len(found)} people drew (BSDS), and no classes: pixelwise.metrics "
+            "has BoundaryBenchmark and RegionBenchmark for it"
+        )
     if len(found) != 1:
         raise ValueError(
             f"it holds {len(found)} matrices of labels ({', '.join(map(str, content))}), expected one: "
