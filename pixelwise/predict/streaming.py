@@ -26,7 +26,7 @@ from ..data.formats.geojson_regions import place_of, write_geojson_of_rows, writ
 from ..data.formats.image import IMAGE_SUFFIXES, MAX_PIXELS, opened, to_tensor
 from ..data.formats.raster import has_rasterio, in_limits, is_geotiff, limits, needs_raster
 from ..data.intensity import bounds_of, limits_of_bands, scaled
-from ..files import atomic_write
+from ..files import atomic_write, make_folder
 from ..kernels.images.values import fill_units
 from ..tiling import (
     WINDOWED,
@@ -476,6 +476,7 @@ def run_objects(stream: Stream, out: Any, *, overwrite: bool, progress: bool = F
     """
     size = stream.source.size
     if is_geojson(out):
+        make_folder(Path(out).parent)  # before anything is computed
         image = stream.source.name
         regions = as_masks(_found(stream, progress), size)
         write_geojson_regions(Path(out), regions, stream.predictor.classes, image, place_of(stream.source))
