@@ -830,6 +830,11 @@ class Predictor:
             "refine": self.refine is not None,
         }
         if wrong := [name for name, is_given in given.items() if is_given]:
+            if labels:
+                raise ValueError(
+                    f"{wrong[0]} needs scores of pixels, and this file gives labels: "
+                    "export it without --labels"
+                )
             raise ValueError(
                 f"{wrong[0]} is for models that score every pixel of an image, not for the task "
                 f"{self.task.name}"
