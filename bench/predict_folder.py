@@ -6,9 +6,9 @@ Every measurement is a process of its own, because the waiting policy of OpenMP 
 the ways take turns. Loading and one image are not counted. `policy` is what the process was told: `as it is`
 leaves the variable unset, as in a program that knows nothing of it; `passive` is what `pixelwise predict`
 sets. With `--ray` also `pixelwise predict --engine ray` on this machine, by the times of its files, so that
-the start of Ray, of its workers and their first images do not count; the processor time of its processes is not
-known. Without `--images`, JPEG files of CamVid's size are made. The goal, at least 1.3 times the plain loop,
-stands at the end.
+the start of Ray, of its workers and their first images do not count; the processor time of its processes is
+not known. Without `--images`, JPEG files of CamVid's size are made. The goal, at least 1.3 times the plain
+loop, stands at the end.
 """
 
 import argparse
