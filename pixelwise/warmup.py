@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import torch
@@ -89,11 +90,15 @@ def _training_images() -> None:
 
 def _run_lengths() -> None:
     from .rle import RleMasks
+    from .rle.banded import BandedOutlines
 
     masks = RleMasks.encode(_objects().dense)
     masks.decode()
     RleMasks.from_coco(masks.to_coco())
     RleMasks.from_polygons([[[1, 1, 9, 1, 9, 9]]], 48, 64)
+    masks.polygons()
+    with TemporaryDirectory() as folder, BandedOutlines([_labels().numpy()], folder):
+        pass  # the polygons of images that are predicted row by row
     masks.merge()
     masks.iou(masks)
 

@@ -56,8 +56,8 @@ def predict(
         str,
         typer.Option(
             metavar="PATH",
-            help="Folder for the predictions; or a file (.tif, .npy, .zarr, .png), to which one image of any "
-            "size is predicted row by row; with --engine ray also a URI.",
+            help="Folder for the predictions; or a file (.tif, .npy, .zarr, .png, .geojson), to which one "
+            "image of any size is predicted row by row; with --engine ray also a URI.",
         ),
     ] = "predictions",
     overlay: Annotated[

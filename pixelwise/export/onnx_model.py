@@ -164,6 +164,12 @@ def write_onnx(
         ValueError: if an operator has no translation.
     """
     whole = isinstance(source, ExportedProgram)
+    if isinstance(source, ExportedProgram) and (own := _operators_of_pixelwise(source)):
+        raise ValueError(
+            f"{type(model).__name__} cannot be exported to ONNX or OpenVINO: it computes "
+            f"{', '.join(own)}, which only pixelwise can; --to torch writes a file that runs where "
+            "pixelwise is installed"
+        )
     with quiet(), torch.no_grad(), _PoolingOfAnySize():
         try:
             found = torch.onnx.export(
@@ -183,6 +189,13 @@ def write_onnx(
     assert found is not None
     found.model.metadata_props[KEY] = json.dumps(about)
     found.save(os.fspath(path))
+
+
+def _operators_of_pixelwise(program: ExportedProgram) -> list[str]:
+    """Names of the operators that torch has from this package, and no other runtime has."""
+    graphs = [part.graph for part in program.graph_module.modules() if isinstance(part, torch.fx.GraphModule)]
+    names = {str(node.target) for graph in graphs for node in graph.nodes if node.op == "call_function"}
+    return sorted({name.split(".")[1] for name in names if name.startswith("pixelwise.")})
 
 
 def form_of(

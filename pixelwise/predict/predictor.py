@@ -659,7 +659,7 @@ class Predictor:
         Files are written beside their name until they are whole. A call that was killed is continued by the
         same call. What needs the whole image is left out: CRF and smallest component (`plan` says so). Of
         instances the map of their ids is written, 1 for the surest, and a table of them as .json beside it;
-        those that a border cuts are joined, and nothing is continued.
+        those that a border cuts are joined, and nothing is continued. A .geojson file holds their polygons.
 
         Args:
             source: path of a .npy, .zarr, TIFF, GeoTIFF or .vrt file or of a slide, of which only the needed
@@ -667,7 +667,8 @@ class Predictor:
                 array "H W", "H W c" or "c H W" (of volumes with D before H). Values as in `__call__`; volumes
                 that are not in [0, 1] are scaled by percentiles of some of their slices.
             out: path of a .tif (tiled, with a palette, and the place on the Earth of the source), .npy,
-                .zarr or .png file; or an array to fill.
+                .zarr or .png file; of a .geojson file for polygons, in the coordinates of the map that a
+                GeoTIFF lies on, or in pixels of the finest level of a slide; or an array to fill.
             keep: "labels" (of several classes per pixel their masks, "k H W"), "confidence" (255 times the
                 probability of the class) or "probabilities" (255 times those of all classes, "k H W").
             batch_size: tiles that the network gets at once.
@@ -829,6 +830,11 @@ class Predictor:
             "refine": self.refine is not None,
         }
         if wrong := [name for name, is_given in given.items() if is_given]:
+            if labels:
+                raise ValueError(
+                    f"{wrong[0]} needs scores of pixels, and this file gives labels: "
+                    "export it without --labels"
+                )
             raise ValueError(
                 f"{wrong[0]} is for models that score every pixel of an image, not for the task "
                 f"{self.task.name}"

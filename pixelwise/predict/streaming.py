@@ -22,10 +22,11 @@ from rich.console import Console
 from rich.progress import track
 from torch import Tensor, nn
 
+from ..data.formats.geojson_regions import place_of, write_geojson_of_rows, write_geojson_regions
 from ..data.formats.image import IMAGE_SUFFIXES, MAX_PIXELS, opened, to_tensor
 from ..data.formats.raster import has_rasterio, in_limits, is_geotiff, limits, needs_raster
 from ..data.intensity import bounds_of, limits_of_bands, scaled
-from ..files import atomic_write
+from ..files import atomic_write, make_folder
 from ..kernels.images.values import fill_units
 from ..tiling import (
     WINDOWED,
@@ -36,6 +37,7 @@ from ..tiling import (
     Each,
     FileSink,
     Interval,
+    Maps,
     PixelSource,
     Size,
     at,
@@ -46,7 +48,7 @@ from ..tiling import (
 )
 from ..types import Annotation, ClassMasks, DenseLogits, LabelMap, MaskSet, voc_palette
 from ..wording import counted
-from .joining import objects_in_tiles, painted
+from .joining import Part, as_masks, objects_in_tiles, painted
 from .memory import live_bytes
 
 ALIGN = 32  # tiles start at multiples of it: output strides divide it
@@ -465,7 +467,7 @@ def planned(stream: Stream) -> TilePlan:
 
 
 def run_objects(stream: Stream, out: Any, *, overwrite: bool, progress: bool = False) -> Any:
-    """Find the objects of an image tile by tile, and write the map of their ids and a table of them.
+    """Find the objects of an image tile by tile; write the map of their ids and a table, or polygons.
 
     What is held is a row of tiles and the masks of all objects within their boxes.
 
@@ -473,6 +475,12 @@ def run_objects(stream: Stream, out: Any, *, overwrite: bool, progress: bool = F
         ValueError: if the result cannot be written, or the source cannot be read.
     """
     size = stream.source.size
+    if is_geojson(out):
+        make_folder(Path(out).parent)  # before anything is computed
+        image = stream.source.name
+        regions = as_masks(_found(stream, progress), size)
+        write_geojson_regions(Path(out), regions, stream.predictor.classes, image, place_of(stream.source))
+        return out
     table = Path(out).with_suffix(".json") if isinstance(out, str | os.PathLike) else None
     if table is not None and table.exists() and not overwrite:
         raise ValueError(f"{table} exists already: overwrite=True replaces it")
@@ -482,12 +490,7 @@ def run_objects(stream: Stream, out: Any, *, overwrite: bool, progress: bool = F
         made_from = {"process": [os.getpid(), time.time_ns()]}
         sink = FileSink(out, size, 2, stream.dtype, made_from, (), stream.source.geography)
     try:
-        with torch.no_grad():
-            reader: Any = _Reader(stream)
-            if progress:
-                reader = _counted(reader, math.prod(len(axis) for axis in stream.axes))
-            predictor = stream.predictor
-            parts = objects_in_tiles(predictor.find_objects, reader, stream.axes, predictor.each)
+        parts = _found(stream, progress)
         step = max(1, _BAND // size[1])
         for start in range(0, size[0], step):
             sink.write(start, painted(parts, start, min(start + step, size[0]), size[1]))
@@ -509,6 +512,37 @@ def run_objects(stream: Stream, out: Any, *, overwrite: bool, progress: bool = F
     finally:
         sink.close()
     return out
+
+
+def _found(stream: Stream, progress: bool) -> list[Part]:
+    """The objects of an image, best first."""
+    predictor, reader = stream.predictor, _Reader(stream)
+    read = _counted(reader, math.prod(len(axis) for axis in stream.axes)) if progress else reader
+    with torch.no_grad():
+        return objects_in_tiles(predictor.find_objects, read, stream.axes, predictor.each)
+
+
+def is_geojson(out: Any) -> bool:
+    """Whether polygons are asked for."""
+    return isinstance(out, str | os.PathLike) and Path(out).suffix.lower() == ".geojson"
+
+
+def _writing_polygons(stream: Stream) -> Callable[[Path, Maps], None]:
+    """How rows of labels, or of the masks of classes, become polygons.
+
+    Raises:
+        ValueError: if the result has no labels, or the tags of the source contradict themselves.
+    """
+    if stream.keep != "labels":
+        raise ValueError(f"polygons lie around the pixels of classes: keep must be labels, got {stream.keep}")
+    source, place = stream.source, place_of(stream.source)
+    size, classes = (int(source.size[0]), int(source.size[1])), stream.predictor.classes
+
+    def write(path: Path, maps: Maps) -> None:
+        labelled = enumerate(maps) if stream.planes else ((-1, rows) for rows in maps)
+        write_geojson_of_rows(path, labelled, size, classes, source.name, place)
+
+    return write
 
 
 def _counted(
@@ -542,6 +576,7 @@ def run(stream: Stream, out: Any, *, resume: bool = True, progress: bool = False
             {**stream.made_from(), **({} if resume else {"process": [os.getpid(), time.time_ns()]})},
             colors[:256] if labels else (),
             _with_nodata(stream),
+            _writing_polygons(stream) if is_geojson(out) else None,
         )
     else:
         sink = ArraySink(out, stream.shape, axes)

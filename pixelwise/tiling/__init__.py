@@ -8,7 +8,7 @@ file.
 """
 
 from .grid import Blend as Blend, Interval as Interval, Size as Size, at as at, grid as grid
-from .sinks import SUFFIXES as SUFFIXES, ArraySink as ArraySink, FileSink as FileSink
+from .sinks import SUFFIXES as SUFFIXES, ArraySink as ArraySink, FileSink as FileSink, Maps as Maps
 from .slides import SlideSource as SlideSource
 from .sources import (
     SLIDES as SLIDES,

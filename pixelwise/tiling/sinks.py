@@ -12,7 +12,7 @@ import shutil
 import struct
 import sys
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,8 @@ from ..files import atomic_write, make_folder
 if sys.platform != "win32":
     import fcntl
 
-SUFFIXES = (".tif", ".tiff", ".npy", ".zarr", ".png")
+SUFFIXES = (".tif", ".tiff", ".npy", ".zarr", ".png", ".geojson")
+Maps = Iterable[Iterable[np.ndarray]]  # of each map its rows, in bands from top to bottom
 _SIDE = 256  # of the tiles of a TIFF file, in pixels
 _CHUNK = 512  # of zarr
 _PYRAMID = 1 << 24  # pixels from which a TIFF file holds smaller copies, down to _SMALLEST pixels a side
@@ -74,6 +75,7 @@ class FileSink:
             from the same.
         colors: r g b of each label, for palettes; empty for none.
         geography: see `PixelSource`.
+        polygons: writes polygons around the finished maps to a file; for the suffix .geojson only.
 
     Raises:
         ValueError: if the format cannot hold the result, the place cannot be written to or is too small, or
@@ -89,7 +91,9 @@ class FileSink:
         made_from: Mapping[str, Any],
         colors: Sequence[tuple[int, int, int]] = (),
         geography: Sequence[tuple[Any, ...]] = (),
+        polygons: Callable[[Path, Maps], None] | None = None,
     ) -> None:
+        self.polygons = polygons
         self.path, self.shape, self.axes, self.dtype = Path(path), shape, axes, np.dtype(dtype)
         self.colors = colors if self.dtype == np.uint8 and len(shape) == axes == 2 else ()
         self.geography, self.planes = geography, len(shape) - axes
@@ -98,6 +102,8 @@ class FileSink:
             raise ValueError(f"cannot write {path}: a large result is one of {', '.join(SUFFIXES)}")
         if self.suffix == ".png" and (self.dtype != np.uint8 or len(shape) != 2):
             raise ValueError(f"cannot write {path}: a PNG file holds one map of 8 bits; take .tif or .npy")
+        if self.suffix == ".geojson" and (polygons is None or axes != 2):
+            raise ValueError(f"cannot write {path}: polygons lie around the classes of an image")
         if self.suffix == ".zarr":
             _zarr(path)
         self.rows = self.path.with_name(f".{self.path.name}.partial")
@@ -144,7 +150,10 @@ class FileSink:
             self._write_zarr()
         else:
             with atomic_write(self.path) as temporary:
-                (self._write_png if self.suffix == ".png" else self._write_tiff)(temporary)
+                if self.polygons is not None:
+                    self.polygons(temporary, map(self._bands, range(self.shape[0] if self.planes else 1)))
+                else:
+                    (self._write_png if self.suffix == ".png" else self._write_tiff)(temporary)
         self._file.close()
         self._remove()
 
@@ -197,6 +206,11 @@ class FileSink:
         offset = (page * height + start) * width * self.dtype.itemsize
         rows = np.fromfile(self.rows, self.dtype, (stop - start) * width, offset=offset)
         return rows.reshape(stop - start, width)
+
+    def _bands(self, page: int) -> Iterator[np.ndarray]:
+        """The finished rows of a map, in bands."""
+        step = max(1, _BAND // self.shape[-1])
+        return (self._read(page, top, top + step) for top in range(0, self.shape[-2], step))
 
     def _every(self, step: int, page: int, start: int, stop: int) -> np.ndarray:
         """Rows `start` to `stop` of the map of every `step`-th pixel."""

@@ -48,6 +48,7 @@ class SlideSource(Closing):
             self._background = f"#{color}"
             self.level = self._level_of(level or 0) if mpp is None else self._level_at(mpp, finest)
             width, height = self._slide.level_dimensions[self.level]
+            self.finest: tuple[int, int] = self._slide.level_dimensions[0][::-1]
             own = None if finest is None else finest * self._slide.level_downsamples[self.level]
             larger = 1.0 if mpp is None or own is None else mpp / own
             if abs(larger - 1) < _SAME:

@@ -1,5 +1,6 @@
 """`pixelwise predict`: it loses no file, goes on after a bad one, and takes images of any size."""
 
+import json
 import shutil
 from pathlib import Path
 
@@ -296,6 +297,30 @@ def test_a_large_file_is_streamed_without_being_asked(
     assert "of memory" in shown.err
     with Image.open(tmp_path / "out" / "large.png") as found:
         assert found.size == pixels.shape[1::-1]
+        drawn = {label: int((np.asarray(found) == label).sum()) for label in np.unique(np.asarray(found))}
+    for format in ("tif", "npy", "geojson", "confidence", "probabilities"):
+        shown = pixelwise("predict", weights, tmp_path / "large.npy", "--out", tmp_path / format,
+                          "--format", format)  # fmt: skip
+        assert shown.code == 0, shown.err
+    assert (
+        np.load(tmp_path / "npy" / "large.npy") == np.asarray(Image.open(tmp_path / "out" / "large.png"))
+    ).all()
+    features = json.loads((tmp_path / "geojson" / "large.geojson").read_text())["features"]
+    assert {one["properties"]["label"]: one["properties"]["area"] for one in features} == drawn
+    assert (tmp_path / "probabilities" / "large.tif").exists()
+    for format in ("coco", "overlay"):
+        shown = pixelwise("predict", weights, tmp_path / "large.npy", "--out", tmp_path / "x",
+                          "--format", format)  # fmt: skip
+        assert shown.code == 2
+        assert (
+            f"row by row and saved as tif, npy, png, geojson, confidence, probabilities, not as '{format}'"
+            in shown.sentence
+        )
+    shown = pixelwise("predict", weights, tmp_path / "large.npy", "--out", tmp_path / "a.tif",
+                      "--format", "geojson")  # fmt: skip
+    assert shown.code == 2
+    assert "a.tif is not of the format 'geojson': leave out --format" in shown.sentence
+    assert not (tmp_path / "x").exists()
 
 
 def test_what_cannot_be_streamed_is_a_sentence(pixelwise, street, weights, tmp_path) -> None:

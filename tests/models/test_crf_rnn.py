@@ -1,12 +1,17 @@
 """CRF-RNN: scores plus an unrolled mean field, which learns from end to end."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from torch import nn
 
 from pixelwise.algorithms import DenseCrfLayer
+from pixelwise.checkpoint import Checkpoint
+from pixelwise.export import export
 from pixelwise.models import crf_rnn, fcn8s_vgg16, from_crfasrnn
 from pixelwise.models.crf_rnn import KERNELS
+from pixelwise.types import BuiltBy, ClassTable
 
 
 def small() -> nn.Module:
@@ -148,3 +153,15 @@ def test_the_release_is_read_with_its_bias_and_its_rewards() -> None:
     assert torch.equal(model.crf.compatibility, -matrices["crfrnn.compatibility_matrix"])
     assert [kernel.normalization for kernel in model.crf.kernels] == ["after", "after"]
     assert model.built_by.arguments == {"num_classes": 3, "normalization": "after"}
+
+
+@pytest.mark.compile
+def test_why_there_is_no_onnx_file_is_a_sentence(tmp_path: Path) -> None:
+    pytest.importorskip("onnxscript")
+    classes = ClassTable.of("sky", "road", "car")
+    for out in ("a.onnx", "a.xml"):
+        with pytest.raises(
+            ValueError, match="computes dense_crf_layer, which only pixelwise can; --to torch"
+        ):
+            export(Checkpoint(small().eval(), classes, BuiltBy("", {}), {}, "semantic"), tmp_path / out)
+    assert not list(tmp_path.iterdir())

@@ -1,5 +1,6 @@
 """Whole-slide images: levels, microns per pixel, and what is written of them."""
 
+import json
 import os
 import subprocess
 import sys
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 import pixelwise as pw
 from pixelwise.cli import app
 from pixelwise.predict import Predictor
+from pixelwise.rle import RleMasks
 from pixelwise.tiling import SlideSource, open_source, sinks
 
 TABLE = pw.ClassTable.of("glass", "tissue")
@@ -106,6 +108,23 @@ def test_a_slide_is_predicted_from_file_to_file(slide: Path, run: Path, tmp_path
     done = CliRunner().invoke(app, arguments)
     assert done.exit_code == 0, done.output
     assert (tifffile.imread(out) == expected).all()
+
+
+def test_polygons_of_a_slide_lie_on_its_finest_level(slide: Path, run: Path, tmp_path: Path) -> None:
+    predict = Predictor(run, tile=(64, 64), overlap=32)
+    with SlideSource(slide, level=1) as source:
+        labels = tifffile.imread(predict.stream(source, tmp_path / "labels.tif"))
+        predict.stream(source, tmp_path / "labels.geojson")
+    content = json.loads((tmp_path / "labels.geojson").read_text())
+    assert (content["height"], content["width"]) == (520, 700)
+    for one in content["features"]:
+        several = one["geometry"]["type"] == "MultiPolygon"
+        coordinates = one["geometry"]["coordinates"]
+        rings = [ring for rings in (coordinates if several else [coordinates]) for ring in rings]
+        flat = [np.divide(ring, 2).ravel().tolist() for ring in rings]  # two pixels for one of the level
+        drawn = RleMasks.from_polygons([flat], 260, 350, even_odd=True).decode()[0]
+        assert (drawn == (labels == one["properties"]["label"])).all()
+        assert drawn.any()
 
 
 def test_large_results_hold_smaller_copies(

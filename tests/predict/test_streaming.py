@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -258,19 +259,99 @@ def test_volumes_are_streamed_in_tiles_with_three_sides(tmp_path: Path) -> None:
     assert (found == whole).mean() > 0.99
 
 
-@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
-def test_a_map_stays_where_it_is_on_the_earth(predict: Predictor, photo: np.ndarray, tmp_path: Path) -> None:
+def write_map(path: Path, photo: np.ndarray) -> object:
+    """A GeoTIFF; gives the place where it lies."""
     place = rasterio.transform.from_origin(500_000, 5_400_000, 0.5, 0.5)
     with rasterio.open(
-        tmp_path / "aerial.tif", "w", driver="GTiff", height=SIZE[0], width=SIZE[1], count=3, dtype="uint8",
+        path, "w", driver="GTiff", height=SIZE[0], width=SIZE[1], count=3, dtype="uint8",
         crs="EPSG:32632", transform=place, compress="lzw", tiled=True, blockxsize=64, blockysize=64,
     ) as file:  # fmt: skip
         file.write(photo.transpose(2, 0, 1))
+    return place
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+def test_a_map_stays_where_it_is_on_the_earth(predict: Predictor, photo: np.ndarray, tmp_path: Path) -> None:
+    place = write_map(tmp_path / "aerial.tif", photo)
     predict.stream(tmp_path / "aerial.tif", tmp_path / "map.tif")
     with rasterio.open(tmp_path / "map.tif") as found:
         assert found.crs.to_epsg() == 32632
         assert found.transform == place
         assert found.shape == SIZE
+
+
+# --- polygons -------------------------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
+@pytest.mark.parametrize("on_map", [False, True])
+def test_polygons_are_those_of_the_whole_image(
+    on_map: bool, brightness: type, photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pixelwise.tiling.sinks._BAND", 10 * SIZE[1])  # objects lie in several bands
+    path = tmp_path / "a.tif"
+    if on_map:
+        write_map(path, photo)
+    else:
+        tifffile.imwrite(path, photo, photometric="rgb")
+    network = brightness().eval()
+    Predictor(network, TABLE, tile=None)(path).save(tmp_path / "whole.geojson")
+    predict = Predictor(network, TABLE, tile=(64, 64), overlap=32)
+    predict.stream(path, tmp_path / "rows.geojson")
+    assert (tmp_path / "rows.geojson").read_bytes() == (tmp_path / "whole.geojson").read_bytes()
+    content = json.loads((tmp_path / "rows.geojson").read_text())
+    assert ("crs" in content) == on_map
+    assert sum(one["properties"]["area"] for one in content["features"]) == SIZE[0] * SIZE[1]
+    shapes = [one["geometry"] for one in content["features"]]
+    several = [one["coordinates"] for one in shapes if one["type"] == "MultiPolygon"]
+    single = [one["coordinates"] for one in shapes if one["type"] == "Polygon"]
+    parts = [rings for coordinates in [*several, single] for rings in coordinates]
+    rows = [np.ptp([y for _, y in rings[0]]) for rings in parts]
+    assert max(rows) > (10 if on_map else 20)  # of half a metre: more than two bands
+    assert max(map(len, parts)) > 1  # there are holes
+    assert len(list(tmp_path.iterdir())) == 3
+    with pytest.raises(ValueError, match="keep must be labels, got confidence"):
+        predict.stream(path, tmp_path / "sure.geojson", keep="confidence")
+
+
+def test_polygons_of_several_classes_per_pixel_are_those_of_the_whole_image(
+    brightness: type, photo: np.ndarray, tmp_path: Path
+) -> None:
+    network = brightness().eval()
+    with torch.no_grad():
+        network.levels += 0.2  # more classes than one are above their thresholds
+    several = replace(TABLE, exclusive=False)
+    thresholds = {"thresholds": [0.2, 0.1, 0.05]}
+    given = {"task": "multilabel", "decoding": thresholds}
+    np.save(tmp_path / "a.npy", photo)
+    Predictor(network, several, tile=None, **given)(photo).save(tmp_path / "whole.geojson")
+    Predictor(network, several, tile=(64, 64), overlap=32, **given).stream(
+        tmp_path / "a.npy", tmp_path / "rows.geojson"
+    )
+    found, whole = (json.loads((tmp_path / f"{name}.geojson").read_text()) for name in ("rows", "whole"))
+    assert found["features"] == whole["features"]
+    assert len(found["features"]) == 3
+    assert sum(one["properties"]["area"] for one in found["features"]) != SIZE[0] * SIZE[1]
+
+
+def test_polygons_that_a_full_disk_interrupts_are_written_by_the_next_call(
+    predict: Predictor, photo: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    np.save(tmp_path / "a.npy", photo)
+    predict.stream(tmp_path / "a.npy", tmp_path / "wanted.geojson")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("pixelwise.rle.banded.BandedOutlines._keep", full)
+        with pytest.raises(ValueError, match=r"cannot write .*found.geojson: No space left on device"):
+            predict.stream(tmp_path / "a.npy", tmp_path / "found.geojson")
+    assert not (tmp_path / "found.geojson").exists()
+    monkeypatch.setattr(Predictor, "decode_block", None)  # everything is finished but the file
+    predict.stream(tmp_path / "a.npy", tmp_path / "found.geojson")
+    assert (tmp_path / "found.geojson").read_bytes() == (tmp_path / "wanted.geojson").read_bytes()
+    assert {path.name for path in tmp_path.iterdir()} == {"a.npy", "found.geojson", "wanted.geojson"}
 
 
 def test_a_plan_tells_tiles_memory_and_time_and_writes_nothing(
@@ -416,6 +497,13 @@ def test_an_object_that_all_tiles_cut_is_one_in_the_map_of_ids(tmp_path: Path) -
     assert (found.dense[0].numpy() == (pixels[..., 0] > 0)).all()
     with pytest.raises(ValueError, match=r"ids.json exists already|ids.tif exists already"):
         predict.stream(tmp_path / "a.tif", tmp_path / "ids.tif")
+    predict.stream(tmp_path / "a.tif", tmp_path / "ids.geojson")
+    (polygon,) = json.loads((tmp_path / "ids.geojson").read_text())["features"]
+    assert polygon["geometry"] == {
+        "type": "Polygon",
+        "coordinates": [[[30, 40], [280, 40], [280, 160], [30, 160], [30, 40]]],
+    }
+    assert polygon["properties"]["score"] == pytest.approx(only["score"], abs=1e-4)
     assert "instance" not in str(predict.plan(tmp_path / "a.tif"))
     with pytest.raises(ValueError, match="keep is for models that score every pixel"):
         predict.stream(tmp_path / "a.tif", tmp_path / "b.tif", keep="confidence")

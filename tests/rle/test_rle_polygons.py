@@ -1,5 +1,7 @@
 """Polygons to masks beside pycocotools, and masks to polygons and back."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
@@ -7,6 +9,7 @@ from pycocotools import _mask, mask as pycocotools
 from scipy import ndimage
 
 from pixelwise.rle import Polygon, RleMasks
+from pixelwise.rle.banded import BandedOutlines
 
 few = settings(max_examples=150, deadline=None)
 seeds, sides = st.integers(0, 2**32 - 1), st.integers(1, 90)
@@ -179,3 +182,63 @@ def twice_area(ring: np.ndarray) -> int:
 def test_a_polygon_gives_its_rings_flat() -> None:
     polygon = Polygon(np.array([[0, 0], [3, 0], [3, 3]]), (np.array([[1, 1], [1, 2], [2, 2]]),))
     assert [ring.tolist() for ring in polygon.rings] == [[0, 0, 3, 0, 3, 3], [1, 1, 1, 2, 2, 2]]
+
+
+# --- in bands -------------------------------------------------------------------------------------
+
+
+def in_bands(labels: np.ndarray, cuts: list[int], folder) -> list[list[list[list[list[int]]]]]:
+    bands = [band for band in np.split(labels, cuts) if len(band)]
+    with BandedOutlines(bands, folder) as outlines:
+        found = [
+            [[ring.tolist() for ring in rings] for rings in outlines.polygons(label)]
+            for label in range(labels.max() + 1)
+        ]
+        assert [outlines.count(label) for label in range(len(found))] == list(map(len, found))
+        counted = {label: int((labels == label).sum()) for label in range(len(found))}
+        assert outlines.areas == {label: area for label, area in counted.items() if area}
+    return found
+
+
+def whole(labels: np.ndarray) -> list[list[list[list[list[int]]]]]:
+    masks = RleMasks.from_map(labels, list(range(labels.max() + 1)))
+    return [
+        [[ring.tolist() for ring in (one.outer, *one.holes)] for one in polygons]
+        for polygons in masks.polygons()
+    ]
+
+
+@few
+@given(seed=seeds, height=st.integers(1, 12), width=st.integers(1, 12), k=st.integers(1, 3), data=st.data())
+def test_polygons_of_bands_are_those_of_the_whole_map(seed, height, width, k, data, tmp_path_factory) -> None:
+    labels = np.random.default_rng(seed).integers(-1, k, (height, width))
+    labels[0, 0] = max(labels[0, 0], 0)
+    cuts = sorted(data.draw(st.sets(st.integers(1, height), max_size=5)))
+    assert in_bands(labels, cuts, tmp_path_factory.getbasetemp()) == whole(labels)
+
+
+def test_regions_that_many_bands_cut_are_joined_with_their_holes(tmp_path) -> None:
+    drawn = np.random.default_rng(0).normal(size=(3, 300, 400))
+    labels = ndimage.gaussian_filter(drawn, (0, 3, 3)).argmax(0)
+    labels[20:280, 200:203] = 2  # crosses every band
+    expected = whole(labels)
+    assert max(len(rings) for polygons in expected for rings in polygons) > 3  # there are holes
+    for cuts in ([], [150], list(range(7, 300, 7)), list(range(1, 300))):
+        assert in_bands(labels, cuts, tmp_path) == expected
+    assert not list(tmp_path.iterdir())
+
+
+def test_memory_of_polygons_in_bands_is_that_of_a_band(tmp_path) -> None:
+    def peak(height: int) -> int:
+        random = np.random.default_rng(0)
+        bands = (ndimage.zoom(random.integers(0, 3, (8, 64)), 8, order=0) for _ in range(height // 64))
+        tracemalloc.start()
+        try:
+            with BandedOutlines(bands, tmp_path) as outlines:
+                assert sum(outlines.areas.values()) == height * 512
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    peak(128)
+    assert peak(64 * 128) < 1.5 * peak(64 * 16) + 128 * 512 * 7 * 8  # and some numbers of each outline

@@ -78,7 +78,7 @@ def test_labels_inside_the_file_are_those_outside(
     assert given.labels.equal(expected.labels)
     assert expected.labels.unique(return_counts=True)[1].min() >= 4  # small components are gone in both
     for option in ({"flip": True}, {"views": "turns"}):  # two views of labels tie where they differ
-        with pytest.raises(ValueError, match=f"{next(iter(option))} is for models that score every pixel"):
+        with pytest.raises(ValueError, match=f"{next(iter(option))} needs scores of pixels, and this file"):
             pw.Predictor(files[f"l.{kind}"], **option)
 
 

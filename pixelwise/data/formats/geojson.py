@@ -100,10 +100,20 @@ def affine_of(path: Path) -> Affine:
 
     try:
         with tifffile.TiffFile(path) as file:
-            tags = [file.pages.first.tags.get(key) for key in (_SCALE, _TIEPOINT, _TRANSFORM)]
-            scale, tie, matrix = (None if tag is None else tag.value for tag in tags)
+            found = file.pages.first.tags
+            tags = {code: found[code].value for code in (_SCALE, _TIEPOINT, _TRANSFORM) if code in found}
     except Exception as error:  # damaged files make it raise what it likes
         raise ValueError(f"cannot read {path}: {error or type(error).__name__}") from error
+    return affine_of_tags(tags, str(path))
+
+
+def affine_of_tags(tags: Mapping[int, Any], name: str) -> Affine:
+    """From pixels to the map that the tags of a GeoTIFF tell, by their numbers; the identity for none.
+
+    Raises:
+        ValueError: if they contradict themselves.
+    """
+    scale, tie, matrix = (tags.get(code) for code in (_SCALE, _TIEPOINT, _TRANSFORM))
     if matrix is not None and len(matrix) == 16:
         affine = np.array(matrix, np.float64).reshape(4, 4)[:2][:, [0, 1, 3]]
     elif scale is not None and tie is not None and len(scale) >= 2 and len(tie) >= 6:
@@ -112,7 +122,7 @@ def affine_of(path: Path) -> Affine:
     else:
         return _PIXELS
     if not np.isfinite(affine).all() or abs(np.linalg.det(affine[:, :2])) < 1e-30:
-        raise ValueError(f"the tags of {path} place no pixel on a map")
+        raise ValueError(f"the tags of {name} place no pixel on a map")
     return affine
 
 

@@ -6,7 +6,7 @@ is the ignore label, in training, scores and predictions.
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -25,7 +25,8 @@ SUFFIXES = (".tif", ".tiff")
 Window = tuple[int, int, int, int]  # top, left, height, width
 _SEEN = 1024  # pixels a side of the smaller copy from which the range of values is taken
 _USUAL = "percentiles:2,98"  # of types that have no range of their own
-_TAGS = (33550, 33922, 34264, 34735)  # of a GeoTIFF
+GEO_KEYS = 34735  # tag of a GeoTIFF that tells its reference system
+_TAGS = (33550, 33922, 34264, GEO_KEYS)
 _NODATA = 42113
 _LARGEST_CLAIM = 100_000  # pixels that a byte of a file may stand for
 _PROJECTED, _GEOGRAPHIC, _USER = 3072, 2048, 32767  # keys of a GeoTIFF, and a code that is none
@@ -237,10 +238,15 @@ def crs_name(path: Path) -> str | None:
 
     try:
         with quiet("tifffile"), tifffile.TiffFile(path) as file:
-            tag = file.pages.first.tags.get(34735)
-            keys = [int(number) for number in tag.value] if tag is not None else []
+            tag = file.pages.first.tags.get(GEO_KEYS)
+            return None if tag is None else crs_of_keys(tag.value)
     except Exception:  # as above
         return None
+
+
+def crs_of_keys(values: Sequence[Any]) -> str | None:
+    """The reference system that the tag `GEO_KEYS` tells, as a URN; None where it tells none."""
+    keys = [int(number) for number in values]
     found = {keys[at]: keys[at + 3] for at in range(4, len(keys) - 3, 4) if keys[at + 1] == 0}
     code = next((found[key] for key in (_PROJECTED, _GEOGRAPHIC) if 0 < found.get(key, 0) < _USER), None)
     return None if code is None else f"urn:ogc:def:crs:EPSG::{code}"
