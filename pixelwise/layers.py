@@ -1,15 +1,13 @@
 """The few bricks that belong to no paper."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple, cast
+from collections.abc import Sequence
+from typing import NamedTuple, cast
 
 import torch
 from jaxtyping import Float, Integer
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from .types import DenseLogits
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -277,33 +275,6 @@ def volume_size(volume: Float[Tensor, "b c D H W"], minimum: int) -> tuple[int, 
             f"got {depth} x {height} x {width}"
         )
     return depth, height, width
-
-
-def scores_of_any_size(
-    network: Callable[[Float[Tensor, "b c *grid"]], DenseLogits],
-    image: Float[Tensor, "b c *grid"],
-    least: int,
-) -> DenseLogits:
-    """The scores of an image or volume, however small: its border is repeated until a network can take it.
-
-    Args:
-        network: image -> DenseLogits.
-        image: of any size.
-        least: extent along each axis that the network needs, in pixels or voxels.
-
-    >>> def brightness(image: Tensor) -> DenseLogits:
-    ...     assert min(image.shape[2:]) >= 4
-    ...     return DenseLogits(image, tuple(image.shape[2:]))
-    >>> scores_of_any_size(brightness, torch.tensor([[[[1.0, 2.0, 3.0]]]]), 4).logits
-    tensor([[[[1., 2., 3.]]]])
-    """
-    size = tuple(image.shape[2:])
-    missing = [max(0, least - side) for side in size]
-    if not any(missing) or not all(size):  # of an empty image there is no border
-        return network(image)
-    output = network(F.pad(image, [n for side in reversed(missing) for n in (0, side)], mode="replicate"))
-    inside: tuple[Any, ...] = (..., *(slice(side) for side in size))
-    return DenseLogits(output.logits[inside], size, tuple(one[inside] for one in output.aux_logits))
 
 
 def extend_to_multiple(x: Float[Tensor, "b c *grid"], multiple: int) -> Float[Tensor, "b c *_"]:

@@ -20,9 +20,8 @@ from ..checkpoint import Checkpoint
 from ..data.formats.image import MAX_PIXELS, Source, to_tensor
 from ..data.intensity import PERCENTILES
 from ..export.labels import PixelLabels
-from ..layers import scores_of_any_size
 from ..tasks import Task, get_task
-from ..tiling import Blend, Block, Network, Size, at, blocks, grid
+from ..tiling import Blend, Block, Network, Size, at, blocks, grid, scores_of_any_size
 from ..types import (
     Annotation,
     Boxes,

@@ -11,10 +11,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, distributed
 
-from ..layers import scores_of_any_size
 from ..losses import NoLoss, PaperCriterion
 from ..tasks import Settings, Task
-from ..tiling import bands
+from ..tiling import bands, scores_of_any_size
 from ..types import Batch, ClassMasks, ClassTable, DenseLogits, LabelMap, Model, Report
 from .optim import Optimization, freeze
 
