@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
@@ -196,7 +197,7 @@ def ensemble(
 
 
 def _agreed(members: Sequence[Checkpoint]) -> dict[str, Any]:
-    """The settings of decoding that all have: equal ones, and the means of fractions."""
+    """The settings of decoding that all have: equal ones, and the means of numbers and of tables of them."""
     agreed: dict[str, Any] = {}
     for name, value in members[0].decoding.items():
         given = [member.decoding[name] for member in members if name in member.decoding]
@@ -206,8 +207,8 @@ def _agreed(members: Sequence[Checkpoint]) -> dict[str, Any]:
             agreed[name] = value
         elif all(isinstance(one, float) for one in given):
             agreed[name] = sum(given) / len(given)
-        elif all(isinstance(one, list) and len(one) == len(value) for one in given):
-            agreed[name] = [sum(each) / len(each) for each in zip(*given, strict=True)]
+        elif all(isinstance(one, list) and np.shape(one) == np.shape(value) for one in given):
+            agreed[name] = np.mean(given, 0).tolist()
     return agreed
 
 

@@ -409,6 +409,13 @@ class Recipe:
         "images at the end, and kept with the weights where they help by more than noise.",
         flags=("--choose/--no-choose",),
     )
+    location_prior: bool = _setting(
+        False,
+        "Run",
+        "Whether how common each class is at each place of the training images is added to the scores of "
+        "pixels at the end, if 4 or more validation images say that it helps, or there are fewer.",
+        flags=("--location-prior/--no-location-prior",),
+    )
     seed: int = _setting(0, "Run", "Seed of every random choice.", high=2**63 - 1)
     val_images: tuple[str, ...] = _unasked(
         "Names of the images to validate on, in place of the part that the data name or val_fraction cuts."
@@ -459,6 +466,8 @@ class Recipe:
             raise ValueError(f"rotate90 needs square crops, got {' x '.join(map(str, self.crop))}")
         if self.reduce not in (1, 2, 4, 8):
             raise ValueError(f"reduce must be 1, 2, 4 or 8, got {self.reduce}")
+        if self.location_prior and self.folds:
+            raise ValueError("location_prior is for one model, not for folds, which learn from other images")
         _check_replans(self.replans)
         if self.batch_size % self.devices:
             raise ValueError(

@@ -11,7 +11,7 @@ from .. import decode
 from ..types import ClassTable, DenseLogits, LabelMap, Model, Value, value
 
 # What happens to scores after the network; a file of labels holds none.
-OF_SCORES = ("threshold", "flip", "crf")
+OF_SCORES = ("threshold", "flip", "crf", "location_prior")
 
 
 @value

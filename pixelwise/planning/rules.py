@@ -35,6 +35,7 @@ MARGIN, MOST_LOWERED = (
     4.0,
     10.0,
 )  # the rate stays that far below where the loss turns; is lowered at most so far
+PLACED = 0.05  # of mean IoU that the place alone must be worth
 FACTOR = 1.1  # how much faster lower precision must be to be taken
 
 
@@ -239,6 +240,17 @@ def flips(situation: Situation, chosen: Chosen) -> Choice:
     names = {"flip": "horizontal", "flip_vertical": "vertical", "rotate90": "quarter turns"}
     shown = ", ".join(told for name, told in names.items() if settings[name]) or "none"
     return Choice(settings, f"{facts}: no up or down" if data.free else facts, shown)
+
+
+def location_prior(situation: Situation, chosen: Chosen) -> Choice | None:
+    """Whether how common classes are at each place is added to the scores."""
+    data = situation.data
+    if chosen.get("folds") or math.isnan(data.placed) or data.placed < PLACED:
+        return None
+    reason = (
+        f"the commonest class at each place has {data.placed:.2f} more mean IoU than one class everywhere"
+    )
+    return Choice({"location_prior": True}, f"{reason} (wanted: {PLACED})", "yes")
 
 
 def scale(situation: Situation, chosen: Chosen) -> Choice:
@@ -691,6 +703,15 @@ SCALE = Rule(
     scale,
     "Random scale of 0.7 to 1.4, wider where the thickness of regions spreads wider over the "
     "images, within 0.5 to 2.",
+)
+LOCATION_PRIOR = Rule(
+    "location prior",
+    ("location_prior",),
+    location_prior,
+    "Where the commonest class at each place has at least 0.05 more mean IoU than the commonest class "
+    "everywhere, on images that were left out of the count, log p(class given place) - log p(class) of the "
+    "training images is added to the scores after the training, if this helps on the validation images (of "
+    "fewer than 4, in any case). Not for folds.",
 )
 VAL_TILE = Rule(
     "validation tiles",

@@ -1,8 +1,9 @@
 """Test-time choices: what makes predictions better on validation images, by more than noise.
 
-Mirror images, thresholds, the smallest component and the CRF each cost something and often change nothing. A
-choice is taken only if the score of the whole validation part rises by more than 0.2 points and by more than
-one standard error of that gain (paired bootstrap over images), and no class loses more than 0.5 points.
+Mirror images, thresholds, the smallest component, the CRF and how common classes are at each place cost
+something and often change nothing. A choice is taken only if the score of the whole validation part rises by
+more than 0.2 points and by more than one standard error of that gain (paired bootstrap over images), and no
+class loses more than 0.5 points.
 """
 
 import math
@@ -41,7 +42,7 @@ class Trial:
     Attributes:
         setting: the settings of decoding that differ.
         monitor: name of the score.
-        gain: of the score on the validation images.
+        gain: of the score on the validation images; nan where it was not tried.
         error: standard error of the gain; nan where the gain was too small to ask.
         taken: whether it is kept.
     """
@@ -59,6 +60,8 @@ class Trial:
         'flip=True: mean IoU +0.0041 (standard error 0.0012), taken'
         """
         named = ", ".join(f"{name}={_shown(value)}" for name, value in self.setting.items())
+        if math.isnan(self.gain) and self.taken:
+            return f"{named}: taken untried, on so few images"
         sure = "" if math.isnan(self.error) else f" (standard error {self.error:.4f})"
         return (
             f"{named}: {score_name(self.monitor)} {self.gain:+.4f}{sure}, {'taken' if self.taken else 'left'}"
@@ -80,17 +83,19 @@ class Choices:
     images: int
 
 
-def choose(parts: Sequence[Part], *, patience: float | None = None) -> Choices:
+def choose(parts: Sequence[Part], *, patience: float | None = None, location_prior: Any = None) -> Choices:
     """Try on validation images what may make predictions better.
 
-    One thing after the other: mirror images, what the task offers (thresholds), the smallest component, and
-    the CRF on some of the images.
+    One thing after the other: a location prior, mirror images, what the task offers (thresholds), the
+    smallest component, and the CRF on some of the images.
 
     Args:
         parts: predictors, each with the images that it is tried on, which it has not learnt from; of folds
             there are several, whose images count together.
         patience: seconds that it may take: by the time that the first image takes, fewer images are looked
             at, and nothing is tried any more when they are over; None for no limit.
+        location_prior: as `predict.location_prior` gives it, where it is expected to help; fewer than 4
+            images cannot tell otherwise, so that it is taken untried. None to leave it out.
 
     Raises:
         ValueError: if an image cannot be read or has no annotation.
@@ -100,18 +105,22 @@ def choose(parts: Sequence[Part], *, patience: float | None = None) -> Choices:
     metrics = task.metrics(parts[0][0].classes, task.scoring)
     if not metrics.may_be_drawn or not task.offers:
         return Choices({}, (), sum(len(data) for _, data in parts))
-    search = _Search(task, parts)
+    search, enough = _Search(task, parts), sum(len(data) for _, data in parts) >= FEWEST
     if patience is not None:
         search.limit(patience)
     images = sum(len(data) for _, data in search.parts)
     if images >= FEWEST:
         with suppress(_OutOfTime):
-            _try_all(search)
+            _try_all(search, location_prior)
+    elif location_prior is not None and not enough:
+        search.take_untried({"location_prior": location_prior})
     return Choices(search.taken, tuple(search.trials), images)
 
 
-def _try_all(search: "_Search") -> None:
+def _try_all(search: "_Search", location_prior: Any) -> None:
     task, parts = search.task, search.parts
+    if location_prior is not None:
+        search.consider([{"location_prior": location_prior}])
     if "flip" in task.offers:
         search.consider([{"flip": True}])
     if task.variants is not None:
@@ -160,6 +169,11 @@ class _Search:
         if self.states is None:
             (self.states,) = self._scored([{}])
         return self.states
+
+    def take_untried(self, setting: Settings) -> None:
+        """Take what cannot be tried."""
+        self.trials.append(Trial(setting, self.task.monitor, math.nan, math.nan, True))
+        self.taken.update(setting)
 
     def consider(self, settings: Sequence[Settings]) -> None:
         """Try several values of a setting; take the best one if it helps by more than noise."""
@@ -244,5 +258,7 @@ def _maps(target: Annotation) -> list[torch.Tensor]:
 
 def _shown(value: Any) -> str:
     if isinstance(value, list | tuple):
+        if np.ndim(value) > 1:
+            return "x".join(map(str, np.shape(value)))
         return "[" + ", ".join(f"{one:.2f}" for one in value) + "]"
     return f"{value:.2f}" if isinstance(value, float) else str(value)

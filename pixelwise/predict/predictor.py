@@ -21,7 +21,7 @@ from ..data.formats.image import MAX_PIXELS, Source, to_tensor
 from ..data.intensity import PERCENTILES
 from ..export.labels import PixelLabels
 from ..tasks import Task, get_task
-from ..tiling import Blend, Block, Network, Size, at, blocks, grid
+from ..tiling import Blend, Block, Network, Size, at, blocks, grid, scores_of_any_size
 from ..types import (
     Annotation,
     Boxes,
@@ -45,6 +45,7 @@ from . import streaming
 from .embedded import EmbeddedImage, fingerprint, read_embedded
 from .fusion import fused
 from .joining import as_boxes, as_masks, objects_in_tiles
+from .location_prior import read_prior, with_prior
 from .memory import available_memory, bytes_per_pixel, enough_memory, fitting_tile
 from .parallel import images_at_once, in_parallel
 from .prediction import Prediction
@@ -99,7 +100,7 @@ class Predictor:
         decoding: settings of the task's decoding that differ from those of the checkpoint, such as
             `{"thresholds": 0.4}` for several classes per pixel.
         plain: whether to leave out what was chosen for the weights on validation images (mirror images,
-            thresholds, smallest component, CRF).
+            thresholds, smallest component, CRF, location prior).
         optimize: whether to use the fastest form of the network on this machine, as `pixelwise optimize`
             chose it for the size of the first image; where it chose none, forms are measured on that image,
             which takes minutes, once.
@@ -166,6 +167,11 @@ class Predictor:
         if blend not in get_args(Blend):
             raise ValueError(f"blend must be one of {', '.join(get_args(Blend))}, got {blend!r:.40}")
         self._scores_pixels = issubclass(model.output, DenseLogits) and self.task.infer is None
+        self._prior = read_prior(self.decoding.get("location_prior"), len(classes))
+        if self._prior is not None and not self._scores_pixels:
+            raise ValueError(
+                f"location_prior is for scores of pixels, this model gives {model.output.__name__}"
+            )
         if flip is None:
             flip = self._scores_pixels and bool(self.decoding.get("flip", False))
         if self._scores_pixels and refine is None and self.decoding.get("crf", False):
@@ -177,7 +183,8 @@ class Predictor:
             # How tiles of volumes overlap is a setting of their decoding.
             flat = self._scores_pixels or self._joins_tiles
             _check_tile(tile, *((overlap, (2,)) if flat else (0, (2, 3))))
-        self._others: dict[tuple[bool, bool], Predictor] = {}  # of `in_ways`, by mirror images and CRF
+        # of `in_ways`, by mirror images, CRF and what place tells
+        self._others: dict[tuple[bool, bool, bool], Predictor] = {}
         self._given_views = views
         self.views = views_of(views, flip, scales)
         if isinstance(model, PromptableModel) and self.views != (View(),):
@@ -226,7 +233,7 @@ class Predictor:
 
         Raises:
             ValueError: if the source cannot be read, has other channels than the model takes, or is smaller
-                than the model's minimum; names the file.
+                than the minimum of a model that does not score pixels; names the file.
         """
         if isinstance(source, list | tuple):
             return [self._one(item, f"image {i}", probabilities) for i, item in enumerate(source)]
@@ -362,9 +369,8 @@ class Predictor:
             # Plain tensors: those made in inference mode could not be changed or used in autograd.
             with torch.no_grad():
                 if tile is None and self.views == (View(),):
-                    whole = self.task.decode(
-                        self.network(images.to(self.device)), self.classes, self.decoding
-                    )
+                    block = next(iter(self._blocks(images, None)))
+                    whole = self.task.decode(block.output, self.classes, self.decoding)
                     return tuple(self._finished(one) for one in whole)
                 return tuple(
                     self._finished(
@@ -432,10 +438,11 @@ class Predictor:
             ValueError: as `annotations`.
         """
         found: list[Annotation] = []
-        known: dict[tuple[bool, bool], Any] = {}
+        known: dict[tuple[bool, bool, bool], Any] = {}
         for changes in settings:
             decoding = self.task.decoding_with({**self.decoding, **changes})
-            views = bool(decoding.get("flip", False)), bool(decoding.get("crf", False))
+            prior = decoding.get("location_prior") is not None
+            views = bool(decoding.get("flip", False)), bool(decoding.get("crf", False)), prior
             if views not in known:
                 known[views] = self._before_finishing(sample, views, changes)
             made = known[views]
@@ -444,7 +451,9 @@ class Predictor:
             found.append(made if self.task.finish is None else self.task.finish(made, self.classes, decoding))
         return found
 
-    def _before_finishing(self, sample: Sample, views: tuple[bool, bool], changes: Mapping[str, Any]) -> Any:
+    def _before_finishing(
+        self, sample: Sample, views: tuple[bool, bool, bool], changes: Mapping[str, Any]
+    ) -> Any:
         """Probabilities, or an annotation from which no small component was removed yet."""
         if views not in self._others:
             whole = {"min_component": 0} if "min_component" in self.decoding else {}
@@ -792,12 +801,19 @@ class Predictor:
         if images.ndim == 4 and self.device.type == "cpu" and isinstance(self._fast, DenseModel):
             # Pixel by pixel in memory: most convolutions of torch are faster so. Other runtimes want planes.
             images = images.contiguous(memory_format=torch.channels_last)
-        output = self._score(images)
-        assert isinstance(output, DenseLogits)
-        return output
+        return scores_of_any_size(self._score, images, self.model.minimum_size)
+
+    def placed(self, block: Block, size: Size) -> Block:
+        """A block of an image of `size` with what is known of each class by its place, if it is to count."""
+        return block if self._prior is None else with_prior(block, self._prior, size)
 
     def _blocks(self, images: Float[Tensor, "b c H W"], tile: Size | None) -> Iterator[Block]:
         """The scores of the images: all at once, or in tiles."""
+        size = (images.shape[-2], images.shape[-1])
+        return (self.placed(block, size) for block in self._blocks_of_network(images, tile))
+
+    def _blocks_of_network(self, images: Float[Tensor, "b c H W"], tile: Size | None) -> Iterator[Block]:
+        """The scores as the network gives them."""
         size = (images.shape[-2], images.shape[-1])
         if tile is None:
             if self.views == (View(),):

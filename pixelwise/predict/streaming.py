@@ -205,7 +205,7 @@ class Stream:
         predictor = self.predictor
         for block in blocks(predictor.network, reader, axes, self.blend, self.batch_size, predictor.each):
             if block.place[0].start >= finished:
-                yield block.place, self._kept(block)
+                yield block.place, self._kept(predictor.placed(block, self.source.size))
 
     def _kept(self, block: Block) -> np.ndarray:
         """What is written of a block."""
@@ -381,7 +381,8 @@ def prepared(predictor: Any, source: Any, tile: Size | None, keep: Keep, batch_s
     axes = len(source.size)
     model = predictor.model
     name = source.name or "the image"
-    if min(source.size) < model.minimum_size:
+    scores_pixels = issubclass(model.output, DenseLogits)
+    if not scores_pixels and min(source.size) < model.minimum_size:
         shown = " x ".join(map(str, source.size))
         raise ValueError(f"{name}: this model needs {model.minimum_size} pixels a side, got {shown}")
     given, wanted = source.channels, int(model.in_channels)
@@ -392,7 +393,7 @@ def prepared(predictor: Any, source: Any, tile: Size | None, keep: Keep, batch_s
     )
     tile = tuple(max(side, model.minimum_size) for side in tile)
     overlap, blend, align = (predictor.overlap,) * axes, predictor.blend, ALIGN
-    if not issubclass(predictor.model.output, DenseLogits):
+    if not scores_pixels:
         blend = "crop"
         if keep != "labels":
             raise ValueError(f"keep is for models that score every pixel, got {keep!r:.40}")

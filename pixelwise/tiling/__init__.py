@@ -24,6 +24,7 @@ from .stitching import (
     bands as bands,
     blocks as blocks,
     read_tiles as read_tiles,
+    scores_of_any_size as scores_of_any_size,
     tile as tile,
     tiled as tiled,
     untile as untile,

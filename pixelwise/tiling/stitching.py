@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Float
 from torch import Tensor
+from torch.nn import functional as F
 
 from ..types import DenseLogits
 from .grid import Blend, Interval, Size, at, grid
@@ -110,6 +111,29 @@ def stitched(
             yield (slice(this.start, end), *place), scores.narrow(along, 0, end - this.start)
             kept.append(scores.narrow(along, end - this.start, this.stop - end).clone())
         shared = kept
+
+
+def scores_of_any_size(f: Network, image: Float[Tensor, "b c *grid"], least: int) -> DenseLogits:
+    """The scores of an image or volume, however small: its border is repeated until `f` can take it.
+
+    Args:
+        f: image -> DenseLogits.
+        image: of any size.
+        least: extent along each axis that `f` needs, in pixels or voxels.
+
+    >>> def brightness(image: Tensor) -> DenseLogits:
+    ...     assert min(image.shape[2:]) >= 4
+    ...     return DenseLogits(image, tuple(image.shape[2:]))
+    >>> scores_of_any_size(brightness, torch.tensor([[[[1.0, 2.0, 3.0]]]]), 4).logits
+    tensor([[[[1., 2., 3.]]]])
+    """
+    size = tuple(image.shape[2:])
+    missing = [max(0, least - side) for side in size]
+    if not any(missing) or not all(size):  # of an empty image there is no border
+        return f(image)
+    output = f(F.pad(image, [n for side in reversed(missing) for n in (0, side)], mode="replicate"))
+    inside: tuple[Any, ...] = (..., *(slice(side) for side in size))
+    return DenseLogits(output.logits[inside], size, tuple(one[inside] for one in output.aux_logits))
 
 
 def tiled(

@@ -169,7 +169,7 @@ def _task(given: Settings) -> tuple[Task, Planning]:
         of_pixels = (rules.LOSS, rules.CLASS_WEIGHTS)  # such a network has the loss of its paper
         planning = _without(planning, *of_pixels)
     if "model" in given and describe(given["model"]).output is not DenseLogits:
-        planning = _without(planning, rules.REDUCE, rules.REDUCE_MORE)
+        planning = _without(planning, rules.REDUCE, rules.REDUCE_MORE, rules.LOCATION_PRIOR)
     return task, planning
 
 

@@ -9,6 +9,7 @@ from .. import checkpoint
 from ..data import SegmentationData
 from ..predict import Evaluation, Predictor, evaluate_images
 from ..predict.choices import Choices, choose
+from ..predict.location_prior import location_prior
 from ..predict.standing import Standing, standing
 from ..recipe import Recipe
 from .parts import Parts
@@ -53,13 +54,13 @@ class Closing:
         return [first, *others]
 
 
-def choose_for(weights: Path, recipe: Recipe, val: SegmentationData, patience: float | None) -> Choices:
+def choose_for(weights: Path, recipe: Recipe, parts: Parts, patience: float | None) -> Choices:
     """Choose test-time settings, and keep them with the weights.
 
     Args:
         weights: the best ones; the file is replaced where something was chosen.
-        recipe: of the training; `choose` says whether anything is tried.
-        val: what is chosen by.
+        recipe: of the training; `choose` says whether anything is tried, `location_prior` whether that is.
+        parts: of the data; what is chosen by is the validation part.
         patience: seconds that it may take; None for as long as it needs.
 
     Raises:
@@ -67,7 +68,9 @@ def choose_for(weights: Path, recipe: Recipe, val: SegmentationData, patience: f
     """
     if not recipe.choose or (patience is not None and patience <= 0):
         return Choices({}, (), 0)
-    choices = choose([(Predictor(weights, device=_device(recipe), plain=True), val)], patience=patience)
+    predictor = Predictor(weights, device=_device(recipe), plain=True)
+    prior = location_prior(parts.train) if recipe.location_prior else None
+    choices = choose([(predictor, parts.val)], patience=patience, location_prior=prior)
     keep(weights, choices.decoding)
     return choices
 

@@ -13,7 +13,7 @@ from torch import Tensor, distributed
 
 from ..losses import NoLoss, PaperCriterion
 from ..tasks import Settings, Task
-from ..tiling import bands
+from ..tiling import bands, scores_of_any_size
 from ..types import Batch, ClassMasks, ClassTable, DenseLogits, LabelMap, Model, Report
 from .optim import Optimization, freeze
 
@@ -127,6 +127,8 @@ class TrainingModule(lightning.LightningModule):
         image, *rest = self.model.inputs(batch)
         if self.channels_last:
             image = image.contiguous(memory_format=_LAYOUTS[image.ndim])
+        if issubclass(self.model.output, DenseLogits) and not rest:
+            return scores_of_any_size(self.model, image, self.model.minimum_size)
         return self.model(image, *rest)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Float[Tensor, ""]:

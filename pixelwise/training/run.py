@@ -307,6 +307,11 @@ def make_experiment(
         train_data, val_data = (part.with_intensity(recipe.intensity) for part in (train_data, val_data))
     elif recipe.intensity != PERCENTILES:
         raise ValueError(f"the task {task.name} has no setting of the intensity")
+    if recipe.location_prior and not ("location_prior" in task.decoding and model.output is DenseLogits):
+        raise ValueError(
+            f"location_prior is for one class per pixel and networks that score pixels, not for the task "
+            f"{task.name} with {recipe.model!r}"
+        )
     if recipe.crop is not None and min(recipe.crop) < model.minimum_size:
         least, given = ([model.minimum_size] * len(recipe.crop), recipe.crop)
         raise ValueError(
@@ -675,10 +680,10 @@ def _trained(
         experiment.recipe.write(path / RECIPE)
     best = path / BEST_WEIGHTS
     patience = None if clock is None else clock.patience(state.slowdown)
-    choices = choose_for(best, experiment.recipe, experiment.val_data, patience)
+    parts = Parts(experiment.train_data, experiment.val_data, experiment.test_data)
+    choices = choose_for(best, experiment.recipe, parts, patience)
     closing = None
     if report:
-        parts = Parts(experiment.train_data, experiment.val_data, experiment.test_data)
         left = None if clock is None else clock.left - state.slowdown * clock.report
         closing = close(best, experiment.recipe, parts, choices, left)
     result = TrainResult(

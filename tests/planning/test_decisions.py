@@ -121,6 +121,12 @@ TABLE: dict[str, tuple[DataFacts, dict[str, Any], dict[str, Any]]] = {
     "a crop that is not square is not turned": (
         facts(**FREE), {"crop": (128, 256)}, {"flip_vertical": 0.5, "rotate90": 0.0},
     ),
+    # location prior
+    "places that tell something are asked": (facts(placed=0.05), {}, {"location_prior": True}),
+    "places that tell nothing are not": (facts(placed=0.049), {}, {"location_prior": False}),
+    "places of which nothing is known are not": (facts(), {}, {"location_prior": False}),
+    "a given one is kept": (facts(placed=0.3), {"location_prior": False}, {"location_prior": False}),
+    "folds have none": (facts(placed=0.3), {"folds": 5}, {"location_prior": False}),
     # augmentation
     "scale has a least range": (facts(), {}, {"scale": (0.7, 1.4)}),
     "scale follows the spread": (facts(spread=3.0), {}, {"scale": (0.58, 1.73)}),
@@ -292,6 +298,7 @@ FACTS = st.builds(
     size=st.tuples(st.integers(8, 3000), st.integers(8, 3000)),
     channels=st.sampled_from([1, 3, 5]),
     mirrored=st.floats(0, 1),
+    placed=st.floats(-1, 1),
     told_apart=st.floats(0, 1),
     neighbours=st.floats(0, 1),
     empty=st.floats(0, 1),

@@ -48,6 +48,20 @@ def test_grey_images_thickness_and_shares(measured: Callable[..., DataFacts]) ->
     assert (facts.groups, facts.duplicates) == (12, 0)
 
 
+@pytest.mark.parametrize("at_its_place", [True, False])
+def test_what_lies_at_its_place_is_told_from_what_lies_anywhere(
+    measured: Callable[..., DataFacts], at_its_place: bool
+) -> None:
+    def draw(number: int, random: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+        mask = np.zeros((48, 64), int)
+        top, left = (16, 24) if at_its_place else (random.integers(32), random.integers(48))
+        mask[top : top + 16, left : left + 16] = 1
+        return np.repeat(100 * mask[..., None], 3, 2), mask
+
+    placed = measured(draw).placed
+    assert placed > 0.3 if at_its_place else placed < 0.05
+
+
 def test_slices_of_one_thing_are_a_sequence(measured: Callable[..., DataFacts]) -> None:
     base = np.random.default_rng(0).normal(0, 1, (60, 8, 8))
     smooth = np.stack([base[i : i + 12].mean(0) for i in range(40)])

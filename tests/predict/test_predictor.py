@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.nn import functional as F
 
 from pixelwise.checkpoint import load, save
 from pixelwise.files import MANIFEST
@@ -163,12 +164,24 @@ def test_files_that_are_no_image_are_named(predict: Predictor, tmp_path: Path) -
         predict(tmp_path)
 
 
-def test_an_image_below_the_minimum_is_named(predict: Predictor, tmp_path: Path) -> None:
-    Image.new("RGB", (30, 7)).save(tmp_path / "low.png")
-    with pytest.raises(
-        ValueError, match=r"low\.png: this model needs images of at least 8 x 8 pixels, got 7 x 30"
-    ):
-        predict(tmp_path / "low.png")
+@pytest.mark.parametrize("size", [(7, 30), (30, 7), (1, 1), (5, 6)])
+def test_of_an_image_below_the_minimum_the_border_is_repeated(
+    brightness, classes: ClassTable, size: tuple[int, int]
+) -> None:
+    image = torch.rand(3, *size)
+    larger, smaller = (Predictor(brightness(minimum_size=n), classes) for n in (8, 1))
+    found, expected = (one(image, probabilities=True) for one in (larger, smaller))
+    torch.testing.assert_close(found.probabilities, expected.probabilities)
+    assert torch.equal(found.label_map.labels, expected.label_map.labels)
+
+
+def test_a_coarse_map_of_an_extended_image_is_cut_to_the_image() -> None:
+    predict = Predictor(build("pspnet", 3, encoder="tiny"), ClassTable.of(*"abc"))
+    small = torch.rand(3, 20, 31)
+    extended = F.pad(small[None], (0, 1, 0, 12), mode="replicate")[0]
+    assert predict.model.minimum_size == 32
+    found, whole = (predict(one, probabilities=True).probabilities for one in (small, extended))
+    torch.testing.assert_close(found, whole[:, :20, :31])
 
 
 @pytest.mark.parametrize("size", [(32, 32), (33, 47), (100, 51)])

@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from pixelwise.checkpoint import load
 from pixelwise.kernels.compiling import ANNOUNCER
 from pixelwise.planning import Probe, RangeTest
+from pixelwise.predict import Predictor
 from pixelwise.recipe import Recipe
 from pixelwise.tasks import open_data
 from pixelwise.training import TrainingModule, automatic, make_plan, probing, run, train_by_plan
@@ -238,9 +240,32 @@ def test_nothing_labelled_is_refused_in_a_sentence(folder: Folder) -> None:
         make_plan({"data": str(root), **SMALL}, budget=60.0)
 
 
-def test_images_of_eight_pixels_are_too_small_for_the_network(folder: Folder) -> None:
-    with pytest.raises(ValueError, match="this model needs images of at least 32 x 32 pixels, got 8 x 8"):
-        make_plan({"data": str(folder(6, (8, 8))), **SMALL}, budget=600.0)
+def test_images_of_eight_pixels_are_learnt_and_predicted(folder: Folder, tmp_path: Path) -> None:
+    root = folder(6, (8, 8))
+    given = {"data": str(root), **SMALL, "out": str(tmp_path / "run"), "workers": 0, "steps": 4}
+    result = train_by_plan(make_plan(given, budget=None), progress=False, report=False)
+    assert Predictor(result.path)(root / "images" / "0.png").label_map.labels.shape == (8, 8)
+
+
+@pytest.mark.parametrize("given, kept", [({}, True), ({"location_prior": False}, False)])
+def test_what_lies_at_its_place_is_kept_with_the_weights(
+    folder: Folder, tmp_path: Path, given: dict[str, Any], kept: bool
+) -> None:
+    def at_its_place(mask: np.ndarray) -> np.ndarray:
+        mask[:] = 0
+        mask[8:32, 8:40] = 1
+        return mask
+
+    root = folder(6, label=at_its_place)
+    settings = {"data": str(root), **SMALL, "out": str(tmp_path / "run"), "workers": 0, "steps": 2, **given}
+    planned = make_plan(settings, budget=None)
+    assert planned.plan.situation.data.placed > 0.3
+    result = train_by_plan(planned, progress=False, report=False)
+    assert (load(result.best).decoding.get("location_prior") is not None) == kept
+    if kept:
+        labels = Predictor(result.best)(root / "images" / "0.png").label_map.labels
+        assert labels[20, 24] == 1
+        assert labels[2, 2] == 0
 
 
 @pytest.mark.slow

@@ -14,6 +14,7 @@ import pixelwise as pw
 from pixelwise.data import open_data
 from pixelwise.training import Recipe, closing, resume, run
 from pixelwise.training.closing import choose_for, keep, scored_in, scored_part
+from pixelwise.training.parts import Parts
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -114,7 +115,7 @@ def test_fewer_images_are_scored_where_time_is_short(many: Path, monkeypatch: py
 
 def test_nothing_is_chosen_where_no_time_is_left(many: Path) -> None:
     val = open_data(many).val
-    assert choose_for(Path("no.safetensors"), Recipe(str(many)), val, -1.0).trials == ()
+    assert choose_for(Path("no.safetensors"), Recipe(str(many)), Parts(val, val), -1.0).trials == ()
 
 
 # --- folds ----------------------------------------------------------------------------------------

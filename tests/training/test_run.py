@@ -324,14 +324,18 @@ def test_a_damaged_image_is_named_in_one_sentence(
         run(tiny(workers=workers), data=(damaged, splits.val), progress=False)
 
 
-def test_images_too_small_for_the_model_are_told(tiny: MakeRecipe, tmp_path: Path) -> None:
+@pytest.mark.parametrize("crop", [(32, 32), None])
+def test_images_smaller_than_the_model_takes_are_learnt(
+    tiny: MakeRecipe, tmp_path: Path, crop: tuple[int, int] | None
+) -> None:
     for kind in ("images", "masks"):
         (tmp_path / "small" / kind).mkdir(parents=True)
         for i in range(4):
             Image.fromarray(np.full((20, 24), i % 2, np.uint8)).save(tmp_path / "small" / kind / f"{i}.png")
     (tmp_path / "small" / "classes.csv").write_text("name\na\nb\n")
-    with pytest.raises(ValueError, match="needs images of at least 32 x 32 pixels, got 20 x 24"):
-        run(tiny(data=tmp_path / "small"), progress=False)
+    result = run(tiny(data=tmp_path / "small", epochs=1, crop=crop), progress=False)
+    predicted = pw.Predictor(result.path)(tmp_path / "small" / "images" / "0.png")
+    assert predicted.label_map.labels.shape == (20, 24)
 
 
 def test_training_leaves_the_random_numbers_of_the_caller_alone(tiny: MakeRecipe) -> None:
