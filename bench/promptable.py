@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from pixelwise import build
 from pixelwise.losses import loss_parts
 from pixelwise.models import from_segment_anything
-from pixelwise.models.sam import network
+from pixelwise.models.sam import small
 from pixelwise.predict import AutomaticMasks, Predictor
 from pixelwise.tasks import get_task
 from pixelwise.types import Batch, MaskSet, Prompts
@@ -182,7 +182,7 @@ def by_heart(steps: int = 125, told: int = 25, seeds: int = 1) -> None:
     task, batch = get_task("promptable"), drawn()
     for seed, told_clicks in product(range(seeds), (True, False)):
         torch.manual_seed(seed)
-        with nullcontext() if told_clicks else patch.object(network, "_begin"):
+        with nullcontext() if told_clicks else patch.object(small, "_begin_with_likeness"):
             model = build("sam", image_size=128)
         optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
         losses: list[float] = []

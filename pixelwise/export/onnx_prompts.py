@@ -10,6 +10,7 @@ the square, drops its padding, and resizes to the image, as `PromptMasks.logits`
 import os
 import warnings
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -46,15 +47,8 @@ class DecoderProgram(nn.Module):
         has_mask_input: Float[Tensor, " p"],
     ) -> tuple[Float[Tensor, "p 4 4h 4w"], Float[Tensor, "p 4"]]:
         """All masks of each prompt, and the IoU expected of them."""
-        encoder = self.model.prompt_encoder
-        given = has_mask_input[:, None, None, None]
-        dense = given * encoder.masks(mask_input) + (1 - given) * encoder.masks(None)
-        positions = encoder.positions(image_embeddings.shape[-2], image_embeddings.shape[-1])
         places = (point_coords + 0.5) / self.model.image_size
-        masks, iou = self.model.mask_decoder(
-            image_embeddings + dense, positions, encoder.points(places, point_labels)
-        )
-        return masks, iou
+        return self.model.decode(image_embeddings, places, point_labels, mask_input, has_mask_input)
 
 
 def export_decoder(model: PromptableModel, path: str | os.PathLike[str]) -> float:
@@ -79,11 +73,12 @@ def export_decoder(model: PromptableModel, path: str | os.PathLike[str]) -> floa
     installed()
     program = DecoderProgram(model.cpu().eval()).eval()
     prompts, points = Dim("p", min=1, max=4096), Dim("n", min=1, max=4096)
+    size, cells = _map_sizes(model)
     shapes = {
-        "image_embeddings": None,
+        "image_embeddings": size,
         "point_coords": {0: prompts, 1: points},
         "point_labels": {0: prompts, 1: points},
-        "mask_input": {0: prompts},
+        "mask_input": {0: prompts, **cells},
         "has_mask_input": {0: prompts},
     }
     with quiet(), warnings.catch_warnings(), torch.no_grad():
@@ -110,14 +105,23 @@ def export_decoder(model: PromptableModel, path: str | os.PathLike[str]) -> floa
     return worst
 
 
+def _map_sizes(model: SAM) -> tuple[dict[int, Any], dict[int, Any]]:
+    """Which sides of the map and of an earlier mask may change: those of a network that pads no image."""
+    if model.covered((1, 1)) == model.covered((1, model.image_size)):
+        return {}, {}
+    height, width = (Dim(name, min=2, max=4096) for name in ("h", "w"))
+    return {2: height, 3: width}, {2: 4 * height, 3: 4 * width}
+
+
 def _example(model: SAM, prompts: int, points: int) -> tuple[Tensor, ...]:
     rng = torch.Generator().manual_seed(points)
-    width, grid = model.prompt_encoder.no_mask_embed.weight.shape[1], model.image_size // model.patch
+    size = (model.image_size, max(model.image_size * points // 5, model.patch * 2))
+    rows, columns = (side // model.patch for side in model.covered(size))
     return (
-        torch.randn(1, width, grid, grid, generator=rng),
+        torch.randn(1, model.map_channels, rows, columns, generator=rng),
         torch.rand(prompts, points, 2, generator=rng) * model.image_size,
         torch.randint(-1, 4, (prompts, points), generator=rng),
-        torch.randn(prompts, 1, 4 * grid, 4 * grid, generator=rng),
+        torch.randn(prompts, 1, 4 * rows, 4 * columns, generator=rng),
         (torch.arange(prompts) % 2).float(),
     )
 

@@ -40,7 +40,7 @@ from .task import Network, Settings, Task, TaskMetrics, Writer
 CLICKS_IN_TRAINING = 4
 OBJECTS_IN_TRAINING = 12  # of an image in one step, chosen by chance
 LEAST_IN_TRAINING = 16  # pixels of an object; smaller ones are mostly what a crop left of larger ones
-OBJECTS_AT_ONCE = 64  # of an image when it is scored
+OBJECTS_AT_ONCE = 16  # of an image when it is scored
 TOLD = (1, 3, 5, 8)  # clicks after which the mean IoU is told
 GOALS = (0.85, 0.90)  # IoU up to which clicks are counted
 

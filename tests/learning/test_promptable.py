@@ -47,7 +47,7 @@ def scene(count: int = 2, side: int = 64) -> Batch:
 def test_clicks_on_one_batch_are_learned() -> None:
     torch.manual_seed(0)
     model = pw.build("sam", image_size=64, patch=8, width=32, depth=2, decoder_width=32)
-    batch, steps = scene(), 120
+    batch, steps = scene(), 60
     optimizer, schedule = Optimization(steps, "adamw", lr=3e-3, weight_decay=0.0).make(model)
     model.train()
     losses = []
@@ -65,7 +65,7 @@ def test_clicks_on_one_batch_are_learned() -> None:
         found = TASK.infer(model.eval(), batch.samples[0], TABLE, TASK.decoding)
     metrics.update([found], [batch.target[0]], ["a"])
     scores = metrics.compute()
-    assert scores["mean_iou_5"] > 0.7
+    assert scores["mean_iou_5"] > 0.85
     assert scores["noc_85"] <= 8
 
 

@@ -1,12 +1,14 @@
 """SAM and MobileSAM: sizes, names of weights, meaning of prompts (parity: tests/parity)."""
 
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
 
 import pixelwise as pw
 from pixelwise.models import SAM, from_mobile_sam, from_segment_anything
+from pixelwise.models.sam import ImageEncoder, SmallSAM
 from pixelwise.models.sam.mask_decoder import Attention, AttentionOfImage, AttentionToImage
 from pixelwise.types import PromptMasks, Prompts
 
@@ -14,13 +16,19 @@ SIZES = {"sam_vit_b": 93_735_472, "sam_vit_l": 312_342_832, "sam_vit_h": 641_090
 UNUSED = 321_640  # parameters of the head that classifies images in the published file of MobileSAM
 
 
-def tiny(**arguments: object) -> SAM:
+def tiny(**arguments: object) -> SmallSAM:
     torch.manual_seed(0)
     model = pw.build(
         "sam", **{"image_size": 64, "patch": 8, "width": 16, "depth": 2, "decoder_width": 32, **arguments}
     )
-    assert isinstance(model, SAM)
+    assert isinstance(model, SmallSAM)
     return model.eval()
+
+
+def square() -> SAM:
+    """As the published sizes, only small: images fill a square."""
+    torch.manual_seed(0)
+    return SAM(ImageEncoder(64, 8, 16, 2, [0], c_out=32), 64, 8, width=32).eval()
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -55,8 +63,9 @@ def test_weights_of_another_network_are_refused() -> None:
         from_mobile_sam({"encoder.weight": torch.zeros(1)})
 
 
-def test_one_point_has_three_candidates_and_anything_more_one() -> None:
-    model = tiny()
+@pytest.mark.parametrize("build", [tiny, square])
+def test_one_point_has_three_candidates_and_anything_more_one(build: Callable[[], SAM]) -> None:
+    model = build()
     point = torch.tensor([[[20.0, 10.0]], [[3.0, 30.0]]])
     box = torch.tensor([[1.0, 2, 30, 33], [4, 4, 20, 20]])
     with torch.no_grad():
@@ -75,7 +84,7 @@ def test_one_point_has_three_candidates_and_anything_more_one() -> None:
 
 
 def test_a_mask_of_the_image_is_the_same_as_one_of_the_network_where_nothing_is_padded() -> None:
-    model = tiny()
+    model = square()
     coarse = torch.randn(1, 32, 32)
     of_image = torch.nn.functional.interpolate(coarse[:, None], (64, 64), mode="nearest")[:, 0]
     found = model.mask_prompts(Prompts.of(masks=of_image), (64, 64))
@@ -97,8 +106,8 @@ def test_the_stability_is_the_iou_of_two_thresholds() -> None:
     "wrong, told",
     [
         ({"image_size": 65}, "image_size must be a multiple of the patch of 8 pixels, got 65"),
-        ({"patch": 12}, "patch must be a power of two, got 12"),
-        ({"width": 15}, "width must be a multiple of the 4 heads, got 15"),
+        ({"patch": 12}, "patch must be a power of two from 4 on, got 12"),
+        ({"patch": 2}, "patch must be a power of two from 4 on, got 2"),
         ({"decoder_width": 48}, "decoder_width must be a multiple of 32, got 48"),
     ],
 )
@@ -128,11 +137,11 @@ def test_a_click_is_seen_where_it_is_before_anything_is_learned(seed: int) -> No
     def told() -> float:
         """How much more the clicks change the map of the image beside them than elsewhere."""
         (embedding,) = model.embed_all([image])
-        encoder = model.prompt_encoder
+        encoder, width = model.prompt_encoder, model.channels[0]
         own = torch.cat([model.mask_decoder.iou_token.weight, model.mask_decoder.mask_tokens.weight])
         asked = encoder.points(*model.places(Prompts.of(points), (128, 128)))
         tokens = torch.cat([own.expand(count, -1, -1), asked], 1)
-        map = embedding.maps[0] + encoder.masks(None)
+        map = embedding.maps[0][:, :width]  # without the drawn clicks, which cannot be overlooked
         _, map = model.mask_decoder.transformer(map, encoder.positions(side, side), tokens)
         changed = (map - map.mean(0)).norm(dim=1).flatten(1)
         return float(changed[distance < 6].mean() / changed[distance > 20].mean())
@@ -144,6 +153,70 @@ def test_a_click_is_seen_where_it_is_before_anything_is_learned(seed: int) -> No
                 for layer in attention.children():
                     layer.reset_parameters()
         assert told() < 1.5  # as the authors' networks begin
+
+
+def test_prompts_are_drawn_where_they_are() -> None:
+    model = tiny(image_size=128)
+    prompts = Prompts.of(
+        torch.tensor([[[20.0, 10], [50, 30]]]), torch.tensor([[1, 0]]), torch.tensor([[8.0, 4, 40, 24]])
+    )
+    earlier = torch.linspace(-9, 9, 20 * 32).view(1, 1, 20, 32)
+    drawn = model.prompt_encoder.draw(*model.places(prompts, (40, 64)), earlier)[0]
+    inside, inside_wide, outside, _, box, mask = drawn
+    cell = 2  # pixels
+    assert divmod(int(inside.argmax()), 32) == (10 // cell, 20 // cell)
+    assert divmod(int(outside.argmax()), 32) == (30 // cell, 50 // cell)
+    assert inside.max() > 0.8
+    assert inside_wide.sum() > 10 * inside.sum()
+    assert (box[14 // cell] > 0.5).nonzero()[:, 0].tolist() == list(range(8 // cell, 40 // cell))
+    assert (box[:, 24 // cell] > 0.5).nonzero()[:, 0].tolist() == list(range(4 // cell, 24 // cell))
+    torch.testing.assert_close(mask, (earlier[0, 0] / 2).tanh())
+    none = model.prompt_encoder.draw(*model.places(Prompts.of(masks=earlier[0]), (40, 64)), earlier)[0]
+    assert not none[:5].any()
+
+
+@pytest.mark.parametrize("build", [tiny, square])
+def test_a_mask_that_is_not_given_is_not_looked_at(build: Callable[[], SAM]) -> None:
+    model = build()
+    with torch.no_grad():
+        embedding = model.embed(torch.rand(1, 3, 64, 64))
+        places = model.places(Prompts.of(torch.tensor([[[20.0, 10]], [[30.0, 40]]])), (64, 64))
+        masks, given = 5 * torch.randn(2, 1, 32, 32), torch.tensor([1.0, 0.0])
+        found = model.decode(embedding.maps[0], *places, masks, given)[0]
+        all_given = model.decode(embedding.maps[0], *places, masks)[0]
+        none = model.decode(embedding.maps[0], *places)[0]
+    torch.testing.assert_close(found, torch.stack([all_given[0], none[1]]))
+    assert not torch.allclose(all_given[1], none[1])
+
+
+def test_images_keep_their_scale_unless_they_are_too_large() -> None:
+    model = tiny(image_size=128, depth=1)
+    image = torch.rand(1, 3, 128, 120)
+    with torch.no_grad():
+        whole, part = (model.embed(one).maps[0] for one in (image, image[..., :72, :68]))
+        assert whole.shape[2:] == (16, 15)
+        assert part.shape[2:] == (9, 9)  # whole patches
+        torch.testing.assert_close(part[..., :1, :1], whole[..., :1, :1], atol=1e-4, rtol=1e-4)
+        assert model.embed(torch.rand(1, 3, 512, 100)).maps[0].shape[2:] == (16, 4)
+        found = model.masks(model.embed(image[..., :70, :66]), Prompts.at([(20, 10)]))
+    assert found.coarse.shape == (1, 3, 36, 36)
+    assert found.seen_size == (70, 66)
+    assert found.padded_size == (72, 72)
+    assert found.logits.shape == (1, 3, 70, 66)
+
+
+def test_a_place_carries_the_finer_maps_of_its_patch() -> None:
+    model = tiny(image_size=128, depth=1)
+    image = torch.rand(1, 3, 64, 64)
+    changed = image.clone()
+    changed[..., 33, 26] += 1
+    with torch.no_grad():
+        model.image_encoder.to_middle.weight.zero_()  # what comes back up from the coarse maps
+        model.image_encoder.to_fine.weight.zero_()
+        before, after = (model.embed(one).maps[0] for one in (image, changed))
+    fine = model.channels[2]
+    fine_map = torch.nn.functional.pixel_shuffle((after - before)[:, -16 * fine :], 4).abs().sum(1)[0]
+    assert divmod(int(fine_map.argmax()), 32) in {(y, x) for y in (16, 17) for x in (12, 13, 14)}
 
 
 def test_a_small_image_is_refused() -> None:
@@ -190,7 +263,7 @@ def test_a_changed_encoder_begins_as_it_was_and_learns_its_changes_only() -> Non
     missing, unexpected = changed.load_state_dict(plain.state_dict(), strict=False)
     assert not unexpected
     assert len(missing) == 4
-    assert all("qkv.lora_" in name for name in missing)
+    assert all("lin1.lora_" in name for name in missing)
     image, prompts = torch.rand(1, 3, 40, 50), Prompts.at([(20, 10)])
     torch.testing.assert_close(changed(image, prompts).coarse, plain(image, prompts).coarse)
     learned = {name for name, p in changed.named_parameters() if p.requires_grad}

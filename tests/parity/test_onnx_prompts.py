@@ -9,13 +9,24 @@ import torch
 
 import pixelwise as pw
 from pixelwise.export import export_decoder
+from pixelwise.models import SAM
+from pixelwise.models.sam import ImageEncoder
 from pixelwise.types import PromptMasks, Prompts
 
 
 @pytest.mark.slow
-def test_the_exported_decoder_answers_a_click_as_the_network_does(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "built, size",
+    [
+        (SAM(ImageEncoder(64, 8, 16, 2, [0], c_out=32), 64, 8, width=32), (64, 64)),
+        (pw.build("sam", image_size=64, patch=8, width=16, depth=2, decoder_width=32), (40, 64)),
+    ],
+)
+def test_the_exported_decoder_answers_a_click_as_the_network_does(
+    built: SAM, size: tuple[int, int], tmp_path: Path
+) -> None:
     torch.manual_seed(0)
-    model = pw.build("sam", image_size=64, patch=8, width=16, depth=2, decoder_width=32).eval()
+    model = built.eval()
     assert export_decoder(model, tmp_path / "decoder.onnx") < 1e-4
     session = onnxruntime.InferenceSession(str(tmp_path / "decoder.onnx"))
     with torch.no_grad():
@@ -27,13 +38,11 @@ def test_the_exported_decoder_answers_a_click_as_the_network_does(tmp_path: Path
             "image_embeddings": embedding.maps[0].numpy(),
             "point_coords": np.array([[[20, 11], [0, 0]]], np.float32),
             "point_labels": np.array([[1, -1]]),
-            "mask_input": np.zeros((1, 1, 32, 32), np.float32),
+            "mask_input": np.zeros((1, 1, size[0] // 2, size[1] // 2), np.float32),
             "has_mask_input": np.zeros(1, np.float32),
         },
     )
-    found = PromptMasks(
-        torch.from_numpy(low[:, 1:]), torch.from_numpy(iou[:, 1:]), (40, 64), (40, 64), (64, 64)
-    )
+    found = PromptMasks(torch.from_numpy(low[:, 1:]), torch.from_numpy(iou[:, 1:]), (40, 64), (40, 64), size)
     torch.testing.assert_close(found.logits, expected.logits, atol=1e-4, rtol=0)
     torch.testing.assert_close(found.iou, expected.iou, atol=1e-4, rtol=0)
     with pytest.raises(ValueError, match=r"ends in \.onnx"):

@@ -6,7 +6,7 @@ Fig. 14): three for a prompt that may mean a part or the whole, one where more i
 which IoU it expects of it (Sec. 3).
 
 Departures: none in the published sizes. Names and shapes of the weights are those of the authors'
-`segment_anything`. `sam`, which learns from random weights, differs from them; see there.
+`segment_anything`. `sam`, which learns from random weights, differs from them; see `small.py`.
 """
 
 from .image_encoder import ImageEncoder as ImageEncoder, make_neck as make_neck
@@ -20,9 +20,9 @@ from .network import (
     PAPER as PAPER,
     SAM as SAM,
     from_segment_anything as from_segment_anything,
-    sam as sam,
     sam_vit_b as sam_vit_b,
     sam_vit_h as sam_vit_h,
     sam_vit_l as sam_vit_l,
 )
 from .prompt_encoder import FourierPositions as FourierPositions, PromptEncoder as PromptEncoder
+from .small import SmallSAM as SmallSAM, sam as sam

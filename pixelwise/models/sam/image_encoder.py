@@ -1,7 +1,6 @@
 """The image encoder of SAM (Sec. 3, App. A): a plain ViT with windows, as in ViTDet (Li et al. 2022)."""
 
 from collections.abc import Sequence
-from itertools import pairwise
 
 import torch
 from jaxtyping import Float
@@ -154,63 +153,6 @@ class ImageEncoder(nn.Module):
     def forward(self, image: Float[Tensor, "b c S S"]) -> Float[Tensor, "b c_out h w"]:
         """Look at images that were brought to the encoder's size."""
         x = self.patch_embed(image) + self.pos_embed
-        for block in self.blocks:
-            x = block(x)
-        looked: Tensor = self.neck(x.permute(0, 3, 1, 2))
-        return looked
-
-
-class ConvolutionalStem(nn.Sequential):
-    """Strided convolutions in place of patches (Xiao et al. 2021, "Early Convolutions Help Transformers").
-
-    Each halves the image and is followed by another of the same size; channels double up to `width`.
-
-    Args:
-        in_channels: of the image.
-        width: channels of the tokens.
-        patch: by how much smaller the map is, a power of two.
-    """
-
-    def __init__(self, in_channels: int, width: int, patch: int) -> None:
-        halvings = patch.bit_length() - 1
-        widths = [in_channels, *(max(width >> i, min(16, width)) for i in reversed(range(halvings)))]
-        layers: list[nn.Module] = []
-        for c_in, c_out in pairwise(widths):
-            for source, stride in ((c_in, 2), (c_out, 1)):
-                layers += [
-                    nn.Conv2d(source, c_out, 3, stride, padding=1),
-                    LayerNorm2d(c_out, eps=1e-6),
-                    nn.GELU(),
-                ]
-        super().__init__(*layers)
-
-
-class SmallImageEncoder(nn.Module):
-    """An encoder that learns from few images: a convolutional stem, and blocks that look at windows.
-
-    No weight depends on the size of the image, so what was learned on small crops serves larger ones.
-
-    Args:
-        patch: by how much smaller the map is, a power of two.
-        width: channels of the transformer.
-        heads: of its attention.
-        depth: number of blocks.
-        window: side of the windows.
-        in_channels: of the image.
-        c_out: channels of the result.
-    """
-
-    def __init__(
-        self, patch: int, width: int, heads: int, depth: int, window: int, *, in_channels: int, c_out: int
-    ) -> None:
-        super().__init__()
-        self.stem = ConvolutionalStem(in_channels, width, patch)
-        self.blocks = nn.ModuleList(Block(width, heads, window, window) for _ in range(depth))
-        self.neck = make_neck(width, c_out)
-
-    def forward(self, image: Float[Tensor, "b c S S"]) -> Float[Tensor, "b c_out h w"]:
-        """Look at images that were brought to the encoder's size."""
-        x = self.stem(image).permute(0, 2, 3, 1)
         for block in self.blocks:
             x = block(x)
         looked: Tensor = self.neck(x.permute(0, 3, 1, 2))

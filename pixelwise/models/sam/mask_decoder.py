@@ -156,11 +156,12 @@ class TwoWayTransformer(nn.Module):
         width: channels.
         heads: of all attention.
         hidden: channels inside the MLPs.
+        depth: number of exchanges.
     """
 
-    def __init__(self, width: int = 256, heads: int = 8, hidden: int = 2048) -> None:
+    def __init__(self, width: int = 256, heads: int = 8, hidden: int = 2048, depth: int = 2) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(TwoWayBlock(width, heads, hidden, first=i == 0) for i in range(2))
+        self.layers = nn.ModuleList(TwoWayBlock(width, heads, hidden, first=i == 0) for i in range(depth))
         self.final_attn_token_to_image = AttentionToImage(width, width // 2, heads)
         self.norm_final_attn = nn.LayerNorm(width)
 
@@ -239,26 +240,6 @@ class MaskDecoder(nn.Module):
             [mlp(tokens[:, 1 + i]) for i, mlp in enumerate(self.output_hypernetworks_mlps)], dim=1
         )
         return self._draw(map, filters), self.iou_prediction_head(tokens[:, 0])
-
-    def begin_with_likeness(self, gain: float) -> None:
-        """Before anything is learned, let attention look for what is alike and pass it on as it is.
-
-        Queries and keys begin with the same orthogonal projection, and what follows the values undoes theirs
-        (Trockman and Kolter 2023, "Mimetic Initialization of Self-Attention Layers"). So each token begins as
-        itself, where the first block would else make all of them alike, and a click is seen where it is.
-
-        Args:
-            gain: singular values of the projections of queries and keys.
-        """
-        for attention in self.transformer.modules():
-            if isinstance(attention, Attention):
-                nn.init.orthogonal_(attention.q_proj.weight, gain)
-                nn.init.orthogonal_(attention.v_proj.weight)
-                with torch.no_grad():
-                    attention.k_proj.weight.copy_(attention.q_proj.weight)
-                    attention.out_proj.weight.copy_(attention.v_proj.weight.T)
-                for layer in (attention.q_proj, attention.k_proj, attention.v_proj, attention.out_proj):
-                    nn.init.zeros_(layer.bias)
 
     def _draw(
         self, map: Float[Tensor, "p c h w"], filters: Float[Tensor, "p m c8"]

@@ -1,6 +1,7 @@
 """SAM put together, its published sizes, and its published weights."""
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64
@@ -8,11 +9,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...encoders.timm import per_channel
-from ...layers import IMAGENET_MEAN, IMAGENET_STD, LayerNorm2d, Normalize, size_of
+from ...layers import IMAGENET_MEAN, IMAGENET_STD, Normalize, size_of
 from ...ops import pillow_resize
 from ...types import BuiltBy, Embedding, Paper, PromptableModel, PromptMasks, Prompts
 from ..lora import add_lora
-from .image_encoder import ImageEncoder, SmallImageEncoder
+from .image_encoder import ImageEncoder
 from .mask_decoder import MaskDecoder
 from .prompt_encoder import BOTTOM_RIGHT, NOTHING, TOP_LEFT, PromptEncoder
 
@@ -25,9 +26,6 @@ PAPER = Paper(
 )
 
 
-PATCHES = 16  # of `sam`, in one unit of positions
-
-
 class SAM(PromptableModel):
     """An image encoder, a prompt encoder, and a decoder that is cheap enough to answer every click.
 
@@ -37,7 +35,8 @@ class SAM(PromptableModel):
         patch: by how much smaller the map is.
         in_channels: of the image.
         width: channels of the map and of the tokens; a multiple of 32, one head of attention for each.
-        side: of the square in units of positions, see `FourierPositions`.
+        prompt_encoder: prompts -> tokens and maps; None for the paper's.
+        mask_decoder: tokens and maps -> masks; None for the paper's.
     """
 
     encoder_parts = ("image_encoder",)
@@ -51,16 +50,17 @@ class SAM(PromptableModel):
         *,
         in_channels: int = 3,
         width: int = 256,
-        side: float = 1.0,
+        prompt_encoder: nn.Module | None = None,
+        mask_decoder: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.image_size, self.patch, self.in_channels = image_size, patch, in_channels
         self.normalize = Normalize(
             per_channel(IMAGENET_MEAN, in_channels), per_channel(IMAGENET_STD, in_channels)
         )
-        self.image_encoder = image_encoder
-        self.prompt_encoder = PromptEncoder(width, side=side)
-        self.mask_decoder = MaskDecoder(width, width // 32, 8 * width)
+        self.image_encoder, self.map_channels = image_encoder, width
+        self.prompt_encoder: Any = prompt_encoder or PromptEncoder(width)
+        self.mask_decoder: Any = mask_decoder or MaskDecoder(width, width // 32, 8 * width)
 
     def embed(self, image: Float[Tensor, "1 c H W"]) -> Embedding:
         """Look at an image.
@@ -95,8 +95,8 @@ class SAM(PromptableModel):
         several = prompts.boxes is not None or prompts.masks is not None
         several = several or (prompts.points is not None and prompts.points.shape[1] > 1)
         taken = slice(0, 1) if several else slice(1, None)
-        square = (self.image_size, self.image_size)
-        return PromptMasks(coarse[:, taken], iou[:, taken], embedding.size, self.seen(embedding.size), square)
+        seen, covered = self.seen(embedding.size), self.covered(embedding.size)
+        return PromptMasks(coarse[:, taken], iou[:, taken], embedding.size, seen, covered)
 
     def decode(
         self,
@@ -104,6 +104,7 @@ class SAM(PromptableModel):
         places: Float[Tensor, "p n 2"],
         labels: Int64[Tensor, "p n"],
         masks: Float[Tensor, "p 1 _ _"] | None = None,
+        given: Float[Tensor, " p"] | None = None,
     ) -> tuple[Float[Tensor, "p 4 _ _"], Float[Tensor, "p 4"]]:
         """All four masks of each prompt, and the IoU expected of them; tensors only, so it can be exported.
 
@@ -112,17 +113,27 @@ class SAM(PromptableModel):
             places: of points and corners as shares of the square's side; see `places`.
             labels: what they are.
             masks: scores of earlier masks at four times the resolution of the map.
+            given: 1 for prompts whose mask counts, 0 for others; None where all do.
         """
-        return self.mask_decoder(
-            map + self.prompt_encoder.masks(masks),
+        dense = self.prompt_encoder.masks(masks)
+        if given is not None:
+            known = given[:, None, None, None]
+            dense = known * dense + (1 - known) * self.prompt_encoder.masks(None)
+        found: tuple[Tensor, Tensor] = self.mask_decoder(
+            map + dense,
             self.prompt_encoder.positions(map.shape[-2], map.shape[-1]),
             self.prompt_encoder.points(places, labels),
         )
+        return found
 
     def seen(self, size: tuple[int, int]) -> tuple[int, int]:
         """Height and width of an image inside the square: its longer side fills it."""
         scale = self.image_size / max(size)
         return max(1, int(size[0] * scale + 0.5)), max(1, int(size[1] * scale + 0.5))
+
+    def covered(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Height and width of what the encoder sees, with its padding: the square."""
+        return self.image_size, self.image_size
 
     def places(
         self, prompts: Prompts, size: tuple[int, int]
@@ -154,91 +165,25 @@ class SAM(PromptableModel):
         """
         if prompts.masks is None:
             return None
-        masks, cells = prompts.masks[:, None], 4 * self.image_size // self.patch
-        if tuple(masks.shape[2:]) == (cells, cells):
+        masks, (rows, columns) = prompts.masks[:, None], self.covered(size)
+        cells = 4 * rows // self.patch, 4 * columns // self.patch
+        if tuple(masks.shape[2:]) == cells:
             return masks
         height, width = self.seen(size)
         masks = F.interpolate(masks, (height, width), mode="bilinear", align_corners=False)
         outside = float(masks.min())
-        masks = F.pad(masks, (0, self.image_size - width, 0, self.image_size - height), value=outside)
-        return F.interpolate(masks, (cells, cells), mode="bilinear", align_corners=False, antialias=True)
+        masks = F.pad(masks, (0, columns - width, 0, rows - height), value=outside)
+        return F.interpolate(masks, cells, mode="bilinear", align_corners=False, antialias=True)
 
     def _square(self, image: Float[Tensor, "c H W"], size: tuple[int, int]) -> Float[Tensor, "c S S"]:
-        """The image resized, normalised, and padded with zeros at its right and lower side.
+        """The image resized, normalised, and padded with zeros at its right and lower side; see `covered`.
 
         With 256 levels of brightness and resized as by Pillow: the published weights saw such images.
         """
-        height, width = self.seen(size)
+        (height, width), (rows, columns) = self.seen(size), self.covered(size)
         levels = pillow_resize((image * 255).round(), (height, width))
         looked: Tensor = self.normalize(levels[None] / 255)
-        return F.pad(looked, (0, self.image_size - width, 0, self.image_size - height))[0]
-
-
-def sam(
-    image_size: int = 256,
-    patch: int = 8,
-    width: int = 64,
-    heads: int = 4,
-    depth: int = 2,
-    window: int = 8,
-    decoder_width: int = 64,
-    in_channels: int = 3,
-    lora: int | None = None,
-) -> SAM:
-    """SAM of any size, to be trained from random weights on few images and without a GPU.
-
-    It differs from the published sizes in three points. A convolutional stem takes the place of patches.
-    Positions are finer: two places that are three patches apart have little in common. And what is random
-    in the beginning is so that clicks are seen where they are (`_begin`). No weight depends on
-    `image_size`: what was learned at one serves as a beginning at another.
-
-    Args:
-        image_size: side in pixels of the square that the encoder sees; a multiple of `patch`.
-        patch: by how much smaller the map of the encoder is, a power of two; masks have four times the
-            resolution of the map.
-        width: channels of the encoder.
-        heads: of its attention.
-        depth: its blocks.
-        window: side of the windows in patches.
-        decoder_width: channels of the decoder, a multiple of 32.
-        in_channels: of the image.
-        lora: rank of the changes that a frozen encoder learns, see `add_lora`; None for all of its weights.
-
-    Raises:
-        ValueError: if a size is no multiple of what it is divided by.
-    """
-    if patch < 2 or patch & (patch - 1):
-        raise ValueError(f"patch must be a power of two, got {patch}")
-    if image_size % patch:
-        raise ValueError(f"image_size must be a multiple of the patch of {patch} pixels, got {image_size}")
-    if width % heads:
-        raise ValueError(f"width must be a multiple of the {heads} heads, got {width}")
-    if decoder_width % 32:
-        raise ValueError(f"decoder_width must be a multiple of 32, got {decoder_width}")
-    encoder = SmallImageEncoder(
-        patch, width, heads, depth, window, in_channels=in_channels, c_out=decoder_width
-    )
-    side = image_size / (PATCHES * patch)
-    model = SAM(encoder, image_size, patch, in_channels=in_channels, width=decoder_width, side=side)
-    _begin(model)
-    return _changed(model, lora)
-
-
-@torch.no_grad()
-def _begin(model: SAM) -> None:
-    """Random weights with which the map already tells where a click is; the authors' hardly do.
-
-    Attention looks for what is alike, and what images add to places and clicks is small.
-    """
-    model.mask_decoder.begin_with_likeness(1.2)
-    encoder, prompts = model.image_encoder, model.prompt_encoder
-    assert isinstance(encoder, SmallImageEncoder)
-    norm = encoder.neck[-1]
-    assert isinstance(norm, LayerNorm2d)
-    nn.init.constant_(norm.weight, 0.3)
-    prompts.no_mask_embed.weight.mul_(0.1)
-    for kind in (*prompts.point_embeddings, prompts.not_a_point_embed):
-        kind.weight.mul_(0.5)
+        return F.pad(looked, (0, columns - width, 0, rows - height))[0]
 
 
 def sam_vit_b(in_channels: int = 3, lora: int | None = None) -> SAM:

@@ -33,30 +33,19 @@ class FourierPositions(nn.Module):
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-class PromptEncoder(nn.Module):
-    """Points and corners of boxes -> tokens; masks -> maps.
+class PointEncoder(nn.Module):
+    """Points and corners of boxes -> tokens.
 
     Args:
-        width: channels c of tokens and maps.
-        mask_channels: of the last layer but one on a mask.
+        width: channels c of tokens.
         side: of the image in units of positions, see `FourierPositions`.
     """
 
-    def __init__(self, width: int = 256, mask_channels: int = 16, side: float = 1.0) -> None:
+    def __init__(self, width: int = 256, side: float = 1.0) -> None:
         super().__init__()
         self.pe_layer = FourierPositions(width, side)
         self.point_embeddings = nn.ModuleList(nn.Embedding(1, width) for _ in range(4))
         self.not_a_point_embed = nn.Embedding(1, width)
-        self.mask_downscaling = nn.Sequential(
-            nn.Conv2d(1, mask_channels // 4, 2, stride=2),
-            LayerNorm2d(mask_channels // 4, eps=1e-6),
-            nn.GELU(),
-            nn.Conv2d(mask_channels // 4, mask_channels, 2, stride=2),
-            LayerNorm2d(mask_channels, eps=1e-6),
-            nn.GELU(),
-            nn.Conv2d(mask_channels, width, 1),
-        )
-        self.no_mask_embed = nn.Embedding(1, width)
 
     def points(self, places: Float[Tensor, "p n 2"], labels: Int64[Tensor, "p n"]) -> Float[Tensor, "p n c"]:
         """Tokens of points.
@@ -69,6 +58,37 @@ class PromptEncoder(nn.Module):
         tokens = self.pe_layer(places) + learned[labels.clamp(min=OUTSIDE)]
         return torch.where((labels == NOTHING)[..., None], self.not_a_point_embed.weight, tokens)
 
+    def positions(self, height: int, width: int) -> Float[Tensor, "1 c height width"]:
+        """The position of each place of a map, encoded like that of a point."""
+        at = self.pe_layer.positional_encoding_gaussian_matrix
+        y = (torch.arange(height, device=at.device, dtype=at.dtype) + 0.5) / height
+        x = (torch.arange(width, device=at.device, dtype=at.dtype) + 0.5) / width
+        places = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1)
+        encoded: Tensor = self.pe_layer(places)
+        return encoded.permute(2, 0, 1)[None]
+
+
+class PromptEncoder(PointEncoder):
+    """Points and corners of boxes -> tokens; masks -> maps.
+
+    Args:
+        width: channels c of tokens and maps.
+        mask_channels: of the last layer but one on a mask.
+    """
+
+    def __init__(self, width: int = 256, mask_channels: int = 16) -> None:
+        super().__init__(width)
+        self.mask_downscaling = nn.Sequential(
+            nn.Conv2d(1, mask_channels // 4, 2, stride=2),
+            LayerNorm2d(mask_channels // 4, eps=1e-6),
+            nn.GELU(),
+            nn.Conv2d(mask_channels // 4, mask_channels, 2, stride=2),
+            LayerNorm2d(mask_channels, eps=1e-6),
+            nn.GELU(),
+            nn.Conv2d(mask_channels, width, 1),
+        )
+        self.no_mask_embed = nn.Embedding(1, width)
+
     def masks(self, masks: Float[Tensor, "p 1 _ _"] | None) -> Float[Tensor, "_ c _ _"]:
         """What is added to the map of the image: for each mask, or the same everywhere without masks.
 
@@ -79,12 +99,3 @@ class PromptEncoder(nn.Module):
             return self.no_mask_embed.weight[:, :, None, None]
         added: Tensor = self.mask_downscaling(masks)
         return added
-
-    def positions(self, height: int, width: int) -> Float[Tensor, "1 c height width"]:
-        """The position of each place of a map, encoded like that of a point."""
-        at = self.pe_layer.positional_encoding_gaussian_matrix
-        y = (torch.arange(height, device=at.device, dtype=at.dtype) + 0.5) / height
-        x = (torch.arange(width, device=at.device, dtype=at.dtype) + 0.5) / width
-        places = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1)
-        encoded: Tensor = self.pe_layer(places)
-        return encoded.permute(2, 0, 1)[None]
