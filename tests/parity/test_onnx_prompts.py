@@ -1,5 +1,6 @@
 """The decoder of SAM alone, run by ONNX Runtime as segment-anything's users do."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,17 +17,18 @@ from pixelwise.types import PromptMasks, Prompts
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    "built, size",
+    "make, size",
     [
-        (SAM(ImageEncoder(64, 8, 16, 2, [0], c_out=32), 64, 8, width=32), (64, 64)),
-        (pw.build("sam", image_size=64, patch=8, width=16, depth=2, decoder_width=32), (40, 64)),
+        (lambda: SAM(ImageEncoder(64, 8, 16, 2, [0], c_out=32), 64, 8, width=32), (64, 64)),
+        (lambda: pw.build("sam", image_size=64, patch=8, width=16, depth=2, decoder_width=32), (40, 64)),
     ],
+    ids=["the paper's", "the small one's"],
 )
 def test_the_exported_decoder_answers_a_click_as_the_network_does(
-    built: SAM, size: tuple[int, int], tmp_path: Path
+    make: Callable[[], SAM], size: tuple[int, int], tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    model = built.eval()
+    model = make().eval()
     assert export_decoder(model, tmp_path / "decoder.onnx") < 1e-4
     session = onnxruntime.InferenceSession(str(tmp_path / "decoder.onnx"))
     with torch.no_grad():
