@@ -1,6 +1,7 @@
 """Networks go to the hub and come back; strangers see scores and settings, and no paths."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -64,6 +65,13 @@ def test_a_folder_holds_weights_config_and_card_and_loads_again(network, tmp_pat
     config = json.loads((tmp_path / "out" / "config.json").read_text())
     assert config["library_name"] == "pixelwise"
     assert config["id2label"] == {"0": "sky", "1": "road"}
+
+
+def test_a_location_prior_stays_and_the_card_tells_its_size(network, tmp_path) -> None:
+    prior = [[[0.25] * 4] * 4] * 2
+    pw.save_for_hub(replace(network, decoding={"location_prior": prior}), tmp_path / "out")
+    assert pw.from_hub(tmp_path / "out").decoding == {"location_prior": prior}
+    assert "| location_prior | 2x4x4 numbers |" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_the_card_tells_what_the_report_of_the_run_does(run, tmp_path) -> None:
