@@ -107,6 +107,7 @@ def seconds_on_ray(model: Any, table: Any, paths: list[Path], out: Path) -> floa
 def measured(way: str, policy: str, model: str, images: Path, count: int, overlay: bool) -> list[float]:
     environment = {key: value for key, value in os.environ.items() if key != "OMP_WAIT_POLICY"}
     environment |= {"PYTHONPATH": str(CODE)} | ({"OMP_WAIT_POLICY": "PASSIVE"} if policy == "passive" else {})
+    environment["RAY_worker_niceness"] = "0"  # else its workers give way to whatever else runs
     command = [sys.executable, __file__, "--child", way, "--model", model, "--images", str(images)]
     command += ["--count", str(count), *(["--overlay"] if overlay else [])]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
