@@ -232,13 +232,16 @@ def test_a_damaged_file_leaves_nothing_behind(tmp_path) -> None:
 
 
 def test_annotations_that_no_target_holds_are_named(tmp_path) -> None:
-    volume = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.eye(4))
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
-        nibabel.save(volume, tmp_path / kind / "a.nii.gz")
+        for name in "ab":
+            volume = nibabel.Nifti1Image(np.full((4, 5, 6), name == "b", np.uint8), np.eye(4))
+            nibabel.save(volume, tmp_path / kind / f"{name}.nii.gz")
     with pytest.raises(ValueError, match="is read by the task volume, whose annotations are not converted"):
         task_for_conversion(tmp_path, "auto", READINGS["coco"])
     assert task_for_conversion(coco_folder(tmp_path / "coco"), "auto", READINGS["pairs"]) == "semantic"
+    with pytest.raises(ValueError, match="is of the layout volumes, and only pictures are converted"):
+        convert(opened(tmp_path, "volume"), "coco", tmp_path.parent / "out")
 
 
 def test_a_folder_with_files_is_never_written_to(tmp_path) -> None:
