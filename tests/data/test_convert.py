@@ -297,3 +297,14 @@ def test_progress_ends_with_all_images(tmp_path) -> None:
     )
     assert seen == [(1, 2), (2, 2)]
     assert set(READINGS) == set(WRITERS)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/secret.png"])
+def test_panoptic_files_do_not_leave_their_folder(name, tmp_path) -> None:
+    convert(opened(coco_folder(tmp_path / "in")), "panoptic", tmp_path / "out")
+    file = next((tmp_path / "out").rglob("panoptic_train.json"))
+    content = json.loads(file.read_text())
+    content["annotations"][0]["file_name"] = name
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"secret\.png' leaves the folder of the segments"):
+        opened(tmp_path / "out", "panoptic")
