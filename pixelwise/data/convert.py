@@ -59,6 +59,7 @@ READINGS: dict[str, tuple[str, ...]] = {
     "geojson": (_OBJECTS, _SEGMENTS, _PIXELS),
 }
 _IGNORE = ("pairs", "panoptic")  # targets that know ignored pixels, or void
+_NO_PICTURES = ("geotiff", "volumes")  # layouts
 _IGNORED = "images with ignored pixels, which became background"
 _OVERLAPS = "images with overlapping objects, of which the smaller one kept the pixels"
 
@@ -135,6 +136,8 @@ def convert(
     """
     if to not in WRITERS:
         raise ValueError(f"to must be one of {', '.join(WRITERS)}, got {brief(to)}")
+    if data.format in _NO_PICTURES:
+        raise ValueError(f"{data.root} is of the layout {data.format}, and only pictures are converted")
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise ValueError(f"{out} exists and is not empty: choose another folder")

@@ -232,13 +232,16 @@ def test_a_damaged_file_leaves_nothing_behind(tmp_path) -> None:
 
 
 def test_annotations_that_no_target_holds_are_named(tmp_path) -> None:
-    volume = nibabel.Nifti1Image(np.zeros((4, 5, 6), np.uint8), np.eye(4))
     for kind in ("images", "labels"):
         (tmp_path / kind).mkdir()
-        nibabel.save(volume, tmp_path / kind / "a.nii.gz")
+        for name in "ab":
+            volume = nibabel.Nifti1Image(np.full((4, 5, 6), name == "b", np.uint8), np.eye(4))
+            nibabel.save(volume, tmp_path / kind / f"{name}.nii.gz")
     with pytest.raises(ValueError, match="is read by the task volume, whose annotations are not converted"):
         task_for_conversion(tmp_path, "auto", READINGS["coco"])
     assert task_for_conversion(coco_folder(tmp_path / "coco"), "auto", READINGS["pairs"]) == "semantic"
+    with pytest.raises(ValueError, match="is of the layout volumes, and only pictures are converted"):
+        convert(opened(tmp_path, "volume"), "coco", tmp_path.parent / "out")
 
 
 def test_a_folder_with_files_is_never_written_to(tmp_path) -> None:
@@ -294,3 +297,14 @@ def test_progress_ends_with_all_images(tmp_path) -> None:
     )
     assert seen == [(1, 2), (2, 2)]
     assert set(READINGS) == set(WRITERS)
+
+
+@pytest.mark.parametrize("name", ["../secret.png", "/secret.png"])
+def test_panoptic_files_do_not_leave_their_folder(name, tmp_path) -> None:
+    convert(opened(coco_folder(tmp_path / "in")), "panoptic", tmp_path / "out")
+    file = next((tmp_path / "out").rglob("panoptic_train.json"))
+    content = json.loads(file.read_text())
+    content["annotations"][0]["file_name"] = name
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"secret\.png' leaves the folder of the segments"):
+        opened(tmp_path / "out", "panoptic")

@@ -56,6 +56,23 @@ def test_jpeg_has_the_pixels_of_pillow(mode: str, options: dict[str, Any], size:
     np.testing.assert_array_equal(own.transpose(1, 2, 0), expected)
 
 
+@pytest.mark.parametrize("suffix", [".jpg", ".png"])
+def test_a_header_that_claims_more_than_its_file_holds_takes_no_memory(suffix: str, tmp_path: Path) -> None:
+    path, whole = tmp_path / f"a{suffix}", encoded(picture((7, 13), "L"), Image.EXTENSION[suffix])
+    if suffix == ".jpg":
+        path.write_bytes(whole.replace(struct.pack(">HH", 7, 13), struct.pack(">HH", 30000, 32000), 1))
+    else:
+        head = struct.pack(">II", 32000, 30000) + whole[24:29]
+        path.write_bytes(whole[:16] + head + struct.pack(">I", zlib.crc32(b"IHDR" + head)) + whole[33:])
+    assert direct_jpeg(path.read_bytes(), 3, MAX_PIXELS) is None
+    assert direct_png(path.read_bytes(), MAX_PIXELS) is None
+    for read in (read_stored, read_mask_pixels):
+        with pytest.raises(
+            ValueError, match=r"it claims 960,000,000 pixels in \d+ bytes: the file is damaged"
+        ):
+            read(path)
+
+
 def test_grey_jpeg_stays_grey_where_that_is_asked_for() -> None:
     content = encoded(picture((9, 8), "L"), "JPEG")
     own = direct_jpeg(content, 1, MAX_PIXELS)

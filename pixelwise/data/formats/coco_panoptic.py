@@ -81,7 +81,10 @@ def _images(content: Mapping[str, Any]) -> tuple[CocoPanopticImage, ...]:
         if image in found:
             raise ValueError(f"the image {brief(str(image))} has two annotations")
         segments = tuple(dict(segment) for segment in annotation["segments_info"])
-        found[image] = CocoPanopticImage(names[image], _plain(annotation["file_name"]), segments)
+        segments_file = _plain(annotation["file_name"])
+        if ".." in Path(segments_file).parts or Path(segments_file).is_absolute():
+            raise ValueError(f"{brief(segments_file)} leaves the folder of the segments")
+        found[image] = CocoPanopticImage(names[image], segments_file, segments)
     return tuple(found.values())
 
 

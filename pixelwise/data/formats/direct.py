@@ -38,6 +38,7 @@ def _of_torchvision(name: str) -> Callable[..., Any] | None:
         return None
 
 
+_MANY_PIXELS, _PIXELS_PER_BYTE = 50_000_000, 100_000  # a constant image in PNG has some 8,000 per byte
 _ORIENTATION = 0x0112  # EXIF tag
 _FRAMES = (0xC0, 0xC1, 0xC2)  # baseline, extended and progressive, all with Huffman codes
 _EXIF, _APP1, _SCAN = b"Exif\0\0", 0xE1, 0xDA
@@ -62,6 +63,8 @@ def direct_jpeg(content: bytes, channels: int, max_pixels: int) -> UInt8[np.ndar
     height, width, components = frame
     if not 0 < height * width <= max_pixels or components not in (1, 3) or channels not in (3, components):
         return None
+    if not plausible(height * width, len(content)):
+        return None
     try:
         coded = torch.from_numpy(np.frombuffer(bytearray(content), np.uint8))
         # The second argument is torchvision's number of grey or of colours, which are 1 and 3 as well.
@@ -71,6 +74,11 @@ def direct_jpeg(content: bytes, channels: int, max_pixels: int) -> UInt8[np.ndar
     if pixels.shape != (components, height, width):
         return None
     return pixels if components == channels else np.repeat(pixels, channels, 0)
+
+
+def plausible(pixels: int, size: int) -> bool:
+    """Whether a file of so many bytes may hold so many pixels; a damaged header may claim any number."""
+    return pixels <= _MANY_PIXELS or pixels <= _PIXELS_PER_BYTE * size
 
 
 def as_jpeg(pixels: UInt8[np.ndarray, "H W c"], quality: int) -> UInt8[np.ndarray, "H W c"]:

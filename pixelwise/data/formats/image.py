@@ -16,7 +16,7 @@ from torch import Tensor
 from ...files import atomic_write
 from ...kernels.images.values import unit_planes
 from ..intensity import PERCENTILES, normaliser, scaled
-from .direct import check_png, direct_jpeg
+from .direct import check_png, direct_jpeg, plausible
 from .held import WhileReading
 from .raster import describe, has_rasterio, is_geotiff, needs_raster, read_raster, read_unit
 from .volume import quiet
@@ -26,7 +26,6 @@ IMAGE_SUFFIXES = frozenset(
     ".npy".split()
 )
 MAX_PIXELS = 1_000_000_000  # of one file, unless the caller says otherwise
-_MANY_PIXELS, _PIXELS_PER_BYTE = 50_000_000, 100_000  # a constant image in PNG has some 8,000 per byte
 Source = str | os.PathLike[str] | Image.Image | np.ndarray | Tensor
 
 _ORIENTATION = 0x0112  # EXIF tag
@@ -343,7 +342,7 @@ def _check_size(height: int, width: int, most: int) -> None:
 def _check_claim(pixels: int, path: Path) -> None:
     """A damaged header can claim a size that no content of so few bytes has; reading it would fill memory."""
     size = path.stat().st_size
-    if pixels > _MANY_PIXELS and pixels > _PIXELS_PER_BYTE * size:
+    if not plausible(pixels, size):
         raise ValueError(f"it claims {pixels:,} pixels in {size:,} bytes: the file is damaged")
 
 
