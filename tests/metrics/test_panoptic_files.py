@@ -99,6 +99,7 @@ def test_folders_may_lie_elsewhere_and_threads_change_nothing(
         (lambda c: c.pop("annotations"), "is not a file of panoptic annotations: 'annotations' is missing"),
         (lambda c: c["annotations"][0]["segments_info"].pop(), "segment 70000 in image 0 is in the map, but"),
         (lambda c: c["annotations"][1].update(file_name="9.png"), r"there is no file .*9\.png"),
+        (lambda c: c["annotations"][1].update(file_name="../9.png"), "'../9.png' leaves the folder"),
         (lambda c: c["annotations"][1].update(file_name="0.png"), "one shape, got .* in image 1"),
         (
             lambda c: c["annotations"][0]["segments_info"][0].update(category_id=6),

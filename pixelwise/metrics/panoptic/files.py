@@ -11,6 +11,7 @@ from PIL import Image
 
 from ...kernels import parallel_map
 from ...types import ClassTable, voc_palette
+from ...wording import brief
 from .panoptic_map import SegmentArrays
 from .quality import Counted, PanopticMetrics, PanopticScores, count_segments
 
@@ -92,6 +93,9 @@ def _by_image(content: Mapping[str, Any], path: Path) -> dict[object, Mapping[st
         for entry in content["annotations"]:
             if entry["image_id"] in images:
                 raise ValueError(f"the image {entry['image_id']} stands there twice")
+            name = Path(entry["file_name"])
+            if name.is_absolute() or ".." in name.parts:
+                raise ValueError(f"{brief(str(name))} leaves the folder of the segments")
             images[entry["image_id"]] = {key: entry[key] for key in ("file_name", "segments_info")}
     except (KeyError, TypeError, ValueError) as error:
         raise _not_panoptic(path, error) from error
