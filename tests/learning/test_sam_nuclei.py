@@ -1,4 +1,4 @@
-"""The small SAM learns nuclei from random weights: a sixth of the steps of its recipe, three images held out."""
+"""The small SAM learns nuclei from random weights: a quarter of its recipe, three images held out."""
 
 from pathlib import Path
 
