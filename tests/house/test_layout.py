@@ -128,6 +128,7 @@ LARGER = {
     "panet": (5, 900),
     "fcis": (5, 760),
     "video_network": (8, 850),  # of SAM 2, which is SAM with a memory
+    "small": (4, 820),  # of SAM, whose prompts it keeps beside an encoder and a decoder of its own
 }
 
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ...layers import LayerNorm2d
-from .image_encoder import Mlp
 
 CANDIDATES = 3  # masks for an ambiguous prompt: whole, part, subpart
 
@@ -91,8 +90,12 @@ class AttentionOfImage(Attention):
         return learned + self.out_proj.bias
 
 
-class ReluMlp(Mlp):
+class ReluMlp(nn.Module):
     """Two linear layers with ReLU between them."""
+
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.lin1, self.lin2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "*_ c"]) -> Float[Tensor, "*_ c"]:
         """Mix the channels of each token."""

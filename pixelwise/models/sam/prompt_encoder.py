@@ -34,12 +34,7 @@ class FourierPositions(nn.Module):
 
 
 class PointEncoder(nn.Module):
-    """Points and corners of boxes -> tokens.
-
-    Args:
-        width: channels c of tokens.
-        side: of the image in units of positions, see `FourierPositions`.
-    """
+    """Points and corners of boxes -> tokens of `width` channels; `side` as in `FourierPositions`."""
 
     def __init__(self, width: int = 256, side: float = 1.0) -> None:
         super().__init__()

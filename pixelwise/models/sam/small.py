@@ -27,7 +27,6 @@ from torch.nn import functional as F
 from ...layers import LayerNorm2d, size_of
 from ...types import Embedding
 from ..lora import add_lora
-from .image_encoder import Mlp, make_neck
 from .mask_decoder import CANDIDATES, Attention, Perceptron, TwoWayTransformer
 from .network import PAPER as PAPER, SAM
 from .prompt_encoder import BOTTOM_RIGHT, INSIDE, OUTSIDE, TOP_LEFT, PointEncoder
@@ -56,11 +55,11 @@ class ConvBlock(nn.Module):
         super().__init__()
         self.around = nn.Conv2d(width, width, 7, padding=3, groups=width)
         self.norm = nn.LayerNorm(width, eps=1e-6)
-        self.mlp = Mlp(width, hidden)
+        self.lin1, self.lin2 = nn.Linear(width, hidden), nn.Linear(hidden, width)
 
     def forward(self, x: Float[Tensor, "b c h w"]) -> Float[Tensor, "b c h w"]:
         """Look around each place."""
-        mixed = self.mlp(self.norm(self.around(x).permute(0, 2, 3, 1)))
+        mixed = self.lin2(F.gelu(self.lin1(self.norm(self.around(x).permute(0, 2, 3, 1)))))
         return x + mixed.permute(0, 3, 1, 2)
 
 
@@ -93,7 +92,12 @@ class PyramidEncoder(nn.Module):
         self.to_middle = nn.ConvTranspose2d(width, middle, 2, stride=2)
         self.to_fine = nn.ConvTranspose2d(middle, fine, 2, stride=2)
         self.join_middle, self.join_fine = _convolved(middle, middle), _convolved(fine, fine)
-        self.neck = make_neck(width, channels[0])
+        self.neck = nn.Sequential(
+            nn.Conv2d(width, channels[0], 1, bias=False),
+            LayerNorm2d(channels[0], eps=1e-6),
+            nn.Conv2d(channels[0], channels[0], 3, padding=1, bias=False),
+            LayerNorm2d(channels[0], eps=1e-6),
+        )
         self.neck_middle, self.neck_fine = nn.Conv2d(middle, channels[1], 1), nn.Conv2d(fine, channels[2], 1)
 
     def forward(self, image: Float[Tensor, "b c H W"]) -> Float[Tensor, "b c_out h w"]:
