@@ -1,6 +1,5 @@
 """Outlines of a label map that is never in memory: it is read in bands of rows, and they go to a file."""
 
-import os
 from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -95,8 +94,8 @@ class BandedOutlines:
             yield self._corners(self._holes[hole])
 
     def _corners(self, told: Int64[np.ndarray, " 7"]) -> Corners:
-        read = os.pread(self._file.fileno(), int(told[4]) * _BYTES, int(told[6]) * _BYTES)
-        return np.frombuffer(read, np.int32).reshape(-1, 2).astype(np.int64)
+        self._file.seek(int(told[6]) * _BYTES)
+        return np.fromfile(self._file, np.int32, 2 * int(told[4])).reshape(-1, 2).astype(np.int64)
 
     def _read(self, bands: Iterable[Integer[np.ndarray, "h w"]]) -> None:
         """Trace every band, with the last row of the one before and the first row of the next one."""
