@@ -64,9 +64,13 @@ def test_a_size_that_is_none(pixelwise, size) -> None:
     complains(pixelwise("info", "unet", f"--size={size}"), "--size takes HEIGHTxWIDTH", size)
 
 
-def test_an_image_below_the_minimum_of_the_model(pixelwise, weights, tmp_path) -> None:
+def test_an_image_below_the_minimum_of_the_model(pixelwise, tmp_path) -> None:
     Image.new("RGB", (16, 16)).save(tmp_path / "small.png")
-    shown = pixelwise("predict", weights, tmp_path / "small.png", "--out", tmp_path / "out")
+    masks, classes = build("maskformer", 2, encoder="tiny", width=8), ClassTable.of("sky", "road")
+    save(masks, tmp_path / "masks.safetensors", classes, task="semantic")
+    shown = pixelwise(
+        "predict", tmp_path / "masks.safetensors", tmp_path / "small.png", "--out", tmp_path / "out"
+    )
     complains(shown, "small.png", "at least 32 x 32", "16 x 16")
     assert not (tmp_path / "out").exists()
     complains(pixelwise("info", "unet", "--size", "16x16"), "at least 32 x 32")

@@ -19,7 +19,7 @@ from pixelwise.types import Boxes, ClassTable
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small SAM and a detector, untrained, and two pictures."""
     monkeypatch.chdir(tmp_path)
-    model = build("sam", image_size=64, patch=8, width=16, heads=2, depth=2)
+    model = build("sam", image_size=64, patch=8, width=16, depth=2)
     save(model.eval(), tmp_path / "sam.safetensors", ClassTable.of("object"))
     detector = build("fcos", 2, encoder="tiny").eval()
     save(detector, tmp_path / "boxes.safetensors", ClassTable.of("dog", "ball"), task="detection")

@@ -44,6 +44,7 @@ def test_the_help_tells_the_defaults_of_a_recipe() -> None:
                 "gradient-checkpointing",
                 "group-shapes",
                 "keep-head",
+                "location-prior",
             )
         elif isinstance(field.default, tuple):
             assert told in ("x".join(map(str, field.default)), ",".join(map(str, field.default)))

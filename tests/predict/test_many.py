@@ -92,7 +92,7 @@ def test_a_large_image_has_all_threads_for_itself(
 
 def test_one_bad_image_does_not_stop_its_batch(folder: Path, model, classes: ClassTable) -> None:
     (folder / "2.png").write_bytes(b"")
-    Image.fromarray(np.zeros((4, 4, 3), np.uint8)).save(folder / "5.png")  # below the model's minimum
+    (folder / "5.png").write_bytes((folder / "5.png").read_bytes()[:60])
     found = dict(predict_many(Predictor(model, classes), sorted(folder.iterdir()), labels_of, batch_size=4))
     assert {index for index, result in found.items() if isinstance(result, ValueError)} == {2, 5}
     assert "2.png: it is empty" in str(found[2])

@@ -131,6 +131,7 @@ def test_folders_are_predicted_there_as_here(
     for number in range(5):
         (tmp_path / "images" / f"{number}.png").write_bytes(file_of(40, 56 + 8 * (number % 2), seed=number))
     (tmp_path / "images" / "small.png").write_bytes(file_of(4, 4))
+    (tmp_path / "images" / "cut.png").write_bytes(file_of(40, 56)[:200])
     written = []
     for name, predict in (("here", predictor), ("there", ServedPredictor(client))):
         for suffix in (".png", "_probabilities.npz"):
@@ -138,7 +139,7 @@ def test_folders_are_predicted_there_as_here(
             jobs = plan([tmp_path / "images"], out, suffix)
             done = write_predictions(predict, jobs, out, overlay=True, progress=False, batch_size=4)
             assert len(done.problems) == 1
-            assert "small.png" in done.problems[0]
+            assert "cut.png" in done.problems[0]
         files = [path for path in sorted((tmp_path / name).rglob("[!.]*")) if path.is_file()]
         written.append({path.relative_to(tmp_path / name).as_posix(): path.read_bytes() for path in files})
     assert len(written[0]) >= 15

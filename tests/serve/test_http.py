@@ -195,13 +195,17 @@ def test_images_of_one_size_share_a_batch_and_are_answered_as_alone(start: Start
 # --- what is wrong ------------------------------------------------------------------------------------
 
 
+def test_an_image_below_the_minimum_of_the_model_is_named(start: Start) -> None:
+    masks = ready(start({"streets": pw.build("maskformer", 3, encoder="tiny", width=8)}))
+    assert kind(masks.post(PREDICT, content=file_of(8, 8))) == "image-too-small"
+
+
 def test_bodies_that_are_no_image_are_named(semantic: TestClient) -> None:
     png = file_of()
     assert kind(semantic.post(PREDICT, content=b"")) == "malformed"
     assert kind(semantic.post(PREDICT, content=b"not an image at all")) == "not-an-image"
     assert kind(semantic.post(PREDICT, content=b"GIF89a" + bytes(40))) == "not-an-image"
     assert kind(semantic.post(PREDICT, content=png[: len(png) // 2])) == "damaged-image"
-    assert kind(semantic.post(PREDICT, content=file_of(8, 8))) == "image-too-small"
     assert kind(semantic.post(PREDICT, files={"other": ("a.png", png)})) == "malformed"
     header = {"Content-Type": "multipart/form-data"}
     assert kind(semantic.post(PREDICT, content=b"xx", headers=header)) == "malformed"
