@@ -24,9 +24,8 @@ from .parallel import batches, image_array, label_array, map_images, map_labels
 
 Progress = Callable[[int, int], None]
 _LISTED, _ALIKE = 20, 3  # sentences of a list, and of one kind
-_VARYING = re.compile(
-    r"'[^']*'|\S*[/\\]\S*|\d+"
-)  # what sentences of one kind differ in: names, files, numbers
+# What sentences of one kind differ in: names, files, numbers.
+_VARYING = re.compile(r"'[^']*'|\S*[/\\]\S*|\d+")
 _AT_ONCE = 64  # images that are read and not yet counted
 _DARK = (2**14 - 1) / 65535  # the largest value of 14 bits in a file of 16
 

@@ -157,7 +157,7 @@ def test_the_release_is_read_with_its_bias_and_its_rewards() -> None:
 
 @pytest.mark.compile
 def test_why_there_is_no_onnx_file_is_a_sentence(tmp_path: Path) -> None:
-    pytest.importorskip("onnxscript")
+    pytest.importorskip("onnxscript", reason="needs the extra export")
     classes = ClassTable.of("sky", "road", "car")
     for out in ("a.onnx", "a.xml"):
         with pytest.raises(

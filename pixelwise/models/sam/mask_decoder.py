@@ -159,12 +159,11 @@ class TwoWayTransformer(nn.Module):
         width: channels.
         heads: of all attention.
         hidden: channels inside the MLPs.
-        depth: number of exchanges.
     """
 
-    def __init__(self, width: int = 256, heads: int = 8, hidden: int = 2048, depth: int = 2) -> None:
+    def __init__(self, width: int = 256, heads: int = 8, hidden: int = 2048) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(TwoWayBlock(width, heads, hidden, first=i == 0) for i in range(depth))
+        self.layers = nn.ModuleList(TwoWayBlock(width, heads, hidden, first=i == 0) for i in range(2))
         self.final_attn_token_to_image = AttentionToImage(width, width // 2, heads)
         self.norm_final_attn = nn.LayerNorm(width)
 

@@ -56,11 +56,16 @@ class PointEncoder(nn.Module):
     def positions(self, height: int, width: int) -> Float[Tensor, "1 c height width"]:
         """The position of each place of a map, encoded like that of a point."""
         at = self.pe_layer.positional_encoding_gaussian_matrix
-        y = (torch.arange(height, device=at.device, dtype=at.dtype) + 0.5) / height
-        x = (torch.arange(width, device=at.device, dtype=at.dtype) + 0.5) / width
+        rows, columns = self.extent(height, width)
+        y = (torch.arange(height, device=at.device, dtype=at.dtype) + 0.5) / rows
+        x = (torch.arange(width, device=at.device, dtype=at.dtype) + 0.5) / columns
         places = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1)
         encoded: Tensor = self.pe_layer(places)
         return encoded.permute(2, 0, 1)[None]
+
+    def extent(self, height: int, width: int) -> tuple[int, int]:
+        """Height and width of the square of all positions in cells of a map: the map fills it."""
+        return height, width
 
 
 class PromptEncoder(PointEncoder):

@@ -127,15 +127,9 @@ class DrawnPrompts(PointEncoder):
         self.to_middle = _convolved(DRAWN, middle, 2)
         self.to_coarse = nn.Conv2d(middle, width, 3, 2, padding=1)
 
-    def positions(self, height: int, width: int) -> Float[Tensor, "1 c height width"]:
-        """Places have the same length whatever the image's size."""
-        at = self.pe_layer.positional_encoding_gaussian_matrix
-        y, x = (
-            (4 * torch.arange(n, device=at.device, dtype=at.dtype) + 2) / self.cells for n in (height, width)
-        )
-        places = torch.stack([x.expand(height, -1), y[:, None].expand(-1, width)], dim=-1)
-        encoded: Tensor = self.pe_layer(places)
-        return encoded.permute(2, 0, 1)[None]
+    def extent(self, height: int, width: int) -> tuple[int, int]:
+        """Places have the same length whatever the image's size: a map covers a part of the square."""
+        return self.cells // 4, self.cells // 4
 
     def draw(
         self,
@@ -184,18 +178,16 @@ class SmallMaskDecoder(nn.Module):
 
     Args:
         channels: of the image's map and the tokens, and of the maps of twice and four times its resolution.
-        depth: exchanges between tokens and image.
-        blocks: convolutions after them.
     """
 
-    def __init__(self, channels: tuple[int, int, int], depth: int = 2, blocks: int = 2) -> None:
+    def __init__(self, channels: tuple[int, int, int]) -> None:
         super().__init__()
         width, middle, fine = channels
         count = 1 + CANDIDATES
-        self.transformer = TwoWayTransformer(width, width // 32, 8 * width, depth)
+        self.transformer = TwoWayTransformer(width, width // 32, 8 * width)
         self.iou_token = nn.Embedding(1, width)
         self.mask_tokens = nn.Embedding(count, width)
-        self.blocks = nn.Sequential(*(ConvBlock(width, 2 * width) for _ in range(blocks)))
+        self.blocks = nn.Sequential(*(ConvBlock(width, 2 * width) for _ in range(2)))
         self.to_middle = nn.ConvTranspose2d(width, middle, 2, stride=2)
         self.join_middle = nn.Sequential(LayerNorm2d(middle, eps=1e-6), nn.GELU(), _convolved(middle, middle))
         self.to_fine = nn.ConvTranspose2d(middle, fine, 2, stride=2)
