@@ -349,6 +349,14 @@ DEFAULTS: Mapping[str, Any] = {
 # --- planning -------------------------------------------------------------------------------------
 
 _SHORT_SIDE = (192, 320)  # pixels of images inside the network, on a CPU
+_SIZES = (
+    ("resnet18", 32),
+    ("resnet18", 64),
+    ("resnet18", 128),
+    ("resnet18", 256),
+    ("resnet34", 256),
+    ("resnet50", 256),
+)
 
 
 def resized(data: DataFacts, machine: MachineFacts) -> dict[str, int]:
@@ -361,10 +369,11 @@ def resized(data: DataFacts, machine: MachineFacts) -> dict[str, int]:
 
 
 def encoders_of(model: str, data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
-    """A network of regions on small to large encoders."""
+    """A network of regions on small to large encoders, before them with fewer channels in its pyramid."""
+    sides = resized(data, machine)
     return tuple(
-        Rung(f"{model} on {name}", model, {"encoder": name, **resized(data, machine)})
-        for name in ("resnet18", "resnet34", "resnet50")
+        Rung(f"{model} on {encoder}, width {width}", model, {"encoder": encoder, "width": width, **sides})
+        for encoder, width in _SIZES
     )
 
 
@@ -380,21 +389,29 @@ def few_per_step(situation: Situation, chosen: Settings) -> Choice:
 
 def small_steps(situation: Situation, chosen: Settings) -> Choice:
     """The highest learning rate."""
-    return Choice({"lr": 2e-4, "clip_norm": 10.0}, "what the task takes without a plan")
+    if chosen.get("model_arguments", {}).get("pretrained"):
+        return Choice({"lr": 2e-4, "clip_norm": 10.0}, "published weights")
+    return Choice({"lr": 8e-4, "clip_norm": 10.0}, "random weights")
 
 
 LADDER = (
-    "{} on resnet18, resnet34, resnet50. On a CPU the shorter side of an image is its median within 192 and "
-    "320 pixels, on a GPU 800 as in the paper."
+    "{} on resnet18 with 32, 64, 128 and 256 channels in its pyramid, on resnet34 and resnet50. On a CPU the "
+    "shorter side of an image is its median within 192 and 320 pixels, on a GPU 800 as in the paper."
 )
 BATCH_SIZE = Rule("batch", ("batch_size",), few_per_step, "Two whole images.")
-LR = Rule("learning rate", ("lr", "clip_norm"), small_steps, "0.0002, gradients cut to a norm of 10.")
+LR = Rule(
+    "learning rate",
+    ("lr", "clip_norm"),
+    small_steps,
+    "0.0008 from random weights, 0.0002 from published ones; gradients cut to a norm of 10.",
+    probed=True,
+)
 RULES = (
     rules.SPLIT,
     rules.FLIPS,
     BATCH_SIZE,
-    LR,
     rules.MODEL,
+    LR,
     rules.RANGE_TEST,
     rules.VALIDATION,
     rules.LENGTH,

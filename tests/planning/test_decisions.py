@@ -390,12 +390,29 @@ def settings_of(task: str, data: DataFacts, **of_machine: Any) -> Recipe:
 @pytest.mark.parametrize("task", ["instance", "detection", "panoptic"])
 def test_networks_of_regions_take_whole_images_about_as_large_as_they_are(task: str) -> None:
     small = settings_of(task, facts(size=(240, 300)))
-    assert (small.crop, small.batch_size, small.lr, small.clip_norm) == (None, 2, 2e-4, 10.0)
+    assert (small.crop, small.batch_size, small.lr, small.clip_norm) == (None, 2, 8e-4, 10.0)
     assert small.model_arguments["min_size"] == 240
     assert settings_of(task, facts(size=(1200, 1600))).model_arguments["min_size"] == 320
     assert settings_of(task, facts(size=(100, 100))).model_arguments["min_size"] == 192
     assert small.flip_vertical == 0.0
     assert settings_of(task, facts(sides=True)).flip == 0.0
+    published = decided(facts(), {"model": "mask_rcnn", "model_arguments": {"pretrained": True}}, task=task)
+    assert published.settings["lr"] == 2e-4
+
+
+@pytest.mark.parametrize(
+    ("seconds", "expected"),
+    [
+        ((0.5, 0.7, 1.9, 7.0), ("resnet18", 64)),
+        ((0.25, 0.35, 0.4, 0.45, 0.5), ("resnet34", 256)),
+        ((1.6,), ("resnet18", 32)),  # 400 steps would take longer
+    ],
+)
+def test_networks_of_regions_have_few_channels_where_time_is_short(
+    seconds: tuple[float, ...], expected: tuple[str, int]
+) -> None:
+    chosen = decided(facts(), task="instance", budget=480.0, seconds=seconds).settings["model_arguments"]
+    assert (chosen["encoder"], chosen["width"]) == expected
 
 
 @pytest.mark.parametrize(
