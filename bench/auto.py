@@ -228,7 +228,8 @@ def trivial(train: Path, held: Path, name: str) -> float:
 
 def by_hand(one: Set, train: Path, held: Path, out: Path, seconds: float, seed: int, clock: str) -> float:
     """The score of a loop on the held-out images."""
-    run(Path(__file__).with_name("auto_loops.py"), one.peer, train, held, out, seconds, seed, clock=clock)
+    loop = Path(__file__).with_name("auto_loops.py")
+    print(run(loop, one.peer, train, held, out, seconds, seed, clock=clock).strip(), file=sys.stderr)
     if one.task == "instance":
         return float(json.loads((out / "score.json").read_text())["mask_ap"])
     return pw.evaluate(out, all_of(held, one.task), task=one.task)[get_task(one.task).monitor]
