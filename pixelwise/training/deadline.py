@@ -16,6 +16,7 @@ from typing import Any
 import lightning
 from lightning.pytorch.callbacks import Callback
 
+from ..kernels.compiling import ANNOUNCER
 from .callbacks import Progress
 from .length import Length
 
@@ -117,6 +118,7 @@ class Deadline(Callback):
         self._usual = math.inf  # seconds per step, at the fastest
         self.saving = 0.0  # seconds that files take at the end of an epoch, likewise
         self._begun = 0.0  # of a validation
+        self._compiled = 0  # kernels before it
         self._noted = math.nan  # when an epoch ended, but for its files
         self._paused = 0.0  # in a validation since the last step
         self._mark: tuple[int, float] | None = None  # step from which the speed is measured, and its end
@@ -198,12 +200,13 @@ class Deadline(Callback):
 
     def on_validation_start(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Time it."""
-        self._begun = self.clock.now()
+        self._begun, self._compiled = self.clock.now(), len(ANNOUNCER.compiled)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
-        """Time it."""
+        """Time it; where kernels were compiled meanwhile, it tells nothing of the next one."""
         self._paused = self.clock.now() - self._begun
-        self.validation = self._paused / self.slowdown
+        if len(ANNOUNCER.compiled) == self._compiled:
+            self.validation = self._paused / self.slowdown
 
     def on_train_epoch_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
         """Note the time that was used, before the checkpoint is written."""

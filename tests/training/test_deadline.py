@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pixelwise.kernels.compiling import ANNOUNCER
 from pixelwise.planning.plan import TIMES
 from pixelwise.training import Recipe, TrainingModule, resume, run
 from pixelwise.training.callbacks import Keeper
@@ -107,6 +108,25 @@ def test_validations_that_take_longer_than_planned_leave_more_time_for_the_repor
     timed = clock.until(100.0, validation=1.5, scoring=4.0, report=6.0)
     run(tiny(**PACED), progress=False, report=False, clock=timed)
     assert 20 <= timed.left <= 24
+
+
+def test_a_compiler_in_the_first_validation_does_not_shorten_the_training(
+    tiny: MakeRecipe, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, validate = FakeClock(monkeypatch, lambda n: 1.0, image=0.5), TrainingModule.on_validation_epoch_end
+
+    def compiles(module: TrainingModule) -> None:
+        if not ANNOUNCER.compiled:
+            ANNOUNCER.compiled.append("a kernel")
+            clock.time += 15.0
+        validate(module)
+
+    monkeypatch.setattr(ANNOUNCER, "compiled", [])
+    monkeypatch.setattr(TrainingModule, "on_validation_epoch_end", compiles)
+    timed = clock.until(100.0, validation=1.5, scoring=4.0, report=6.0)
+    run(tiny(**PACED), progress=False, report=False, clock=timed)
+    assert ANNOUNCER.compiled == ["a kernel"]
+    assert 10 <= timed.left <= 13  # ten times as long, scores and report would have kept a hundred
 
 
 def test_one_stall_does_not_end_a_training(tiny: MakeRecipe, monkeypatch: pytest.MonkeyPatch) -> None:
