@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import statistics
@@ -18,7 +17,7 @@ from typing import NamedTuple
 import torch
 
 from ..checkpoint import Checkpoint
-from ..files import atomic_write
+from ..files import atomic_write, cache_folder
 from ..types import DenseLogits, Model
 from .fast_forms import EAGER, FORMS, NEED_IMAGES, Images
 from .int8 import classes_of
@@ -152,9 +151,7 @@ def folder_of(found: Checkpoint, size: tuple[int, int]) -> Path:
         digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
     about = [digest.hexdigest(), list(size), _machine(), [_version(name) for name in _VERSIONS]]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
-    cache = os.environ.get("PIXELWISE_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixelwise"
-    return (Path(cache) if cache else base) / "optimized" / key
+    return cache_folder() / "optimized" / key
 
 
 def _checked(
