@@ -195,7 +195,8 @@ class Predictor:
         if optimize:
             self._check_optimize()
         # The form of the network that computes, and its name; none before it is chosen.
-        self._fast, self.form = (None, "") if optimize else (self.model, export.EAGER)
+        self._fast: Model | None = None if optimize else self.model
+        self.form = "" if optimize else export.EAGER
         self.network: Network = self._score_dense
         if self.views != (View(),):
             self.network = averaged(self._score_dense, self.views, classes.exclusive, classes.flip_pairs)
