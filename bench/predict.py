@@ -35,7 +35,7 @@ from pixelwise.checkpoint import Checkpoint
 from pixelwise.data.formats import images_in
 from pixelwise.export.choice import file_of
 from pixelwise.export.fast_forms import FORMS
-from pixelwise.export.int8 import classes_of
+from pixelwise.export.int8 import classes_of, unused
 from pixelwise.layers import IMAGENET_MEAN, IMAGENET_STD
 from pixelwise.models import from_smp
 from pixelwise.types import BuiltBy, ClassTable
@@ -158,7 +158,7 @@ def compare(
     forms: Sequence[str], rounds: int, rate: dict[str, float],
 ) -> list[tuple[str, str, bool]]:  # fmt: skip
     """Print a table; what was promised of it, what was found, and whether that is enough."""
-    image, compared = images[0][None], images[1::2]
+    image, compared = images[0][None], unused(images)
     with torch.no_grad(), FlopCounterMode(display=False) as counted:
         found.model(image)
     shares = {"eager": 1.0}
@@ -231,7 +231,7 @@ def main() -> None:
     parser.add_argument("--trained", type=Path, help="a run, instead of random weights")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--count", type=int, default=8, help="images, half of them compared")
+    parser.add_argument("--count", type=int, default=24, help="images, a quarter of them compared")
     parser.add_argument("--form", action="append", help="only these forms")
     given = parser.parse_args()
     if given.images is None and given.camvid is None:

@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import typer
 
-from .options import AsJson, print_json, size_of, watched
+from ..machine import keep_freed_memory
+from .options import AsJson, leave_idle_cores, print_json, size_of, watched
 
-MOST = 16  # images that forms are compared on, half of them
+MOST = 24  # images: a quarter is compared, on the others ranges and layers of 8-bit integers are chosen
 
 
 def optimize(
@@ -40,10 +41,13 @@ def optimize(
     """Find the fastest form of a network on this machine whose labels agree with it.
 
     Memory layout, folded batch norms, bfloat16, torch.compile, ONNX Runtime and OpenVINO are tried, the
-    latter two also in 8-bit integers. `Predictor(RUN, optimize=True)` uses what was chosen.
+    latter two also in 8-bit integers. `predict --optimize` and
+    `Predictor(RUN, optimize=True)` use what was chosen.
 
     Example: [bold]pixelwise optimize runs/first --size 512x512 --calibrate photos[/bold]
     """
+    leave_idle_cores()  # times are those of `predict`
+    keep_freed_memory()
     from torch.nn.functional import interpolate
 
     from ..console import console
@@ -68,7 +72,8 @@ def optimize(
         print_json({"form": result.form, "size": list(result.size), "table": rows})
         return
     console().print(_table(result, f"one image of {height} x {width}"))
-    typer.echo(f"Predictor(..., optimize=True) uses {result.form} for images of {height} x {width}")
+    users = "predict --optimize and Predictor(..., optimize=True)"
+    typer.echo(f"{users} use {result.form} for images of {height} x {width}")
 
 
 def _table(result: Any, title: str) -> Any:

@@ -143,6 +143,14 @@ def predict(
         ),
     ] = None,
     precision: Annotated[str, typer.Option(help="32, or bf16 or 16 for mixed precision.")] = "32",
+    optimize: Annotated[
+        bool,
+        typer.Option(
+            "--optimize",
+            help="Use the fastest form of the network on this machine, as `pixelwise optimize` chose it for "
+            "the size of the first image; where it chose none, forms are measured, which takes minutes.",
+        ),
+    ] = False,
     engine: Annotated[
         str,
         typer.Option(
@@ -211,8 +219,11 @@ def predict(
         "decoding": without_crf(pairs_of(decoding, "--decoding"), crf),
         "plain": plain,
         "max_pixels": max_pixels,
+        "optimize": optimize and (lambda sentence: typer.echo(sentence, err=True)),
     }
     if engine == "ray":
+        if optimize:
+            raise ValueError("--optimize is for this machine, not for the machines of --engine ray")
         if overlay or tint_background:
             raise ValueError("--overlay and --tint-background are not for --engine ray: use --format overlay")
         _report(
@@ -258,6 +269,8 @@ def predict(
                 only_plan=only_plan,
                 progress=watched(),
             )
+        if optimize:
+            _tell_form(predictor.form)
         return
     if only_plan:
         raise ValueError("--plan is for one image that is predicted row by row: give --out a file")
@@ -279,7 +292,15 @@ def predict(
         raise ValueError(written.problems[0])
     for movie in movies:
         written += write_movie(predictor, movie, Path(out), suffix, progress=watched(), **given)
+    if optimize:
+        _tell_form(predictor.form)
     _report(written, out)
+
+
+def _tell_form(form: str) -> None:
+    """Say what computed, unless no image could be used."""
+    if form:
+        typer.echo(f"form of the network: {form}{' (as it is)' if form == 'eager' else ''}")
 
 
 def _report(written: "Written", out: str) -> None:

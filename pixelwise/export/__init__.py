@@ -1,6 +1,7 @@
 """Networks as programs for other runtimes."""
 
 from .choice import Optimized as Optimized, optimize as optimize, recalled as recalled
+from .fast_forms import EAGER as EAGER
 from .files import RUNTIMES as RUNTIMES, export as export, load as load
 from .int8 import export_int8 as export_int8
 from .onnx_model import export_onnx as export_onnx, load_onnx as load_onnx

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import platform
 import shutil
 import statistics
@@ -18,10 +17,10 @@ from typing import NamedTuple
 import torch
 
 from ..checkpoint import Checkpoint
-from ..files import atomic_write
+from ..files import atomic_write, cache_folder
 from ..types import DenseLogits, Model
 from .fast_forms import EAGER, FORMS, NEED_IMAGES, Images
-from .int8 import classes_of
+from .int8 import classes_of, unused
 
 _SURELY = 0.97  # of the time of eager: a form that gains less is not worth it
 _VERSIONS = ("pixelwise", "torch", "onnxruntime", "openvino")
@@ -81,8 +80,8 @@ def optimize(
 
     Args:
         found: a network that scores pixels, on the CPU.
-        images: real ones, of one size; for forms in 8-bit integers at least two, of which every second
-            measures ranges, and only the others are compared.
+        images: real ones, of one size; for forms in 8-bit integers at least two, better twenty. Of four or
+            more every fourth is compared, and what `export_int8` chooses is chosen on the others.
         tolerance: share of equal labels, in (0, 1]; forms in 8-bit integers leave as many layers in float32
             as it takes, see `export_int8`.
         forms: names of `fast_forms.FORMS`; None for all.
@@ -94,7 +93,7 @@ def optimize(
     """
     size, names = _checked(found, images, tolerance, forms, rounds)
     found.model.cpu().eval()
-    compared = images[1::2] or images
+    compared = unused(images)
     with torch.no_grad():
         expected = [classes_of(found, found.model(image[None])) for image in compared]
     models: dict[str, Model] = {EAGER: found.model}
@@ -152,9 +151,7 @@ def folder_of(found: Checkpoint, size: tuple[int, int]) -> Path:
         digest.update(name.encode() + tensor.detach().cpu().contiguous().view(-1).numpy().tobytes())
     about = [digest.hexdigest(), list(size), _machine(), [_version(name) for name in _VERSIONS]]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:24]
-    cache = os.environ.get("PIXELWISE_CACHE")
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "pixelwise"
-    return (Path(cache) if cache else base) / "optimized" / key
+    return cache_folder() / "optimized" / key
 
 
 def _checked(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 from torch.utils._pytree import tree_map
 
@@ -28,15 +28,16 @@ class FastModel(Model):
     Args:
         like: the network.
         run: what computes its output.
+        network: with which torch computes it, where several threads may do so at the same time.
     """
 
     encoder_parts = ()
 
-    def __init__(self, like: Model, run: Run) -> None:
+    def __init__(self, like: Model, run: Run, network: nn.Module | None = None) -> None:
         super().__init__()
         self.tasks, self.output = like.tasks, like.output  # type: ignore[misc]
         self.num_classes, self.in_channels = like.num_classes, like.in_channels
-        self.minimum_size, self._run = like.minimum_size, run
+        self.minimum_size, self._run, self.network = like.minimum_size, run, network
 
     def forward(self, image: Float[Tensor, "b c H W"]) -> Any:
         """The output of the network, with scores in float32."""
@@ -56,7 +57,7 @@ def _in_last(model: Model) -> Model:
 def channels_last(found: Checkpoint, images: Images, file: Path) -> Model:
     """The network with the channels of a pixel beside each other in memory."""
     model = _in_last(found.model)
-    return FastModel(found.model, lambda image: model(_last(image)))
+    return FastModel(found.model, lambda image: model(_last(image)), model)
 
 
 def bfloat16(found: Checkpoint, images: Images, file: Path) -> Model:
@@ -67,7 +68,7 @@ def bfloat16(found: Checkpoint, images: Images, file: Path) -> Model:
         with torch.autocast("cpu", torch.bfloat16):
             return model(_last(image))
 
-    return FastModel(found.model, run)
+    return FastModel(found.model, run, model)
 
 
 def folded(found: Checkpoint, images: Images, file: Path) -> Model:
@@ -96,7 +97,7 @@ def _folded(found: Checkpoint, dtype: torch.dtype) -> Model:
         tensors = dict(zip(form.names, given, strict=True))
         return kind(**tensors, **constants, size=(image.shape[2], image.shape[3]))
 
-    return FastModel(found.model, run)
+    return FastModel(found.model, run, module)
 
 
 def fold(module: fx.GraphModule) -> int:

@@ -23,9 +23,21 @@ from .openvino_model import load_openvino, place, read_network, write_openvino
 
 LEAST = 0.9  # share of equal labels below which a file is nonsense
 MOST = 64  # images that ranges are measured on
-_JUDGED = 8  # of them, by which the layers that stay in float32 are chosen
+_JUDGED = 8  # other images, by which the layers that stay in float32 are chosen
+_MARGIN = 0.8  # of what may differ, so much may in those images
 _LAYERS = ("Conv", "ConvTranspose", "MatMul", "Gemm")
-_IN_FLOAT = (0, 1, 2, 4, 8, 16)  # layers at the end that stay in float32: what is tried, in this order
+# Layers at the start and at the end that stay in float32, and whether a range is the mean of those of images
+# instead of holding all values: what is tried, in this order.
+_TRIED = (
+    ((0, 0), False),
+    ((0, 1), False),
+    ((2, 1), False),
+    ((2, 1), True),
+    ((4, 2), False),
+    ((4, 2), True),
+    ((8, 4), False),
+    ((16, 8), False),
+)
 _TYPES = ("Conv", "ConvTranspose", "MatMul", "Gemm", "Add", "Concat", "Relu", "MaxPool", "Resize")
 
 
@@ -51,18 +63,26 @@ def export_int8(
 ) -> Agreement:
     """Write a network in 8-bit integers as an ONNX file, or as a pair of OpenVINO files.
 
-    Every second image measures the ranges of values, up to 64; the others tell how well the file agrees with
-    the network. Convolutions and products are computed in integers, all else in float32. Where too few labels
-    of the images that measured the ranges stay what they are, the last layer with all behind it is left in
-    float32, or the last two, four, eight or sixteen, half of all layers at most: rounded scores decide which
-    class is the highest, and rounding in earlier layers is averaged out.
+    Every second image measures the ranges of values, up to 64. Half of the others tell which layers stay in
+    float32, and the rest, which nothing was chosen on, how well the file agrees with the network; of two or
+    three images the same one tells both. Convolutions and products are computed in integers, all else in
+    float32. Where too many labels change, the last layer is left in float32 with all behind it, then also
+    the first two, then more from both ends, half of all layers at most: rounded scores decide which class is
+    the highest, and what the first layers round goes everywhere, in networks with skip connections to the
+    last ones directly. A range holds all values that were measured; the means over the images of the
+    smallest and of the largest value are tried too: narrower, with finer steps, but they clip images that
+    differ from the others.
+
+    Weights have 7 bits, so that pairs of products fit into the 16 bits in which processors without VNNI
+    (AVX2, older AVX-512) add them: results are those of other processors.
 
     Args:
         found: a network that scores pixels, its classes and settings of decoding.
         path: of the file, ending in .onnx or .xml.
         images: at least two, in [0, 1], like those that will be segmented.
         labels: whether the file gives the class of every pixel instead of scores.
-        tolerance: share of equal labels at which no more layers are left in float32.
+        tolerance: share of equal labels that is wanted: no more layers are left in float32 where four fifths
+            of what may differ do, in the images that tell it.
 
     Raises:
         ValueError: if there are fewer images, the network does not score pixels, the file agrees with it in
@@ -83,29 +103,35 @@ def export_int8(
     with tempfile.TemporaryDirectory() as folder:
         plain, quantized = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
         export_onnx(found.model, plain, found.classes, **about)
-        _quantize_enough(found, plain, quantized, images[::2][:MOST], tolerance)
+        _quantize_enough(found, plain, quantized, images, tolerance)
         if path.suffix == openvino_model.SUFFIX:
             written = Path(folder) / "int8.xml"
             said = form_of(found.model, found.classes, **about)[1]
             write_openvino(read_network(quantized), written, said)
-            agreement = _agreement(found, load_openvino(written).model, images[1::2])
+            agreement = _agreement(found, load_openvino(written).model, unused(images))
             place(written, path)
             return agreement
-        agreement = _agreement(found, load_onnx(quantized).model, images[1::2])
+        agreement = _agreement(found, load_onnx(quantized).model, unused(images))
         with atomic_write(path) as temporary:
             temporary.write_bytes(quantized.read_bytes())
         return agreement
+
+
+def unused(images: Sequence[Float[Tensor, "c H W"]]) -> Sequence[Float[Tensor, "c H W"]]:
+    """Images on which `export_int8` chooses nothing where it is given four or more; else those least used."""
+    return images[3::4] or images[1::2] or images
 
 
 def _quantize_enough(
     found: Checkpoint, source: Path, path: Path, images: Sequence[Float[Tensor, "c H W"]], tolerance: float
 ) -> None:
     """`quantize_onnx` with as few layers in float32 as the tolerance allows, or the best that was tried."""
-    judged, best, tried = images[:_JUDGED], -1.0, path.with_name("tried.onnx")
+    measuring, judged = images[::2][:MOST], images[1::4][:_JUDGED]
+    best, tried = -1.0, path.with_name("tried.onnx")
     with torch.no_grad():
         expected = [classes_of(found, found.model(image[None])) for image in judged]
-        for count in _IN_FLOAT:
-            if not quantize_onnx(source, tried, images, in_float=count):
+        for in_float, mean in _TRIED:
+            if not quantize_onnx(source, tried, measuring, in_float=in_float, mean=mean):
                 return
             model = load_onnx(tried).model
             given = [classes_of(found, model(image[None])) for image in judged]
@@ -114,12 +140,17 @@ def _quantize_enough(
             if share > best:
                 best = share
                 path.write_bytes(tried.read_bytes())
-            if share >= tolerance:
+            if share >= (1 - _MARGIN * (1 - tolerance) if tolerance else 0):
                 return
 
 
 def quantize_onnx(
-    source: Path, path: Path, images: Sequence[Float[Tensor, "c H W"]], *, in_float: int = 0
+    source: Path,
+    path: Path,
+    images: Sequence[Float[Tensor, "c H W"]],
+    *,
+    in_float: tuple[int, int] = (0, 0),
+    mean: bool = False,
 ) -> bool:
     """Write an ONNX file whose convolutions and products take 8-bit integers (QDQ form, one scale a channel).
 
@@ -127,7 +158,10 @@ def quantize_onnx(
         source: an ONNX file in float32.
         path: of the other one.
         images: that ranges are measured on.
-        in_float: how many of the last layers stay in float32, with all that comes behind the first of them.
+        in_float: how many of the first layers stay in float32, and how many of the last, those with all that
+            comes behind the first of them.
+        mean: whether a range goes from the mean of the smallest values of the images to that of the largest,
+            instead of holding all values.
 
     Returns:
         Whether the file was written: false where those are more than half of all layers.
@@ -153,9 +187,10 @@ def quantize_onnx(
             quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
             nodes = onnx.load(prepared).graph.node  # each behind all that it needs
             layers = [place for place, node in enumerate(nodes) if node.op_type in _LAYERS]
-            if 2 * in_float > len(layers):
+            first, last = in_float
+            if 2 * (first + last) > len(layers):
                 return False
-            kept = nodes[layers[-in_float] :] if in_float else []
+            kept = [nodes[place] for place in layers[:first]] + list(nodes[layers[-last] :] if last else [])
             quantization.quantize_static(
                 str(prepared),
                 str(path),
@@ -164,6 +199,8 @@ def quantize_onnx(
                 activation_type=quantization.QuantType.QUInt8,
                 weight_type=quantization.QuantType.QInt8,
                 per_channel=True,
+                reduce_range=True,
+                extra_options={"CalibMovingAverage": mean},
                 op_types_to_quantize=list(_TYPES),
                 nodes_to_exclude=[node.name for node in kept if node.name],
             )

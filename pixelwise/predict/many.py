@@ -142,16 +142,23 @@ def predict_many(
     try:
         writing: deque[tuple[int, Future[T]]] = deque()
         groups = _groups(_pictures(predict, images, threads, workers, batch_size), batch_size)
-        at_once = predict.at_once if workers else 1
 
         def look(group: list[_Picture]) -> list[tuple[_Picture, Prediction | ValueError]]:
             return list(zip(group, _predicted(predict, group, probabilities), strict=True))
 
         def fills_memory(group: list[_Picture]) -> bool:
             pixels = sum(one.image[0].numel() for one in group if one.image is not None)
-            return pixels * at_once > PIXELS_TOGETHER
+            return pixels * predict.at_once > PIXELS_TOGETHER
 
-        for looked in in_parallel(look, groups, at_once, fills_memory):
+        def looked_at() -> Iterator[list[tuple[_Picture, Prediction | ValueError]]]:
+            # A form of the network that is chosen on the first image decides how many there are at once.
+            while not workers or predict.at_once == 1:
+                if (group := next(groups, None)) is None:
+                    return
+                yield look(group)
+            yield from in_parallel(look, groups, predict.at_once, fills_memory)
+
+        for looked in looked_at():
             for picture, found in looked:
                 if isinstance(found, ValueError):
                     yield picture.index, found

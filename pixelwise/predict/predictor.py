@@ -21,7 +21,7 @@ from ..data.formats.image import MAX_PIXELS, Source, to_tensor
 from ..data.intensity import PERCENTILES
 from ..export.labels import PixelLabels
 from ..tasks import Task, get_task
-from ..tiling import Blend, Block, Network, Size, at, blocks, grid, scores_of_any_size
+from ..tiling import Blend, Block, Network, Size, at, blocks, grid, scores_of_any_size, with_repeated_border
 from ..types import (
     Annotation,
     Boxes,
@@ -103,7 +103,7 @@ class Predictor:
             thresholds, smallest component, CRF, location prior).
         optimize: whether to use the fastest form of the network on this machine, as `pixelwise optimize`
             chose it for the size of the first image; where it chose none, forms are measured on that image,
-            which takes minutes, once.
+            which takes minutes, once. A function is called with a sentence before they are measured.
         max_pixels: largest height times width of an image file.
 
     Raises:
@@ -133,7 +133,7 @@ class Predictor:
         refine: Refine | None = None,
         decoding: Mapping[str, Any] | None = None,
         plain: bool = False,
-        optimize: bool = False,
+        optimize: bool | Callable[[str], object] = False,
         max_pixels: int = MAX_PIXELS,
     ) -> None:
         if precision not in get_args(Precision):
@@ -191,11 +191,12 @@ class Predictor:
             raise ValueError("views are for images without prompts")
         if not self._scores_pixels:
             self._refuse_pixelwise_options()
-        if optimize and (not self._scores_pixels or self.device.type != "cpu" or precision != "32"):
-            raise ValueError(
-                "optimize is for networks that score pixels, on the CPU, and chooses the precision itself"
-            )
+        self._tell = optimize if callable(optimize) else _silent
+        if optimize:
+            self._check_optimize()
+        # The form of the network that computes, and its name; none before it is chosen.
         self._fast: Model | None = None if optimize else self.model
+        self.form = "" if optimize else export.EAGER
         self.network: Network = self._score_dense
         if self.views != (View(),):
             self.network = averaged(self._score_dense, self.views, classes.exclusive, classes.flip_pairs)
@@ -290,8 +291,9 @@ class Predictor:
     @property
     def at_once(self) -> int:
         """How many images, or tiles, are predicted at the same time: see `predict.parallel`."""
-        chosen = self._fast is self.model and not isinstance(self.model, PromptableModel)
-        return images_at_once(self.model, self.device) if chosen else 1
+        if self._fast is None or isinstance(self.model, PromptableModel):
+            return 1
+        return images_at_once(self._fast, self.device)
 
     def each(self, work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         """`work` of every image or tile, in order, `at_once` at the same time."""
@@ -416,10 +418,17 @@ class Predictor:
             if self._fast is not None:
                 return
             height, width = tile or images.shape[-2:]
-            part = images[0, :, :height, :width]
+            part = with_repeated_border(images[:1, :, :height, :width], self.model.minimum_size)[0]
             found = Checkpoint(self.model, self.classes, BuiltBy("", {}), {}, self.task.name)
             size = (part.shape[1], part.shape[2])
-            self._fast = (export.recalled(found, size) or export.optimize(found, [part])).model
+            chosen = export.recalled(found, size)
+            if chosen is None:
+                self._tell(
+                    f"no form of the network was chosen before for images of {size[0]} x {size[1]}: forms "
+                    "are measured now, which takes minutes, once"
+                )
+                chosen = export.optimize(found, [part])
+            self._fast, self.form = chosen.model, chosen.form
 
     def _finished(self, annotation: Annotation) -> Annotation:
         """What is left to do once an image is whole."""
@@ -832,6 +841,22 @@ class Predictor:
         axes = grid(size, tile, self.overlap, self.blend, ALIGN)
         yield from blocks(self.network, lambda place: images[at(place)], axes, self.blend, each=self.each)
 
+    def _check_optimize(self) -> None:
+        """Refuse to optimize what has no forms to choose among."""
+        if not self._scores_pixels:
+            raise ValueError(
+                f"optimize is for networks that score every pixel of an image, not for the task "
+                f"{self.task.name} with {type(self.model).__name__}"
+            )
+        if next(self.model.parameters(), None) is None:
+            raise ValueError("optimize is for weights and runs: an exported file has its form already")
+        if self.device.type != "cpu":
+            raise ValueError(
+                f"optimize is for the CPU, and the network is on {self.device}: choose device cpu"
+            )
+        if self.precision != "32":
+            raise ValueError(f"optimize chooses the precision itself: leave out precision {self.precision}")
+
     def _refuse_pixelwise_options(self) -> None:
         """Refuse what is for scores of every pixel only."""
         crops = self.task.infer is not None and not issubclass(self.model.output, DenseLogits)
@@ -855,6 +880,10 @@ class Predictor:
                 f"{wrong[0]} is for models that score every pixel of an image, not for the task "
                 f"{self.task.name}"
             )
+
+
+def _silent(sentence: str) -> None:
+    pass
 
 
 def _in_float32(output: Any) -> Any:

@@ -28,4 +28,5 @@ from .stitching import (
     tile as tile,
     tiled as tiled,
     untile as untile,
+    with_repeated_border as with_repeated_border,
 )

@@ -113,6 +113,14 @@ def stitched(
         shared = kept
 
 
+def with_repeated_border(image: Float[Tensor, "b c *grid"], least: int) -> Float[Tensor, "b c *larger"]:
+    """An image or volume whose last row, column (and slice) are repeated up to `least` along each axis."""
+    missing = [max(0, least - side) for side in image.shape[2:]]
+    if not any(missing) or not all(image.shape[2:]):  # of an empty image there is no border
+        return image
+    return F.pad(image, [n for side in reversed(missing) for n in (0, side)], mode="replicate")
+
+
 def scores_of_any_size(f: Network, image: Float[Tensor, "b c *grid"], least: int) -> DenseLogits:
     """The scores of an image or volume, however small: its border is repeated until `f` can take it.
 
@@ -128,10 +136,9 @@ def scores_of_any_size(f: Network, image: Float[Tensor, "b c *grid"], least: int
     tensor([[[[1., 2., 3.]]]])
     """
     size = tuple(image.shape[2:])
-    missing = [max(0, least - side) for side in size]
-    if not any(missing) or not all(size):  # of an empty image there is no border
-        return f(image)
-    output = f(F.pad(image, [n for side in reversed(missing) for n in (0, side)], mode="replicate"))
+    output = f(extended := with_repeated_border(image, least))
+    if extended is image:
+        return output
     inside: tuple[Any, ...] = (..., *(slice(side) for side in size))
     return DenseLogits(output.logits[inside], size, tuple(one[inside] for one in output.aux_logits))
 
