@@ -252,7 +252,8 @@ def _probed(
     """The machine with what was measured of the rungs: small to large, while there is hope and time."""
     settings = {**shape(planning, situation, given), "task": task.name}
     settings.pop("rung", None)
-    settings |= {"batch_size": settings.get("batch_size", rules.BATCH), "steps": 1, "workers": 0}
+    counts = [settings["batch_size"]] if "batch_size" in settings else [rules.BATCH, 2, 1]
+    settings |= {"batch_size": counts[0], "steps": 1, "workers": 0}
     settings |= _first_fold(settings)
     settings = {name: value for name, value in settings.items() if name not in ("epochs", "warmup_steps")}
     machine = situation.machine
@@ -272,7 +273,11 @@ def _probed(
         return True
 
     first = situation.ladder[0]
-    if not measured(first, precision=given.get("precision", "32")):
+    for count in counts:
+        settings["batch_size"] = count
+        if measured(first, precision=given.get("precision", "32")):
+            break
+    else:
         raise ValueError(
             f"the memory is too small for a step of {first.name}: a smaller crop or batch_size may help"
         )
@@ -294,9 +299,8 @@ def _probed(
         if now() + 4 * probe_of_last.seconds > end or not measured(rung, precision=fast):
             break
         best = rung
-    for count in (8, 16, 32, 64):
-        if "batch_size" in given or (machine.device == "cpu" and count > 16):
-            break
+    larger = (8, 16) if machine.device == "cpu" else (8, 16, 32, 64)
+    for count in larger if len(counts) > 1 and settings["batch_size"] == rules.BATCH else ():
         last = machine.probe(best.name, precision=fast)
         if (
             last is None

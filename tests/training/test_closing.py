@@ -5,6 +5,7 @@ import importlib
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,6 +13,8 @@ from PIL import Image
 
 import pixelwise as pw
 from pixelwise.data import open_data
+from pixelwise.predict.choices import Choices, Part, choose
+from pixelwise.predict.location_prior import location_prior
 from pixelwise.training import Recipe, closing, resume, run
 from pixelwise.training.closing import choose_for, keep, scored_in, scored_part
 from pixelwise.training.parts import Parts
@@ -145,6 +148,38 @@ def test_folds_score_every_image_once_and_are_one_model(tiny: MakeRecipe, boxes:
     sizes = [len(one) for one in held]
     mean = sum(size * one for size, one in zip(sizes, expected, strict=True)) / 10
     assert result.scores["pixel_accuracy"] == pytest.approx(mean, abs=1e-5)
+
+
+def test_folds_try_the_location_prior_of_the_images_that_each_learnt_from(
+    tiny: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[: 14 + number] = 1
+        for kind, array in (("images", np.full((32, 32, 3), 128, np.uint8)), ("masks", mask)):
+            (tmp_path / "skies" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(tmp_path / "skies" / kind / f"{number}.png")
+    seen: list[list[Part]] = []
+
+    def spied(parts: list[Part], **settings: Any) -> Choices:
+        seen.append(parts)
+        return choose(parts, **settings)
+
+    monkeypatch.setattr("pixelwise.training.folds.choose", spied)
+    recipe = tiny(data=str(tmp_path / "skies"), folds=3, epochs=1, location_prior=True)
+    result = run(recipe, progress=False, report=False)
+    every = open_data(tmp_path / "skies", val_fraction=0.0, test_fraction=0.0).train
+    (parts,) = seen
+    for part in parts:
+        others = [i for i, pair in enumerate(every.pairs) if pair.id not in names(part.data)]
+        assert len(others) == 4
+        assert part.location_prior == location_prior(every.take(others))
+    assert pw.load(result.best).decoding["location_prior"] == location_prior(every)
+    assert "Kept with the weights: location_prior=2x16x16: mean IoU +" in " ".join(result.remarks)
+    # Nothing but the place can be told of grey images.
+    labels = pw.Predictor(result.best)(np.full((32, 32, 3), 128, np.uint8)).label_map.labels
+    assert labels[:12].all()
+    assert not labels[22:].any()
 
 
 def names_of_fold(path: Path, boxes: Path) -> set[str]:
