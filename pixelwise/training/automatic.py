@@ -19,6 +19,7 @@ from ..planning import (
     Plan,
     Planning,
     RangeTest,
+    Row,
     Rule,
     Rung,
     Situation,
@@ -32,7 +33,7 @@ from ..planning import (
 from ..planning.plan import given_ladder
 from ..recipe import Recipe
 from ..registry import describe, taken_by
-from ..tasks import Settings, Task, get_task, open_data, task_of_folder
+from ..tasks import Settings, Task, get_task, open_data, others_that_read, task_of_folder
 from ..types import DenseLogits
 from .deadline import Clock
 from .probing import probe
@@ -110,6 +111,8 @@ def make_plan(
     if "lr" not in given:
         situation = _ranged(planning, situation, given, data, task, now)
     plan = settle(planning, situation, given)
+    if "task" not in given:
+        plan = replace(plan, rows=(_task_row(task, given, data, facts), *plan.rows))
     recipe = _recipe(plan.settings, given, task)
     return Planned(plan, recipe, data, _clock(plan, started, now))
 
@@ -183,6 +186,18 @@ def task_of(given: Settings) -> Task:
     if "task" in given:
         return get_task(given["task"])
     return task_of_folder(root, format, *([describe(given["model"]).tasks] if "model" in given else []))
+
+
+def _task_row(task: Task, given: Settings, data: DataSplits, facts: DataFacts) -> Row:
+    """What is learnt, and what else the folder could teach."""
+    numbered = facts.mask_rule != "exact"
+    others = others_that_read(Path(given["data"]), task.name, numbered=numbered)
+    if "model" in given:
+        others = tuple(name for name in others if name in describe(given["model"]).tasks)
+    reason = f"data in the layout {data.format}"
+    if others:
+        reason += f", which is read for {', '.join(others)} too: --task"
+    return Row("task", task.name, reason, "rule")
 
 
 def _opened(given: Settings, task: Task) -> tuple[DataSplits, str]:

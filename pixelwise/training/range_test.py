@@ -27,7 +27,6 @@ from .run import Experiment, make_experiment
 
 LOWEST, HIGHEST = 1 / 8, 16.0  # times the planned rate
 _RISE = 0.1  # of what the loss fell before that, from which a rise is one
-_ERRORS = 3.0  # standard errors that it must exceed
 
 
 def range_test(
@@ -89,9 +88,8 @@ def range_test(
 def turning_point(rates: Sequence[float], losses: Sequence[Sequence[float]]) -> float:
     """The rate at which the mean loss is lowest, if it is clearly higher in the end; else infinity.
 
-    Clearly is by more than 1 %, than a tenth of what it fell before that, and than three standard errors
-    of the differences of single batches. A loss that is not finite is
-    such a rise.
+    Clearly is for every batch, and on average by more than 1 % and than a tenth of what it fell before that.
+    A loss that is not finite is such a rise.
 
     Args:
         rates: of the passes over the batches, rising from 0; of that, the next one is given.
@@ -112,9 +110,8 @@ def turning_point(rates: Sequence[float], losses: Sequence[Sequence[float]]) -> 
     if len(whole) < len(losses):
         return turn
     rises = table[-1] - table[lowest]
-    error = float(rises.std(ddof=1)) / math.sqrt(len(rises)) if len(rises) > 1 else 0.0
-    least = max(0.01 * abs(means[lowest]), _RISE * (means[0] - means[lowest]), _ERRORS * error)
-    return turn if rises.mean() > least else math.inf
+    least = max(0.01 * abs(means[lowest]), _RISE * (means[0] - means[lowest]))
+    return turn if rises.min() > 0 and rises.mean() > least else math.inf
 
 
 def _batches(experiment: Experiment, device: torch.device) -> Iterator[Batch]:
