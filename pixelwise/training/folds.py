@@ -23,7 +23,7 @@ from ..predict.standing import LEVEL, Standing, standing
 from ..recipe import Recipe
 from ..wording import counted
 from .callbacks import BEST_WEIGHTS, LAST_WEIGHTS
-from .closing import scored_in, scored_part
+from .closing import chosen_before, scored_in, scored_part
 from .deadline import Clock
 
 
@@ -74,10 +74,13 @@ def join(
     task, classes = parts[0][0].task, parts[0][0].classes
     evaluation = scored(chain.from_iterable(predictions_of(*part, 1) for part in parts), task, classes)
     patience = None if clock is None else clock.patience()
-    tried = recipe.choose and (patience is None or patience > 0)
+    before = None if clock is None else chosen_before(path / BEST_WEIGHTS)
+    tried = before is None and recipe.choose and (patience is None or patience > 0)
     prior, priors = _location_priors(recipe, [data for _, data in folds]) if tried else (None, ())
     known = [Part(*part, one) for part, one in zip_longest(parts, priors)]
-    choices = choose(known, patience=patience, location_prior=prior) if tried else Choices({}, (), 0)
+    choices = before or Choices({}, (), 0)
+    if tried:
+        choices = choose(known, patience=patience, location_prior=prior)
     remarks = _out_of_fold(evaluation, [data for _, data in folds])
     remarks += [f"Kept with the weights: {trial}." for trial in choices.trials if trial.taken]
     target = path / BEST_WEIGHTS

@@ -2,6 +2,7 @@
 
 import csv
 import importlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,7 +18,10 @@ from pixelwise.predict.choices import Choices, Part, choose
 from pixelwise.predict.location_prior import location_prior
 from pixelwise.training import Recipe, closing, resume, run
 from pixelwise.training.closing import choose_for, keep, scored_in, scored_part
+from pixelwise.training.deadline import Clock
+from pixelwise.training.folds import join
 from pixelwise.training.parts import Parts
+from pixelwise.training.run import _open
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -121,6 +125,28 @@ def test_nothing_is_chosen_where_no_time_is_left(many: Path) -> None:
     assert choose_for(Path("no.safetensors"), Recipe(str(many)), Parts(val, val), -1.0).trials == ()
 
 
+@pytest.mark.parametrize("patience", [0.001, -1.0])
+def test_what_was_chosen_stays_where_a_finished_run_is_resumed_without_time(
+    tiny: MakeRecipe, many: Path, patience: float
+) -> None:
+    result = run(tiny(data=str(many), epochs=1, choose=False), progress=False, report=False)
+    keep(result.best, {"threshold": 0.4, "flip": True})
+    splits = open_data(many)
+    parts = Parts(splits.train, splits.val)
+    choices = choose_for(result.best, result.recipe.changed(choose=True), parts, patience)
+    assert choices.decoding == pw.load(result.best).decoding == {"threshold": 0.4, "flip": True}
+
+
+def test_what_was_chosen_for_folds_stays_where_they_are_resumed_without_time(tiny: MakeRecipe) -> None:
+    result = run(tiny(folds=2, epochs=1), progress=False, report=False)
+    keep(result.best, {"threshold": 0.4})
+    held = [(fold.path, _open(Recipe.read(fold.path / "recipe.json"), None)[0].val) for fold in result.folds]
+    clock = Clock(deadline=time.monotonic() - 1.0, started=time.monotonic(), choices=0.5)
+    folded = join(result.path, result.recipe, held, None, clock=clock)
+    assert folded.choices.decoding == {"threshold": 0.4}
+    assert pw.load(result.best).decoding == {"threshold": 0.4}
+
+
 # --- folds ----------------------------------------------------------------------------------------
 
 
@@ -184,8 +210,6 @@ def test_folds_try_the_location_prior_of_the_images_that_each_learnt_from(
 
 def names_of_fold(path: Path, boxes: Path) -> set[str]:
     """The validation images of a fold, as its recipe alone finds them."""
-    from pixelwise.training.run import _open
-
     (train, val, _), _ = _open(Recipe.read(path / "recipe.json"), None)
     assert not names(train) & names(val)
     assert len(names(train) | names(val)) == 10
