@@ -6,7 +6,7 @@ chosen on them afterwards (mirror images, thresholds, ...) is not in the scores.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import chain, zip_longest
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -76,10 +76,10 @@ def join(
     patience = None if clock is None else clock.patience()
     before = None if clock is None else chosen_before(path / BEST_WEIGHTS)
     tried = before is None and recipe.choose and (patience is None or patience > 0)
-    prior, priors = _location_priors(recipe, [data for _, data in folds]) if tried else (None, ())
-    known = [Part(*part, one) for part, one in zip_longest(parts, priors)]
     choices = before or Choices({}, (), 0)
     if tried:
+        prior, priors = _location_priors(recipe, [data for _, data in folds])
+        known = [Part(predictor, data, one) for (predictor, data), one in zip(parts, priors, strict=True)]
         choices = choose(known, patience=patience, location_prior=prior)
     remarks = _out_of_fold(evaluation, [data for _, data in folds])
     remarks += [f"Kept with the weights: {trial}." for trial in choices.trials if trial.taken]
@@ -100,7 +100,7 @@ def join(
 def _location_priors(recipe: Recipe, folds: Sequence[SegmentationData]) -> tuple[Any, Sequence[Any]]:
     """That of all images, for the ensemble, and for each fold that of the others, which it learnt from."""
     if not recipe.location_prior:
-        return None, ()
+        return None, [None] * len(folds)
     shares = [shares_of_places(data, MOST // len(folds)) for data in folds]
     every = torch.stack(shares).sum(0)
     return prior_of(every), [prior_of(every - one) for one in shares]

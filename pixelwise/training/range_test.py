@@ -26,6 +26,7 @@ from .probing import autocast, device_of
 from .run import Experiment, make_experiment
 
 LOWEST, HIGHEST = 1 / 8, 16.0  # times the planned rate
+_LAST = 2  # passes in the end whose losses are compared
 _RISE = 0.1  # of what the loss fell before that, from which a rise is one
 
 
@@ -88,15 +89,15 @@ def range_test(
 def turning_point(rates: Sequence[float], losses: Sequence[Sequence[float]]) -> float:
     """The rate at which the mean loss is lowest, if it is clearly higher in the end; else infinity.
 
-    Clearly is for every batch, and on average by more than 1 % and than a tenth of what it fell before that.
-    A loss that is not finite is such a rise.
+    Clearly is, in the mean of the last two passes, for every batch, and on average by more than 1 % and a
+    tenth of what it fell before that. A loss that is not finite is such a rise.
 
     Args:
         rates: of the passes over the batches, rising from 0; of that, the next one is given.
         losses: of the batches in the first of these passes, in order; the last pass may have ended early.
 
-    >>> turning_point([0, 1, 2, 4], [[3.0, 3.2], [2.0, 2.2], [1.0, 1.2], [1.9, 2.1]])
-    2
+    >>> turning_point([0, 1, 2, 4], [[3.0, 3.2], [1.0, 1.2], [1.9, 2.1], [2.9, 3.1]])
+    1
     >>> turning_point([0, 1, 2, 4], [[3.0, 3.2], [2.0, 2.2], [1.0, 1.2], [0.5, 0.7]])
     inf
     """
@@ -109,7 +110,10 @@ def turning_point(rates: Sequence[float], losses: Sequence[Sequence[float]]) -> 
     turn = rates[lowest] or rates[1]
     if len(whole) < len(losses):
         return turn
-    rises = table[-1] - table[lowest]
+    later = table[max(lowest + 1, len(table) - _LAST) :]
+    if not len(later):
+        return math.inf
+    rises = later.mean(0) - table[lowest]
     least = max(0.01 * abs(means[lowest]), _RISE * (means[0] - means[lowest]))
     return turn if rises.min() > 0 and rises.mean() > least else math.inf
 

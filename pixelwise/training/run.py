@@ -581,9 +581,9 @@ def _run(
                 what = "Terminated" if isinstance(error, Terminated) else "Interrupted"
                 best = ""
                 if clock is not None and (path / BEST_WEIGHTS).is_file():
-                    best = f" The best weights so far are {path / BEST_WEIGHTS}."
+                    best = f", and the best weights so far are {path / BEST_WEIGHTS}"
                 raise type(error)(
-                    f"{what}. All whole epochs are kept: pixelwise train --resume {path}{best}"
+                    f"{what}. All whole epochs are kept{best}: pixelwise train --resume {path}"
                 ) from error
 
 

@@ -45,9 +45,12 @@ def test_a_loss_that_falls_or_stays_has_no_turn(noise: float) -> None:
 
 
 def test_a_rise_that_is_small_beside_the_fall_is_none() -> None:
-    fall = [8.0, 6.0, 4.0, 2.0, 1.0, 0.5, 0.4, 0.4, 0.4]
-    assert turning_point(RATES, [[x, x] for x in (*fall, 1.0)]) == math.inf
-    assert turning_point(RATES, [[x, x] for x in (*fall, 1.4)]) == RATES[6]
+    fall = [8.0, 6.0, 4.0, 2.0, 1.0, 0.5, 0.4, 0.4]
+    assert turning_point(RATES, [[x, x] for x in (*fall, 1.0, 1.0)]) == math.inf
+    assert turning_point(RATES, [[x, x] for x in (*fall, 1.4, 1.4)]) == RATES[6]
+    assert (
+        turning_point(RATES, [[x, y] for x, y in zip((*fall, 3.0, 3.0), [1.0] * 10, strict=True)]) == math.inf
+    )
 
 
 def test_a_loss_that_is_not_finite_is_a_turn() -> None:
