@@ -20,7 +20,8 @@ their reasons and stops; `--json` gives them with all facts. Without `--budget` 
 
 - **What you give wins**: every option of `train` stays as it is given, and later rules see it.
 - `--budget none` takes the rules without a deadline. `--epochs`, `--steps` or `--config` without a
-  budget take the plain defaults of `pixelwise train --help`, as does `--no-plan`.
+  budget take the plain defaults of `pixelwise train --help`, as does `--no-plan`: a U-Net of width 16 where
+  no model is named, batches of 8, crops of 256 x 256.
 - The run directory keeps the facts, choices and reasons in `plan.json`, and plain settings in
   `recipe.json`: `pixelwise train --config RUN/recipe.json --out ANOTHER` repeats the training bit for
   bit (on a CPU), without a plan and without a clock.

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from .paper_recipes import PaperRecipe
-from .planning import Plan
+from .planning import ClassFacts, Plan, Probe
 from .registry import ModelCard
 from .summary import ModelInfo
 from .types import Report
@@ -76,11 +76,22 @@ def plain_table(rows: Mapping[str, Mapping[str, float]], title: str) -> Table:
     return table
 
 
-def print_plan(plan: Plan, title: str, console: Console) -> None:
-    """The facts in a few words, one line per choice with its reason, and the warnings."""
+def print_plan(plan: Plan, title: str, console: Console, *, facts: bool = False) -> None:
+    """The facts in a few words, one line per choice with its reason, and the warnings.
+
+    Args:
+        plan: to show.
+        title: of the data.
+        console: to print to.
+        facts: whether to show tables of the classes and of the timed steps as well.
+    """
     data, machine = plan.situation.data, plan.situation.machine
     console.print(f"{title}: {data.sentence()}", highlight=False)
+    if facts:
+        console.print(_classes_table(data.classes))
     console.print(f"machine: {machine.sentence()}", highlight=False)
+    if facts and machine.probes:
+        console.print(_probes_table(machine.probes))
     table = Table()
     table.add_column("choice", no_wrap=True)
     table.add_column("value")
@@ -90,6 +101,38 @@ def print_plan(plan: Plan, title: str, console: Console) -> None:
     console.print(table)
     for warning in plan.warnings:
         console.print(f"Warning: {warning}.", highlight=False)
+
+
+def _classes_table(classes: Sequence[ClassFacts]) -> Table:
+    """What each class is like."""
+    table = Table()
+    table.add_column("class")
+    for column in ("share", "of the images", "thickness", "small regions", "median region"):
+        table.add_column(column, justify="right")
+    for one in classes:
+        sizes = (f"{x:.0f} px" if math.isfinite(x) else "-" for x in (one.thickness, one.small, one.area))
+        table.add_row(one.name, f"{one.share:.2%}", f"{one.images:.0%}", *sizes)
+    return table
+
+
+def _probes_table(probes: Sequence[Probe]) -> Table:
+    """What training steps took, small networks first."""
+    table = Table()
+    table.add_column("timed steps")
+    for column in ("crop", "batch", "precision", "s per step", "images per s", "s to validate one", "memory"):
+        table.add_column(column, justify="right")
+    for one in probes:
+        table.add_row(
+            one.rung,
+            "x".join(map(str, one.crop)) or "whole",
+            str(one.batch),
+            one.precision,
+            f"{one.seconds:.2g}",
+            f"{one.batch / one.seconds:.3g}",
+            f"{one.validation:.2g}",
+            f"{one.memory / 2**20:.0f} MiB" if one.memory else "-",
+        )
+    return table
 
 
 def models_table(cards: Sequence[ModelCard], parameters: Sequence[int], num_classes: int) -> Table:

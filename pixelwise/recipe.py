@@ -77,7 +77,9 @@ class Recipe:
     data: str = field(
         metadata={"setting": Setting('Folder of images and masks; "" where the data are given in memory.')}
     )
-    model: str = _setting("unet", "Model", "See `pixelwise models`.")
+    model: str = _setting(
+        "unet", "Model", "See `pixelwise models`. Where none is named, unet has a width of 16."
+    )
     task: str | None = _setting(
         None,
         "Model",
@@ -466,8 +468,6 @@ class Recipe:
             raise ValueError(f"rotate90 needs square crops, got {' x '.join(map(str, self.crop))}")
         if self.reduce not in (1, 2, 4, 8):
             raise ValueError(f"reduce must be 1, 2, 4 or 8, got {self.reduce}")
-        if self.location_prior and self.folds:
-            raise ValueError("location_prior is for one model, not for folds, which learn from other images")
         _check_replans(self.replans)
         if self.batch_size % self.devices:
             raise ValueError(

@@ -36,4 +36,4 @@ def plan(
     if as_json:
         print_json(planned.plan.as_dict())
     else:
-        print_plan(planned.plan, str(data), console())
+        print_plan(planned.plan, str(data), console(), facts=True)

@@ -4,6 +4,8 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..wording import counted
+
 UPRIGHT_LABELS = 0.15  # mean label maps that differ more from their mirror image have an up
 UPRIGHT_IMAGES = 0.65  # share of images told from their mirror image above which they have an up
 GROUPS_TO_TELL = 40  # independent images that this test needs
@@ -158,8 +160,8 @@ class DataFacts:
         val = f" and {self.val} for validation" if self.val else ""
         thin = self.thinnest
         told = [
-            f"{self.train} images{val}, {span} pixels, {colour}",
-            f"{len(self.classes)} classes"
+            f"{counted(self.train, 'image')}{val}, {span} pixels, {colour}",
+            counted(len(self.classes), "class", "classes")
             + ("" if math.isnan(thin) else f", {thin:.0f} to {self.thickest:.0f} pixels thick"),
             "a sequence" if self.sequence else "no sequence",
             f"{self.duplicates} near-duplicates" if self.duplicates else "no near-duplicates",

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from ..machine import usable_cores
+from ..wording import counted
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class MachineFacts:
 
     def sentence(self) -> str:
         """The facts in a few words."""
-        kind = f"{self.cores} cores" if self.device == "cpu" else self.device
+        kind = counted(self.cores, "core") if self.device == "cpu" else self.device
         fast = "bf16" if self.bf16 else "no bf16"
         return f"{self.name or self.device}, {kind}, {self.memory / 2**30:.1f} GiB free, {fast}"
 

@@ -144,7 +144,7 @@ def _times(situation: Situation, chosen: Mapping[str, Any]) -> dict[str, Any]:
         rules.seconds_of_choices(situation, chosen),
         rules.seconds_of_joining(situation, chosen),
     )
-    per_step = rules.seconds_per_step(situation, probe, chosen, int(chosen["batch_size"]))
+    per_step = rules.seconds_per_step(situation, probe, chosen, rules.images_per_step(chosen))
     if rules.steps_in(situation, probe, chosen) < LEAST_STEPS:
         spent, trainings = situation.budget - situation.left, rules.trainings(chosen)
         after = report + scoring + choices + joining + trainings * validation
@@ -164,7 +164,7 @@ def _warnings(situation: Situation, chosen: Mapping[str, Any]) -> tuple[str, ...
     """What a person should know, one sentence each."""
     warnings, data, probe = [], situation.data, situation.probe(chosen)
     if situation.budget is not None and situation.left is not None and probe is not None:
-        batch = int(chosen["batch_size"])
+        batch = rules.images_per_step(chosen)
         steps = rules.steps_in(situation, probe, chosen)
         views = rules.views_in(situation, chosen, steps, batch)
         if steps < rules.STEPS or views < 1:

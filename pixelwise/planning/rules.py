@@ -28,7 +28,8 @@ PICTURES = 6  # predictions that the report shows
 CHOICES_TIME = 0.05  # share of the time in which test-time settings are chosen
 VAL_TIME = 0.1  # share of the time that validations and the report's predictions may take
 WARMUP = 0.08
-RANGE_STEPS = 60  # of the range test of the learning rate
+RANGE_PASSES, RANGE_BATCHES = 10, 6  # of the range test of the learning rate: at one rate each
+RANGE_STEPS = RANGE_PASSES * RANGE_BATCHES
 RANGE_SHARE, RANGE_BUDGET = 0.03, 600.0  # of the time that it may take; seconds below which there is none
 RANGE_SECONDS = 60.0  # that it may take without a deadline
 MARGIN, MOST_LOWERED = (
@@ -222,14 +223,14 @@ def flips(situation: Situation, chosen: Chosen) -> Choice:
     if data.sides:
         still = {"flip": 0.0, "flip_vertical": 0.0, "rotate90": 0.0}
         return Choice(still, "class names speak of sides or of text", "none")
-    facts = f"upside down, the mean label map differs by {data.mirrored:.2f} (upright from {UPRIGHT_LABELS})"
+    facts = f"upside down, the mean label map differs by {data.mirrored:.3f} (upright from {UPRIGHT_LABELS})"
     if data.independent < GROUPS_TO_TELL:
         facts += f"; too few independent images to test the images: {data.independent}"
     elif not math.isnan(data.told_apart):
         facts += f"; {data.told_apart:.0%} of the images are recognised (upright from {UPRIGHT_IMAGES:.0%})"
     sided = data.sideways >= UPRIGHT_LABELS and data.channels != 3
     if sided:
-        facts += f"; left to right, structures lie elsewhere by {data.sideways:.2f}"
+        facts += f"; left to right, structures lie elsewhere by {data.sideways:.3f}"
     size = chosen.get("crop")
     square = size is not None and len(set(size)) == 1
     settings = {
@@ -245,7 +246,7 @@ def flips(situation: Situation, chosen: Chosen) -> Choice:
 def location_prior(situation: Situation, chosen: Chosen) -> Choice | None:
     """Whether how common classes are at each place is added to the scores."""
     data = situation.data
-    if chosen.get("folds") or math.isnan(data.placed) or data.placed < PLACED:
+    if math.isnan(data.placed) or data.placed < PLACED:
         return None
     reason = (
         f"the commonest class at each place has {data.placed:.2f} more mean IoU than one class everywhere"
@@ -282,6 +283,11 @@ def _work(probe: Probe, chosen: Chosen) -> float:
 def seconds_of_validation(situation: Situation, probe: Probe, chosen: Chosen) -> float:
     """Of one pass over the validation images."""
     return probe.validation * len(_val_names(situation, chosen))
+
+
+def images_per_step(chosen: Chosen) -> int:
+    """Images whose gradients make one step of the optimiser."""
+    return int(chosen.get("batch_size", BATCH)) * int(chosen.get("accumulate", 1))
 
 
 def trainings(chosen: Chosen) -> int:
@@ -323,7 +329,7 @@ def seconds_of_joining(situation: Situation, chosen: Chosen) -> float:
 
 def steps_in(situation: Situation, probe: Probe, chosen: Chosen, batch: int | None = None) -> int:
     """Steps that the time allows; in a budget of none, those of 50 epochs or of the length that is given."""
-    batch = batch or int(chosen.get("batch_size", BATCH))
+    batch = batch or images_per_step(chosen)
     data = situation.data
     per_epoch = max(1, math.ceil(data.train / batch))
     if chosen.get("steps"):
@@ -356,7 +362,7 @@ def _times(views: float) -> str:
 def model(situation: Situation, chosen: Chosen) -> Choice:
     """The network."""
     ladder = situation.ladder
-    batch = int(chosen.get("batch_size", BATCH))
+    batch = images_per_step(chosen)
     told: list[str] = []
     best = ladder[0] if situation.left is not None else ladder[(len(ladder) - 1) // 2]
     for rung in ladder:
@@ -419,7 +425,11 @@ def batch(situation: Situation, chosen: Chosen) -> Choice:
         for one in situation.machine.probes
         if one.rung == name and one.precision == chosen.get("precision", one.precision)
     }
-    size = chosen.get("crop")
+    if probes and max(probes) < BATCH and "batch_size" not in chosen:
+        count = max(probes)
+        reason = f"the memory holds no more: {BATCH // count} batches make a step"
+        return Choice({"batch_size": count, "accumulate": BATCH // count}, reason)
+    size, times = chosen.get("crop"), int(chosen.get("accumulate", 1))
     pixels = math.prod(size) if size else math.prod(situation.data.size)
     allowed = {
         count: count / probe.seconds
@@ -427,16 +437,19 @@ def batch(situation: Situation, chosen: Chosen) -> Choice:
         if count == BATCH
         or (
             count > BATCH
-            and steps_in(situation, probe, chosen, count) >= least
+            and steps_in(situation, probe, chosen, count * times) >= least
             and count * pixels <= 0.05 * situation.data.pixels
         )
     }
+    given = {"accumulate": times} if "accumulate" in chosen else {}
     if len(allowed) < 2:
-        return Choice({"batch_size": BATCH}, "larger ones would leave too few steps or too little variety")
+        return Choice(
+            {"batch_size": BATCH, **given}, "larger ones would leave too few steps or too little variety"
+        )
     most = max(allowed.values())
     count = min(count for count, rate in allowed.items() if rate >= 0.9 * most)
     told = ", ".join(f"{rate:.1f} with {count}" for count, rate in sorted(allowed.items()))
-    return Choice({"batch_size": count}, f"images per second: {told}")
+    return Choice({"batch_size": count, **given}, f"images per second: {told}")
 
 
 def precision(situation: Situation, chosen: Chosen) -> Choice:
@@ -456,7 +469,7 @@ def precision(situation: Situation, chosen: Chosen) -> Choice:
 
 def lr(situation: Situation, chosen: Chosen) -> Choice:
     """The highest learning rate."""
-    count = int(chosen.get("batch_size", BATCH)) * int(chosen.get("accumulate", 1))
+    count = images_per_step(chosen)
     if chosen.get("optimizer") == "sgd":
         return Choice({"lr": 0.01}, "SGD, which is given, takes larger steps")
     if chosen.get("model_arguments", {}).get("pretrained"):
@@ -473,9 +486,10 @@ def _rounded(number: float) -> float:
 
 
 def seconds_of_range_test(situation: Situation, probe: Probe, chosen: Chosen) -> float:
-    """Of its steps, for which nothing is loaded beforehand."""
-    count = _batch(chosen)
-    return RANGE_STEPS * count * (probe.seconds * _work(probe, chosen) / probe.batch + probe.loading)
+    """Of its steps, and of its batches, which are loaded once."""
+    count = int(chosen.get("batch_size", BATCH))
+    step = probe.seconds * _work(probe, chosen) / probe.batch
+    return count * (RANGE_STEPS * step + RANGE_BATCHES * probe.loading)
 
 
 def no_range_test(situation: Situation, chosen: Chosen) -> str:
@@ -512,7 +526,7 @@ def range_test(situation: Situation, chosen: Chosen) -> Choice | None:
 
 def length(situation: Situation, chosen: Chosen) -> Choice:
     """Number of steps and their schedule."""
-    count = int(chosen.get("batch_size", BATCH))
+    count = images_per_step(chosen)
     probe = situation.probe(chosen)
     if chosen.get("steps") or chosen.get("epochs") or situation.left is None or probe is None:
         per_epoch = max(1, math.ceil(situation.data.train / count))
@@ -537,11 +551,8 @@ def length(situation: Situation, chosen: Chosen) -> Choice:
 
 def most_steps(situation: Situation, chosen: Chosen) -> int:
     """Steps after which each training pixel was seen 1000 times."""
-    return max(STEPS, math.ceil(MOST_VIEWS / max(1e-9, views_in(situation, chosen, 1, _batch(chosen)))))
-
-
-def _batch(chosen: Chosen) -> int:
-    return int(chosen.get("batch_size", BATCH))
+    in_one = views_in(situation, chosen, 1, images_per_step(chosen))
+    return max(STEPS, math.ceil(MOST_VIEWS / max(1e-9, in_one)))
 
 
 def color(situation: Situation, chosen: Chosen) -> Choice:
@@ -551,7 +562,7 @@ def color(situation: Situation, chosen: Chosen) -> Choice:
     settings: dict[str, Any] = {"color": strength}
     reason = "photographs" if strength == 0.4 else "no photographs"
     if probe is not None and situation.left is not None:
-        views = views_in(situation, chosen, steps_in(situation, probe, chosen), _batch(chosen))
+        views = views_in(situation, chosen, steps_in(situation, probe, chosen), images_per_step(chosen))
         if views < 10:
             settings["color"] = strength / 2
             reason += f", half strength as each pixel is seen {_times(views)} only"
@@ -565,7 +576,7 @@ def ema(situation: Situation, chosen: Chosen) -> Choice:
     """Average of the weights."""
     steps = int(
         chosen.get("steps")
-        or int(chosen.get("epochs") or 50) * math.ceil(situation.data.train / _batch(chosen))
+        or int(chosen.get("epochs") or 50) * math.ceil(situation.data.train / images_per_step(chosen))
     )
     horizon = max(10.0, 0.03 * steps)
     return Choice({"ema": round(1 - 1 / horizon, 5)}, f"a horizon of {horizon:.0f} steps")
@@ -711,7 +722,7 @@ LOCATION_PRIOR = Rule(
     "Where the commonest class at each place has at least 0.05 more mean IoU than the commonest class "
     "everywhere, on images that were left out of the count, log p(class given place) - log p(class) of the "
     "training images is added to the scores after the training, if this helps on the validation images (of "
-    "fewer than 4, in any case). Not for folds.",
+    "fewer than 4, in any case).",
 )
 VAL_TILE = Rule(
     "validation tiles",
@@ -746,10 +757,11 @@ SMALLER_CROP = Rule(
 )
 BATCH_SIZE = Rule(
     "batch",
-    ("batch_size",),
+    ("batch_size", "accumulate"),
     batch,
     "The smallest power of two from 4 on within 10 % of the most images per second, as long as "
-    "400 steps (2000 on a GPU) remain and a batch holds at most 5 % of the training pixels.",
+    "400 steps (2000 on a GPU) remain and a batch holds at most 5 % of the training pixels. Where the memory "
+    "does not hold 4 images, 2 or 1, the gradients of several batches making a step.",
     probed=True,
 )
 LR = Rule(
@@ -764,10 +776,11 @@ RANGE_TEST = Rule(
     "LR range test",
     ("lr",),
     range_test,
-    "Before the training, 60 steps at rates that rise from an eighth of the planned one to 16 times it: the "
-    "rate is lowered to a quarter of the one at which the running mean of the loss begins to rise, to a "
-    "tenth of the plan at most; it is never raised. Not for budgets of less than 10 minutes, nor where these "
-    "steps would take more than 3 % of the time (without a deadline, a minute), nor for a given rate.",
+    "Before the training, ten passes over the same six batches, at a rate of 0 and then from an eighth of "
+    "the planned one to 16 times it: the rate is lowered to a quarter of the one from which on the loss of "
+    "these batches rises, to a tenth of the plan at most; it is never raised. Not for budgets of less than "
+    "10 minutes, nor where these steps would take more than 3 % of the time (without a deadline, a minute), "
+    "nor for a given rate.",
     probed=True,
 )
 VALIDATION = Rule(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +23,7 @@ from ..tasks import Settings, Task
 from ..types import Annotation, ClassMasks, LabelMap, Report
 from ..wording import score_name
 from .evaluation import first_column
+from .location_prior import NAME
 from .predictor import Predictor
 
 FEWEST = 4  # images: fewer tell no error of a gain
@@ -32,7 +33,19 @@ _MOST_CRF, _CRF_PIXELS = 20, 8_000_000  # images, and pixels of all of them, tha
 _LEAST_GAIN, _LARGEST_LOSS = 0.002, 0.005
 _SMALL, _SHARES = 0.01, (0.1, 0.3, 0.9)  # shares of that quantile of true components that are tried as least
 
-Part = tuple[Predictor, SegmentationData]
+
+class Part(NamedTuple):
+    """What settings are tried on.
+
+    Attributes:
+        predictor: that has not learnt from the images.
+        data: the images.
+        location_prior: counted without them, to try one with; None for the one that is kept.
+    """
+
+    predictor: Predictor
+    data: SegmentationData
+    location_prior: Any = None
 
 
 @dataclass(frozen=True)
@@ -83,7 +96,12 @@ class Choices:
     images: int
 
 
-def choose(parts: Sequence[Part], *, patience: float | None = None, location_prior: Any = None) -> Choices:
+def choose(
+    parts: Sequence[Part | tuple[Predictor, SegmentationData]],
+    *,
+    patience: float | None = None,
+    location_prior: Any = None,
+) -> Choices:
     """Try on validation images what may make predictions better.
 
     One thing after the other: a location prior, mirror images, what the task offers (thresholds), the
@@ -95,42 +113,44 @@ def choose(parts: Sequence[Part], *, patience: float | None = None, location_pri
         patience: seconds that it may take: by the time that the first image takes, fewer images are looked
             at, and nothing is tried any more when they are over; None for no limit.
         location_prior: as `predict.location_prior` gives it, where it is expected to help; fewer than 4
-            images cannot tell otherwise, so that it is taken untried. None to leave it out.
+            images cannot tell otherwise, so that it is taken untried. Where it was counted over the images
+            that it is tried on, parts have their own ones. None to leave it out.
 
     Raises:
         ValueError: if an image cannot be read or has no annotation.
     """
-    task = parts[0][0].task
-    parts = _thinned([(predictor, _annotated(data)) for predictor, data in parts], _MOST)
-    metrics = task.metrics(parts[0][0].classes, task.scoring)
+    given = [Part(*part) for part in parts]
+    task = given[0].predictor.task
+    known = _thinned([part._replace(data=_annotated(part.data)) for part in given], _MOST)
+    metrics = task.metrics(known[0].predictor.classes, task.scoring)
     if not metrics.may_be_drawn or not task.offers:
-        return Choices({}, (), sum(len(data) for _, data in parts))
-    search, enough = _Search(task, parts), sum(len(data) for _, data in parts) >= FEWEST
+        return Choices({}, (), _images(known))
+    search, enough = _Search(task, known), _images(known) >= FEWEST
     if patience is not None:
         search.limit(patience)
-    images = sum(len(data) for _, data in search.parts)
+    images = _images(search.parts)
     if images >= FEWEST:
         with suppress(_OutOfTime):
             _try_all(search, location_prior)
     elif location_prior is not None and not enough:
-        search.take_untried({"location_prior": location_prior})
+        search.take_untried({NAME: location_prior})
     return Choices(search.taken, tuple(search.trials), images)
 
 
 def _try_all(search: "_Search", location_prior: Any) -> None:
     task, parts = search.task, search.parts
     if location_prior is not None:
-        search.consider([{"location_prior": location_prior}])
+        search.consider([{NAME: location_prior}])
     if "flip" in task.offers:
         search.consider([{"flip": True}])
     if task.variants is not None:
-        search.consider(task.variants(search.report, parts[0][0].classes))
+        search.consider(task.variants(search.report, parts[0].predictor.classes))
     if "min_component" in task.offers:
         search.consider([{"min_component": size} for size in _sizes(parts)])
     if "crf" in task.offers:
-        pixels = parts[0][1][0].image[0].numel()
+        pixels = parts[0].data[0].image[0].numel()
         few = _thinned(parts, min(_MOST_CRF, _CRF_PIXELS // pixels))
-        if sum(len(data) for _, data in few) >= FEWEST:
+        if _images(few) >= FEWEST:
             search.parts, search.states = few, None
             search.consider([{"crf": True}])
 
@@ -152,9 +172,9 @@ class _Search:
     def limit(self, seconds: float) -> None:
         """Look at so many images as can be looked at in this time, by the time that one takes."""
         began, parts = time.monotonic(), self.parts
-        first = next((i for i, (_, data) in enumerate(parts) if len(data)), None)
+        first = next((part for part in parts if len(part.data)), None)
         if first is not None:
-            self.parts = [(parts[first][0], parts[first][1].take([0]))]
+            self.parts = [first._replace(data=first.data.take([0]))]
             self._scored([{}])
         passes = seconds / max(1e-6, time.monotonic() - began)
         self.parts, self.end = _thinned(parts, int(passes / _PASSES)), began + seconds
@@ -202,17 +222,18 @@ class _Search:
 
     def _scored(self, settings: Sequence[Settings]) -> list[ImageStates]:
         """What the scores know of each image under each of some settings."""
-        classes = self.parts[0][0].classes
+        classes = self.parts[0].predictor.classes
         single = self.task.metrics(classes, self.task.scoring)
         found = [ImageStates(self.task.metrics(classes, self.task.scoring)) for _ in settings]
-        for predictor, data in self.parts:
+        for predictor, data, prior in self.parts:
+            ways = [{**self.taken, **one} for one in settings]
+            if prior is not None:
+                ways = [way | {NAME: prior} if NAME in way else way for way in ways]
             for sample in data.with_channels(predictor.model.in_channels):
                 assert sample.target is not None
                 if time.monotonic() > self.end:
                     raise _OutOfTime
-                for states, annotation in zip(
-                    found, predictor.in_ways(sample, [{**self.taken, **one} for one in settings]), strict=True
-                ):
+                for states, annotation in zip(found, predictor.in_ways(sample, ways), strict=True):
                     single.reset()
                     single.update([annotation.to("cpu")], [sample.target], [sample.id])
                     states.note(single)
@@ -228,20 +249,23 @@ def _annotated(data: SegmentationData) -> SegmentationData:
     return data.take([i for i, pair in enumerate(data.pairs) if pair.mask is not None])
 
 
+def _images(parts: Sequence[Part]) -> int:
+    return sum(len(part.data) for part in parts)
+
+
 def _thinned(parts: Sequence[Part], most: int) -> list[Part]:
     """At most about so many images, in even steps."""
-    total = sum(len(data) for _, data in parts)
-    step = max(1, -(-total // max(1, most)))
-    return [(predictor, data.take(range(0, len(data), step))) for predictor, data in parts]
+    step = max(1, -(-_images(parts) // max(1, most)))
+    return [part._replace(data=part.data.take(range(0, len(part.data), step))) for part in parts]
 
 
 def _sizes(parts: Sequence[Part]) -> list[int]:
     """Sizes below nearly every true component."""
     sizes = [
         component_sizes(labels)
-        for _, data in parts
-        for i in range(len(data))
-        for labels in _maps(data.target(i))
+        for part in parts
+        for i in range(len(part.data))
+        for labels in _maps(part.data.target(i))
     ]
     every = np.concatenate(sizes) if sizes else np.zeros(0)
     if not every.size:

@@ -21,7 +21,7 @@ from ..types import DenseLogits, LabelMap
 NAME = "location_prior"  # of the setting of decoding
 CELLS = 16  # along each axis
 ADDED = 1.0  # images of average contents that are added, so that nothing is impossible
-_MOST = 200  # annotations that are read
+MOST = 200  # annotations that are read
 
 
 def location_prior(train: SegmentationData) -> list[list[list[float]]] | None:
@@ -37,13 +37,31 @@ def location_prior(train: SegmentationData) -> list[list[list[float]]] | None:
     Raises:
         ValueError: if a file cannot be read.
     """
-    known = [i for i, pair in enumerate(train.pairs) if pair.mask is not None]
-    shares = torch.zeros(len(train.classes), CELLS, CELLS)
-    for index in known[:: max(1, -(-len(known) // _MOST))]:
-        target = train.target(index)
+    return prior_of(shares_of_places(train, MOST))
+
+
+def shares_of_places(data: SegmentationData, most: int) -> Float[Tensor, "k 16 16"]:
+    """Sums over images of the share that each class has of each cell.
+
+    Args:
+        data: images with one class per pixel.
+        most: images that are read, in even steps.
+
+    Raises:
+        ValueError: if a file cannot be read.
+    """
+    known = [i for i, pair in enumerate(data.pairs) if pair.mask is not None]
+    shares = torch.zeros(len(data.classes), CELLS, CELLS)
+    for index in known[:: max(1, -(-len(known) // most))]:
+        target = data.target(index)
         assert isinstance(target, LabelMap)
-        for label in range(len(train.classes)):
+        for label in range(len(data.classes)):
             shares[label] += F.adaptive_avg_pool2d((target.labels == label).float()[None], CELLS)[0]
+    return shares
+
+
+def prior_of(shares: Float[Tensor, "k 16 16"]) -> list[list[list[float]]] | None:
+    """What `location_prior` gives, of sums of shares."""
     of_class = shares.mean((1, 2), keepdim=True) / shares.mean((1, 2)).sum().clamp(min=1e-12)
     if not of_class.any():
         return None

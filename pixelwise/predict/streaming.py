@@ -38,8 +38,10 @@ from ..tiling import (
     FileSink,
     Interval,
     Maps,
+    Network,
     PixelSource,
     Size,
+    among_zeros,
     at,
     blocks,
     grid,
@@ -117,6 +119,7 @@ class Stream:
         axes: the tiles along each axis.
         keep: what is kept of each pixel.
         batch_size: tiles that the network gets at once.
+        network: image -> scores of its pixels; None where the model gives no such scores.
     """
 
     predictor: Any
@@ -127,6 +130,7 @@ class Stream:
     axes: list[list[Interval]]
     keep: Keep
     batch_size: int
+    network: Network | None
 
     @property
     def of_objects(self) -> bool:
@@ -166,9 +170,9 @@ class Stream:
 
     def look(self, image: Float[Tensor, "b c *_"]) -> Any:
         """What is computed for tiles."""
-        if not issubclass(self.predictor.model.output, DenseLogits):
+        if self.network is None:
             return [self.predictor.find_objects(one[None]) for one in image]
-        return self.predictor.network(image).logits
+        return self.network(image).logits
 
     def first(self) -> Float[Tensor, "1 c *_"]:
         """The first tile, as the network takes it."""
@@ -197,13 +201,13 @@ class Stream:
     ) -> Iterator[tuple[tuple[slice, ...], np.ndarray]]:
         """What is written of each block behind the finished rows."""
         reader = _Reader(self)
-        if not issubclass(self.predictor.model.output, DenseLogits):
+        if self.network is None:
             found = in_crops(self.predictor.find_objects, reader, axes, self.predictor.each)
             for place, annotation, inside in found:
                 yield place, _pixels_of(annotation)[at(inside)]
             return
         predictor = self.predictor
-        for block in blocks(predictor.network, reader, axes, self.blend, self.batch_size, predictor.each):
+        for block in blocks(self.network, reader, axes, self.blend, self.batch_size, predictor.each):
             if block.place[0].start >= finished:
                 yield block.place, self._kept(predictor.placed(block, self.source.size))
 
@@ -397,11 +401,14 @@ def prepared(predictor: Any, source: Any, tile: Size | None, keep: Keep, batch_s
         blend = "crop"
         if keep != "labels":
             raise ValueError(f"keep is for models that score every pixel, got {keep!r:.40}")
+    network = predictor.network if scores_pixels else None
     if axes == 3:  # of volumes, how tiles overlap is a setting of their decoding
+        if network is not None:
+            network, tile = among_zeros(network, source.size, tuple(predictor.decoding["window"]), tile)
         overlap = tuple(int(predictor.decoding["overlap"] * side) for side in tile)
         blend, align = predictor.decoding["blend"], ALIGN // 2
     axes_of_tiles = grid(source.size, tile, overlap, blend, align)
-    return Stream(predictor, source, tile, overlap, blend, axes_of_tiles, keep, batch_size)
+    return Stream(predictor, source, tile, overlap, blend, axes_of_tiles, keep, batch_size, network)
 
 
 def _side(predictor: Any, batch_size: int) -> int:

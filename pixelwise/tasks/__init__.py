@@ -121,6 +121,23 @@ def task_for_conversion(root: Path, format: str, among: tuple[str, ...]) -> str:
     return other
 
 
+def others_that_read(root: Path, task: str, *, numbered: bool = False) -> tuple[str, ...]:
+    """Names of the other tasks that are planned and could learn from a folder.
+
+    Args:
+        root: the folder.
+        task: the one that is taken.
+        numbered: whether its masks look as if they numbered objects, which nobody can see from outside.
+    """
+    return tuple(
+        other.name
+        for other in TASKS.values()
+        if other.planning is not None
+        and other.name != task
+        and any(layout.matches(root) for name, layout in other.formats.items() if numbered or name != GUESSED)
+    )
+
+
 def task_of_folder(root: Path, format: str = "auto", among: tuple[str, ...] = tuple(TASKS)) -> Task:
     """The first task that has this format, or whose formats match the folder.
 

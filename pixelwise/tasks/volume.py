@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .. import decode, draw
 from ..data import SegmentationData, degradations_of, parse_augmentations
@@ -25,13 +24,12 @@ from ..metrics import SurfaceMetrics
 from ..metrics.rows import RowMetric
 from ..planning import Choice, DataFacts, MachineFacts, Planning, Rule, Rung, Situation, rules
 from ..planning.data_facts import UPRIGHT_LABELS
-from ..tiling import bands
+from ..tiling import among_zeros, bands
 from ..types import Annotation, ClassTable, DenseLogits, LabelMap, Report, Sample
 from . import semantic
 from .task import Network, Settings, Task, TaskMetrics, Writer
 
 TILE = (96, 96, 96)
-_SMALLEST = 16  # voxels: smaller volumes are extended for the networks at least to this size
 _ML = 1000.0  # mm^3
 
 
@@ -168,21 +166,13 @@ def inferred(network: Network, sample: Sample, classes: ClassTable, settings: Se
         raise ValueError(f"tile must have a depth, a height and a width in voxels, got {tile}")
     if not 0 <= share < 1:
         raise ValueError(f"overlap must be a share of the tile, at least 0 and below 1, got {share}")
+    network, tile = among_zeros(network, sample.image.shape[1:], tuple(settings["window"]), tile)
     overlap = tuple(int(share * side) for side in tile)
-    image = sample.image[None]
-    least = [max(int(side), _SMALLEST) for side in settings["window"]]
-    missing = [max(0, wanted - side) for wanted, side in zip(least, image.shape[2:], strict=True)]
-    before = [voxels // 2 for voxels in missing]
-    if any(missing):
-        sides = zip(reversed(before), reversed(missing), strict=True)
-        image = F.pad(image, [n for first, both in sides for n in (first, both - first)])
     slices = [
         decoded(DenseLogits(band, tuple(band.shape[2:])), classes, settings)[0].labels
-        for band in bands(network, image, tile, overlap, blend=settings["blend"])
+        for band in bands(network, sample.image[None], tile, overlap, blend=settings["blend"])
     ]
-    within = zip(before, sample.image.shape[1:], strict=True)
-    labels = torch.cat(slices)[tuple(slice(first, first + side) for first, side in within)]
-    return semantic.finished(LabelMap(labels, sample.spacing), classes, settings)
+    return semantic.finished(LabelMap(torch.cat(slices), sample.spacing), classes, settings)
 
 
 def decoding_of(settings: Settings) -> Settings:
@@ -335,7 +325,7 @@ def mirrors(situation: Situation, chosen: Settings) -> Choice:
     if data.sides:
         return Choice({"flip": 0.0}, "class names speak of sides", "none")
     most = max(data.mirrored, data.sideways)
-    facts = f"mirrored, structures lie elsewhere by {most:.2f} (an orientation from {UPRIGHT_LABELS})"
+    facts = f"mirrored, structures lie elsewhere by {most:.3f} (an orientation from {UPRIGHT_LABELS})"
     if most >= UPRIGHT_LABELS:
         return Choice({"flip": 0.0}, facts, "none")
     return Choice({"flip": 0.5}, facts, "along each axis")

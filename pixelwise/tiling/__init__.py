@@ -21,6 +21,7 @@ from .stitching import (
     Block as Block,
     Each as Each,
     Network as Network,
+    among_zeros as among_zeros,
     bands as bands,
     blocks as blocks,
     read_tiles as read_tiles,

@@ -16,6 +16,8 @@ Network = Callable[[Float[Tensor, "b c *grid"]], DenseLogits]
 Read = Callable[[tuple[slice, ...]], Float[Tensor, "b c *_"]]
 Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 
+_LEAST = 16  # voxels along each axis of a small volume with the zeros around it
+
 
 class Block(NamedTuple):
     """A part of the image whose scores are known.
@@ -141,6 +143,38 @@ def scores_of_any_size(f: Network, image: Float[Tensor, "b c *grid"], least: int
         return output
     inside: tuple[Any, ...] = (..., *(slice(side) for side in size))
     return DenseLogits(output.logits[inside], size, tuple(one[inside] for one in output.aux_logits))
+
+
+def among_zeros(f: Network, size: Sequence[int], window: Size, tile: Size) -> tuple[Network, Size]:
+    """`f` of an image that lies in the middle of zeros where it is shorter than a window, and its tiles.
+
+    So volumes that are smaller than the patches of a training are seen as they were there.
+
+    Args:
+        f: image -> DenseLogits.
+        size: of the image along each axis.
+        window: least extent of what `f` sees along each axis; at least 16.
+        tile: size of a tile; along an axis that is too short it becomes that of the image.
+
+    >>> def extent(image: Tensor) -> DenseLogits:
+    ...     return DenseLogits(torch.full_like(image, image.numel()), tuple(image.shape[2:]))
+    >>> network, tile = among_zeros(extent, (2,), (20,), (1,))
+    >>> network(torch.ones(1, 1, 2)).logits, tile
+    (tensor([[[20., 20.]]]), (2,))
+    """
+    missing = [max(0, max(wanted, _LEAST) - side) for wanted, side in zip(window, size, strict=True)]
+    if not any(missing):
+        return f, tile
+    before = [pixels // 2 for pixels in missing]
+    sides = [n for first, both in zip(before, missing, strict=True) for n in (both - first, first)]
+
+    def apply(image: Float[Tensor, "b c *grid"]) -> DenseLogits:
+        output, shape = f(F.pad(image, sides[::-1])), tuple(image.shape[2:])
+        inside = [slice(first, first + side) for first, side in zip(before, shape, strict=True)]
+        return DenseLogits(output.logits[at(inside)], shape)
+
+    whole = (max(side, length * (lack > 0)) for side, length, lack in zip(tile, size, missing, strict=True))
+    return apply, tuple(whole)
 
 
 def tiled(

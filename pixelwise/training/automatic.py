@@ -19,6 +19,7 @@ from ..planning import (
     Plan,
     Planning,
     RangeTest,
+    Row,
     Rule,
     Rung,
     Situation,
@@ -32,7 +33,7 @@ from ..planning import (
 from ..planning.plan import given_ladder
 from ..recipe import Recipe
 from ..registry import describe, taken_by
-from ..tasks import Settings, Task, get_task, open_data, task_of_folder
+from ..tasks import Settings, Task, get_task, open_data, others_that_read, task_of_folder
 from ..types import DenseLogits
 from .deadline import Clock
 from .probing import probe
@@ -110,6 +111,8 @@ def make_plan(
     if "lr" not in given:
         situation = _ranged(planning, situation, given, data, task, now)
     plan = settle(planning, situation, given)
+    if "task" not in given:
+        plan = replace(plan, rows=(_task_row(task, given, data, facts), *plan.rows))
     recipe = _recipe(plan.settings, given, task)
     return Planned(plan, recipe, data, _clock(plan, started, now))
 
@@ -185,6 +188,18 @@ def task_of(given: Settings) -> Task:
     return task_of_folder(root, format, *([describe(given["model"]).tasks] if "model" in given else []))
 
 
+def _task_row(task: Task, given: Settings, data: DataSplits, facts: DataFacts) -> Row:
+    """What is learnt, and what else the folder could teach."""
+    numbered = facts.mask_rule != "exact"
+    others = others_that_read(Path(given["data"]), task.name, numbered=numbered)
+    if "model" in given:
+        others = tuple(name for name in others if name in describe(given["model"]).tasks)
+    reason = f"data in the layout {data.format}"
+    if others:
+        reason += f", which is read for {', '.join(others)} too: --task"
+    return Row("task", task.name, reason, "rule")
+
+
 def _opened(given: Settings, task: Task) -> tuple[DataSplits, str]:
     """The data, all images that may be trained on in the training part, and how their masks are read."""
     options = {name: given[name] for name in ("format", "classes", "mask_rule", "seed") if name in given}
@@ -252,7 +267,8 @@ def _probed(
     """The machine with what was measured of the rungs: small to large, while there is hope and time."""
     settings = {**shape(planning, situation, given), "task": task.name}
     settings.pop("rung", None)
-    settings |= {"batch_size": settings.get("batch_size", rules.BATCH), "steps": 1, "workers": 0}
+    counts = [settings["batch_size"]] if "batch_size" in settings else [rules.BATCH, 2, 1]
+    settings |= {"batch_size": counts[0], "steps": 1, "workers": 0}
     settings |= _first_fold(settings)
     settings = {name: value for name, value in settings.items() if name not in ("epochs", "warmup_steps")}
     machine = situation.machine
@@ -272,7 +288,11 @@ def _probed(
         return True
 
     first = situation.ladder[0]
-    if not measured(first, precision=given.get("precision", "32")):
+    for count in counts:
+        settings["batch_size"] = count
+        if measured(first, precision=given.get("precision", "32")):
+            break
+    else:
         raise ValueError(
             f"the memory is too small for a step of {first.name}: a smaller crop or batch_size may help"
         )
@@ -294,9 +314,8 @@ def _probed(
         if now() + 4 * probe_of_last.seconds > end or not measured(rung, precision=fast):
             break
         best = rung
-    for count in (8, 16, 32, 64):
-        if "batch_size" in given or (machine.device == "cpu" and count > 16):
-            break
+    larger = (8, 16) if machine.device == "cpu" else (8, 16, 32, 64)
+    for count in larger if len(counts) > 1 and settings["batch_size"] == rules.BATCH else ():
         last = machine.probe(best.name, precision=fast)
         if (
             last is None

@@ -12,6 +12,7 @@ from ..predict.choices import Choices, choose
 from ..predict.location_prior import location_prior
 from ..predict.standing import Standing, standing
 from ..recipe import Recipe
+from ..tasks import get_task
 from .parts import Parts
 
 MOST_IMAGES = 200  # of a part that are scored and looked at for the best and worst predictions
@@ -57,6 +58,8 @@ class Closing:
 def choose_for(weights: Path, recipe: Recipe, parts: Parts, patience: float | None) -> Choices:
     """Choose test-time settings, and keep them with the weights.
 
+    Where time is short, what an earlier command has chosen for these weights stays.
+
     Args:
         weights: the best ones; the file is replaced where something was chosen.
         recipe: of the training; `choose` says whether anything is tried, `location_prior` whether that is.
@@ -66,6 +69,8 @@ def choose_for(weights: Path, recipe: Recipe, parts: Parts, patience: float | No
     Raises:
         ValueError: if a file cannot be read or written.
     """
+    if patience is not None and (before := chosen_before(weights)) is not None:
+        return before
     if not recipe.choose or (patience is not None and patience <= 0):
         return Choices({}, (), 0)
     predictor = Predictor(weights, device=_device(recipe), plain=True)
@@ -100,6 +105,20 @@ def close(
 
 def _device(recipe: Recipe) -> str:
     return "cpu" if recipe.accelerator == "cpu" else "auto"
+
+
+def chosen_before(weights: Path) -> Choices | None:
+    """What an earlier command has chosen for weights that are finished; None where it has chosen nothing.
+
+    Raises:
+        ValueError: if the file cannot be read.
+    """
+    if not weights.is_file():
+        return None
+    known = checkpoint.load(weights)
+    names = get_task(known.task).chosen
+    chosen = {name: value for name, value in known.decoding.items() if name in names}
+    return Choices(chosen, (), 0) if chosen else None
 
 
 def keep(weights: Path, decoding: Mapping[str, object]) -> None:

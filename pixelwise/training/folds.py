@@ -8,18 +8,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from .. import checkpoint
 from ..data import SegmentationData
 from ..predict import Evaluation, Predictor, evaluate_images
 from ..predict.baselines import baseline_scores
-from ..predict.choices import Choices, choose
+from ..predict.choices import Choices, Part, choose
 from ..predict.evaluation import predictions_of, scored
+from ..predict.location_prior import MOST, prior_of, shares_of_places
 from ..predict.standing import LEVEL, Standing, standing
 from ..recipe import Recipe
 from ..wording import counted
 from .callbacks import BEST_WEIGHTS, LAST_WEIGHTS
-from .closing import scored_in, scored_part
+from .closing import chosen_before, scored_in, scored_part
 from .deadline import Clock
 
 
@@ -70,8 +74,13 @@ def join(
     task, classes = parts[0][0].task, parts[0][0].classes
     evaluation = scored(chain.from_iterable(predictions_of(*part, 1) for part in parts), task, classes)
     patience = None if clock is None else clock.patience()
-    tried = recipe.choose and (patience is None or patience > 0)
-    choices = choose(parts, patience=patience) if tried else Choices({}, (), 0)
+    before = None if clock is None else chosen_before(path / BEST_WEIGHTS)
+    tried = before is None and recipe.choose and (patience is None or patience > 0)
+    choices = before or Choices({}, (), 0)
+    if tried:
+        prior, priors = _location_priors(recipe, [data for _, data in folds])
+        known = [Part(predictor, data, one) for (predictor, data), one in zip(parts, priors, strict=True)]
+        choices = choose(known, patience=patience, location_prior=prior)
     remarks = _out_of_fold(evaluation, [data for _, data in folds])
     remarks += [f"Kept with the weights: {trial}." for trial in choices.trials if trial.taken]
     target = path / BEST_WEIGHTS
@@ -86,6 +95,15 @@ def join(
         left = None if clock is None else clock.left - clock.report
         remarks += _on_test(Predictor(target, device=device), test, [data for _, data in folds], left)
     return Folded(evaluation, tuple(remarks), choices, target)
+
+
+def _location_priors(recipe: Recipe, folds: Sequence[SegmentationData]) -> tuple[Any, Sequence[Any]]:
+    """That of all images, for the ensemble, and for each fold that of the others, which it learnt from."""
+    if not recipe.location_prior:
+        return None, [None] * len(folds)
+    shares = [shares_of_places(data, MOST // len(folds)) for data in folds]
+    every = torch.stack(shares).sum(0)
+    return prior_of(every), [prior_of(every - one) for one in shares]
 
 
 def _out_of_fold(evaluation: Evaluation, parts: Sequence[SegmentationData]) -> list[str]:

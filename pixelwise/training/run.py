@@ -83,6 +83,7 @@ from .schedule import factor
 
 Data = str | os.PathLike[str] | DataSplits | tuple[SegmentationData, SegmentationData] | Parts
 
+SMALL_WIDTH = 16  # of the U-Net that is trained where no model is named
 _LIGHTNING_PRECISION = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
 
 
@@ -121,12 +122,12 @@ class TrainResult:
         return self.path / REPORT
 
 
-def train(data: Data, model: str = "unet", *, progress: bool = True, **changes: Any) -> TrainResult:
+def train(data: Data, model: str | None = None, *, progress: bool = True, **changes: Any) -> TrainResult:
     """Train a model.
 
     Args:
         data: a folder of images and masks, what `open_data` gives, or a training and a validation part.
-        model: see `list_models()`.
+        model: see `list_models()`; None for a U-Net that a small machine can train, of width 16.
         progress: whether to show how far it is.
         changes: settings of the `Recipe`, such as `epochs=3` or `out="runs/first"`.
 
@@ -134,22 +135,28 @@ def train(data: Data, model: str = "unet", *, progress: bool = True, **changes: 
         ValueError: if a setting, the data or the run directory cannot be used, the loss becomes non-finite,
             or a file cannot be written. An interrupted run can be continued with `resume`.
     """
+    named = {} if model is None else {"model": model}
     if isinstance(data, str | os.PathLike):
-        return run(recipe_of({"data": os.fspath(data), "model": model, **changes}), progress=progress)
+        return run(recipe_of({"data": os.fspath(data), **named, **changes}), progress=progress)
     about: dict[str, Any] = {}
     if isinstance(data, DataSplits):
         about = {"data": str(data.root)}
         if changes.get("format", "auto") == "auto":
             changes["format"] = data.format
-    return run(recipe_of({"data": "", **about, "model": model, **changes}), data=data, progress=progress)
+    return run(recipe_of({"data": "", **about, **named, **changes}), data=data, progress=progress)
 
 
 def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     """A recipe with these settings, and for the others the defaults of its task.
 
+    Where no model is named, it is a U-Net that a small machine can train, of width 16 and not 64.
+
     Raises:
         ValueError: if a setting is unknown or out of its range, or there is no such model or task.
     """
+    arguments = settings.get("model_arguments", {})
+    if "model" not in settings and isinstance(arguments, dict) and not {"encoder", "width"} & set(arguments):
+        settings = {**settings, "model_arguments": {"width": SMALL_WIDTH, **arguments}}
     model = settings.get("model", Recipe("").model)
     name = settings.get("task") or describe(model).tasks[0]
     _check_serves(model, name)
@@ -574,9 +581,9 @@ def _run(
                 what = "Terminated" if isinstance(error, Terminated) else "Interrupted"
                 best = ""
                 if clock is not None and (path / BEST_WEIGHTS).is_file():
-                    best = f" The best weights so far are {path / BEST_WEIGHTS}."
+                    best = f", and the best weights so far are {path / BEST_WEIGHTS}"
                 raise type(error)(
-                    f"{what}. All whole epochs are kept: pixelwise train --resume {path}{best}"
+                    f"{what}. All whole epochs are kept{best}: pixelwise train --resume {path}"
                 ) from error
 
 

@@ -119,9 +119,10 @@ def command_of(recipe: Recipe) -> str:
     words = ["pixelwise", "train", recipe.data]
     for name in vars(recipe):
         value = getattr(recipe, name)
-        if name not in ("data", "out") and value != getattr(defaults, name):
+        if name == "model" or (name not in ("data", "out") and value != getattr(defaults, name)):
             words += _options(name, value)
-    return shlex.join(words)
+    plain = recipe.epochs is None and recipe.steps is None  # which `train` would take for a wish for a plan
+    return shlex.join([*words, *(["--no-plan"] if plain else [])])
 
 
 def _usual(recipe: Recipe) -> Recipe:

@@ -1,6 +1,7 @@
 """`pixelwise plan`, and what `train` does without a length."""
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -29,6 +30,11 @@ def test_a_plan_is_told_with_reasons_and_nothing_is_trained(pixelwise, street, t
     assert shown.code == 0, shown.err
     for words in ("machine: ", "crop", "flips", "given by you", "steps"):
         assert words in shown.out
+    data, machine = shown.out.split("machine: ")
+    assert "median region" in data
+    for name in ("ground", "square"):
+        assert re.search(rf"{name} .* [0-9.]+% .* [0-9]+% .* px ", data), data
+    assert re.search(r"unet .* 4 .* 32 .* 0\.01 .* 400 ", machine.partition("choice")[0])
     assert not (tmp_path / "runs").exists()
 
 

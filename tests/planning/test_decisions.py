@@ -126,7 +126,7 @@ TABLE: dict[str, tuple[DataFacts, dict[str, Any], dict[str, Any]]] = {
     "places that tell nothing are not": (facts(placed=0.049), {}, {"location_prior": False}),
     "places of which nothing is known are not": (facts(), {}, {"location_prior": False}),
     "a given one is kept": (facts(placed=0.3), {"location_prior": False}, {"location_prior": False}),
-    "folds have none": (facts(placed=0.3), {"folds": 5}, {"location_prior": False}),
+    "folds have one too": (facts(placed=0.3), {"folds": 5}, {"location_prior": True}),
     # augmentation
     "scale has a least range": (facts(), {}, {"scale": (0.7, 1.4)}),
     "scale follows the spread": (facts(spread=3.0), {}, {"scale": (0.58, 1.73)}),
@@ -136,6 +136,9 @@ TABLE: dict[str, tuple[DataFacts, dict[str, Any], dict[str, Any]]] = {
     # batch, lr, schedule
     "four images per step": (facts(), {}, {"batch_size": 4, "lr": 0.002}),
     "a given batch moves the lr": (facts(), {"batch_size": 16}, {"batch_size": 16, "lr": 0.004}),
+    "so do batches whose gradients are added": (
+        facts(), {"accumulate": 4}, {"batch_size": 4, "accumulate": 4, "lr": 0.004},
+    ),
     "the lr has a limit": (facts(), {"batch_size": 64}, {"lr": 0.004}),
     "published weights": (
         facts(25), {"model": "unet", "model_arguments": {"encoder": "resnet18", "pretrained": True}},
@@ -207,6 +210,24 @@ def test_a_larger_batch_is_taken_where_it_is_faster_and_leaves_enough_steps() ->
     assert batch(0.37, 1200) == 4  # 8 % more
     assert batch(0.2, 60) == 4  # 190 steps would remain
     assert batch(0.2, 1200, train=30) == 4  # 8 crops are more than 5 % of the pixels
+
+
+def test_batches_whose_gradients_are_added_take_their_time() -> None:
+    once, twice = (decided(facts(), given).settings for given in ({}, {"accumulate": 2}))
+    assert twice["steps"] == pytest.approx(once["steps"] / 2, rel=0.02)
+    assert twice["images_per_epoch"] == pytest.approx(once["images_per_epoch"], rel=0.05)
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_small_batches_make_a_step_together_where_the_memory_holds_no_more(count: int) -> None:
+    probes = (Probe("unet on resnet18", (256, 256), count, "32", 0.1, 0.01, 0.1),)
+    plan = decided(facts(), probes=probes, seconds=())
+    assert (plan.settings["batch_size"], plan.settings["accumulate"]) == (count, 4 // count)
+    assert plan.settings["lr"] == 0.002
+    row = next(row for row in plan.rows if row.choice == "batch")
+    assert row.reason == f"the memory holds no more: {4 // count} batches make a step"
+    given = decided(facts(), {"batch_size": count}, probes=probes, seconds=())
+    assert "accumulate" not in given.settings
 
 
 def test_crops_shrink_where_time_is_short() -> None:

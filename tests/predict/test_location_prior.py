@@ -12,7 +12,7 @@ from pixelwise.checkpoint import Checkpoint, ensemble, load, save
 from pixelwise.data import Pair, SegmentationData
 from pixelwise.export import export
 from pixelwise.predict import Predictor
-from pixelwise.predict.choices import choose
+from pixelwise.predict.choices import Part, choose
 from pixelwise.predict.location_prior import CELLS, location_prior, read_prior
 from pixelwise.registry import build
 from pixelwise.types import ClassTable, LabelMap, Sample
@@ -207,3 +207,13 @@ def test_validation_images_decide_where_there_are_enough(
     assert str(found.trials[0]).startswith("location_prior=3x16x16: ")
     worse = choose([(Predictor(model, classes), data)], location_prior=(-10 * torch.tensor(prior)).tolist())
     assert ("location_prior" in worse.decoding) == (not tried)
+    if tried:  # each fold tries that of the images that it learnt from; what is kept is that of all images
+        parts = [
+            Part(
+                Predictor(model, classes), data.take(range(i, count, 2)), (10 * torch.tensor(prior)).tolist()
+            )
+            for i in (0, 1)
+        ]
+        folds = choose(parts, location_prior=prior)
+        assert folds.decoding["location_prior"] == prior
+        assert folds.trials[0].gain == pytest.approx(found.trials[0].gain)

@@ -24,7 +24,7 @@ from pixelwise.export.fast_forms import FastModel
 from pixelwise.predict import Predictor, predictor as predictor_file
 from pixelwise.predict.memory import live_bytes
 from pixelwise.tiling import ArraySource, open_source
-from pixelwise.types import ClassTable, DenseLogits, MaskLogits, MaskModel
+from pixelwise.types import ClassTable, DenseLogits, DenseModel, MaskLogits, MaskModel
 
 TABLE = ClassTable.of("dark", "middle", "bright")
 SIZE = (150, 230)
@@ -257,6 +257,41 @@ def test_volumes_are_streamed_in_tiles_with_three_sides(tmp_path: Path) -> None:
     scaled = torch.from_numpy(np.clip((measured - low) / (high - low), 0, 1).astype(np.float32))
     whole = model(scaled[None, None]).logits.argmax(1)[0].numpy()
     assert (found == whole).mean() > 0.99
+
+
+class AboveMean(DenseModel):
+    """Class 1 where a voxel is brighter than the mean of all that the network sees."""
+
+    tasks = ("volume",)
+    num_classes, in_channels, minimum_size = 2, 1, 1
+
+    def forward(self, image: torch.Tensor) -> DenseLogits:
+        mean = image.mean((1, 2, 3, 4), keepdim=True).expand_as(image)
+        return DenseLogits(20 * torch.cat([mean, image], 1), tuple(image.shape[2:]))
+
+
+@pytest.mark.parametrize("size", [(10, 31, 13), (48, 20, 64), (48, 32, 64)])
+def test_small_volumes_lie_among_zeros_whole_in_tiles_and_streamed(
+    size: tuple[int, ...], tmp_path: Path
+) -> None:
+    volume = np.random.default_rng(0).random(size, np.float32)
+    np.save(tmp_path / "v.npy", volume)
+
+    def predictor(tile: int, window: int) -> Predictor:
+        decoding = {"window": (window,) * 3, "tile": (tile,) * 3}
+        return Predictor(AboveMean().eval(), ClassTable.of("a", "b"), task="volume", decoding=decoding)
+
+    for tile in (64, 32):
+        predict = predictor(tile, 32)
+        whole = predict(torch.from_numpy(volume)[None]).label_map.labels.numpy()
+        streamed = np.load(predict.stream(tmp_path / "v.npy", tmp_path / f"{tile}.npy"))
+        assert (streamed == whole).all()
+        without = np.load(predictor(tile, 0).stream(tmp_path / "v.npy", tmp_path / f"alone {tile}.npy"))
+        assert (without == whole).all() == (min(size) >= 32)
+    share = np.prod([min(1, side / 32) for side in size])  # of what one tile of 64 voxels sees
+    wanted = volume > volume.mean() * share
+    predict = predictor(64, 32)
+    assert (predict(torch.from_numpy(volume)[None]).label_map.labels.numpy() == wanted).all()
 
 
 def write_map(path: Path, photo: np.ndarray) -> object:

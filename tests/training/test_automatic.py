@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from pixelwise.checkpoint import load
@@ -79,6 +80,25 @@ def test_a_plan_names_its_parts_and_what_is_given_stays(folder: Folder, tmp_path
     assert rows["validation split"].value == "3 images"
 
 
+def test_a_batch_that_the_memory_does_not_hold_is_halved(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def too_small(recipe: Recipe, data: Any, rung: str, **of_time: Any) -> Probe:
+        if recipe.batch_size > least:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return Probe(rung, tuple(recipe.crop or ()), recipe.batch_size, recipe.precision, 0.01, 0.001, 0.01)
+
+    monkeypatch.setattr(automatic, "probe", too_small)
+    given, least = {"data": str(folder(10)), **SMALL}, 2
+    recipe = make_plan(given, budget=300.0).recipe
+    assert (recipe.batch_size, recipe.accumulate) == (2, 2)
+    least = 0
+    with pytest.raises(
+        ValueError, match="the memory is too small for a step of unet: a smaller crop or batch"
+    ):
+        make_plan(given, budget=300.0)
+
+
 @pytest.mark.usefixtures("measured")
 def test_a_planned_run_keeps_its_reasons_and_is_repeated_without_a_plan(
     folder: Folder, tmp_path: Path
@@ -111,13 +131,23 @@ def test_twenty_five_seconds_from_a_folder_to_a_report(folder: Folder, tmp_path:
     assert spent < 25 * 2  # the report cannot be cut short; other tests use the machine too
 
 
-@pytest.mark.slow
-def test_sixty_seconds_end_on_time_above_the_constant(folder: Folder, tmp_path: Path) -> None:
-    started = time.monotonic()
-    given = {"data": str(folder(16, (96, 128))), "accelerator": "cpu", "out": str(tmp_path / "run")}
-    result = train_by_plan(make_plan(given, budget=60.0), progress=False)
-    assert 30 < time.monotonic() - started < 60 * 1.1
-    assert result.scores["mean_iou"] > 0.8
+def test_sixty_seconds_end_on_time_above_the_constant(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def now() -> float:  # other tests use the machine too: a second is a third of one of the processor
+        return 3 * time.process_time()
+
+    monkeypatch.setattr(time, "monotonic", now)
+    monkeypatch.setattr(automatic, "_business", lambda: 1.0)
+    monkeypatch.setattr(automatic, "REPORT_SECONDS", 15.0)  # 5 of the processor
+    given = {"data": str(folder(16, (48, 64))), **SMALL, "out": str(tmp_path / "run")}
+    started = now()
+    planned = make_plan({**given, "workers": 0}, budget=60.0, started=started, now=now)
+    result = train_by_plan(planned, progress=False)
+    assert 30 < now() - started < 60 * 1.1
+    assert result.scores["mean_iou"] > 0.6  # all background has about 0.45
+    assert result.history[-1]["lr"] < 0.1 * planned.recipe.lr
+    assert result.report.is_file()
 
 
 @pytest.mark.usefixtures("measured")
@@ -300,6 +330,37 @@ def test_masks_that_number_objects_become_foreground(folder: Folder) -> None:
     planned = make_plan({"data": str(folder(6, (64, 64), numbered)), **SMALL}, budget=600.0)
     assert planned.recipe.mask_rule == "above-0"
     assert len(planned.data.classes) == 2
+    row = planned.plan.rows[0]
+    assert (row.choice, row.value) == ("task", "semantic")
+    open_model = make_plan({"data": str(planned.data.root), "accelerator": "cpu"}, budget=600.0)
+    assert row.reason == "data in the layout pairs"  # the network that is given does nothing else
+    assert open_model.plan.rows[0].reason.startswith("data in the layout pairs, which is read for instance")
+
+
+@pytest.mark.usefixtures("measured")
+@pytest.mark.parametrize("given", [{}, {"task": "instance"}])
+def test_a_plan_tells_its_task_and_what_else_the_folder_could_teach(
+    tmp_path: Path, given: dict[str, str]
+) -> None:
+    (tmp_path / "coco" / "images").mkdir(parents=True)
+    images, objects = [], []
+    for number in range(4):
+        name = f"{number}.png"
+        Image.fromarray(np.full((64, 64, 3), 40 * number, np.uint8)).save(tmp_path / "coco" / "images" / name)
+        images.append({"id": number, "file_name": name, "height": 64, "width": 64})
+        objects.append(
+            {"id": number, "image_id": number, "category_id": 1, "iscrowd": 0, "area": 400,
+             "bbox": [10, 10, 20, 20], "segmentation": [[10, 10, 30, 10, 30, 30, 10, 30]]}
+        )  # fmt: skip
+    content = {"images": images, "annotations": objects, "categories": [{"id": 1, "name": "box"}]}
+    (tmp_path / "coco" / "instances_train.json").write_text(json.dumps(content))
+    plan = make_plan({"data": str(tmp_path / "coco"), "accelerator": "cpu", **given}, budget=600.0).plan
+    (row,) = [row for row in plan.rows if row.choice == "task"]
+    if given:
+        assert (row.value, row.reason) == ("instance", "given by you")
+    else:
+        assert row.value == "semantic"
+        assert row.reason.startswith("data in the layout coco, which is read for instance, detection")
 
 
 @pytest.mark.parametrize(

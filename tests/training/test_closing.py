@@ -2,9 +2,11 @@
 
 import csv
 import importlib
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +14,14 @@ from PIL import Image
 
 import pixelwise as pw
 from pixelwise.data import open_data
+from pixelwise.predict.choices import Choices, Part, choose
+from pixelwise.predict.location_prior import location_prior
 from pixelwise.training import Recipe, closing, resume, run
 from pixelwise.training.closing import choose_for, keep, scored_in, scored_part
+from pixelwise.training.deadline import Clock
+from pixelwise.training.folds import join
 from pixelwise.training.parts import Parts
+from pixelwise.training.run import _open
 
 MakeRecipe = Callable[..., Recipe]
 
@@ -118,6 +125,28 @@ def test_nothing_is_chosen_where_no_time_is_left(many: Path) -> None:
     assert choose_for(Path("no.safetensors"), Recipe(str(many)), Parts(val, val), -1.0).trials == ()
 
 
+@pytest.mark.parametrize("patience", [0.001, -1.0])
+def test_what_was_chosen_stays_where_a_finished_run_is_resumed_without_time(
+    tiny: MakeRecipe, many: Path, patience: float
+) -> None:
+    result = run(tiny(data=str(many), epochs=1, choose=False), progress=False, report=False)
+    keep(result.best, {"threshold": 0.4, "flip": True})
+    splits = open_data(many)
+    parts = Parts(splits.train, splits.val)
+    choices = choose_for(result.best, result.recipe.changed(choose=True), parts, patience)
+    assert choices.decoding == pw.load(result.best).decoding == {"threshold": 0.4, "flip": True}
+
+
+def test_what_was_chosen_for_folds_stays_where_they_are_resumed_without_time(tiny: MakeRecipe) -> None:
+    result = run(tiny(folds=2, epochs=1), progress=False, report=False)
+    keep(result.best, {"threshold": 0.4})
+    held = [(fold.path, _open(Recipe.read(fold.path / "recipe.json"), None)[0].val) for fold in result.folds]
+    clock = Clock(deadline=time.monotonic() - 1.0, started=time.monotonic(), choices=0.5)
+    folded = join(result.path, result.recipe, held, None, clock=clock)
+    assert folded.choices.decoding == {"threshold": 0.4}
+    assert pw.load(result.best).decoding == {"threshold": 0.4}
+
+
 # --- folds ----------------------------------------------------------------------------------------
 
 
@@ -147,10 +176,40 @@ def test_folds_score_every_image_once_and_are_one_model(tiny: MakeRecipe, boxes:
     assert result.scores["pixel_accuracy"] == pytest.approx(mean, abs=1e-5)
 
 
+def test_folds_try_the_location_prior_of_the_images_that_each_learnt_from(
+    tiny: MakeRecipe, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in range(6):
+        mask = np.zeros((32, 32), np.uint8)
+        mask[: 14 + number] = 1
+        for kind, array in (("images", np.full((32, 32, 3), 128, np.uint8)), ("masks", mask)):
+            (tmp_path / "skies" / kind).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(array).save(tmp_path / "skies" / kind / f"{number}.png")
+    seen: list[list[Part]] = []
+
+    def spied(parts: list[Part], **settings: Any) -> Choices:
+        seen.append(parts)
+        return choose(parts, **settings)
+
+    monkeypatch.setattr("pixelwise.training.folds.choose", spied)
+    recipe = tiny(data=str(tmp_path / "skies"), folds=3, epochs=1, location_prior=True)
+    result = run(recipe, progress=False, report=False)
+    every = open_data(tmp_path / "skies", val_fraction=0.0, test_fraction=0.0).train
+    (parts,) = seen
+    for part in parts:
+        others = [i for i, pair in enumerate(every.pairs) if pair.id not in names(part.data)]
+        assert len(others) == 4
+        assert part.location_prior == location_prior(every.take(others))
+    assert pw.load(result.best).decoding["location_prior"] == location_prior(every)
+    assert "Kept with the weights: location_prior=2x16x16: mean IoU +" in " ".join(result.remarks)
+    # Nothing but the place can be told of grey images.
+    labels = pw.Predictor(result.best)(np.full((32, 32, 3), 128, np.uint8)).label_map.labels
+    assert labels[:12].all()
+    assert not labels[22:].any()
+
+
 def names_of_fold(path: Path, boxes: Path) -> set[str]:
     """The validation images of a fold, as its recipe alone finds them."""
-    from pixelwise.training.run import _open
-
     (train, val, _), _ = _open(Recipe.read(path / "recipe.json"), None)
     assert not names(train) & names(val)
     assert len(names(train) | names(val)) == 10

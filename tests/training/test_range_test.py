@@ -15,32 +15,49 @@ from pixelwise.recipe import Recipe
 from pixelwise.training import automatic, make_plan
 from pixelwise.training.range_test import range_test, turning_point
 
-RATES = [float(rate) for rate in np.geomspace(1e-4, 1e-1, 60)]
+RATES = [0.0, *(float(rate) for rate in np.geomspace(1e-4, 1e-1, 9))]
 
 
-def losses(turn: float, noise: float = 0.1) -> list[float]:
-    """Losses that fall to 1 until a rate, and rise by as much per step beyond it, with noise."""
-    random = np.random.default_rng(0)
+def losses(turn: float, noise: float = 0.05, seed: int = 0) -> list[list[float]]:
+    """Losses of six batches that fall to 1 until a rate, and rise by 0.4 at each rate beyond it, with noise.
+
+    Batches differ by much more than that.
+    """
+    random = np.random.default_rng(seed)
     at = int(np.searchsorted(RATES, turn))
-    fall = np.interp(range(60), [0, max(at, 1)], [2, 1]) + 0.1 * np.maximum(0, np.arange(60) - at)
-    return list(fall + noise * random.standard_normal(60))
+    fall = np.interp(range(10), [0, max(at, 1)], [2, 1]) + 0.4 * np.maximum(0, np.arange(10) - at)
+    table = fall[:, None] + random.exponential(2.0, 6) + noise * random.standard_normal((10, 6))
+    return table.tolist()
 
 
 @pytest.mark.parametrize("turn", [1e-3, 1e-2, 3e-2])
 def test_the_turn_of_a_noisy_loss_is_found_within_a_factor_of_three(turn: float) -> None:
-    assert turn / 3 < turning_point(RATES, losses(turn)) < 3 * turn
+    for seed in range(20):
+        assert turn / 3 < turning_point(RATES, losses(turn, seed=seed)) < 3 * turn
 
 
-@pytest.mark.parametrize("noise", [0.0, 0.1, 0.5])
+@pytest.mark.parametrize("noise", [0.0, 0.05, 0.2])
 def test_a_loss_that_falls_or_stays_has_no_turn(noise: float) -> None:
-    assert turning_point(RATES, losses(1.0, noise)) == math.inf
-    random = np.random.default_rng(1)
-    assert turning_point(RATES, list(1 + noise * random.standard_normal(60))) == math.inf
+    for seed in range(20):
+        assert turning_point(RATES, losses(1.0, noise, seed)) == math.inf
+    stays = [1 + noise * np.random.default_rng(seed).standard_normal((10, 6)) for seed in range(20)]
+    assert sum(turning_point(RATES, one.tolist()) < math.inf for one in stays) <= 4
+
+
+def test_a_rise_that_is_small_beside_the_fall_is_none() -> None:
+    fall = [8.0, 6.0, 4.0, 2.0, 1.0, 0.5, 0.4, 0.4]
+    assert turning_point(RATES, [[x, x] for x in (*fall, 1.0, 1.0)]) == math.inf
+    assert turning_point(RATES, [[x, x] for x in (*fall, 1.4, 1.4)]) == RATES[6]
+    assert (
+        turning_point(RATES, [[x, y] for x, y in zip((*fall, 3.0, 3.0), [1.0] * 10, strict=True)]) == math.inf
+    )
 
 
 def test_a_loss_that_is_not_finite_is_a_turn() -> None:
-    assert turning_point(RATES, [2.0, 1.5, 1.0, math.nan]) == RATES[2]
-    assert turning_point(RATES, [math.nan]) == RATES[0]
+    assert turning_point(RATES, [[2.0, 3.0], [1.5, 2.5], [1.0, math.nan]]) == RATES[1]
+    assert turning_point(RATES, [[2.0, 3.0], [1.0, 2.0], [math.inf]]) == RATES[1]
+    assert turning_point(RATES, [[math.nan]]) == RATES[1]
+    assert turning_point(RATES, [[1.0, 1.1]] + [[9.0, 9.1]] * 9) == RATES[1]
 
 
 @pytest.fixture

@@ -228,7 +228,6 @@ def test_the_default_run_directory_is_never_a_taken_one(
         ({"freeze": ["encodr"]}, "did you mean 'encoder'"),
         ({"crop": (16, 64)}, "crop must be at least 32 x 32 for 'pspnet', got 16 x 64"),
         ({"class_weights": (1.0, 2.0, 3.0)}, "2 classes need as many class_weights, got 3"),
-        ({"location_prior": True, "folds": 2}, "location_prior is for one model, not for folds"),
         ({"location_prior": True, "model": "maskformer"}, "networks that score pixels, not for the task"),
         ({"warmup_steps": 99}, "warmup_steps must be at most the number of steps 12, got 99"),
     ],

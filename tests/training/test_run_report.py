@@ -77,6 +77,8 @@ def test_the_command_of_a_report_gives_the_same_recipe(
     words = shlex.split(command_of(recipe.changed(out="runs/there")))
     program.main(words[1:], prog_name=words[0], standalone_mode=False)
     assert read == [recipe]
+    assert ("--no-plan" in words) == (recipe.epochs is None and recipe.steps is None)
+    assert words[words.index("--model") + 1] == recipe.model
 
 
 def test_data_in_memory_have_no_command() -> None:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -100,6 +101,23 @@ def test_the_defaults_of_a_task_are_taken_where_nothing_is_said(monkeypatch: pyt
     recipe = recipe_of({"data": "cells", "task": "multilabel", "epochs": 7})
     assert (recipe.lr, recipe.epochs) == (0.5, 7)
     assert recipe_of({"data": "cells"}).lr == Recipe("").lr
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, {"width": 16}),
+        ({"model_arguments": {"in_channels": 1}}, {"width": 16, "in_channels": 1}),
+        ({"model_arguments": {"width": 32}}, {"width": 32}),
+        ({"model_arguments": {"encoder": "resnet18"}}, {"encoder": "resnet18"}),
+        ({"model": "unet"}, {}),
+    ],
+)
+def test_where_no_model_is_named_it_is_one_that_two_cores_can_train(
+    settings: dict[str, Any], expected: dict[str, Any]
+) -> None:
+    recipe = recipe_of({"data": "cells", **settings})
+    assert (recipe.model, recipe.model_arguments) == ("unet", expected)
 
 
 def test_the_best_epoch_is_picked_by_the_score_of_the_task(tiny: MakeRecipe, cells: Path) -> None:
