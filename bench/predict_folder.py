@@ -5,10 +5,10 @@
 Every measurement is a process of its own, because the waiting policy of OpenMP is read when torch is loaded;
 the ways take turns. Loading and one image are not counted. `policy` is what the process was told: `as it is`
 leaves the variable unset, as in a program that knows nothing of it; `passive` is what `pixelwise predict`
-sets. With `--ray` also `pixelwise predict --engine ray` on this machine, by the images behind the first two
-batches, so that the start of Ray, of its workers and their first images do not count; the processor time is
-that of all processes of Ray, by what Linux tells of them. Without `--images`, JPEG files of CamVid's size are
-made. The goals, at least 1.3 times the plain loop and with Ray at most 1.15 times ours, stand at the end.
+sets. With `--ray` also `pixelwise predict --engine ray` on this machine, by the second half of the images, so
+that the start of Ray and of its workers, which start one after the other, does not count; the processor time
+is that of all processes of Ray, by what Linux tells of them. Without `--images`, JPEG files of CamVid's size
+are made. The goals, at least 1.3 times the plain loop and with Ray at most 1.15 times ours, stand at the end.
 """
 
 import argparse
@@ -94,7 +94,7 @@ def child(way: str, model_name: str, images: Path, count: int, overlay: bool) ->
 
 
 def seconds_on_ray(model: Any, table: Any, paths: list[Path], out: Path) -> list[float]:
-    """Seconds for all images, by the clock and of the processor, by those behind the first two batches."""
+    """Seconds for all images, by the clock and of the processor, by the second half of them."""
     import pixelwise as pw
     from pixelwise.predict.bulk import predict_on_ray
 
@@ -114,7 +114,7 @@ def seconds_on_ray(model: Any, table: Any, paths: list[Path], out: Path) -> list
         pw.load(out / "model.safetensors"), [*map(os.fspath, paths)], os.fspath(out / "ray"), progress=False
     )
     watching.join(60)
-    first, last = next(one for one in seen if one[0] >= 16), seen[-1]
+    first, last = next(one for one in seen if 2 * one[0] >= len(paths)), seen[-1]
     assert last[0] == len(paths) > first[0], f"{last[0]} files of {len(paths)} images"
     return [(last[i] - first[i]) / (last[0] - first[0]) * len(paths) for i in (1, 2)]
 
