@@ -5,21 +5,25 @@
 Every measurement is a process of its own, because the waiting policy of OpenMP is read when torch is loaded;
 the ways take turns. Loading and one image are not counted. `policy` is what the process was told: `as it is`
 leaves the variable unset, as in a program that knows nothing of it; `passive` is what `pixelwise predict`
-sets. With `--ray` also `pixelwise predict --engine ray` on this machine, by the times of its files, so that
-the start of Ray, of its workers and their first images do not count; the processor time of its processes is
-not known. `optimised` is `pixelwise predict --optimize`, with the fastest of the forms that `--form` names,
-chosen before the clock starts, by one measurement for all rounds. Without `--images`, JPEG files of CamVid's
-size are made. The goal, at least 1.3 times the plain loop, stands at the end.
+sets. `optimised` is `pixelwise predict --optimize`, with the fastest of the forms that `--form` names, chosen
+before the clock starts, by one measurement for all rounds. With `--ray` also `pixelwise predict --engine ray`
+on this machine, by the second half of the images, so that the start of Ray and of its workers, which start one
+after the other, does not count; the processor time is that of all processes of Ray, by what Linux tells of
+them. Without `--images`, JPEG files of CamVid's size are made. The goals, at least 1.3 times the plain loop and
+with Ray at most 1.15 times ours, stand at the end.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -75,7 +79,7 @@ def child(way: str, model_name: str, images: Path, count: int, overlay: bool, fo
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder)
         if way == "ray":
-            print(json.dumps([seconds_on_ray(model, table, paths, out), float("nan"), "eager"]))
+            print(json.dumps([*seconds_on_ray(model, table, paths, out), "eager"]))
             return
         if way == "plain":
             plain(paths[0], out)
@@ -108,18 +112,46 @@ def choose(model: Any, table: Any, path: Path, forms: Sequence[str]) -> None:
         export.optimize(found, [image], forms=forms)
 
 
-def seconds_on_ray(model: Any, table: Any, paths: list[Path], out: Path) -> float:
-    """Seconds for all images, by those behind the first two batches."""
+def seconds_on_ray(model: Any, table: Any, paths: list[Path], out: Path) -> list[float]:
+    """Seconds for all images, by the clock and of the processor, by the second half of them."""
     import pixelwise as pw
     from pixelwise.predict.bulk import predict_on_ray
 
+    assert len(paths) > 32, "with --ray, give more than 32 images"
     pw.save(model, out / "model.safetensors", table)
+    seen: list[tuple[int, float, float]] = []  # files, by the clock, of the processor
+
+    def watch() -> None:
+        while not seen or seen[-1][0] < len(paths):
+            files = sum(not path.name.startswith(".") for path in (out / "ray").rglob("*.png"))
+            seen.append((files, time.perf_counter(), processor_seconds(os.getpid())))
+            time.sleep(0.25)
+
+    watching = threading.Thread(target=watch, daemon=True)
+    watching.start()
     predict_on_ray(
         pw.load(out / "model.safetensors"), [*map(os.fspath, paths)], os.fspath(out / "ray"), progress=False
     )
-    times = sorted(file.stat().st_mtime for file in (out / "ray").rglob("*.png"))
-    assert len(times) == len(paths) > 32, "with --ray, give more than 32 images"
-    return (times[-1] - times[15]) / (len(times) - 16) * len(times)
+    watching.join(60)
+    first, last = next(one for one in seen if 2 * one[0] >= len(paths)), seen[-1]
+    assert last[0] == len(paths) > first[0], f"{last[0]} files of {len(paths)} images"
+    return [(last[i] - first[i]) / (last[0] - first[0]) * len(paths) for i in (1, 2)]
+
+
+def processor_seconds(process: int) -> float:
+    """Of a process, of those that it started, and of those that these started, as far as they still run."""
+    used: dict[int, float] = {}
+    started = defaultdict[int, list[int]](list)
+    for path in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):  # it has ended meanwhile
+            fields = path.read_text().rpartition(")")[2].split()  # proc(5), from the third one on
+            number = int(path.parent.name)
+            started[int(fields[1])].append(number)
+            used[number] = sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
+    family = [process]
+    for one in family:
+        family += started[one]
+    return sum(used.get(one, 0) for one in family)
 
 
 def measured(
@@ -182,6 +214,8 @@ def main() -> None:
                         way, policy, model, images, given, Path(temporary) / "cache"
                     )
                     taken[name].append(seconds)
+                    wall, processor = seconds
+                    print(f"{name}: {wall:.1f} s, {processor:.1f} of the processor", file=sys.stderr)
             files = "labels and overlays" if given.overlay else "labels"
             print(f"\n### {model}, {given.count} images to {files}, {given.rounds} rounds, medians\n")
             print("| way | images/s | processor ms per image | wall over ours | processor over ours |")
@@ -204,9 +238,9 @@ def main() -> None:
             gain = median["plain loop"][0] / median[OPTIMISED][0]
             print(f"Optimised: {gain:.2f} times the plain loop", flush=True)
             if given.ray:
-                over = median[RAY][0] / ours[0]
-                met = "met" if over <= 1.15 else "missed"
-                print(f"Goal: Ray at most 1.15 times ours (wall); found {over:.2f}, {met}", flush=True)
+                for clock, used, own in zip(("wall", "processor"), median[RAY], ours, strict=True):
+                    met = "met" if used <= 1.15 * own else "missed"
+                    print(f"Goal: Ray at most 1.15 times ours, {clock}; found {used / own:.2f}, {met}")
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import ctypes
 import os
 
 _GLIBC = "libc.so.6"
-_MMAP_THRESHOLD, _TRIM_THRESHOLD = -3, -1  # names of glibc's malloc.h: M_MMAP_THRESHOLD, M_TRIM_THRESHOLD
+_MMAP_THRESHOLD, _TRIM_THRESHOLD, _ARENA_MAX = -3, -1, -8  # numbers of glibc's malloc.h
 _LARGEST_KEPT, _MOST_KEPT = 1 << 26, 1 << 29  # bytes of one tensor, and of all at the end of the heap
 
 
@@ -18,8 +18,9 @@ def keep_freed_memory() -> None:
     """Keep memory that tensors of up to 64 MiB have left for the next ones, where the C library is glibc.
 
     It gives large pieces back at once otherwise, and a network waits for empty pages in every layer: up to a
-    third of the time of small networks (`bench/tiling.py`). Up to 512 MiB stay with the process. Nothing is
-    done where the environment sets malloc.
+    third of the time of small networks (`bench/tiling.py`). Threads that are started later share one heap: in
+    heaps of their own, of 64 MiB, large tensors find no room to stay. Up to 512 MiB stay with the process.
+    Nothing is done where the environment sets malloc.
     """
     if any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ):
         return
@@ -27,6 +28,7 @@ def keep_freed_memory() -> None:
         library = ctypes.CDLL(_GLIBC)
         library.mallopt(_MMAP_THRESHOLD, _LARGEST_KEPT)
         library.mallopt(_TRIM_THRESHOLD, _MOST_KEPT)
+        library.mallopt(_ARENA_MAX, 1)
 
 
 def give_memory_back() -> None:

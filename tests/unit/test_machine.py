@@ -8,15 +8,14 @@ import pytest
 
 PROGRAM = """
 import resource, sys, threading
-import numpy as np
 from pixelwise.machine import keep_freed_memory
 
 if sys.argv[1] == "kept":
     keep_freed_memory()
 
 def layers():
-    for _ in range(40):
-        several = [np.ones(size, np.uint8) for size in (8 << 20, 12 << 20, 8 << 20)]
+    for _ in range(10):
+        several = [b"x" * (int(mebibytes) << 20) for mebibytes in sys.argv[2:]]
         del several
 
 def in_thread():
@@ -40,9 +39,12 @@ def faults(*words: str, **variables: str) -> int:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="of glibc")
-def test_freed_memory_is_kept_for_the_next_tensors_unless_the_user_sets_malloc() -> None:
-    plain = faults("plain")
+@pytest.mark.parametrize("mebibytes", [("8", "12", "8"), ("30", "40", "30")])
+def test_freed_memory_is_kept_for_the_next_tensors_unless_the_user_sets_malloc(
+    mebibytes: tuple[str, ...],
+) -> None:
+    plain = faults("plain", *mebibytes)
     if plain < 10_000:
         pytest.skip("the C library keeps memory by itself")
-    assert faults("kept") < plain / 5
-    assert faults("kept", MALLOC_MMAP_THRESHOLD_="131072") > plain / 2
+    assert faults("kept", *mebibytes) < plain / 5
+    assert faults("kept", *mebibytes, MALLOC_MMAP_THRESHOLD_="131072") > plain / 2
