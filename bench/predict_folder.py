@@ -7,10 +7,10 @@ the ways take turns. Loading and one image are not counted. `policy` is what the
 leaves the variable unset, as in a program that knows nothing of it; `passive` is what `pixelwise predict`
 sets. `optimised` is `pixelwise predict --optimize`, with the fastest of the forms that `--form` names, chosen
 before the clock starts, by one measurement for all rounds. With `--ray` also `pixelwise predict --engine ray`
-on this machine, by the second half of the images, so that the start of Ray and of its workers, which start one
-after the other, does not count; the processor time is that of all processes of Ray, by what Linux tells of
-them. Without `--images`, JPEG files of CamVid's size are made. The goals, at least 1.3 times the plain loop and
-with Ray at most 1.15 times ours, stand at the end.
+on this machine, by the second half of the images, so that the start of Ray and of its workers, which start
+one after the other, does not count; the processor time is that of all processes of Ray, by what Linux tells
+of them. Without `--images`, JPEG files of CamVid's size are made. The goals, at least 1.3 times the plain
+loop and with Ray at most 1.15 times ours, stand at the end.
 """
 
 import argparse
