@@ -21,7 +21,6 @@ from rich.progress import track
 
 from ..checkpoint import Checkpoint
 from ..files import announce, check_targets, forget_announced, make_folder, record, unfinished, written_in
-from ..machine import keep_freed_memory
 from ..rle import RleMasks
 from ..tasks import Task
 from ..types import ClassTable, MaskSet
@@ -264,7 +263,6 @@ class _Worker:
     def __init__(self, told: Any) -> None:
         import ray
 
-        keep_freed_memory()  # as `pixelwise predict`
         self.chunks = _Chunks(ray.get(told))
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
