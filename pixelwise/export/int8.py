@@ -128,6 +128,7 @@ def _quantize_enough(
     """`quantize_onnx` with as few layers in float32 as the tolerance allows, or the best that was tried."""
     measuring, judged = images[::2][:MOST], images[1::4][:_JUDGED]
     best, tried = -1.0, path.with_name("tried.onnx")
+    enough = 1 - _MARGIN * (1 - tolerance) if tolerance else 0.0
     with torch.no_grad():
         expected = [classes_of(found, found.model(image[None])) for image in judged]
         for in_float, mean in _TRIED:
@@ -140,7 +141,7 @@ def _quantize_enough(
             if share > best:
                 best = share
                 path.write_bytes(tried.read_bytes())
-            if share >= (1 - _MARGIN * (1 - tolerance) if tolerance else 0):
+            if share >= enough:
                 return
 
 
