@@ -101,7 +101,7 @@ def _location_priors(recipe: Recipe, folds: Sequence[SegmentationData]) -> tuple
     """That of all images, for the ensemble, and for each fold that of the others, which it learnt from."""
     if not recipe.location_prior:
         return None, [None] * len(folds)
-    shares = [shares_of_places(data, MOST // len(folds)) for data in folds]
+    shares = [shares_of_places(data, max(1, MOST // len(folds))) for data in folds]
     every = torch.stack(shares).sum(0)
     return prior_of(every), [prior_of(every - one) for one in shares]
 

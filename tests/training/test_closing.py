@@ -16,7 +16,7 @@ import pixelwise as pw
 from pixelwise.data import open_data
 from pixelwise.predict.choices import Choices, Part, choose
 from pixelwise.predict.location_prior import location_prior
-from pixelwise.training import Recipe, closing, resume, run
+from pixelwise.training import Recipe, closing, folds, resume, run
 from pixelwise.training.closing import choose_for, keep, scored_in, scored_part
 from pixelwise.training.deadline import Clock
 from pixelwise.training.folds import join
@@ -206,6 +206,17 @@ def test_folds_try_the_location_prior_of_the_images_that_each_learnt_from(
     labels = pw.Predictor(result.best)(np.full((32, 32, 3), 128, np.uint8)).label_map.labels
     assert labels[:12].all()
     assert not labels[22:].any()
+
+
+def test_of_more_folds_than_annotations_are_read_each_gives_one(
+    tiny: MakeRecipe, boxes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    every = open_data(boxes, val_fraction=0.0, test_fraction=0.0).train
+    monkeypatch.setattr(folds, "MOST", 2)
+    recipe = tiny(data=str(boxes), folds=3, location_prior=True)
+    of_all, of_each = folds._location_priors(recipe, [every.take([i]) for i in range(3)])
+    assert of_all == location_prior(every.take([0, 1, 2]))
+    assert len(of_each) == 3
 
 
 def names_of_fold(path: Path, boxes: Path) -> set[str]:
