@@ -141,7 +141,7 @@ def _times(situation: Situation, chosen: Mapping[str, Any]) -> dict[str, Any]:
     scoring = rules.seconds_of_scoring(situation, probe, chosen)
     report = rules.seconds_of_report(situation, probe, chosen)
     choices, joining = (
-        rules.seconds_of_choices(situation, chosen),
+        rules.seconds_of_choices(situation, probe, chosen),
         rules.seconds_of_joining(situation, chosen),
     )
     per_step = rules.seconds_per_step(situation, probe, chosen, rules.images_per_step(chosen))

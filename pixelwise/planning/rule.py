@@ -35,6 +35,7 @@ class Situation:
         budget: seconds of the whole command; None without a deadline.
         left: seconds of it that are left for training, validation and report.
         report: seconds that the report takes at the end.
+        passes_of_choices: how often a validation image is predicted to choose test-time settings.
         ladder: the networks to choose from, small to large.
         range_test: of the learning rate that was planned; None before it, and where the rate is given.
     """
@@ -44,6 +45,7 @@ class Situation:
     budget: float | None = None
     left: float | None = None
     report: float = 0.0
+    passes_of_choices: int = 0
     ladder: tuple[Rung, ...] = ()
     range_test: RangeTest | None = None
 

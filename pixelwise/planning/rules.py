@@ -25,7 +25,8 @@ VAL_SHARE, VAL_LEAST, VAL_MOST = 0.2, 3, 200
 TEST_SHARE, TEST_GROUPS = 0.15, 100  # of images for the score, where there are so many independent groups
 CLOSING = 200  # images that are scored and looked at after the training, at most
 PICTURES = 6  # predictions that the report shows
-CHOICES_TIME = 0.05  # share of the time in which test-time settings are chosen
+CHOICES_TIME = 0.05  # share of the time in which test-time settings are chosen, at most
+CHOICES = 100  # images on which they are, at most
 VAL_TIME = 0.1  # share of the time that validations and the report's predictions may take
 WARMUP = 0.08
 RANGE_PASSES, RANGE_BATCHES = 10, 6  # of the range test of the learning rate: at one rate each
@@ -313,9 +314,14 @@ def seconds_of_report(situation: Situation, probe: Probe, chosen: Chosen) -> flo
     return situation.report + PICTURES * probe.validation + looked_at * probe.loading
 
 
-def seconds_of_choices(situation: Situation, chosen: Chosen) -> float:
-    """What may be spent on choosing test-time settings."""
-    return CHOICES_TIME * (situation.budget or 0.0) if chosen.get("choose", True) else 0.0
+def seconds_of_choices(situation: Situation, probe: Probe, chosen: Chosen) -> float:
+    """What may be spent on choosing test-time settings: half more than it should take, and not too much."""
+    if not chosen.get("choose", True):
+        return 0.0
+    of_folds = chosen.get("folds") and situation.data.train + situation.data.val
+    images = min(of_folds or len(_val_names(situation, chosen)), CHOICES)
+    expected = situation.passes_of_choices * images * probe.validation
+    return min(1.5 * expected, CHOICES_TIME * (situation.budget or 0.0))
 
 
 def seconds_of_joining(situation: Situation, chosen: Chosen) -> float:
@@ -339,7 +345,7 @@ def steps_in(situation: Situation, probe: Probe, chosen: Chosen, batch: int | No
     count = trainings(chosen)
     validations = 2 * seconds_of_validation(situation, probe, chosen)
     validations = min(validations, VAL_TIME * (situation.budget or 0.0) / count)
-    once = seconds_of_choices(situation, chosen) + seconds_of_joining(situation, chosen)
+    once = seconds_of_choices(situation, probe, chosen) + seconds_of_joining(situation, chosen)
     after = seconds_of_scoring(situation, probe, chosen) + seconds_of_report(situation, probe, chosen)
     left = (situation.left - once - after) / count - validations
     return max(0, int(left / max(1e-6, seconds_per_step(situation, probe, chosen, batch))))

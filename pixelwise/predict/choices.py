@@ -28,7 +28,6 @@ from .predictor import Predictor
 
 FEWEST = 4  # images: fewer tell no error of a gain
 _MOST = 100  # images that are looked at
-_PASSES = 8  # over the images, about
 _MOST_CRF, _CRF_PIXELS = 20, 8_000_000  # images, and pixels of all of them, that a CRF is tried on
 _LEAST_GAIN, _LARGEST_LOSS = 0.002, 0.005
 _SMALL, _SHARES = 0.01, (0.1, 0.3, 0.9)  # shares of that quantile of true components that are tried as least
@@ -137,6 +136,19 @@ def choose(
     return Choices(search.taken, tuple(search.trials), images)
 
 
+def passes(task: Task) -> int:
+    """How often `choose` predicts each image where nothing helps; 0 where it tries nothing.
+
+    >>> from pixelwise.tasks import get_task
+    >>> passes(get_task("semantic")), passes(get_task("volume")), passes(get_task("instance"))
+    (7, 2, 0)
+    """
+    if not task.offers:
+        return 0
+    mirrored = "flip" in task.offers
+    return 1 + len(task.offers) + mirrored + (task.variants is not None)
+
+
 def _try_all(search: "_Search", location_prior: Any) -> None:
     task, parts = search.task, search.parts
     if location_prior is not None:
@@ -176,8 +188,8 @@ class _Search:
         if first is not None:
             self.parts = [first._replace(data=first.data.take([0]))]
             self._scored([{}])
-        passes = seconds / max(1e-6, time.monotonic() - began)
-        self.parts, self.end = _thinned(parts, int(passes / _PASSES)), began + seconds
+        images = seconds / max(1e-6, time.monotonic() - began) / passes(self.task)
+        self.parts, self.end = _thinned(parts, int(images)), began + seconds
 
     @property
     def report(self) -> Report:

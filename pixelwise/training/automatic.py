@@ -31,6 +31,7 @@ from ..planning import (
     shape,
 )
 from ..planning.plan import given_ladder
+from ..predict.choices import passes
 from ..recipe import Recipe
 from ..registry import describe, taken_by
 from ..tasks import Settings, Task, get_task, open_data, others_that_read, task_of_folder
@@ -104,7 +105,7 @@ def make_plan(
     _check(facts, data)
     machine = machine_facts(given.get("accelerator", "auto"))
     ladder = given_ladder(planning.ladder(facts, machine), given, _channels(facts))
-    situation = Situation(facts, machine, budget, None, 0.0, _taken(ladder))
+    situation = Situation(facts, machine, budget, passes_of_choices=passes(task), ladder=_taken(ladder))
     machine = _probed(planning, situation, given, data, task, budget, now)
     left = None if budget is None else budget - (now() - started)
     situation = replace(situation, machine=machine, left=left, report=_report_seconds(budget))

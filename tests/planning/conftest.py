@@ -16,6 +16,7 @@ from pixelwise.planning import (
     settle,
 )
 from pixelwise.planning.plan import given_ladder
+from pixelwise.predict.choices import passes
 from pixelwise.tasks import get_task
 
 FAST = (0.2, 0.35, 0.6, 1.0, 1.8, 3.0)  # seconds per step of the rungs
@@ -69,7 +70,16 @@ def decided(
     ladder = given_ladder(planning.ladder(data, MachineFacts()), given, {})
     known = machine(seconds, ladder=ladder, **of_machine).with_probes(*probes)
     left = None if budget is None else 0.9 * budget
-    situation = Situation(data, known, budget, left, 4.0, ladder, range_test)
+    situation = Situation(
+        data,
+        known,
+        budget,
+        left,
+        report=4.0,
+        passes_of_choices=passes(get_task(task)),
+        ladder=ladder,
+        range_test=range_test,
+    )
     return settle(planning, situation, given)
 
 

@@ -269,6 +269,21 @@ def test_a_range_test_takes_three_percent_of_ten_minutes_or_more() -> None:
     assert "at most 60 s wanted" in why_not(None, 1.1)
 
 
+def test_the_time_for_test_time_settings_is_what_they_should_take_and_at_most_a_twentieth() -> None:
+    def kept(passes: int, images: int, **chosen: Any) -> float:
+        probe = Probe("unet on resnet18", (256, 256), 4, "32", 0.3, 0.0, validation=0.5)
+        known = machine().with_probes(probe)
+        data = facts(100, val=images, val_names=tuple(f"val/{i}" for i in range(images)))
+        situation = Situation(data, known, 600.0, 500.0, passes_of_choices=passes)
+        return rules.seconds_of_choices(situation, probe, chosen)
+
+    assert kept(2, 8) == 1.5 * 2 * 8 * 0.5
+    assert kept(7, 8) == 30.0  # half more would be 42 s
+    assert kept(0, 8) == 0.0  # the task offers none
+    assert kept(7, 8, choose=False) == 0.0
+    assert kept(2, 1, folds=5) == 30.0  # those of folds are chosen on all images
+
+
 def test_validation_takes_a_tenth_of_the_time_at_most() -> None:
     often = decided(facts(100), budget=1200.0, validation=0.1)
     assert often.settings["val_every"] == 3
@@ -458,8 +473,8 @@ def test_patches_of_volumes_shrink_along_the_longest_axes(
     ("seconds", "size", "reduce", "expected"),
     [
         (0.1, (36, 50, 35), 1, (40, 56, 40)),
-        (0.4, (36, 50, 35), 1, (40, 56, 40)),  # 476 steps
-        (0.5, (36, 50, 35), 2, (48, 64, 48)),  # 384: 400 are wanted
+        (0.4, (36, 50, 35), 1, (40, 56, 40)),
+        (0.55, (36, 50, 35), 2, (48, 64, 48)),  # fewer than 400
         (0.5, (31, 50, 35), 1, (32, 56, 40)),  # 16 voxels would not be left
         (40.0, (31, 50, 35), 1, (24, 40, 32)),  # nor do smaller patches make 400 steps
         (40.0, (80, 80, 80), 2, (64, 64, 64)),
@@ -509,8 +524,8 @@ def test_several_classes_per_pixel_follow_the_rules_of_one() -> None:
     [
         (1.2, 30.0, 2, (512, 704)),  # 1.7 s for a step of whole images at half size: enough of them
         (3.0, 30.0, 4, (512, 704)),
-        (3.0, 9.0, 2, (384, 544)),  # thin regions would get lost: smaller crops instead
-        (60.0, 30.0, 8, (352, 480)),  # both
+        (3.0, 9.0, 2, (416, 544)),  # thin regions would get lost: smaller crops instead
+        (60.0, 30.0, 8, (352, 512)),  # both
     ],
 )
 def test_large_things_are_seen_smaller_where_time_is_short(
