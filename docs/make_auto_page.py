@@ -28,8 +28,8 @@ their reasons and stops; `--json` gives them with all facts. Without `--budget` 
 - The clock never touches the learning rate: a few times it changes how many steps the training is to
   have, the rate falls to 0 in the last one, and each change is kept in the recipe.
 - `--folds 5` divides the time: each model takes an equal part of what is left when it begins.
-- Test-time settings are tried for half more than the time that this should take, a twentieth of all at most, on as many
-  images as fit into it; tasks that offer none keep no time for them.
+- Test-time settings are tried for half more than the time that this should take, a twentieth of all at
+  most, on as many images as fit into it; tasks that offer none keep no time for them.
 - The time that is kept for scores and report grows where the machine becomes slower on the way; where it
   does not suffice, nothing is tried and fewer images are scored.
 - Ctrl-C keeps the best weights so far; `pixelwise train --resume RUN` goes on with the time that is

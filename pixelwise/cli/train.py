@@ -204,6 +204,8 @@ def train(
         print_plan(planned.plan, str(chosen["data"]), console())
         result = train_by_plan(planned)
     title = "all images, out of fold" if result.folds else "best weights on the validation part"
+    if result.closing is not None and result.closing.choices.decoding:
+        title += ", before test-time settings were chosen"
     console().print(report_table(result.scores, title, result.remarks))
     typer.echo(f"run directory: {result.path}\nbest weights:  {result.best}")
     typer.echo(f"report:        {result.report}")

@@ -1,5 +1,6 @@
 """What a score stands beside: how sure it is, what trivial predictions score, and what speaks against it."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -41,8 +42,10 @@ class Standing:
         >>> standing = Standing("mean_iou", 0.7, 6, Interval(0.7, 0.65, 0.74), {"commonest class": 0.4})
         >>> standing.sentences
         ['mean IoU 0.700 over 6 images, 90 % interval 0.650 to 0.740.', 'Trivial: commonest class 0.400.']
+        >>> Standing("mean_iou", float("nan"), 2).sentences
+        ['mean IoU nan over 2 images, in which nothing is labelled.']
         """
-        between = ""
+        between = ", in which nothing is labelled" if math.isnan(self.score) else ""
         if self.interval is not None:
             between = f", {LEVEL:.0%} interval {self.interval.low:.3f} to {self.interval.high:.3f}"
             between = between.replace("%", " %")

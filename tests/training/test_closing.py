@@ -97,6 +97,8 @@ def test_what_is_chosen_is_kept_with_the_best_weights(tiny: MakeRecipe, many: Pa
     }
     kept = pw.load(result.best)
     assert kept.decoding == dict(result.closing.choices.decoding)
+    said = "before test-time settings were chosen" in result.report.read_text()
+    assert said == bool(kept.decoding)
     before = kept.model.state_dict()
     keep(result.best, {"threshold": 0.4, "flip": True})
     again = pw.load(result.best)
