@@ -209,11 +209,12 @@ def given_ladder(
         return tuple(Rung(one.name, one.model, {**channels, **one.arguments}) for one in ladder)
     rungs: dict[str, Rung] = {}
     for one in ladder:
-        merged = {**channels, **one.arguments, **arguments}
+        merged, known = {**channels, **one.arguments, **arguments}, one.name
         if "encoder" in arguments and "width" not in arguments:
             merged.pop("width", None)
+            known = one.model
         key = f"{one.model} {json.dumps(merged, sort_keys=True, default=str)}"
-        name = ", ".join([one.name, *(f"{name} {value}" for name, value in arguments.items())])
+        name = ", ".join([known, *(f"{name} {value}" for name, value in arguments.items())])
         rungs.setdefault(key, Rung(name, one.model, merged))
     return tuple(rungs.values())
 

@@ -370,7 +370,7 @@ def model(situation: Situation, chosen: Chosen) -> Choice:
     ladder = situation.ladder
     batch = images_per_step(chosen)
     told: list[str] = []
-    best = ladder[0] if situation.left is not None else ladder[(len(ladder) - 1) // 2]
+    best = ladder[0] if situation.left is not None else ladder[len(ladder) // 2]
     for rung in ladder:
         probe = situation.probe({**chosen, "rung": rung.name})
         if probe is None or situation.left is None:

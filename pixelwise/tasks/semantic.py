@@ -202,10 +202,12 @@ FINE = 16.0  # pixels: thinner classes need full resolution
 
 def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
     """The networks to choose from, small to large."""
+    plain = tuple(Rung(f"unet, width {w}", "unet", {"width": w}) for w in (8, 16, 24, 32, 48, 64))
     if len(data.classes) <= 3 and data.thinnest < FINE:
-        return tuple(Rung(f"unet, width {w}", "unet", {"width": w}) for w in (8, 16, 24, 32, 48, 64))
+        return plain
     encoders = ("resnet18", "resnet34", "resnet50")
     return (
+        *plain[:2],
         *(Rung(f"unet on {name}", "unet", {"encoder": name}) for name in encoders),
         Rung("deeplabv3plus on resnet50", "deeplabv3plus", {"encoder": "resnet50"}),
     )
@@ -213,7 +215,8 @@ def ladder(data: DataFacts, machine: MachineFacts) -> tuple[Rung, ...]:
 
 LADDER = (
     "Up to three classes of which one is thinner than 16 pixels: U-Net of width 8, 16, 24, 32, 48, 64, at "
-    "full resolution. Else U-Net on resnet18, resnet34, resnet50, then DeepLabV3+ on resnet50."
+    "full resolution. Else U-Net of width 8 and 16, U-Net on resnet18, resnet34, resnet50, then DeepLabV3+ "
+    "on resnet50."
 )
 PLANNING = Planning(
     ladder,

@@ -238,8 +238,8 @@ def _channels(facts: DataFacts) -> dict[str, Any]:
 def _taken(ladder: tuple[Rung, ...]) -> tuple[Rung, ...]:
     """The rungs without arguments that their builders do not take.
 
-    They start from published weights where these lie on this machine; none are fetched without being asked
-    for.
+    They start from published weights where these lie on this machine, and smaller networks without any are
+    left out then; none are fetched without being asked for.
     """
     rungs = []
     for one in ladder:
@@ -248,7 +248,8 @@ def _taken(ladder: tuple[Rung, ...]) -> tuple[Rung, ...]:
         rungs.append(
             replace(one, arguments={**taken_by(one.model, {**start, **one.arguments}), **_asked(one)})
         )
-    return tuple(rungs)
+    published = next((i for i, one in enumerate(rungs) if one.arguments.get("pretrained")), 0)
+    return tuple(rungs[published:])
 
 
 def _asked(rung: Rung) -> dict[str, Any]:

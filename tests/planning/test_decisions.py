@@ -177,9 +177,15 @@ def test_facts_lead_to_these_choices(case: str) -> None:
             600.0,
             "unet, width 8",
         ),  # nor sees each image 20 times
-        (facts(30), (0.5, 0.8, 1.2), 1200.0, "unet on resnet50"),
-        (facts(30, classes=5), (0.5, 0.8, 4.0), 1200.0, "unet on resnet34"),
-        (facts(30, of_classes=(*THIN, one("c"), one("d"))), (0.5,), 1200.0, "unet on resnet18"),  # 4 classes
+        (facts(30), (0.1, 0.3, 0.5, 0.8, 1.2), 1200.0, "unet on resnet50"),
+        (facts(30), (0.5, 1.2, 2.5), 1200.0, "unet, width 16"),  # resnet18 would see pixels too rarely
+        (facts(30, classes=5), (0.1, 0.3, 0.5, 0.8, 4.0), 1200.0, "unet on resnet34"),
+        (
+            facts(30, of_classes=(*THIN, one("c"), one("d"))),
+            (0.1, 0.3, 0.5),
+            1200.0,
+            "unet on resnet18",
+        ),  # 4 classes
     ],
 )
 def test_the_largest_network_that_steps_and_views_allow_is_taken(
@@ -200,11 +206,10 @@ def test_bfloat16_is_taken_where_it_pays() -> None:
 
 def test_a_larger_batch_is_taken_where_it_is_faster_and_leaves_enough_steps() -> None:
     def batch(seconds: float, budget: float, train: int = 2000) -> int:
-        probes = (Probe("unet on resnet18", (256, 256), 8, "32", seconds, 0.01, 0.1),)
+        probes = (Probe("unet, width 8", (256, 256), 8, "32", seconds, 0.01, 0.1),)
         given = {"model_arguments": {}}
-        return decided(facts(train), given, probes=probes, budget=budget, seconds=(0.2,)).settings[
-            "batch_size"
-        ]
+        plan = decided(facts(train), given, probes=probes, budget=budget, seconds=(0.2,))
+        return plan.settings["batch_size"]
 
     assert batch(0.2, 1200) == 8  # twice the images per second
     assert batch(0.37, 1200) == 4  # 8 % more

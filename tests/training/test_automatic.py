@@ -14,7 +14,7 @@ from PIL import Image
 
 from pixelwise.checkpoint import load
 from pixelwise.kernels.compiling import ANNOUNCER
-from pixelwise.planning import Probe, RangeTest
+from pixelwise.planning import Probe, RangeTest, Rung
 from pixelwise.predict import Predictor
 from pixelwise.recipe import Recipe
 from pixelwise.tasks import open_data
@@ -163,6 +163,20 @@ def test_published_weights_are_used_where_they_lie_on_this_machine(
     assert tuned.lr == pytest.approx(5e-4 * (10 / 100) ** 0.5, rel=0.01)
     given["model_arguments"] = {"encoder": "resnet18", "pretrained": False}
     assert make_plan(given, budget=600.0).recipe.lr == 0.002
+
+
+def test_a_ladder_begins_with_the_first_network_that_has_published_weights(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ladder = (
+        Rung("unet, width 8", "unet", {"width": 8}),
+        *(Rung(f"unet on {name}", "unet", {"encoder": name}) for name in ("resnet18", "resnet34")),
+    )
+    assert [one.name for one in automatic._taken(ladder)] == [one.name for one in ladder]
+    monkeypatch.setattr(automatic, "weights_at_hand", lambda name: name == "resnet18")
+    first, second = automatic._taken(ladder)
+    assert (first.name, first.arguments["pretrained"]) == ("unet on resnet18", True)
+    assert (second.name, second.arguments["pretrained"]) == ("unet on resnet34", False)
 
 
 def test_folds_are_planned_and_trained_as_one(
