@@ -26,8 +26,7 @@ from torch.export import ExportedProgram
 import pixelwise as pw
 from pixelwise import models
 from pixelwise.export import load_onnx, load_openvino, onnx_model, openvino_model
-from pixelwise.export.int8 import quantize_onnx
-from pixelwise.export.openvino_model import read_network
+from pixelwise.export.int8 import Quantizer
 from pixelwise.export.torch_program import TorchProgram
 from pixelwise.files import atomic_write
 from pixelwise.registry import describe, list_models
@@ -133,11 +132,11 @@ def measured(name: str, missing: Sequence[str]) -> dict[str, Any]:
             onnx()
         quantized = file.with_name("int8.onnx")
         images = [onnx_model._example(model, (1, side, side))[0] for side in (96, 104, 112, 128)]
-        quantize_onnx(file, quantized, images)
+        Quantizer(file, images).write(quantized)
         return written(quantized, file.with_name("int8.xml"))
 
     def written(source: Path, path: Path) -> Model:
-        openvino_model.write_openvino(read_network(source), path, about)
+        openvino_model.write_openvino(source, path)
         return load_openvino(path).model
 
     def compiled() -> Model:

@@ -236,6 +236,7 @@ def predict(
                 overwrite=overwrite,
                 resume=resume,
                 workers=workers,
+                prepare=keep_freed_memory,
                 progress=watched(),
             ),
             out,

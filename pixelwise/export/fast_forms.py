@@ -15,7 +15,7 @@ from ..checkpoint import Checkpoint
 from ..types import Model
 from .int8 import export_int8
 from .onnx_model import _as_tuples, _output_type, export_onnx, form_of, load_onnx, traced
-from .openvino_model import export_openvino, load_openvino
+from .openvino_model import load_openvino, write_openvino
 
 Images = Sequence[Float[Tensor, "c H W"]]
 Run = Callable[[Float[Tensor, "b c H W"]], Any]
@@ -184,10 +184,7 @@ def onnx_int8(found: Checkpoint, images: Images, file: Path, tolerance: float = 
 
 def openvino(found: Checkpoint, images: Images, file: Path) -> Model:
     """OpenVINO."""
-    path = file.with_suffix(".xml")
-    if not path.exists():
-        export_openvino(found.model, path, found.classes, task=found.task)
-    return load_openvino(path).model
+    return _openvino(file, lambda source: onnx(found, images, source))
 
 
 def openvino_bfloat16(found: Checkpoint, images: Images, file: Path) -> Model:
@@ -203,9 +200,16 @@ def openvino_bfloat16(found: Checkpoint, images: Images, file: Path) -> Model:
 
 def openvino_int8(found: Checkpoint, images: Images, file: Path, tolerance: float = 0.995) -> Model:
     """OpenVINO, in 8-bit integers."""
+    return _openvino(file, lambda source: onnx_int8(found, images, source, tolerance))
+
+
+def _openvino(file: Path, made: Callable[[Path], object]) -> Model:
+    """The network of a pair of files, which is made of the ONNX file of the same kind beside it."""
     path = file.with_suffix(".xml")
     if not path.exists():
-        export_int8(_plain(found), path, images, tolerance=tolerance)
+        source = file.with_name(file.name.replace("openvino", "onnx"))
+        made(source)
+        write_openvino(source.with_suffix(".onnx"), path)
     return load_openvino(path).model
 
 

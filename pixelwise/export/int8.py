@@ -18,8 +18,8 @@ from ..files import atomic_write
 from ..types import DenseLogits, Model
 from . import onnx_model, openvino_model
 from .labels import PixelLabels
-from .onnx_model import KEY, export_onnx, form_of, load_onnx
-from .openvino_model import load_openvino, place, read_network, write_openvino
+from .onnx_model import KEY, export_onnx, load_onnx
+from .openvino_model import load_openvino, place, write_openvino
 
 LEAST = 0.9  # share of equal labels below which a file is nonsense
 MOST = 64  # images that ranges are measured on
@@ -99,15 +99,15 @@ def export_int8(
         raise ValueError(
             f"8-bit integers are for networks that score pixels, not for {type(found.model).__name__}"
         )
-    about: dict[str, Any] = {"task": found.task, "decoding": found.decoding, "labels": labels}
     with tempfile.TemporaryDirectory() as folder:
         plain, quantized = Path(folder) / "plain.onnx", Path(folder) / "int8.onnx"
-        export_onnx(found.model, plain, found.classes, **about)
+        export_onnx(
+            found.model, plain, found.classes, task=found.task, decoding=found.decoding, labels=labels
+        )
         _quantize_enough(found, plain, quantized, images, tolerance)
         if path.suffix == openvino_model.SUFFIX:
             written = Path(folder) / "int8.xml"
-            said = form_of(found.model, found.classes, **about)[1]
-            write_openvino(read_network(quantized), written, said)
+            write_openvino(quantized, written)
             agreement = _agreement(found, load_openvino(written).model, unused(images))
             place(written, path)
             return agreement
@@ -125,14 +125,14 @@ def unused(images: Sequence[Float[Tensor, "c H W"]]) -> Sequence[Float[Tensor, "
 def _quantize_enough(
     found: Checkpoint, source: Path, path: Path, images: Sequence[Float[Tensor, "c H W"]], tolerance: float
 ) -> None:
-    """`quantize_onnx` with as few layers in float32 as the tolerance allows, or the best that was tried."""
-    measuring, judged = images[::2][:MOST], images[1::4][:_JUDGED]
-    best, tried = -1.0, path.with_name("tried.onnx")
-    enough = 1 - _MARGIN * (1 - tolerance) if tolerance else 0.0
+    """The file in integers with as few layers in float32 as the tolerance allows, or the best one tried."""
+    judged, tried = images[1::4][:_JUDGED], path.with_name("tried.onnx")
+    quantizer = Quantizer(source, images[::2][:MOST])
+    best, enough = -1.0, 1 - _MARGIN * (1 - tolerance) if tolerance else 0.0
     with torch.no_grad():
         expected = [classes_of(found, found.model(image[None])) for image in judged]
         for in_float, mean in _TRIED:
-            if not quantize_onnx(source, tried, measuring, in_float=in_float, mean=mean):
+            if not quantizer.write(tried, in_float=in_float, mean=mean):
                 return
             model = load_onnx(tried).model
             given = [classes_of(found, model(image[None])) for image in judged]
@@ -145,75 +145,93 @@ def _quantize_enough(
                 return
 
 
-def quantize_onnx(
-    source: Path,
-    path: Path,
-    images: Sequence[Float[Tensor, "c H W"]],
-    *,
-    in_float: tuple[int, int] = (0, 0),
-    mean: bool = False,
-) -> bool:
-    """Write an ONNX file whose convolutions and products take 8-bit integers (QDQ form, one scale a channel).
+class Quantizer:
+    """Writes ONNX files whose convolutions and products take 8-bit integers (QDQ form, one scale a channel).
+
+    The network is prepared, and ranges of its values are measured, once for all of them.
 
     Args:
-        source: an ONNX file in float32.
-        path: of the other one.
+        source: an ONNX file in float32; files that are needed in between are written beside it.
         images: that ranges are measured on.
-        in_float: how many of the first layers stay in float32, and how many of the last, those with all that
-            comes behind the first of them.
-        mean: whether a range goes from the mean of the smallest values of the images to that of the largest,
-            instead of holding all values.
-
-    Returns:
-        Whether the file was written: false where those are more than half of all layers.
 
     Raises:
         ValueError: if ONNX Runtime cannot do it.
     """
-    import onnx
-    from onnxruntime import quantization
-    from onnxruntime.quantization.shape_inference import quant_pre_process
 
-    class Images(quantization.CalibrationDataReader):
-        def __init__(self) -> None:
-            self.left = iter(images)
+    def __init__(self, source: Path, images: Sequence[Float[Tensor, "c H W"]]) -> None:
+        import onnx
+        from onnxruntime.quantization.shape_inference import quant_pre_process
 
-        def get_next(self) -> dict[str, np.ndarray] | None:
-            image = next(self.left, None)
-            return None if image is None else {"image": image[None].float().numpy()}
+        self.images, self.prepared = images, source.with_name("prepared.onnx")
+        self.ranges: dict[bool, Any] = {}
+        with _tools_of_onnxruntime():
+            quant_pre_process(str(source), str(self.prepared), skip_symbolic_shape=True)
+        self.told = [one for one in onnx.load(source).metadata_props if one.key == KEY]
 
-    prepared = path.with_name("prepared.onnx")
-    with _quiet():
-        try:
-            quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
-            nodes = onnx.load(prepared).graph.node  # each behind all that it needs
-            layers = [place for place, node in enumerate(nodes) if node.op_type in _LAYERS]
-            first, last = in_float
-            if 2 * (first + last) > len(layers):
-                return False
-            kept = [nodes[place] for place in layers[:first]] + list(nodes[layers[-last] :] if last else [])
-            quantization.quantize_static(
-                str(prepared),
-                str(path),
-                Images(),
-                quant_format=quantization.QuantFormat.QDQ,
-                activation_type=quantization.QuantType.QUInt8,
-                weight_type=quantization.QuantType.QInt8,
-                per_channel=True,
-                reduce_range=True,
-                extra_options={"CalibMovingAverage": mean},
-                op_types_to_quantize=list(_TYPES),
-                nodes_to_exclude=[node.name for node in kept if node.name],
+    def write(self, path: Path, *, in_float: tuple[int, int] = (0, 0), mean: bool = False) -> bool:
+        """Write a file in integers.
+
+        Args:
+            path: of the file.
+            in_float: how many of the first layers stay in float32, and how many of the last, those with all
+                that comes behind the first of them.
+            mean: whether a range goes from the mean of the smallest values of the images to that of the
+                largest, instead of holding all values.
+
+        Returns:
+            Whether the file was written: false where those are more than half of all layers.
+
+        Raises:
+            ValueError: if ONNX Runtime cannot do it.
+        """
+        from onnxruntime.quantization import QDQQuantizer, QuantType
+        from onnxruntime.quantization.quant_utils import load_model_with_shape_infer
+
+        network = load_model_with_shape_infer(self.prepared)
+        nodes = network.graph.node  # each behind all that it needs
+        layers = [place for place, node in enumerate(nodes) if node.op_type in _LAYERS]
+        first, last = in_float
+        if 2 * (first + last) > len(layers):
+            return False
+        kept = [nodes[place] for place in layers[:first]] + list(nodes[layers[-last] :] if last else [])
+        with _tools_of_onnxruntime():
+            if mean not in self.ranges:
+                self.ranges[mean] = self._measured(mean)
+            quantizer = QDQQuantizer(
+                network,
+                True,  # a scale for each channel
+                True,  # weights of 7 bits
+                QuantType.QInt8,
+                QuantType.QUInt8,
+                self.ranges[mean],
+                [],
+                [node.name for node in kept if node.name],
+                list(_TYPES),
+                {},
             )
-        except Exception as error:  # its errors have no common base
-            raise ValueError(
-                f"ONNX Runtime cannot compute the model in 8-bit integers: {onnx_model.cause_of(error)}"
-            ) from error
-    written, told = onnx.load(path), onnx.load(source).metadata_props
-    del written.metadata_props[:]
-    written.metadata_props.extend(one for one in told if one.key == KEY)
-    onnx.save(written, path)
-    return True
+            quantizer.quantize_model()
+            written = quantizer.model.model
+            del written.metadata_props[:]
+            written.metadata_props.extend(self.told)
+            quantizer.model.save_model_to_file(str(path))
+        return True
+
+    def _measured(self, mean: bool) -> Any:
+        """Between which values each tensor lies."""
+        from onnxruntime.quantization import CalibrationDataReader, create_calibrator
+
+        class Images(CalibrationDataReader):
+            def __init__(self, images: Sequence[Float[Tensor, "c H W"]]) -> None:
+                self.left = iter(images)
+
+            def get_next(self) -> dict[str, np.ndarray] | None:
+                image = next(self.left, None)
+                return None if image is None else {"image": image[None].float().numpy()}
+
+        watched = str(self.prepared.with_name("watched.onnx"))
+        calibrator = create_calibrator(self.prepared, _TYPES, watched, extra_options={"moving_average": mean})
+        calibrator.collect_data(Images(self.images))
+        return calibrator.compute_data()
 
 
 def _agreement(found: Checkpoint, exported: Model, images: Sequence[Float[Tensor, "c H W"]]) -> Agreement:
@@ -244,8 +262,12 @@ def classes_of(found: Checkpoint, output: Any) -> Tensor:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without the remarks of ONNX Runtime's tools, which go to the root logger and to standard output."""
+def _tools_of_onnxruntime() -> Iterator[None]:
+    """Without their remarks, which go to the root logger and to standard output.
+
+    Raises:
+        ValueError: in place of whatever they raise.
+    """
     import contextlib
     import io
     import logging
@@ -255,5 +277,9 @@ def _quiet() -> Iterator[None]:
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             yield
+    except Exception as error:  # their errors have no common base
+        raise ValueError(
+            f"ONNX Runtime cannot compute the model in 8-bit integers: {onnx_model.cause_of(error)}"
+        ) from error
     finally:
         logging.disable(before)

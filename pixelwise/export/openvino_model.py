@@ -93,25 +93,26 @@ def export_openvino(
     if path.suffix != SUFFIX:
         raise ValueError(f"a file of OpenVINO ends in {SUFFIX}, got {path}")
     _core()
-    form, about = form_of(model, classes, task=task, decoding=decoding, labels=labels)
+    form = form_of(model, classes, task=task, decoding=decoding, labels=labels)[0]
     with tempfile.TemporaryDirectory() as folder:
-        source = Path(folder) / "model.onnx"
+        source, written = Path(folder) / "model.onnx", Path(folder) / "model.xml"
         export_onnx(model, source, classes, task=task, decoding=decoding, labels=labels)
-        network = read_network(source)
-        written = Path(folder) / "model.xml"
-        write_openvino(network, written, about)
+        write_openvino(source, written)
         found = checked(model, load_openvino(written).model, "OpenVINO", form)
         place(written, path)
     return found
 
 
-def write_openvino(network: Any, path: Path, about: Mapping[str, Any]) -> None:
-    """Write a network and its weights, with what the files say of themselves."""
+def write_openvino(source: Path, path: Path) -> None:
+    """Write the network of an ONNX file of `export_onnx` and its weights, with what that says of itself."""
+    import onnx
     import openvino
 
+    network = read_network(source)
+    told = {one.key: one.value for one in onnx.load(source, load_external_data=False).metadata_props}
     openvino.save_model(network, path, compress_to_fp16=False)
     digest = hashlib.sha256(path.with_suffix(".bin").read_bytes()).hexdigest()
-    network.set_rt_info(json.dumps({**about, "weights": digest}), [KEY])
+    network.set_rt_info(json.dumps({**json.loads(told[KEY]), "weights": digest}), [KEY])
     openvino.save_model(network, path, compress_to_fp16=False)
 
 

@@ -8,6 +8,7 @@ nothing is lost and nothing doubled without a word.
 
 import hashlib
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -40,10 +41,10 @@ class _Work:
     Attributes:
         checkpoint: the model.
         options: further arguments of `Predictor`.
-        sources: URI of the folder, or "" where names are whole URIs.
         out: folder or URI of the results.
         suffix: of the predictions of single images; "parquet" for files of run lengths.
         workers: threads that read and write.
+        prepare: what comes before anything else.
     """
 
     checkpoint: Checkpoint
@@ -51,6 +52,11 @@ class _Work:
     out: str
     suffix: str
     workers: int
+    prepare: Callable[[], object]
+
+
+def _nothing() -> None:
+    """No preparation."""
 
 
 def predict_on_ray(
@@ -64,6 +70,7 @@ def predict_on_ray(
     resume: bool = False,
     cpus: int = 1,
     workers: int = WORKERS,
+    prepare: Callable[[], object] = _nothing,
     progress: bool = True,
 ) -> Written:
     """Predict images by workers on all machines of a Ray cluster, or on this one alone.
@@ -83,6 +90,8 @@ def predict_on_ray(
         resume: whether images (chunks of images for "parquet") that have results are left out.
         cpus: processor cores that one worker takes.
         workers: threads with which a worker reads and writes.
+        prepare: called in the process of each worker before it loads the model, such as
+            `machine.keep_freed_memory`.
         progress: whether to show a progress bar.
 
     Returns:
@@ -114,10 +123,11 @@ def predict_on_ray(
         twice = next(target for target in everything if everything.count(target) > 1)
         raise ValueError(f"two images would both be written to {twice}")
     left = _left(targets_of, out, overwrite, resume)
-    work = _Work(checkpoint, dict(options or {}), out, suffix, workers)
+    work = _Work(checkpoint, dict(options or {}), out, suffix, workers, prepare)
     started = not ray.is_initialized()
     if started:
         ray.init(include_dashboard=False, log_to_driver=False, logging_level="error")
+        logging.getLogger("ray.data").setLevel(logging.ERROR)  # it has a level of its own
     try:
         rows = _rows(ray, work, {index: chunks[index] for index in left}, cpus)
         asked = sum(len(chunks[index]) for index in left)
@@ -263,7 +273,9 @@ class _Worker:
     def __init__(self, told: Any) -> None:
         import ray
 
-        self.chunks = _Chunks(ray.get(told))
+        work = ray.get(told)
+        work.prepare()
+        self.chunks = _Chunks(work)
 
     def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
         """Predict the images of a chunk and write the results."""

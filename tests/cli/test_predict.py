@@ -9,6 +9,8 @@ import pytest
 from PIL import Image
 
 from pixelwise.files import MANIFEST
+from pixelwise.machine import keep_freed_memory
+from pixelwise.predict.writing import Written
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -343,3 +345,18 @@ def test_an_image_of_one_pixel_has_a_class(pixelwise, weights, tmp_path) -> None
     assert shown.code == 0, shown.err
     with Image.open(tmp_path / "a.tif") as found:
         assert found.size == (1, 1)
+
+
+def test_workers_of_ray_keep_freed_memory_as_this_process_does(
+    pixelwise, street, weights, tmp_path, monkeypatch
+) -> None:
+    given = dict[str, object]()
+
+    def asked(checkpoint, sources, out, **options):
+        given.update(options)
+        return Written([], [], [])
+
+    monkeypatch.setattr("pixelwise.predict.bulk.predict_on_ray", asked)
+    shown = pixelwise("predict", weights, street / "images", "--engine", "ray", "--out", tmp_path / "out")
+    assert shown.code == 0, shown.err
+    assert given["prepare"] is keep_freed_memory

@@ -147,3 +147,53 @@ def test_other_tasks_and_exported_files_are_refused(pixelwise, street, weights, 
         assert shown.code == 2
         assert sentence in shown.sentence
         assert not (tmp_path / "out").exists()
+
+
+def test_volumes_are_refused(pixelwise, tmp_path) -> None:
+    from pixelwise.data.formats import write_image
+
+    write_image(tmp_path / "image.png", torch.zeros(3, 8, 8))
+    pw.save(
+        pw.build("unet3d", 2, width=4), tmp_path / "volumes.safetensors", pw.ClassTable.of("ground", "organ")
+    )
+    shown = pixelwise(
+        "predict",
+        tmp_path / "volumes.safetensors",
+        tmp_path / "image.png",
+        "--optimize",
+        "--out",
+        tmp_path / "out",
+    )
+    assert shown.code == 2
+    assert (
+        "optimize is for networks that score every pixel of an image, not for the task volume"
+        in shown.sentence
+    )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_network_on_a_gpu_is_refused(
+    pixelwise, street, weights, tmp_path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pixelwise.predict.predictor._place", lambda model, device: torch.device("cuda", 0))
+    images = street / "images" / "val"
+    shown = pixelwise("predict", weights, images, "--optimize", "--out", tmp_path / "out")
+    assert shown.code == 2
+    assert "optimize is for the CPU, and the network is on cuda:0: choose device cpu" in shown.sentence
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_weights_have_a_form_together(pixelwise, street, weights, tmp_path, measured) -> None:
+    other = tmp_path / "other.safetensors"
+    pw.save(pw.build("unet", 2, encoder="tiny", width=4), other, pw.load(weights).classes)
+    both, images = f"{weights},{other}", street / "images" / "train"
+    assert pixelwise("predict", both, images, "--out", tmp_path / "plain").code == 0
+    shown = pixelwise("predict", both, images, "--optimize", "--out", tmp_path / "out")
+    assert shown.code == 0, shown.err
+    assert "form of the network: quick" in shown.out
+    expected = labels_in(tmp_path / "plain")
+    assert len(expected) == 3
+    for name, labels in labels_in(tmp_path / "out").items():
+        np.testing.assert_array_equal(labels, expected[name])
+    alone = pixelwise("predict", weights, images, "--optimize", "--out", tmp_path / "alone")
+    assert "no form of the network was chosen before" in alone.sentence, "the choice is that of both"

@@ -1,5 +1,7 @@
 """Ray: the same files as without it, whatever happens to a worker."""
 
+import logging
+import sys
 import threading
 import time
 from pathlib import Path
@@ -97,6 +99,33 @@ def test_the_files_are_those_of_a_plain_folder(here: None, folder: Path, checkpo
     again = predict_on_ray(checkpoint, [str(folder)], str(out), resume=True, progress=False)
     assert len(again.predictions) == 8
     assert len(pictures(out)) == IMAGES
+
+
+def test_ray_that_is_started_here_says_errors_only_and_is_stopped(
+    here: None, folder: Path, checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = []
+    started = SimpleNamespace(
+        is_initialized=lambda: False,
+        init=lambda **options: told.append(options["logging_level"]),
+        shutdown=lambda: told.append("stopped"),
+    )
+    monkeypatch.setattr(bulk, "_library", lambda: started)
+    logger = logging.getLogger("ray.data")
+    monkeypatch.setattr(logger, "level", logging.DEBUG)
+    predict_on_ray(checkpoint, [str(folder / "a" / "001.png")], str(tmp_path / "out"), progress=False)
+    assert told == ["error", "stopped"]
+    assert logger.level == logging.ERROR
+
+
+def test_workers_prepare_their_process_before_they_load_the_model(
+    checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    order = []
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(get=lambda told: told))
+    monkeypatch.setattr(bulk, "_Chunks", lambda work: order.append("model"))
+    bulk._Worker(bulk._Work(checkpoint, {}, str(tmp_path), ".png", 0, lambda: order.append("prepared")))
+    assert order == ["prepared", "model"]
 
 
 def test_uris_are_read_and_written(here: None, folder: Path, checkpoint, tmp_path: Path) -> None:

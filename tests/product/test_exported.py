@@ -1,5 +1,6 @@
 """From a training to files for other runtimes and the fastest form, each command in a process of its own."""
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -7,12 +8,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from .conftest import ended, picture
 
-@pytest.mark.slow
-def test_a_run_is_exported_predicts_the_same_and_is_optimized(pixelwise: Callable, place: Path) -> None:
+
+@pytest.fixture(scope="module")
+def small(pixelwise: Callable) -> str:
+    """A small run whose labels are more than one class."""
     options = ["--model", "unet", "--encoder", "tiny", "--steps", "40", "--batch-size", "2", "--crop", "256"]
     trained = pixelwise("train", "my_folder", *options, "--workers", "0", "--out", "runs/small")
     assert trained.code == 0, trained.err
+    return "runs/small"
+
+
+@pytest.mark.slow
+def test_a_run_is_exported_predicts_the_same_and_is_optimized(
+    pixelwise: Callable, place: Path, small: str
+) -> None:
     source = "my_folder/images/000.png"
     predicted = pixelwise("predict", "runs/small", source, "--out", "found/run", "--plain")
     assert predicted.code == 0, predicted.err
@@ -39,3 +50,31 @@ def test_a_run_is_exported_predicts_the_same_and_is_optimized(pixelwise: Callabl
     again = pixelwise("export", "runs/small", "--to", "torch", "--out", "torch.pt2")
     assert again.code == 2
     assert "was written before" in again.err
+
+
+@pytest.mark.slow
+def test_the_form_that_optimize_chose_predicts(pixelwise: Callable, place: Path, small: str) -> None:
+    (place / "halves").mkdir()
+    for path in (place / "my_folder" / "images").glob("*.png"):
+        Image.open(path).resize((320, 240)).save(place / "halves" / path.name)
+    forms = ("folded", "openvino")
+    words = [word for form in forms for word in ("--form", form)]
+    chosen = pixelwise("optimize", small, "--calibrate", "halves", *words, "--rounds", "3", "--json")
+    told = json.loads(ended(chosen))
+    assert told["size"] == [240, 320]
+    rows = {row["form"]: row for row in told["table"]}
+    assert list(rows) == ["eager", *forms]
+    assert rows["folded"]["agreement"] > 0.9999
+    assert rows["openvino"]["agreement"] > 0.9999
+    fastest = min((row for row in rows.values() if row["milliseconds"]), key=lambda row: row["milliseconds"])
+    assert told["form"] in (fastest["form"], "eager")
+
+    ended(pixelwise("predict", small, "halves", "--out", "found/plain", "--plain"))
+    optimized = pixelwise("predict", small, "halves", "--optimize", "--out", "found/optimized", "--plain")
+    assert ended(optimized).startswith(f"form of the network: {told['form']}")
+    assert optimized.err == "", "nothing is measured again"
+    for name in sorted(path.name for path in (place / "halves").iterdir()):
+        expected, found = (
+            picture(place / "found" / way / name, (320, 240)) for way in ("plain", "optimized")
+        )
+        assert (found == expected).mean() > 0.999, name

@@ -162,7 +162,7 @@ def test_products_of_integers_fit_into_16_bits_and_ranges_hold_all_values_or_are
     export_onnx(found.model, plain, CLASSES)
     steps = {}
     for name, images in {"dark": [dark], "bright": [bright], "both": [dark, bright]}.items():
-        assert int8.quantize_onnx(plain, tmp_path / f"{name}.onnx", images, mean=mean)
+        assert int8.Quantizer(plain, images).write(tmp_path / f"{name}.onnx", mean=mean)
         graph = onnx.load(tmp_path / f"{name}.onnx").graph
         values = {one.name: onnx.numpy_helper.to_array(one) for one in graph.initializer}
         first = next(node for node in graph.node if node.op_type == "QuantizeLinear")
@@ -178,13 +178,63 @@ def test_products_of_integers_fit_into_16_bits_and_ranges_hold_all_values_or_are
 
 
 @pytest.mark.slow
+def test_files_of_one_quantizer_are_those_of_onnx_runtime_and_ranges_are_measured_once_of_each_kind(
+    found: Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from onnxruntime import quantization
+
+    plain, images = tmp_path / "plain.onnx", [picture(), 0.3 * picture(seed=1)]
+    export_onnx(found.model, plain, CLASSES)
+    make, measured = quantization.create_calibrator, []
+
+    def counted(*given: object, **more: object) -> object:
+        measured.append(more)
+        return make(*given, **more)
+
+    class Images(quantization.CalibrationDataReader):
+        def __init__(self) -> None:
+            self.left = [{"image": image[None].numpy()} for image in images]
+
+        def get_next(self) -> dict | None:
+            return self.left.pop(0) if self.left else None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(quantization, "create_calibrator", counted)
+        quantizer = int8.Quantizer(plain, images)
+        ways = [((0, 0), False), ((0, 1), True), ((0, 1), False), ((1, 1), True), ((0, 0), False)]
+        for number, (in_float, mean) in enumerate(ways):
+            assert quantizer.write(tmp_path / f"{number}.onnx", in_float=in_float, mean=mean)
+    assert len(measured) == 2
+    assert (tmp_path / "0.onnx").read_bytes() == (tmp_path / "4.onnx").read_bytes()
+    nodes = onnx.load(quantizer.prepared).graph.node
+    layers = [place for place, node in enumerate(nodes) if node.op_type == "Conv"]
+    for number, ((first, last), mean) in enumerate(ways):
+        kept = [nodes[place] for place in layers[:first]] + list(nodes[layers[-last] :] if last else [])
+        quantization.quantize_static(
+            str(quantizer.prepared),
+            str(tmp_path / "whole.onnx"),
+            Images(),
+            activation_type=quantization.QuantType.QUInt8,
+            per_channel=True,
+            reduce_range=True,
+            op_types_to_quantize=list(int8._TYPES),
+            nodes_to_exclude=[node.name for node in kept],
+            extra_options={"CalibMovingAverage": mean},
+        )
+        expected, written = onnx.load(tmp_path / "whole.onnx"), onnx.load(tmp_path / f"{number}.onnx")
+        assert written.graph.SerializeToString() == expected.graph.SerializeToString(), (first, last, mean)
+        assert [one.key for one in written.metadata_props] == [onnx_model.KEY]
+
+
+@pytest.mark.slow
 def test_layers_at_both_ends_stay_in_float32(found: Checkpoint, tmp_path: Path) -> None:
     plain, quantized = tmp_path / "plain.onnx", tmp_path / "q.onnx"
     export_onnx(found.model, plain, CLASSES)
-    assert not int8.quantize_onnx(plain, quantized, [picture()], in_float=(8, 8)), "more than half of them"
+    quantizer = int8.Quantizer(plain, [picture()])
+    assert not quantizer.write(quantized, in_float=(8, 8)), "more than half of them"
 
     def in_integers(in_float: tuple[int, int]) -> list[bool]:
-        assert int8.quantize_onnx(plain, quantized, [picture()], in_float=in_float)
+        assert quantizer.write(quantized, in_float=in_float)
         graph = onnx.load(quantized).graph
         made = {output: node for node in graph.node for output in node.output}
         layers = [node for node in graph.node if node.op_type == "Conv"]
@@ -203,13 +253,14 @@ def test_layers_are_chosen_on_images_that_measured_no_range_and_told_on_further_
 ) -> None:
     images, measured, judged, asked = [picture(seed=i) for i in range(8)], [], [], []
 
-    def quantize(
-        source: Path, path: Path, given: list[torch.Tensor], *, in_float: tuple[int, int], mean: bool
-    ) -> bool:
-        measured.append(given)
-        asked.append((in_float, mean))
-        path.write_bytes(b"x")
-        return True
+    class Quantizer:
+        def __init__(self, source: Path, given: list[torch.Tensor]) -> None:
+            measured.append(given)
+
+        def write(self, path: Path, *, in_float: tuple[int, int], mean: bool) -> bool:
+            asked.append((in_float, mean))
+            path.write_bytes(b"x")
+            return True
 
     class Wrong(torch.nn.Module):
         """Of the labels some are wrong, fewer with each try."""
@@ -222,12 +273,12 @@ def test_layers_are_chosen_on_images_that_measured_no_range_and_told_on_further_
             wrong[..., :columns] = wrong[..., :columns].roll(1, 1)  # another class everywhere
             return type(output)(wrong, output.size)
 
-    monkeypatch.setattr(int8, "quantize_onnx", quantize)
+    monkeypatch.setattr(int8, "Quantizer", Quantizer)
     monkeypatch.setattr(int8, "load_onnx", lambda path: Checkpoint(Wrong(), CLASSES, found.built_by, {}))
     int8._quantize_enough(found, tmp_path / "a", tmp_path / "b", images, tolerance=0.995)
     assert asked == [((0, 0), False), ((0, 1), False), ((2, 1), False), ((2, 1), True)]
-    for given in measured:
-        assert [any(one is image for one in given) for image in images] == [True, False] * 4
+    (given,) = measured
+    assert [any(one is image for one in given) for image in images] == [True, False] * 4
     assert len(judged) == 8
     assert all(one.equal(images[1 + 4 * (number % 2)]) for number, one in enumerate(judged))
     assert [any(one is image for one in int8.unused(images)) for image in images] == [False] * 3 + [
