@@ -111,7 +111,7 @@ def albumentations_way(heavy: bool) -> Load | None:
         return None
     cv2.setNumThreads(0)
 
-    class LogScale(a.RandomScale):  # type: ignore[misc]
+    class LogScale(a.RandomScale):  # type: ignore[misc, name-defined]
         """Factors as the others draw them: evenly in their logarithm."""
 
         def get_params(self) -> dict[str, float]:
