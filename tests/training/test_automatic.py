@@ -146,7 +146,9 @@ def test_sixty_seconds_end_on_time_above_the_constant(
     result = train_by_plan(planned, progress=False)
     assert 30 < now() - started < 60 * 1.1
     assert result.scores["mean_iou"] > 0.6  # all background has about 0.45
-    assert result.history[-1]["lr"] < 0.5 * planned.recipe.lr  # on a fake clock: test_deadline.py
+    # Beside other programs a step may suddenly take twice as long, so that the last ones are left out: that
+    # the rate is near zero in the end is tested on a clock of its own, in test_deadline.py.
+    assert result.history[-1]["lr"] < planned.recipe.lr
     assert result.report.is_file()
 
 
