@@ -66,11 +66,12 @@ def report_run(
         for number, example in enumerate(group, 1):
             with atomic_write(folder / f"{kind}_{number}.png") as temporary:
                 side_by_side(example.panels(data.classes)).save(temporary)
-    plain = closing is None or not closing.choices.decoding
     remark = (
         f"Scores of the best weights (epoch {best_epoch} of {len(history)}) on {len(data)} validation images"
-        f"{'' if plain else ', before test-time settings were chosen'}."
     )
+    if closing is not None and closing.choices.decoding:
+        remark += ", before test-time settings were chosen"
+    remark += "."
     if part != "validation" or len(looked_at) < len(data):
         remark += f" The scores of single images and the pictures are of {len(looked_at)} {part} images."
     remarks = [*(closing.remarks if closing is not None else ()), remark]
