@@ -6,12 +6,12 @@ Every measurement is a process of its own, because the waiting policy of OpenMP 
 the ways take turns. Loading and one image are not counted. `policy` is what the process was told: `as it is`
 leaves the variable unset, as in a program that knows nothing of it; `passive` is what `pixelwise predict`
 sets. `optimised` is `pixelwise predict --optimize`, with the fastest of the forms that `--form` names, chosen
-before the clock starts, by one measurement for all rounds. With `--ray` also `pixelwise predict --engine ray`
-on this machine, once with a quarter of the images and once with all: the difference is what images cost, and
-the rest is the start of Ray and of its workers, told apart. The processor time is that of all processes that
-take part, as Linux tells it twice a second, by kind of process. Without `--images`, JPEG files of CamVid's
-size are made. The goals, at least 1.3 times the plain loop and with Ray at most 1.15 times ours from 1000
-images on, stand at the end.
+before the clock starts, by one measurement for all rounds. `--ray` measures ours and `pixelwise predict
+--engine ray` on this machine, and no loop: Ray once with a quarter of the images and once with all. The
+difference is what images cost, and the rest is the start of Ray and of its workers, told apart. The processor
+time is that of all processes that take part, as Linux tells it twice a second, by kind of process. Without
+`--images`, JPEG files of CamVid's size are made. The goals, at least 1.3 times the plain loop and with Ray at
+most 1.15 times ours from 1000 images on, stand at the end.
 """
 
 import argparse
@@ -215,7 +215,7 @@ def main() -> None:
     parser.add_argument("--models", default="espnetv2_s_1_0,unet")
     parser.add_argument("--overlay", action="store_true", help="overlays beside the labels")
     parser.add_argument("--all", action="store_true", help="all ways, not only ours and the plain loop")
-    parser.add_argument("--ray", action="store_true", help="also on Ray, which starts its own processes")
+    parser.add_argument("--ray", action="store_true", help="only ours, and on Ray with processes of its own")
     parser.add_argument("--form", action="append", default=[], help="of optimised (openvino and folded)")
     parser.add_argument("--child")
     parser.add_argument("--model")
@@ -227,8 +227,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as temporary:
         images = given.images or made(Path(temporary), given.count)
         for model in given.models.split(","):
-            few = (*FEW, *([RAY] if given.ray else []))
-            ways = {name: way for name, way in WAYS.items() if (given.all and name != RAY) or name in few}
+            chosen = (FEW[0], RAY) if given.ray else [one for one in WAYS if one != RAY] if given.all else FEW
+            ways = {name: way for name, way in WAYS.items() if name in chosen}
             taken: dict[str, list[list[float]]] = {name: [] for name in ways}
             forms: dict[str, str] = {}
             on_ray: list[tuple[dict[str, float], dict[str, float]]] = []
@@ -260,16 +260,17 @@ def main() -> None:
                     f"| {wall / ours[0]:.2f} | {processor / ours[1]:.2f} |",
                     flush=True,
                 )
-            gain = median["plain loop"][0] / ours[0]
-            met = "met" if gain >= 1.3 else "missed"
-            print(f"\nGoal: at least 1.30 times the plain loop; found {gain:.2f}, {met}", flush=True)
-            gain = median["plain loop"][0] / median[OPTIMISED][0]
-            print(f"Optimised: {gain:.2f} times the plain loop", flush=True)
             if given.ray:
                 tell_parts(on_ray, given.count)
                 for clock, used, own in zip(("wall", "processor"), median[RAY], ours, strict=True):
                     met = "met" if used <= 1.15 * own else "missed"
                     print(f"Goal: Ray at most 1.15 times ours, {clock}; found {used / own:.2f}, {met}")
+                continue
+            gain = median["plain loop"][0] / ours[0]
+            met = "met" if gain >= 1.3 else "missed"
+            print(f"\nGoal: at least 1.30 times the plain loop; found {gain:.2f}, {met}", flush=True)
+            gain = median["plain loop"][0] / median[OPTIMISED][0]
+            print(f"Optimised: {gain:.2f} times the plain loop", flush=True)
 
 
 if __name__ == "__main__":

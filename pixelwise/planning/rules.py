@@ -15,7 +15,9 @@ from .machine_facts import Probe
 from .rule import Choice, Chosen, Rule, Situation
 
 STEPS, STEPS_GPU = 400, 2000  # optimiser steps that a training should have at least
-VIEWS, MOST_VIEWS = 20, 1000  # times that each pixel of the training images should be seen
+MOST_VIEWS = 1000  # times that each training pixel is seen, at most
+LARGER_STEPS, LARGER_VIEWS = 1000, 40  # that a network must leave itself where a smaller one could be taken
+SLOWER = 1.2  # how much longer a step of the next larger network takes at least
 BATCH = 4  # images per step that batch norm needs at least
 EPOCHS = 12  # pieces into which a training with a budget is cut; a checkpoint ends each
 BETWEEN = 3  # pieces between two validations
@@ -365,6 +367,16 @@ def _times(views: float) -> str:
     return f"{views:.0f} times" if views >= 10 else f"{views:.2g} times"
 
 
+def may_climb(situation: Situation, probe: Probe, chosen: Chosen) -> bool:
+    """Whether a network leaves so much time that the next larger one may do too."""
+    if situation.left is None:
+        return True
+    batch = images_per_step(chosen)
+    steps = steps_in(situation, probe, chosen, batch)
+    views = views_in(situation, chosen, steps, batch)
+    return min(steps / LARGER_STEPS, views / LARGER_VIEWS) >= SLOWER
+
+
 def model(situation: Situation, chosen: Chosen) -> Choice:
     """The network."""
     ladder = situation.ladder
@@ -378,9 +390,9 @@ def model(situation: Situation, chosen: Chosen) -> Choice:
         steps = steps_in(situation, probe, chosen, batch)
         views = views_in(situation, chosen, steps, batch)
         told.append(f"{rung.name}: {counted(steps, 'step')}, each pixel seen {_times(views)}")
-        if steps >= STEPS and views >= VIEWS:
+        if steps >= LARGER_STEPS and views >= LARGER_VIEWS:
             best = rung
-    wanted = f"wanted: {STEPS} steps, {VIEWS} times"
+    wanted = f"wanted of a larger one: {LARGER_STEPS} steps, {LARGER_VIEWS} times"
     reason = "; ".join([*told, wanted]) if told else "no deadline: the middle of the ladder"
     settings: dict[str, Any] = {
         "model": best.model,
@@ -747,8 +759,8 @@ MODEL = Rule(
     "model",
     ("model", "model_arguments"),
     model,
-    "The largest rung of the ladder that makes 400 steps of batch 4 and sees each training pixel "
-    "20 times in the time that is left; the smallest one where none does. Without a deadline, the "
+    "The largest rung of the ladder that makes 1000 steps of batch 4 and sees each training pixel "
+    "40 times in the time that is left; the smallest one where none does. Without a deadline, the "
     "middle of the ladder. Encoders start from published weights where these lie on this machine; "
     "none are fetched.",
     probed=True,

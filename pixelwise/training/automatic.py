@@ -270,19 +270,19 @@ def _probed(
     settings = {**shape(planning, situation, given), "task": task.name}
     settings.pop("rung", None)
     counts = [settings["batch_size"]] if "batch_size" in settings else [rules.BATCH, 2, 1]
-    settings |= {"batch_size": counts[0], "steps": 1, "workers": 0}
+    settings |= {"batch_size": counts[0], "workers": 0}
     settings |= _first_fold(settings)
-    settings = {name: value for name, value in settings.items() if name not in ("epochs", "warmup_steps")}
-    machine = situation.machine
+    lengths = ("epochs", "steps", "warmup_steps")
+    settings = {name: value for name, value in settings.items() if name not in lengths}
+    machine, probed = situation.machine, dict(settings, steps=1)
     if machine.device == "cpu" and len(settings.get("crop") or ()) == 2:  # time goes with the pixels
-        settings["crop"] = tuple(min(side, PROBED_SIDE) for side in settings["crop"])
+        probed["crop"] = tuple(min(side, PROBED_SIDE) for side in settings["crop"])
     end = now() + (PROBES_SHARE * budget if budget is not None else PROBES_SECONDS)
 
     def measured(rung: Rung, **changes: Any) -> bool:
         nonlocal machine
-        recipe = recipe_of(
-            {**settings, "model": rung.model, "model_arguments": dict(rung.arguments), **changes}
-        )
+        network = {"model": rung.model, "model_arguments": dict(rung.arguments)}
+        recipe = recipe_of({**probed, **network, "batch_size": settings["batch_size"], **changes})
         try:
             machine = machine.with_probes(probe(recipe, data, rung.name, patience=end - now(), now=now))
         except (torch.OutOfMemoryError, MemoryError):
@@ -303,26 +303,26 @@ def _probed(
     known = replace(situation, machine=machine)
     choice = rules.precision(known, settings) if "precision" not in given else None
     fast = str(choice.settings["precision"]) if choice is not None else given["precision"]
-    best = first
+    known = replace(situation, left=None if budget is None else end - now() + 0.9 * budget)
+    last = first
     for rung in situation.ladder[1:]:
-        probe_of_last = machine.probe(best.name, precision=fast) or machine.probe(best.name)
-        assert probe_of_last is not None
-        if budget is not None:
-            left = replace(situation, machine=machine, left=end - now() + 0.9 * budget)
-            steps = rules.steps_in(left, probe_of_last, settings, rules.BATCH)
-            views = rules.views_in(left, settings, steps, rules.BATCH)
-            if min(steps / rules.STEPS, views / rules.VIEWS) < 1.2:
-                break
-        if now() + 4 * probe_of_last.seconds > end or not measured(rung, precision=fast):
+        of_last = machine.probe(last.name, precision=fast) or machine.probe(last.name)
+        assert of_last is not None
+        if not rules.may_climb(known, of_last, settings):
             break
-        best = rung
+        if now() + 4 * of_last.seconds > end or not measured(rung, precision=fast):
+            break
+        last = rung
+    known = replace(known, machine=machine)
+    taken = known.rung(rules.model(known, settings).settings)
     larger = (8, 16) if machine.device == "cpu" else (8, 16, 32, 64)
     for count in larger if len(counts) > 1 and settings["batch_size"] == rules.BATCH else ():
-        last = machine.probe(best.name, precision=fast)
+        of_last = machine.probe(taken.name, precision=fast) if taken is not None else None
         if (
-            last is None
-            or now() + 8 * last.seconds > end
-            or not measured(best, precision=fast, batch_size=count)
+            taken is None
+            or of_last is None
+            or now() + 8 * of_last.seconds > end
+            or not measured(taken, precision=fast, batch_size=count)
         ):
             break
     return machine

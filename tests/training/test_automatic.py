@@ -17,7 +17,7 @@ from pixelwise.kernels.compiling import ANNOUNCER
 from pixelwise.planning import Probe, RangeTest, Rung
 from pixelwise.predict import Predictor
 from pixelwise.recipe import Recipe
-from pixelwise.tasks import open_data
+from pixelwise.tasks import get_task, open_data
 from pixelwise.training import TrainingModule, automatic, make_plan, probing, run, train_by_plan
 from pixelwise.training.probing import probe
 from pixelwise.types import Batch
@@ -78,6 +78,33 @@ def test_a_plan_names_its_parts_and_what_is_given_stays(folder: Folder, tmp_path
     rows = {row.choice: row for row in planned.plan.rows}
     assert rows["batch"].reason == "given by you"
     assert rows["validation split"].value == "3 images"
+
+
+@pytest.mark.usefixtures("measured")
+def test_larger_networks_are_timed_while_time_is_left_for_them_and_the_largest_that_fits_is_taken(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed: list[tuple[str, int, tuple[int, ...]]] = []
+
+    def slower_with_width(recipe: Recipe, data: Any, rung: str, **of_time: Any) -> Probe:
+        crop = tuple(recipe.crop or ())
+        timed.append((rung, recipe.batch_size, crop))
+        seconds = 0.00012 * recipe.model_arguments["width"] ** 2 * recipe.batch_size * np.prod(crop) / 10_000
+        return Probe(rung, crop, recipe.batch_size, recipe.precision, float(seconds), 0.0, 0.001)
+
+    monkeypatch.setattr(automatic, "probe", slower_with_width)
+    given = {"data": str(folder(10)), "crop": (320, 320), "accelerator": "cpu", "precision": "32"}
+    wide = tuple(Rung(f"unet, width {width}", "unet", {"width": width}) for width in (8, 16, 32, 64, 128))
+    semantic = replace(get_task("semantic").planning, ladder=lambda data, machine: wide)
+    monkeypatch.setattr(automatic, "_task", lambda given: (get_task("semantic"), semantic))
+    planned = make_plan(given, budget=1800.0)
+    assert planned.recipe.model_arguments["width"] == 16
+    model = next(row for row in planned.plan.rows if row.choice == "model")
+    assert model.reason.startswith("unet, width 8: ")
+    rungs = [rung for rung, batch, _ in timed if batch == 4]
+    assert rungs == ["unet, width 8", "unet, width 16", "unet, width 32"]  # no hope for 64
+    assert {rung for rung, batch, _ in timed if batch > 4} == {"unet, width 16"}  # the one that is taken
+    assert {crop for _, _, crop in timed} == {(256, 256)}
 
 
 def test_a_batch_that_the_memory_does_not_hold_is_halved(
