@@ -107,6 +107,13 @@ def test_larger_networks_are_timed_while_time_is_left_for_them_and_the_largest_t
     assert {crop for _, _, crop in timed} == {(256, 256)}
 
 
+def test_on_a_real_machine_more_than_the_smallest_network_is_timed(folder: Folder) -> None:
+    planned = make_plan({"data": str(folder(6)), "accelerator": "cpu", "lr": 0.001}, budget=300.0)
+    timed = [one.rung for one in planned.plan.situation.machine.probes]
+    assert timed[0] == planned.plan.situation.ladder[0].name
+    assert len(set(timed)) > 1
+
+
 def test_a_batch_that_the_memory_does_not_hold_is_halved(
     folder: Folder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
