@@ -232,7 +232,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--count", type=int, default=24, help="images, a quarter of them compared")
-    parser.add_argument("--form", action="append", help="only these forms")
+    parser.add_argument("--form", action="append", choices=FORMS, help="only these forms, beside eager")
     given = parser.parse_args()
     if given.images is None and given.camvid is None:
         parser.error("images are needed: --camvid or --images")
